@@ -1,0 +1,47 @@
+"""The bundle's README.md: a Hugging Face model card made of what is known, and silent on what is not."""
+
+from __future__ import annotations
+
+from edgecompress.types.bundle import Manifest
+from edgecompress.types.provenance import Lineage
+from edgecompress.types.report import Report
+
+
+def model_card(manifest: Manifest, report: Report, lineage: Lineage) -> str:
+    """Markdown with the card's front matter. ``base_model`` is the student itself: the relation is "quantized"."""
+    front = ["---", "library_name: edgecompress", f"pipeline_tag: {manifest.task}"]
+    if lineage.licence.value:
+        front.append(f"license: {lineage.licence.value}")
+    front += [f"base_model: {lineage.source.value}", "base_model_relation: quantized", "---", ""]
+    fidelity = report.fidelity
+    lines = [
+        f"# {manifest.name}, {manifest.precision}, for {manifest.target.name}",
+        "",
+        f"Compiled by edgecompress {manifest.tool_version} from `{lineage.source.value}`.",
+        "",
+        "| against the PyTorch reference | |",
+        "|---|---|",
+        f"| held-out samples | {fidelity.samples} |",
+    ]
+    for label, value in (
+        ("mean cosine", fidelity.mean_cosine),
+        ("minimum cosine", fidelity.min_cosine),
+        ("top-10 neighbours kept", fidelity.top10_agreement),
+        ("mean KL divergence, nats", fidelity.mean_kl),
+        ("top-1 agreement", fidelity.top1_agreement),
+    ):
+        if value is not None:
+            lines.append(f"| {label} | {value:.4f} |")
+    lines += [
+        "",
+        "```python",
+        "from edgecompress.runtime import load",
+        "",
+        'with load("path/to/this/folder") as encoder:',
+        '    print(encoder.predict(["a sentence"]))',
+        "```",
+        "",
+        "Lineage is in `lineage.json`; what nobody has said is recorded there as unknown.",
+        "",
+    ]
+    return "\n".join(front + lines)

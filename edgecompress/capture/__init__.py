@@ -1,0 +1,1 @@
+"""Student to portable ONNX graph. The only place that knows transformers."""

@@ -1,0 +1,140 @@
+"""Capture: a student becomes one portable ONNX graph, with attention as one op a layer."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from edgecompress import __version__
+from edgecompress.capture.attention import DOMAIN, IMPLEMENTATION, attention_as_one_op
+from edgecompress.capture.model import Encoder, example_inputs, load_model, output_names
+from edgecompress.errors import StudentError
+from edgecompress.types.graph import Graph
+from edgecompress.types.student import Student
+
+EXTERNAL_DATA_BYTES = 1_500_000_000  # a protobuf file ends at 2 GiB
+
+
+def capture(student: Student, out_dir: Path, *, opset: int) -> Graph:
+    """Write ``captured.onnx`` (float32, dynamic batch and sequence) and return it.
+
+    Raises StudentError if the architecture cannot be captured without changing what it computes.
+    """
+    with attention_as_one_op() as calls:
+        try:
+            model = load_model(student, IMPLEMENTATION)
+        except ValueError as error:
+            if "attn_implementation" not in str(error) and "does not support" not in str(error):
+                raise StudentError(f"transformers cannot load this checkpoint: {_first_line(error)}") from error
+            # mpnet and deberta-v2 keep a position bias inside their own attention: it is exported as it stands.
+            model = load_model(student, "eager")
+        program = _export(student, model, opset)
+    path = out_dir / "captured.onnx"
+    _write(program.model, path, student, plain_attention=not calls)
+    return Graph(path=path, stage="captured")
+
+
+def _export(student: Student, model: torch.nn.Module, opset: int) -> Any:
+    inputs = example_inputs(student, model, batch=2, tokens=11)
+    batch = torch.export.Dim("batch")
+    axes: dict[int, Any] = {0: batch} if student.is_vision else {0: batch, 1: torch.export.Dim("sequence")}
+    try:
+        with _quiet(), torch.no_grad():
+            return torch.onnx.export(
+                Encoder(model, student),
+                tuple(inputs.values()),
+                dynamo=True,
+                opset_version=opset,
+                dynamic_shapes=tuple(axes for _ in inputs),
+                input_names=list(inputs),
+                output_names=list(output_names(student)),
+                verbose=False,
+            )
+    except StudentError:
+        raise
+    except Exception as error:
+        cause = _student_error(error)
+        if cause is not None:
+            raise cause from error
+        raise StudentError(
+            f"the exporter of PyTorch {torch.__version__} cannot capture architecture '{student.architecture}': "
+            f"{_first_line(error)}",
+            way_out="This architecture is not supported by this version.",
+        ) from error
+
+
+def _student_error(error: BaseException | None) -> StudentError | None:
+    while error is not None:
+        if isinstance(error, StudentError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter logs and warns about packages that are not needed here."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _write(model: ir.Model, path: Path, student: Student, *, plain_attention: bool) -> None:
+    # The exporter leaves source paths and stack traces on every node: replaced by the module's own name.
+    taken: dict[str, int] = {}
+    for node in model.graph.all_nodes():
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        modules = [scope for scope in scopes[:-1] if scope and not scope.startswith("_empty_nn")]
+        name = (modules[-1].removeprefix("model.") if modules else "graph") + "/" + node.op_type
+        taken[name] = taken.get(name, 0) + 1
+        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+    model.metadata_props.clear()
+    model.metadata_props.update(
+        {
+            "edgecompress.version": __version__,
+            "edgecompress.architecture": student.architecture,
+            "edgecompress.task": student.task,
+            "edgecompress.attention": "plain" if plain_attention else "one-op",
+            "edgecompress.revision": student.revision or "unknown",
+        }
+    )
+    model.producer_name = "edgecompress"
+    model.producer_version = __version__
+    model.graph.name = student.task
+    if not plain_attention:
+        model.opset_imports[DOMAIN] = 1
+    write_model(model, path)
+
+
+def write_model(model: ir.Model, path: Path) -> None:
+    """Save a model, with one external data file beside it when it is too large for a protobuf."""
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    if size > EXTERNAL_DATA_BYTES:
+        ir.save(model, path, external_data=path.name + ".data")
+    else:
+        ir.save(model, path)

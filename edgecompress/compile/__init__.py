@@ -1,0 +1,1 @@
+"""A lowered graph to what the target loads. One module a backend."""

@@ -1,0 +1,89 @@
+"""Compile for ONNX Runtime's CPU provider: graph optimization is done here, once, and not at every start.
+
+Two of ONNX Runtime's own fusions are left out because they lose (1.32, measured by benchmarks/bench_graph_choices.py):
+SkipLayerNormalization runs a scalar loop where Add and LayerNormalization are vectorized, and takes 3 to 9 times as long.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+import onnxruntime as ort
+
+from edgecompress.capture.export import EXTERNAL_DATA_BYTES, write_model
+from edgecompress.errors import HostError
+from edgecompress.types.bundle import RuntimeSettings
+from edgecompress.types.graph import Graph
+from edgecompress.types.target import Target
+
+PROVIDERS = ("CPUExecutionProvider",)
+
+# Names as ONNX Runtime registers its graph transformers.
+SLOWER_FUSIONS = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
+
+_DEFAULT_THREADS = 4
+
+
+def session_options(threads: int) -> ort.SessionOptions:
+    """Options that measuring, calibrating and verifying share."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    # Worker threads of one session must not spin while another one is measured.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def compile_graph(graph: Graph, target: Target, out_dir: Path) -> Graph:
+    """Write ``compiled-<precision>.onnx``, optimized offline.
+
+    Level "extended": constants are folded and nodes fused, but no layout is chosen for the CPU that compiles, so the
+    file is as right on the target as here. Raises HostError if ONNX Runtime refuses the graph.
+    """
+    path = out_dir / f"compiled-{graph.precision}.onnx"
+    raw = out_dir / f"optimized-{graph.precision}.onnx"
+    options = session_options(threads=1)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(raw)
+    large = graph.bytes_on_disk > EXTERNAL_DATA_BYTES
+    if large:
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", raw.name + ".data")
+    try:
+        ort.InferenceSession(
+            str(graph.path), options, providers=list(PROVIDERS), disabled_optimizers=list(SLOWER_FUSIONS)
+        )
+    except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
+        raise HostError(
+            f"ONNX Runtime {ort.__version__} cannot compile the {graph.precision} graph for {target.name}: "
+            f"{str(error).splitlines()[0][:200]}",
+            way_out="Run `edgecompress doctor` to see whether the installed versions fit.",
+        ) from error
+    model = ir.load(raw)
+    source = ir.load(graph.path)
+    model.metadata_props.clear()
+    model.metadata_props.update(dict(source.metadata_props))
+    model.metadata_props["edgecompress.target"] = target.name
+    model.metadata_props["edgecompress.precision"] = graph.precision
+    model.producer_name, model.producer_version = source.producer_name, source.producer_version
+    _make_portable(model)
+    write_model(model, path)
+    raw.unlink()
+    raw.with_name(raw.name + ".data").unlink(missing_ok=True)
+    return Graph(path=path, stage="compiled", precision=graph.precision)
+
+
+def _make_portable(model: ir.Model) -> None:
+    """Drop opset imports that no node uses: ONNX Runtime writes down all it knows."""
+    used = {node.domain for node in model.graph.all_nodes()} | {""}
+    for domain in [d for d in model.opset_imports if d not in used and d != "ai.onnx"]:
+        del model.opset_imports[domain]
+
+
+def runtime_settings(target: Target, threads: int | None) -> RuntimeSettings:
+    """How the runtime makes its session on this target."""
+    return RuntimeSettings(
+        threads=threads or target.cores or _DEFAULT_THREADS,
+        graph_optimization="disabled",
+        session_config={"session.force_spinning_stop": "1"},
+    )

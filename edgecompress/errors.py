@@ -1,0 +1,83 @@
+"""One class per failure a user can meet, each with its exit code and the way out.
+
+The command line catches :class:`EdgeCompressError` in one place, prints ``edgecompress: <message>`` and the way out on
+stderr, and exits with ``exit_code``. A traceback that reaches the user is a bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgeCompressError(Exception):
+    """A failure the user can act on.
+
+    ``message`` is one line without a trailing full stop's worth of advice; ``way_out`` says what to do next.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, way_out: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.way_out = way_out
+
+
+class UsageError(EdgeCompressError):
+    """A flag, a path or a text that makes no sense as given."""
+
+
+class StudentError(EdgeCompressError):
+    """The checkpoint cannot be read, or is not one that this tool can export."""
+
+
+class UnknownTargetError(EdgeCompressError):
+    """No target has that name, or the target file is not valid."""
+
+
+class RecipeError(EdgeCompressError):
+    """The recipe contradicts itself, or asks the target for something it cannot compute."""
+
+
+class CalibrationError(EdgeCompressError):
+    """The calibration text is empty, binary, or too short."""
+
+
+class OutputError(EdgeCompressError):
+    """The output path exists, cannot be written, or the disk is full."""
+
+
+class HostError(EdgeCompressError):
+    """This machine lacks what was asked for: a package, an execution provider, a backend, an instruction set."""
+
+    exit_code = 3
+
+
+class QualityBudgetError(EdgeCompressError):
+    """The compressed model is further from the reference than the recipe allows."""
+
+    exit_code = 4
+
+
+class BundleError(EdgeCompressError):
+    """The bundle is truncated, altered, of a newer schema, or reaches outside its own folder."""
+
+    exit_code = 7
+
+
+class InterruptedRunError(EdgeCompressError):
+    """Ctrl-C or SIGTERM stopped the run; nothing was left behind."""
+
+    exit_code = 130
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string if none is close."""
+    names = list(known)
+    matches = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.4)
+    if not matches:
+        parts = [n for n in names if name.lower() in n.lower()]
+        return f" Did you mean '{parts[0]}'?" if parts else ""
+    original = next(n for n in names if n.lower() == matches[0])
+    return f" Did you mean '{original}'?"

@@ -1,0 +1,1 @@
+"""Portable ops to the target's ops."""

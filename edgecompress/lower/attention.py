@@ -1,0 +1,156 @@
+"""``edgecompress::Attention`` to ONNX Runtime's ``com.microsoft::MultiHeadAttention``.
+
+Not done here: matching of patterns. The only thing looked at beyond the node itself is whether a head split in front of
+it, or a head merge behind it, can be skipped, because MultiHeadAttention does both.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgecompress.errors import RecipeError
+
+MICROSOFT = "com.microsoft"
+DOMAIN = "edgecompress"
+_MASKED = float(np.finfo(np.float32).min)
+
+
+def lower_attention(model: ir.Model) -> int:
+    """Rewrite every Attention node of ``model`` in place; return how many there were."""
+    graph = model.graph
+    shared: dict[tuple[str, object], ir.Value] = {}
+    nodes = [n for n in graph if n.domain == DOMAIN and n.op_type == "Attention"]
+    for node in nodes:
+        _lower_one(graph, node, shared)
+    if nodes:
+        model.opset_imports[MICROSOFT] = 1
+    return len(nodes)
+
+
+def _lower_one(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, object], ir.Value]) -> None:
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    heads, head_size = int(attributes["num_heads"]), int(attributes["head_size"])
+    query, key, value = node.inputs[0], node.inputs[1], node.inputs[2]
+    mask = node.inputs[3] if len(node.inputs) > 3 else None
+    for name, tensor in (("key", key), ("value", value)):
+        if tensor is None or tensor.shape is None or tensor.shape[1] != heads:
+            raise RecipeError(
+                f"{node.name}: {name} has another number of heads than the query",
+                way_out="Grouped-query attention is not supported for encoders by this version.",
+            )
+    assert query is not None
+    merged = [_merge_heads(graph, node, t, heads * head_size) for t in (query, key, value) if t is not None]
+    padding = _padding(graph, node, mask, shared) if mask is not None else None
+    bias = _window_bias(graph, node, merged[0], int(attributes["window"]), shared) if "window" in attributes else None
+    inputs = [*merged, None, padding, bias]
+    while inputs[-1] is None:
+        inputs.pop()
+    result = ir.node(
+        "MultiHeadAttention",
+        inputs,
+        attributes={
+            "num_heads": heads,
+            "scale": float(attributes["scale"]),
+            # ONNX Runtime's default of -10000 lets padding shine through large scores.
+            "mask_filter_value": _MASKED,
+        },
+        domain=MICROSOFT,
+        name=node.name.replace("/Attention", "/MultiHeadAttention"),
+    )
+    graph.insert_before(node, result)
+    out, old = result.outputs[0], node.outputs[0]
+    out.dtype = old.dtype
+    old_shape = old.shape
+    out.shape = ir.Shape([old_shape[0], old_shape[1], heads * head_size]) if old_shape is not None else None
+    _replace_output(graph, node, out, heads, head_size)
+
+
+def _merge_heads(graph: ir.Graph, node: ir.Node, tensor: ir.Value, hidden: int) -> ir.Value:
+    """[B, H, T, D] -> [B, T, H * D]; takes what was split, where it was split just before."""
+    transpose = tensor.producer()
+    if transpose is not None and transpose.op_type == "Transpose":
+        perm = transpose.attributes["perm"].as_ints()
+        split = transpose.inputs[0]
+        reshape = split.producer() if split is not None else None
+        if list(perm) == [0, 2, 1, 3] and reshape is not None and reshape.op_type == "Reshape":
+            source = reshape.inputs[0]
+            if source is not None and source.shape is not None and len(source.shape) == 3 and source.shape[2] == hidden:
+                return source
+    back = ir.node("Transpose", [tensor], attributes={"perm": [0, 2, 1, 3]}, name=f"{node.name}/to_rows_{tensor.name}")
+    shape = ir.tensor(np.array([0, 0, hidden], dtype=np.int64), name=f"{node.name}/rows_of_{hidden}")
+    merge = ir.node("Reshape", [back.outputs[0], _constant(graph, shape)], name=f"{node.name}/merge_heads_{tensor.name}")
+    graph.insert_before(node, [back, merge])
+    rows = merge.outputs[0]
+    rows.dtype = tensor.dtype
+    return rows
+
+
+def _replace_output(graph: ir.Graph, node: ir.Node, out: ir.Value, heads: int, head_size: int) -> None:
+    old = node.outputs[0]
+    hidden = heads * head_size
+    for consumer in [c for c, _ in old.uses()]:
+        merged = consumer.outputs[0]
+        if consumer.op_type == "Reshape" and merged.shape is not None and list(merged.shape)[2:] == [hidden]:
+            name = merged.name
+            ir.convenience.replace_all_uses_with(merged, out, replace_graph_outputs=True)
+            graph.remove(consumer, safe=True)
+            out.name = name  # calibration finds values by name
+    if old.uses():
+        shape = ir.tensor(np.array([0, 0, heads, head_size], dtype=np.int64), name=f"{node.name}/heads")
+        split = ir.node("Reshape", [out, _constant(graph, shape)], name=node.name + "/split_heads")
+        graph.insert_before(node, split)
+        split.outputs[0].dtype, split.outputs[0].shape = old.dtype, old.shape
+        ir.convenience.replace_all_uses_with(old, split.outputs[0], replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def _constant(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
+    name = tensor.name or ""
+    if name in graph.initializers:
+        return graph.initializers[name]
+    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _padding(graph: ir.Graph, node: ir.Node, mask: ir.Value, shared: dict[tuple[str, object], ir.Value]) -> ir.Value:
+    key = ("padding", mask)
+    if key not in shared:
+        source = mask.producer()
+        # The model casts the caller's int64 mask to bool and the op wants int32: cast once, from the source.
+        origin = source.inputs[0] if source is not None and source.op_type == "Cast" else mask
+        cast = ir.node("Cast", [origin], attributes={"to": int(ir.DataType.INT32)}, name="graph/key_padding_mask")
+        graph.insert_before(node, cast)
+        shared[key] = cast.outputs[0]
+    return shared[key]
+
+
+def _window_bias(
+    graph: ir.Graph, node: ir.Node, rows: ir.Value, window: int, shared: dict[tuple[str, object], ir.Value]
+) -> ir.Value:
+    """Additive bias float32 [1, 1, T, T]: 0 where |i - j| <= window, the lowest float elsewhere. One a model."""
+    key = ("window", window)
+    if key in shared:
+        return shared[key]
+
+    def scalar(name: str, number: float | int, dtype: type) -> ir.Value:
+        return _constant(graph, ir.tensor(np.array(number, dtype=dtype), name=f"graph/window_{name}"))
+
+    def op(kind: str, inputs: list[ir.Value], **attributes: object) -> ir.Value:
+        made = ir.node(kind, inputs, attributes=attributes, name=f"graph/window_{window}/{kind}_{len(steps)}")  # type: ignore[arg-type]
+        steps.append(made)
+        return made.outputs[0]
+
+    steps: list[ir.Node] = []
+    axis = _constant(graph, ir.tensor(np.array([0], dtype=np.int64), name="graph/window_axis_0"))
+    axis_1 = _constant(graph, ir.tensor(np.array([1], dtype=np.int64), name="graph/window_axis_1"))
+    lead = _constant(graph, ir.tensor(np.array([0, 1], dtype=np.int64), name="graph/window_lead"))
+    length = op("Squeeze", [op("Shape", [rows], start=1, end=2), axis])
+    positions = op("Range", [scalar("zero", 0, np.int64), length, scalar("one", 1, np.int64)])
+    distance = op("Abs", [op("Sub", [op("Unsqueeze", [positions, axis_1]), op("Unsqueeze", [positions, axis])])])
+    inside = op("LessOrEqual", [distance, scalar(f"reach_{window}", window, np.int64)])
+    bias = op("Where", [inside, scalar("attend", 0.0, np.float32), scalar("masked", _MASKED, np.float32)])
+    shared[key] = op("Unsqueeze", [bias, lead])
+    graph.insert_before(node, steps)
+    return shared[key]

@@ -1,0 +1,43 @@
+"""The lowering for ONNX Runtime's CPU kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes.common import (
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    RemoveUnusedNodesPass,
+    RemoveUnusedOpsetsPass,
+    TopologicalSortPass,
+)
+
+from edgecompress.capture.export import write_model
+from edgecompress.lower.attention import lower_attention
+from edgecompress.lower.half import to_float16
+from edgecompress.lower.padding import skip_mask_when_unpadded
+from edgecompress.lower.quantized import lower_quantized
+from edgecompress.types.graph import Graph
+
+
+def lower_model(model: ir.Model) -> ir.Model:
+    """Rewrite ``model`` in place so that ONNX Runtime's CPU provider can run it; return it."""
+    # Weights that are shared (ALBERT's layers) were written once a use by the exporter.
+    DeduplicateInitializersPass()(model)
+    lower_attention(model)
+    lower_quantized(model)
+    RemoveUnusedNodesPass()(model)
+    CommonSubexpressionEliminationPass()(model)
+    skip_mask_when_unpadded(model)
+    TopologicalSortPass()(model)
+    RemoveUnusedOpsetsPass()(model)
+    return model
+
+
+def lower(graph: Graph, out_dir: Path) -> Graph:
+    """Write ``lowered-<precision>.onnx``, which holds standard and com.microsoft ops only."""
+    path = out_dir / f"lowered-{graph.precision}.onnx"
+    model = lower_model(ir.load(graph.path))
+    write_model(to_float16(model) if graph.precision == "fp16" else model, path)
+    return Graph(path=path, stage="lowered", precision=graph.precision)

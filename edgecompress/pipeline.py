@@ -1,0 +1,193 @@
+"""The one place where the stages are listed in order."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgecompress.bundle import check_output, write_bundle
+from edgecompress.errors import OutputError
+from edgecompress.formats.recipe import validate_recipe
+from edgecompress.targets import find_target, matches_host, require_backend, require_precision
+from edgecompress.types.bundle import Manifest
+from edgecompress.types.recipe import PRECISIONS, Recipe
+from edgecompress.types.report import Measurements, Report
+from edgecompress.types.student import Student
+from edgecompress.types.target import Target
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    name: str
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What an export would do. The estimates are for planning: they come from the student's size alone."""
+
+    recipe: Recipe  # resolved: nothing in it is None that the checkpoint or the target decides
+    student: Student
+    target: Target
+    candidates: tuple[str, ...]
+    measured_here: bool  # False: this machine cannot stand for the target, so no latency is measured
+    stages: tuple[Stage, ...]
+    estimated_ram_bytes: int
+    estimated_disk_bytes: int
+    estimated_seconds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    output: Path
+    manifest: Manifest
+    report: Report
+    measurements: Measurements
+    seconds: Mapping[str, float]  # stage -> wall time
+    peak_rss_bytes: int
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Resolve the recipe against the checkpoint and the target, without computing anything.
+
+    Raises StudentError, UnknownTargetError, RecipeError or HostError as the export itself would.
+    """
+    validate_recipe(recipe)
+    target = find_target(recipe.target)
+    backend = require_backend(target)
+    if recipe.precision != "auto":
+        require_precision(target, recipe.precision)
+    from edgecompress.capture.student import load_student
+
+    student = load_student(recipe.student)
+    resolved = replace(
+        recipe,
+        student=replace(
+            recipe.student,
+            revision=student.revision,
+            task=student.task,
+            max_length_tokens=student.max_length_tokens,
+        ),
+        runtime=replace(recipe.runtime, threads=recipe.runtime.threads or target.cores),
+    )
+    candidates = _candidates(resolved, target)
+    measured_here = not matches_host(target)
+    float_bytes = student.parameters * 4
+    return Plan(
+        recipe=resolved,
+        student=student,
+        target=target,
+        candidates=candidates,
+        measured_here=measured_here,
+        stages=_stages(resolved, student, target, backend, candidates, measured_here),
+        estimated_ram_bytes=700_000_000 + 6 * float_bytes,
+        estimated_disk_bytes=(2 + 3 * len(candidates)) * float_bytes,
+        estimated_seconds=round(15 + 6e-7 * student.parameters + 3 * len(candidates) * (1 + 3e-8 * student.parameters)),
+    )
+
+
+def _candidates(recipe: Recipe, target: Target) -> tuple[str, ...]:
+    if recipe.precision != "auto":
+        return (recipe.precision,)
+    names = []
+    for precision in PRECISIONS:
+        wanted = {"fp32": "float32", "fp16": "float16", "int4-weights": "int4"}.get(precision, "int8")
+        if wanted in target.computes:
+            names.append(precision)
+    return tuple(names)
+
+
+def _stages(
+    recipe: Recipe, student: Student, target: Target, backend: str, candidates: tuple[str, ...], measured: bool
+) -> tuple[Stage, ...]:
+    text = "synthetic images" if student.is_vision else recipe.calibration.text
+    stages = [
+        Stage(name="capture", description=f"{student.architecture} to ONNX opset {target.opset}, attention as one op")
+    ]
+    if any(name in ("int8-dynamic", "int8-static") for name in candidates):
+        samples = recipe.calibration.samples
+        stages.append(Stage(name="calibrate", description=f"{samples} samples of {text}, {recipe.calibration.method}"))
+    names = ", ".join(candidates)
+    stages.append(Stage(name="quantize", description=names))
+    stages.append(Stage(name="lower", description=f"to the ops of {backend}"))
+    stages.append(Stage(name="compile", description=f"optimize offline for {target.name}"))
+    stages.append(Stage(name="verify", description=f"{recipe.quality.samples} held-out samples against PyTorch"))
+    if measured:
+        stages.append(Stage(name="measure", description="latency on this machine, candidates in turn"))
+    stages.append(Stage(name="bundle", description="manifest, hashes, lineage; written beside and renamed"))
+    return tuple(stages)
+
+
+def export(
+    recipe: Recipe, output: Path, *, force: bool = False, progress: Progress | None = None, resolved: Plan | None = None
+) -> ExportResult:
+    """Make a bundle. Nothing is left behind if a stage fails or the run is interrupted.
+
+    Raises the classes of :mod:`edgecompress.errors`; QualityBudgetError if the budget is missed.
+    """
+    check_output(output, force)
+    job = resolved or plan(recipe)
+    # Heavy packages are imported only now: a bad flag or path is answered at once.
+    from edgecompress.stages import Run
+
+    clock = Clock(progress or (lambda _: None))
+    with workspace(output.absolute().parent) as folder:
+        run = Run(job, folder, clock)
+        made = run.all()
+        with clock.stage("bundle"):
+            manifest = write_bundle(
+                output,
+                manifest_without_files=made.manifest,
+                files=made.files,
+                measurements=made.measurements,
+                force=force,
+            )
+    return ExportResult(
+        output=output,
+        manifest=manifest,
+        report=made.report,
+        measurements=made.measurements,
+        seconds=clock.seconds,
+        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+class Clock:
+    """Tells the caller which stage runs, and remembers how long each took."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, detail: str = "") -> Iterator[None]:
+        self.progress(f"{name} {detail}".strip())
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 2)
+
+
+@contextmanager
+def workspace(parent: Path) -> Iterator[Path]:
+    """A scratch folder on the output's own disk, gone when the block ends, however it ends."""
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".edgecompress-", dir=parent))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write in {parent}: {error.strerror}", way_out="Give an --output whose folder is writable."
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

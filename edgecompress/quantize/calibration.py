@@ -1,0 +1,173 @@
+"""Streaming calibration: what each linear layer's input looks like, in bounded memory.
+
+ONNX Runtime's own calibrators stack the activations of all batches, so they need batches of one length and memory in
+proportion to the text. Here each batch is reduced at once to a histogram, per-channel extremes and a small sample of
+rows; memory is :func:`calibration_bytes` plus the activations of one batch, however long the text is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnxruntime as ort
+
+from edgecompress.errors import CalibrationError
+
+HISTOGRAM_BINS = 2048
+SAMPLE_ROWS = 64
+
+Float = npt.NDArray[np.float32]
+
+
+@dataclass(kw_only=True)
+class ActivationStatistics:
+    """Running statistics of one tensor [..., K]. Merging more batches never grows it."""
+
+    channels: int
+    low: float = 0.0
+    high: float = 0.0
+    rows_seen: int = 0
+    absmax: Float = field(default_factory=lambda: np.zeros(0, dtype=np.float32))  # [K]
+    total: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # [K]
+    histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(HISTOGRAM_BINS, dtype=np.int64))
+    reach: float = 0.0  # the histogram covers [-reach, reach]
+    sample: Float = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))  # [<= SAMPLE_ROWS, K]
+
+    def __post_init__(self) -> None:
+        self.absmax = np.zeros(self.channels, dtype=np.float32)
+        self.total = np.zeros(self.channels, dtype=np.float64)
+        self.sample = np.zeros((0, self.channels), dtype=np.float32)
+
+    @property
+    def mean(self) -> Float:
+        """[K]"""
+        return (self.total / max(self.rows_seen, 1)).astype(np.float32)
+
+    def add(self, x: Float, rng: np.random.Generator) -> None:
+        """Merge a batch x [rows, K]."""
+        self.low = min(self.low, float(x.min()))
+        self.high = max(self.high, float(x.max()))
+        np.maximum(self.absmax, np.abs(x).max(axis=0), out=self.absmax)
+        self.total += x.sum(axis=0, dtype=np.float64)
+        self._widen(max(abs(self.low), abs(self.high)))
+        counts, _ = np.histogram(x, bins=HISTOGRAM_BINS, range=(-self.reach, self.reach))
+        self.histogram += counts
+        self._sample(x, rng)
+        self.rows_seen += len(x)
+
+    def _widen(self, needed: float) -> None:
+        if self.reach == 0.0:
+            self.reach = max(needed, 1e-6)
+        while self.reach < needed:
+            # Twice the width: every two bins become one, on each side of zero.
+            half = HISTOGRAM_BINS // 2
+            merged = self.histogram.reshape(-1, 2).sum(axis=1)
+            self.histogram = np.zeros(HISTOGRAM_BINS, dtype=np.int64)
+            self.histogram[half // 2 : half // 2 + half] = merged
+            self.reach *= 2
+
+    def _sample(self, x: Float, rng: np.random.Generator) -> None:
+        # Reservoir sampling by keeping a uniform choice of old and new rows in proportion to what was seen.
+        wanted = min(SAMPLE_ROWS, self.rows_seen + len(x))
+        from_new = round(wanted * len(x) / (self.rows_seen + len(x)))
+        from_new = min(max(from_new, wanted - len(self.sample)), len(x))
+        keep = wanted - from_new
+        old = self.sample[rng.permutation(len(self.sample))[:keep]]
+        new = x[rng.permutation(len(x))[:from_new]]
+        self.sample = np.concatenate([old, new]).astype(np.float32)
+
+    def clipped_range(self, method: str, percentile: float) -> tuple[float, float]:
+        """The range that uint8 ought to cover: all of it, all but a percentile, or the least entropy lost."""
+        if method == "minmax":
+            return self.low, self.high
+        edges = np.linspace(-self.reach, self.reach, HISTOGRAM_BINS + 1)
+        if method == "percentile":
+            share = np.cumsum(self.histogram) / max(self.histogram.sum(), 1)
+            tail = (1 - percentile / 100) / 2
+            first = int(np.searchsorted(share, tail, side="right"))
+            last = int(np.searchsorted(share, 1 - tail, side="left"))
+            return max(float(edges[first]), self.low), min(float(edges[min(last + 1, HISTOGRAM_BINS)]), self.high)
+        limit = _least_entropy_limit(self.histogram, self.reach)
+        return max(-limit, self.low), min(limit, self.high)
+
+
+def _least_entropy_limit(histogram: npt.NDArray[np.int64], reach: float) -> float:
+    """The symmetric clip whose 256-level distribution has the smallest KL divergence from the histogram."""
+    half = HISTOGRAM_BINS // 2
+    folded = histogram[half:] + histogram[:half][::-1]
+    best, best_divergence = half, np.inf
+    for kept in range(128, half + 1, 16):
+        p = folded[:kept].astype(np.float64)
+        p[-1] += folded[kept:].sum()
+        groups = np.array_split(folded[:kept].astype(np.float64), 128)
+        q = np.concatenate([np.where(g > 0, g.sum() / max((g > 0).sum(), 1), 0.0) for g in groups])
+        if p.sum() == 0 or q.sum() == 0:
+            continue
+        p, q = p / p.sum(), q / q.sum()
+        nonzero = p > 0
+        divergence = float(np.sum(p[nonzero] * np.log(p[nonzero] / np.maximum(q[nonzero], 1e-12))))
+        if divergence < best_divergence:
+            best, best_divergence = kept, divergence
+    return reach * best / half
+
+
+def calibration_bytes(channels: Iterable[int]) -> int:
+    """Upper bound of what the statistics of layers with these input widths hold, in bytes."""
+    return sum(HISTOGRAM_BINS * 8 + k * (4 + 8 + SAMPLE_ROWS * 4) for k in channels)
+
+
+def collect_statistics(
+    runnable: ir.Model,
+    tensors: Mapping[str, int],
+    batches: Iterable[Mapping[str, npt.NDArray[np.int64]]],
+    *,
+    seed: int = 0,
+) -> dict[str, ActivationStatistics]:
+    """Run float32 batches of any length through ``runnable`` and summarize the named tensors.
+
+    ``tensors`` maps a value's name to its number of channels; a batch maps input names to arrays (an ``attention_mask``
+    keeps padding out of the statistics). Raises CalibrationError if there is no batch.
+    """
+    probed = _with_outputs(runnable, list(tensors))
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    session = ort.InferenceSession(ir.to_proto(probed).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    wanted = {i.name for i in session.get_inputs()}
+    statistics = {name: ActivationStatistics(channels=channels) for name, channels in tensors.items()}
+    rng = np.random.default_rng(seed)
+    seen = 0
+    for batch in batches:
+        outputs = session.run(list(tensors), {k: v for k, v in batch.items() if k in wanted})
+        mask = batch.get("attention_mask")
+        for name, x in zip(tensors, outputs, strict=True):
+            real = x[mask.astype(bool)] if mask is not None and x.shape[:2] == mask.shape else x
+            rows = np.ascontiguousarray(real.reshape(-1, statistics[name].channels), dtype=np.float32)
+            if not np.isfinite(rows).all():
+                raise CalibrationError(
+                    f"the student gives values that are not finite at '{name}' on the calibration text",
+                    way_out="Its weights or the text are broken; nothing can be calibrated on them.",
+                )
+            statistics[name].add(rows, rng)
+        seen += 1
+    if not seen:
+        raise CalibrationError("there is no calibration text", way_out="Give --calibration FILE with one text a line.")
+    return statistics
+
+
+def _with_outputs(model: ir.Model, names: list[str]) -> ir.Model:
+    copy = model.clone()
+    present = {value.name for value in copy.graph.outputs}
+    values = {o.name: o for node in copy.graph for o in node.outputs}
+    values.update({i.name: i for i in copy.graph.inputs})
+    for name in names:
+        if name not in present:
+            value = values[name]
+            value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
+            copy.graph.outputs.append(value)
+    return copy

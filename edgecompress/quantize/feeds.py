@@ -1,0 +1,62 @@
+"""Texts and images as the arrays that a graph takes, for calibration and verification."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from edgecompress.types.student import Student
+
+Feed = dict[str, npt.NDArray[Any]]
+
+
+def text_feeds(tokenizer_path: Path, student: Student, texts: Sequence[str], max_length_tokens: int) -> list[Feed]:
+    """One feed a text, without padding: int64 [1, T] each of input_ids, attention_mask and token_type_ids."""
+    tokenizer = Tokenizer.from_file(str(tokenizer_path))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(min(max_length_tokens, student.max_length_tokens or max_length_tokens))
+    prompt = student.prompts.get(student.default_prompt or "", "")
+    prepared = [prompt + (text.lower() if student.lower_case else text) for text in texts]
+    feeds = []
+    for encoding in tokenizer.encode_batch(prepared):
+        ids = np.array([encoding.ids], dtype=np.int64)
+        feeds.append(
+            {
+                "input_ids": ids,
+                "attention_mask": np.ones_like(ids),
+                "token_type_ids": np.array([encoding.type_ids], dtype=np.int64),
+            }
+        )
+    return feeds
+
+
+def image_feeds(student: Student, count: int, seed: int) -> list[Feed]:
+    """Synthetic images, float32 [1, channels, height, width]: smooth colour fields with noise, unit variance.
+
+    No photograph comes with the standard library, so these stand in; the report says so.
+    """
+    config = json.loads((student.path / "config.json").read_text(encoding="utf-8"))
+    size, channels = config["image_size"], config.get("num_channels", 3)
+    height, width = (size, size) if isinstance(size, int) else size
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    feeds = []
+    for _ in range(count):
+        waves = rng.normal(0, 4, (channels, 3, 2))
+        phases = rng.uniform(0, 2 * np.pi, (channels, 3))
+        image = np.stack(
+            [
+                sum(np.sin(2 * np.pi * (w[0] * x + w[1] * y) + p) for w, p in zip(waves[c], phases[c], strict=True))
+                for c in range(channels)
+            ]
+        )
+        image = image + rng.normal(0, 0.3, image.shape)
+        image = (image - image.mean()) / image.std()
+        feeds.append({"pixel_values": image[None].astype(np.float32)})
+    return feeds

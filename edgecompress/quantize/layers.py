@@ -1,0 +1,129 @@
+"""Finds what can be quantized: linear layers with a constant weight, and embedding tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+DOMAIN = "edgecompress"
+MIN_TABLE_ELEMENTS = 65_536  # a table below this is not worth a Gather of its scales
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """``output = x @ weight + bias``: a MatMul and the Add behind it, if there is one."""
+
+    name: str
+    matmul: ir.Node
+    add: ir.Node | None
+    x: ir.Value
+    weight: ir.Value  # [K, N]
+    bias: ir.Value | None  # [N]
+
+    @property
+    def output(self) -> ir.Value:
+        return (self.add or self.matmul).outputs[0]
+
+    def weight_array(self) -> npt.NDArray[np.float32]:
+        """float32 [K, N]"""
+        assert self.weight.const_value is not None
+        return self.weight.const_value.numpy().astype(np.float32, copy=False)
+
+    def bias_array(self) -> npt.NDArray[np.float32]:
+        """float32 [N]; zeros if the layer has none."""
+        if self.bias is None or self.bias.const_value is None:
+            return np.zeros(self.weight_array().shape[1], dtype=np.float32)
+        return self.bias.const_value.numpy().astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """``Gather(table, ids)`` with a constant float table [V, H]."""
+
+    name: str
+    gather: ir.Node
+    table: ir.Value
+    ids: ir.Value
+
+
+def find_linears(model: ir.Model) -> list[Linear]:
+    """Every MatMul whose right side is a constant float32 matrix, in graph order."""
+    found = []
+    for node in model.graph:
+        if node.domain or node.op_type != "MatMul":
+            continue
+        x, weight = node.inputs[0], node.inputs[1]
+        if x is None or not _is_float_constant(weight, rank=2) or _is_float_constant(x, rank=2):
+            continue
+        assert weight is not None
+        add, bias = _bias(node, width=int(weight.shape[1]))  # type: ignore[index,arg-type]
+        name = (node.name or "linear").removesuffix("/MatMul")
+        found.append(Linear(name=name, matmul=node, add=add, x=x, weight=weight, bias=bias))
+    return found
+
+
+def find_embeddings(model: ir.Model) -> list[Embedding]:
+    """Every Gather along axis 0 from a constant float32 table that is large enough to matter."""
+    found = []
+    for node in model.graph:
+        if node.domain or node.op_type != "Gather":
+            continue
+        axis = node.attributes.get("axis")
+        table, ids = node.inputs[0], node.inputs[1]
+        if (axis is not None and axis.as_int() != 0) or ids is None or not _is_float_constant(table, rank=2):
+            continue
+        assert table is not None and table.const_value is not None
+        if table.const_value.size < MIN_TABLE_ELEMENTS:
+            continue
+        name = (node.name or "embedding").removesuffix("/Gather")
+        found.append(Embedding(name=name, gather=node, table=table, ids=ids))
+    return found
+
+
+def _is_float_constant(value: ir.Value | None, rank: int) -> bool:
+    constant = value.const_value if value is not None else None
+    return constant is not None and constant.dtype == ir.DataType.FLOAT and len(constant.shape) == rank
+
+
+def _bias(matmul: ir.Node, width: int) -> tuple[ir.Node | None, ir.Value | None]:
+    uses = list(matmul.outputs[0].uses())
+    if len(uses) != 1 or matmul.outputs[0].is_graph_output():
+        return None, None
+    add = uses[0][0]
+    if add.domain or add.op_type != "Add":
+        return None, None
+    other = add.inputs[1] if add.inputs[0] is matmul.outputs[0] else add.inputs[0]
+    if other is None or not _is_float_constant(other, rank=1) or int(other.shape[0]) != width:  # type: ignore[index,arg-type]
+        return None, None
+    return add, other
+
+
+def constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
+    """An initializer of that name, made once."""
+    if name in graph.initializers:
+        return graph.initializers[name]
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def replace_linear(
+    graph: ir.Graph, linear: Linear, inputs: Sequence[ir.Value], op: str, attributes: Mapping[str, int]
+) -> None:
+    """Put one portable op in the place of the MatMul and its Add."""
+    node = ir.node(op, list(inputs), attributes=dict(attributes), domain=DOMAIN, name=f"{linear.name}/{op}")
+    out, old = node.outputs[0], linear.output
+    out.dtype, out.shape = old.dtype, old.shape
+    graph.insert_before(linear.matmul, node)
+    name = old.name
+    ir.convenience.replace_all_uses_with(old, out, replace_graph_outputs=True)
+    if linear.add is not None:
+        graph.remove(linear.add, safe=True)
+    graph.remove(linear.matmul, safe=True)
+    out.name = name

@@ -1,0 +1,106 @@
+"""The quantize stage: a captured graph and a precision in, a portable quantized graph out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgecompress.capture.export import write_model
+from edgecompress.errors import RecipeError
+from edgecompress.quantize.activations import quantize_linears
+from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
+from edgecompress.quantize.layers import Linear, find_embeddings, find_linears
+from edgecompress.quantize.smoothing import smooth
+from edgecompress.quantize.weights import quantize_embeddings, quantize_weights
+from edgecompress.types.graph import Graph
+from edgecompress.types.recipe import Recipe
+
+Batches = Callable[[], Iterable[Mapping[str, npt.NDArray[object]]]]  # type: ignore[type-var]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """The float32 graph after smoothing, and what its linear layers' inputs look like. Serves every int8 precision."""
+
+    path: Path
+    statistics: Mapping[str, ActivationStatistics]
+    smoothed_layers: tuple[str, ...]
+
+
+def needs_calibration(precision: str) -> bool:
+    return precision in ("int8-dynamic", "int8-static")
+
+
+def calibrate(
+    graph: Graph, recipe: Recipe, batches: Batches, make_runnable: Callable[[ir.Model], ir.Model], out_dir: Path
+) -> Calibrated:
+    """Collect statistics, smooth where it pays, and write ``smoothed.onnx``.
+
+    ``make_runnable`` lowers a copy of the portable graph for the machine that calibrates.
+    """
+    model = ir.load(graph.path)
+    statistics = _collect(model, batches, make_runnable)
+    served: list[str] = []
+    if recipe.quantize.smooth_alpha > 0:
+        served = smooth(model, find_linears(model), statistics, recipe.quantize.smooth_alpha)
+        if served:
+            statistics = _collect(model, batches, make_runnable)
+    path = out_dir / "smoothed.onnx"
+    write_model(model, path)
+    return Calibrated(path=path, statistics=statistics, smoothed_layers=tuple(served))
+
+
+def _collect(
+    model: ir.Model, batches: Batches, make_runnable: Callable[[ir.Model], ir.Model]
+) -> dict[str, ActivationStatistics]:
+    tensors = {linear.x.name or "": int(linear.weight_array().shape[0]) for linear in find_linears(model)}
+    return collect_statistics(make_runnable(model.clone()), tensors, batches())
+
+
+def quantize(
+    graph: Graph,
+    precision: str,
+    recipe: Recipe,
+    calibrated: Calibrated | None,
+    out_dir: Path,
+    *,
+    weight_bits: int = 8,
+    only: Callable[[Linear], bool] = lambda _: True,
+) -> Graph:
+    """Write ``quantized-<precision>.onnx``. fp32 and fp16 come back as the captured graph: fp16 is made when lowering.
+
+    ``only`` picks layers, for the search of the costly ones. Raises RecipeError if there is nothing to quantize.
+    """
+    if precision in ("fp32", "fp16"):
+        return Graph(path=graph.path, stage="quantized", precision=precision)
+    if needs_calibration(precision):
+        assert calibrated is not None, "int8 activations need calibration"
+        model = ir.load(calibrated.path)
+    else:
+        model = ir.load(graph.path)
+    linears = [linear for linear in find_linears(model) if only(linear)]
+    if not linears:
+        raise RecipeError(
+            f"the graph has no linear layer that {precision} could quantize", way_out="Use --precision fp32."
+        )
+    if needs_calibration(precision) and calibrated is not None:
+        quantize_linears(
+            model,
+            linears,
+            calibrated.statistics,
+            static=recipe.calibration if precision == "int8-static" else None,
+            weight_bits=weight_bits,
+            bias_correction=recipe.quantize.bias_correction,
+        )
+    else:
+        bits = 4 if precision == "int4-weights" else 8
+        quantize_weights(model, linears, bits=bits, block_size=recipe.quantize.block_size)
+    if recipe.quantize.quantize_embeddings:
+        quantize_embeddings(model, find_embeddings(model))
+    path = out_dir / f"quantized-{precision}.onnx"
+    write_model(model, path)
+    return Graph(path=path, stage="quantized", precision=precision)

@@ -1,0 +1,325 @@
+"""The stages of one export, each called once, in the order of :mod:`edgecompress.pipeline`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgecompress import __version__
+from edgecompress.bundle_card import model_card
+from edgecompress.capture.export import capture
+from edgecompress.capture.image import image_settings
+from edgecompress.capture.lineage import read_lineage
+from edgecompress.capture.reference import reference_outputs
+from edgecompress.capture.tokenizer import save_tokenizer, text_settings
+from edgecompress.compile.onnxruntime import PROVIDERS, compile_graph, runtime_settings
+from edgecompress.errors import EdgeCompressError
+from edgecompress.formats import codec
+from edgecompress.formats.cpu import host_cpu_name
+from edgecompress.formats.recipe import recipe_toml
+from edgecompress.lower.onnxruntime import lower, lower_model
+from edgecompress.quantize.feeds import Feed, image_feeds, text_feeds
+from edgecompress.quantize.layers import Linear
+from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration, quantize
+from edgecompress.quantize.text import load_texts
+from edgecompress.types.bundle import Manifest, TargetRecord, TensorSpec
+from edgecompress.types.graph import Graph
+from edgecompress.types.report import Candidate, Fidelity, Latency, Layer, LayerCost, Measurements, Report
+from edgecompress.verify import latency
+from edgecompress.verify.choice import choose
+from edgecompress.verify.fidelity import measure, require, shortfall
+from edgecompress.verify.parity import parity_feeds, require_parity
+
+if TYPE_CHECKING:
+    from edgecompress.pipeline import Clock, Plan
+
+_REFERENCE_BYTES = 300_000  # of reference outputs that travel with the bundle, for `edgecompress verify`
+_COSTLY_SAMPLES = 16
+_COSTLY_NAMED = 5
+_PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers", "numpy")
+_ISA_REASON = {
+    True: "its int8 products are summed in 32 bits by VNNI; without it u8 x s8 pairs saturate at 16 bits and the answers are wrong",
+    False: "it was compiled for these CPU features",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    manifest: Manifest
+    report: Report
+    measurements: Measurements
+    files: Mapping[str, Path | str | bytes]
+
+
+class Run:
+    """One export in progress. ``all`` runs every stage; the rest is what they share."""
+
+    def __init__(self, plan: Plan, folder: Path, clock: Clock) -> None:
+        self.plan, self.folder, self.clock = plan, folder, clock
+        self.recipe, self.student, self.target = plan.recipe, plan.student, plan.target
+        self.threads = runtime_settings(self.target, self.recipe.runtime.threads).threads
+        self.tokenizer: Path | None = None
+        self.calibrated: Calibrated | None = None
+        self.text_source = ""
+
+    def all(self) -> Made:
+        calibration, held_out = self._feeds()
+        with self.clock.stage("capture"):
+            captured = capture(self.student, self.folder, opset=self.target.opset)
+        if any(needs_calibration(name) for name in self.plan.candidates):
+            with self.clock.stage("calibrate"):
+                self.calibrated = calibrate(captured, self.recipe, lambda: calibration, lower_model, self.folder)
+        with self.clock.stage("verify", "reference"):
+            reference = self._reference(captured, held_out)
+        compiled: dict[str, Graph] = {}
+        fidelity: dict[str, Fidelity] = {}
+        refused: dict[str, str] = {}
+        for name in self.plan.candidates:
+            try:
+                compiled[name] = self._compile(captured, name)
+            except EdgeCompressError as error:
+                if len(self.plan.candidates) == 1:
+                    raise
+                refused[name] = f"refused: {error.message}"
+                continue
+            with self.clock.stage("verify", name):
+                fidelity[name] = self._fidelity(compiled[name], held_out, reference)
+        precision, table = self._choose(compiled, fidelity, refused, held_out)
+        quality = self.recipe.quality
+        costly: tuple[LayerCost, ...] = ()
+        if shortfall(fidelity[precision], quality):
+            with self.clock.stage("verify", "costly layers"):
+                costly = self._costly_layers(captured, precision, held_out, reference)
+            require(fidelity[precision], quality, precision=precision, costly=[cost.name for cost in costly])
+        return self._made(compiled[precision], fidelity[precision], table, held_out, reference)
+
+    def _feeds(self) -> tuple[list[Feed], list[Feed]]:
+        calibration, quality = self.recipe.calibration, self.recipe.quality
+        if self.student.is_vision:
+            self.text_source = "synthetic images: no photograph was at hand"
+            return image_feeds(self.student, min(calibration.samples, 16), 0), image_feeds(
+                self.student, min(quality.samples, 16), 1
+            )
+        texts = load_texts(calibration, quality.samples)
+        self.text_source = f"{texts.source} (sha256 {texts.sha256})"
+        self.tokenizer = save_tokenizer(self.student, self.folder)
+        return (
+            text_feeds(self.tokenizer, self.student, texts.calibration, calibration.max_length_tokens),
+            text_feeds(self.tokenizer, self.student, texts.held_out, calibration.max_length_tokens),
+        )
+
+    def _reference(self, captured: Graph, held_out: Sequence[Feed]) -> list[Any]:
+        """PyTorch's outputs for the held-out feeds, once the captured graph has been found to be the student."""
+        pad = text_settings(self.student, self.tokenizer).pad_token_id if self.tokenizer else 0
+        checks = parity_feeds(held_out, pad)
+        outputs = reference_outputs(self.student, [*checks, *held_out])
+        run = latency.open_session(lower(captured, self.folder).path, self.threads)
+        require_parity(self.student, run, checks, outputs[: len(checks)])
+        return outputs[len(checks) :]
+
+    def _compile(self, captured: Graph, precision: str, only: Any = None, tag: str = "") -> Graph:
+        folder = self.folder / tag if tag else self.folder
+        folder.mkdir(exist_ok=True)
+        bits = 7 if self.target.u8s8_saturates else 8
+        options = {"only": only} if only is not None else {}
+        with self.clock.stage("quantize", precision):
+            quantized = quantize(captured, precision, self.recipe, self.calibrated, folder, weight_bits=bits, **options)
+        with self.clock.stage("lower", precision):
+            lowered = lower(quantized, folder)
+        with self.clock.stage("compile", precision):
+            return compile_graph(lowered, self.target, folder)
+
+    def _fidelity(self, graph: Graph, feeds: Sequence[Feed], reference: Sequence[Any]) -> Fidelity:
+        run = latency.open_session(graph.path, self.threads)
+        return measure(self.student.task, reference, [run(feed) for feed in feeds])
+
+    def _choose(
+        self,
+        compiled: Mapping[str, Graph],
+        fidelity: Mapping[str, Fidelity],
+        refused: Mapping[str, str],
+        held_out: Sequence[Feed],
+    ) -> tuple[str, tuple[Candidate, ...]]:
+        timings: dict[str, latency.Timing] = {}
+        if len(self.plan.candidates) > 1 and self.plan.measured_here:
+            with self.clock.stage("measure", "candidates in turn"):
+                sides = {name: latency.open_session(graph.path, self.threads) for name, graph in compiled.items()}
+                shapes = latency.shape_feeds(self.student.is_vision, held_out[0], self.student.max_length_tokens)
+                timings = latency.compare(sides, list(shapes.values()))
+        candidates = [
+            Candidate(
+                precision=name,
+                fidelity=fidelity.get(name),
+                speedup=round(timings[name].speedup, 3) if name in timings else None,
+                latency_ms=round(timings[name].median_ms, 3) if name in timings else None,
+                model_bytes=compiled[name].bytes_on_disk if name in compiled else 0,
+                verdict=refused.get(name, ""),
+            )
+            for name in self.plan.candidates
+        ]
+        if len(candidates) == 1:
+            return candidates[0].precision, ()
+        choice = choose(candidates, self.recipe.quality)
+        return choice.precision, choice.table
+
+    def _costly_layers(
+        self, captured: Graph, precision: str, feeds: Sequence[Feed], reference: Sequence[Any]
+    ) -> tuple[LayerCost, ...]:
+        """Quantize one layer at a time and see what that alone costs; the most costly first."""
+        from edgecompress.quantize.layers import find_linears
+
+        source = self.calibrated.path if needs_calibration(precision) and self.calibrated else captured.path
+        feeds, reference = feeds[:_COSTLY_SAMPLES], reference[:_COSTLY_SAMPLES]
+        costs = []
+        for linear in find_linears(ir.load(source)):
+            name = linear.name
+
+            def is_it(other: Linear, name: str = name) -> bool:
+                return other.name == name
+
+            found = self._fidelity(self._compile(captured, precision, is_it, "one-layer"), feeds, reference)
+            cost = 1 - found.mean_cosine if found.mean_cosine is not None else found.mean_kl or 0.0
+            costs.append(LayerCost(name=name, cost=round(cost, 8)))
+        return tuple(sorted(costs, key=lambda c: -c.cost)[:_COSTLY_NAMED])
+
+    def _made(
+        self,
+        graph: Graph,
+        fidelity: Fidelity,
+        table: tuple[Candidate, ...],
+        held_out: Sequence[Feed],
+        reference: Sequence[Any],
+    ) -> Made:
+        model = ir.load(graph.path)
+        inputs = tuple(_spec(value) for value in model.graph.inputs)
+        latencies: tuple[Latency, ...] = ()
+        if self.plan.measured_here:
+            with self.clock.stage("measure", graph.precision):
+                latencies = self._latencies(graph, held_out[0])
+        notes = () if self.plan.measured_here else (f"not measured: this machine is not a {self.target.name}",)
+        report = Report(
+            fidelity=fidelity,
+            layers=_layers(model),
+            ops=_ops(model),
+            held_out_text=self.text_source,
+            notes=notes + (("smoothed: " + ", ".join(self.calibrated.smoothed_layers),) if self.calibrated else ()),
+        )
+        lineage = read_lineage(self.student, self.text_source)
+        manifest = Manifest(
+            tool_version=__version__,
+            name=Path(self.student.source).name or self.student.source,
+            task=self.student.task,
+            architecture=self.student.architecture,
+            precision=graph.precision,
+            model="model.onnx",
+            inputs=inputs,
+            outputs=tuple(_spec(value) for value in model.graph.outputs),
+            target=TargetRecord(
+                name=self.target.name,
+                arch=self.target.arch,
+                backend="onnxruntime",
+                providers=PROVIDERS,
+                isa=self.target.isa,
+                isa_reason=_ISA_REASON[self.target.has_vnni and graph.precision.startswith("int8")],
+            ),
+            runtime=runtime_settings(self.target, self.recipe.runtime.threads),
+            text=text_settings(self.student, self.tokenizer) if self.tokenizer else None,
+            image=image_settings(self.student) if self.student.is_vision else None,
+            labels=self.student.labels,
+            versions={"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
+        )
+        files: dict[str, Path | str | bytes] = {
+            "model.onnx": graph.path,
+            "recipe.toml": recipe_toml(self.recipe),
+            "report.json": codec.dumps(report),
+            "lineage.json": codec.dumps(lineage),
+            "reference.npz": _reference_file(held_out, reference, {spec.name for spec in inputs}),
+            "README.md": model_card(manifest, report, lineage),
+        }
+        data = graph.path.with_name(graph.path.name + ".data")
+        if data.exists():
+            model.graph.name = model.graph.name or "model"
+            ir.save(model, graph.path.with_name("model.onnx"), external_data="model.onnx.data")
+            files["model.onnx"] = graph.path.with_name("model.onnx")
+            files["model.onnx.data"] = graph.path.with_name("model.onnx.data")
+        if self.tokenizer:
+            files["tokenizer.json"] = self.tokenizer
+        host = {
+            "cpu": host_cpu_name(),
+            "threads": str(self.threads),
+            "onnxruntime": _version("onnxruntime"),
+            "python": platform.python_version(),
+        }
+        measurements = Measurements(manifest_sha256="", host=host, latencies=latencies, candidates=table)
+        return Made(manifest=manifest, report=report, measurements=measurements, files=files)
+
+    def _latencies(self, graph: Graph, feed: Feed) -> tuple[Latency, ...]:
+        run = latency.open_session(graph.path, self.threads)
+        shapes = latency.shape_feeds(self.student.is_vision, feed, self.student.max_length_tokens)
+        return tuple(
+            latency.percentiles(run, shaped, batch=batch, length_tokens=tokens, threads=self.threads)
+            for (batch, tokens), shaped in shapes.items()
+        )
+
+
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    dtype = value.dtype.numpy().name if value.dtype is not None else "float32"
+    shape = tuple(d if isinstance(d, int) else str(d) for d in (value.shape or ()))
+    return TensorSpec(name=value.name or "", dtype=dtype, shape=shape)
+
+
+def _ops(model: ir.Model) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for node in model.graph.all_nodes():
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def _layers(model: ir.Model) -> tuple[Layer, ...]:
+    """Every constant matrix of the graph: by which op it is read, and in what precision it is stored."""
+    layers = []
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        uses = list(value.uses())
+        if tensor is None or len(tensor.shape) < 2 or not uses or tensor.size < 256:
+            continue
+        node = uses[0][0]
+        bits = node.attributes.get("bits")
+        if bits is not None:
+            precision = f"int{bits.as_int()}"
+        else:
+            precision = tensor.dtype.numpy().name
+        label = (node.name or name).rsplit("/", 1)[0]
+        layers.append(
+            Layer(name=label, op=node.op_type, shape=tuple(tensor.shape), precision=precision, bytes=tensor.nbytes)
+        )
+    return tuple(sorted(layers, key=lambda layer: layer.name))
+
+
+def _reference_file(held_out: Sequence[Feed], reference: Sequence[Any], names: set[str]) -> bytes:
+    """Held-out inputs and PyTorch's outputs for them, as many as fit, so that a device can check itself."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    size = 0
+    for index, (feed, outputs) in enumerate(zip(held_out, reference, strict=True)):
+        sample = {f"{index}/in/{name}": value for name, value in feed.items() if name in names}
+        sample |= {f"{index}/out/{position}": value for position, value in enumerate(outputs)}
+        size += sum(value.nbytes for value in sample.values())
+        if index and size > _REFERENCE_BYTES:
+            break
+        arrays |= sample
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()

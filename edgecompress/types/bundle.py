@@ -1,0 +1,91 @@
+"""What a bundle's manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output of the model; a str in ``shape`` is a dynamic axis."""
+
+    name: str
+    dtype: str  # NumPy's name: "int64", "float32"
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetRecord:
+    """The part of the target that a load must check."""
+
+    name: str
+    arch: str
+    backend: str
+    providers: tuple[str, ...]  # ONNX Runtime execution providers, in order; all must be live in the session
+    isa: tuple[str, ...]  # CPU features the model relies on for right answers or for its speed
+    isa_reason: str = ""  # why a mismatch is refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    tokenizer: str  # path inside the bundle
+    max_length_tokens: int
+    lower_case: bool = False
+    pad_token_id: int = 0
+    pad_token: str = "[PAD]"
+    mask_token: str | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+    """Pixel values are ``(image / 255 * ... - mean) / std``, channels first, float32 [B, 3, height, width]."""
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    rescale: float = 1 / 255
+    resample: int = 3  # Pillow's constant, as preprocessor_config.json gives it
+    resize: int | None = None  # shortest edge before the centre crop; None: straight to (height, width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeSettings:
+    """How the session is made: chosen for the target at compile time."""
+
+    threads: int
+    graph_optimization: str  # "disabled": the model was optimized offline
+    session_config: Mapping[str, str] = field(default_factory=dict)
+    cpu_memory_arena: bool = True
+    batch_tokens: int = 2048  # encode() packs texts of like length into batches of at most this many tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    tool_version: str
+    name: str
+    task: str
+    architecture: str
+    precision: str
+    model: str  # path of the ONNX file inside the bundle
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    target: TargetRecord
+    runtime: RuntimeSettings
+    text: TextSettings | None = None
+    image: ImageSettings | None = None
+    labels: tuple[str, ...] = ()
+    files: Mapping[str, FileRecord] = field(default_factory=dict)  # every file but the manifest and the measurements
+    versions: Mapping[str, str] = field(default_factory=dict)  # packages that made it
+    schema_version: int = SCHEMA_VERSION

@@ -1,0 +1,77 @@
+"""What the user asks for. Flags and a TOML file are two ways to fill the same dataclass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SCHEMA_VERSION = 1
+
+PRECISIONS = ("fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "int4-weights")
+"""Concrete precisions; ``auto`` measures the candidates among them and takes the fastest inside the budget."""
+
+CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
+
+TASKS = (
+    "feature-extraction",
+    "sentence-similarity",
+    "text-classification",
+    "token-classification",
+    "fill-mask",
+    "question-answering",
+    "text-ranking",
+    "image-feature-extraction",
+    "image-classification",
+)
+"""Hugging Face's names. ``sentence-similarity`` is a sentence-transformers embedding, ``text-ranking`` a cross-encoder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentRecipe:
+    source: str = ""  # local directory or hub id
+    revision: str | None = None  # None: the hub's default branch, resolved to a commit and recorded
+    task: str | None = None  # None: found from the checkpoint
+    max_length_tokens: int | None = None  # None: what the checkpoint says
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeRecipe:
+    smooth_alpha: float = 0.8  # SmoothQuant's migration strength (arXiv 2211.10438); 0 turns it off
+    bias_correction: bool = True  # add E[Wx] - E[W'x'] to the bias (arXiv 1906.04721)
+    quantize_embeddings: bool = True  # int8 rows with one scale a row; every int8 and int4 precision
+    block_size: int = 128  # weights that share one scale in the weight-only precisions
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationRecipe:
+    text: str = "builtin"  # "builtin", a text file with one sample a line, or "dataset:<id>[:column]"
+    samples: int = 128
+    max_length_tokens: int = 256
+    method: str = "minmax"  # a clipped outlier costs more than coarse steps do, on every student tried
+    percentile: float = 99.99  # of method "percentile"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityRecipe:
+    min_fidelity: float = 0.99  # mean cosine to the reference, for embeddings
+    max_kl: float = 0.05  # mean KL divergence in nats, for heads
+    min_top1: float = 0.97  # agreement of the most probable class, for heads
+    samples: int = 128  # held-out texts, never seen by calibration
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeRecipe:
+    threads: int | None = None  # None: the target's cores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    target: str = "local"
+    precision: str = "auto"
+    student: StudentRecipe = field(default_factory=StudentRecipe)
+    quantize: QuantizeRecipe = field(default_factory=QuantizeRecipe)
+    calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
+    quality: QualityRecipe = field(default_factory=QualityRecipe)
+    runtime: RuntimeRecipe = field(default_factory=RuntimeRecipe)
+    schema_version: int = SCHEMA_VERSION

@@ -1,0 +1,85 @@
+"""What was found out about a compressed model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """How near the compressed model is to the reference on held-out inputs. ``None``: does not apply to the task."""
+
+    samples: int
+    mean_cosine: float | None = None
+    min_cosine: float | None = None
+    top10_agreement: float | None = None  # share of the reference's 10 nearest neighbours that are kept
+    mean_kl: float | None = None  # nats
+    top1_agreement: float | None = None
+    max_abs_difference: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One weight of the graph as it was compressed."""
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    precision: str  # "float32", "int8", "int4", …
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCost:
+    """What the quantization of one layer alone costs: 1 - mean cosine of the model's output."""
+
+    name: str
+    cost: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """One measured shape: wall time of the session's run, tokenization not included."""
+
+    batch: int
+    length_tokens: int
+    threads: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    runs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One row of the table that ``--precision auto`` prints."""
+
+    precision: str
+    fidelity: Fidelity | None
+    speedup: float | None  # over fp32 compiled the same way, median of paired ratios; None: not measured
+    latency_ms: float | None
+    model_bytes: int
+    verdict: str  # "chosen", "slower than fp32", "below --min-fidelity", "refused: …"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Byte-identical for the same input and versions: holds no time."""
+
+    fidelity: Fidelity
+    layers: tuple[Layer, ...] = ()
+    costly_layers: tuple[LayerCost, ...] = ()
+    ops: Mapping[str, int] = field(default_factory=dict)  # op type -> count in the compiled graph
+    held_out_text: str = ""  # where the held-out inputs came from
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """Times, which belong to one machine; kept out of the bundle's identity."""
+
+    manifest_sha256: str
+    host: Mapping[str, str] = field(default_factory=dict)
+    latencies: tuple[Latency, ...] = ()
+    candidates: tuple[Candidate, ...] = ()

@@ -1,0 +1,42 @@
+"""A checkpoint as it was found, before anything was done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooling:
+    """What sentence-transformers does after the transformer, read from its module files."""
+
+    modes: tuple[str, ...]  # "cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken": concatenated
+    normalize: bool
+    dense: tuple[Path, ...] = ()  # directories of Dense modules, applied in order between pooling and normalization
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """A local, readable checkpoint."""
+
+    source: str  # as the user wrote it
+    path: Path  # the directory that holds it
+    revision: str | None  # commit on the hub; None for a plain directory
+    architecture: str  # config.model_type
+    task: str
+    max_length_tokens: int | None  # None for images
+    pooling: Pooling | None = None
+    lower_case: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    labels: tuple[str, ...] = ()
+    parameters: int = 0
+    weights_bytes: int = 0
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)  # file name -> sha256 of what the export reads
+
+    @property
+    def is_vision(self) -> bool:
+        return self.task.startswith("image-")

@@ -1,0 +1,1 @@
+"""Fidelity against the reference, and the quality gate."""

@@ -1,0 +1,123 @@
+"""How near two sets of outputs are. NumPy only, so that a device can check itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecompress.errors import QualityBudgetError
+from edgecompress.types.recipe import QualityRecipe
+from edgecompress.types.report import Fidelity
+
+Outputs = Sequence[Sequence[npt.NDArray[Any]]]  # a list of output arrays for each sample, batch of one
+
+EMBEDDING_TASKS = ("sentence-similarity", "feature-extraction", "image-feature-extraction")
+_NEIGHBOURS = 10
+_DIGITS = 6  # of what goes into a report: differences beyond are those of the summation order
+
+
+def measure(task: str, reference: Outputs, outputs: Outputs) -> Fidelity:
+    """Compare outputs sample by sample: vectors by cosine, heads by KL divergence and agreement of the first choice.
+
+    Vectors that are not finite count as cosine 0 and agreement 0: a broken model never passes.
+    """
+    largest = max(
+        float(np.abs(a.astype(np.float64) - b).max())
+        for r, o in zip(reference, outputs, strict=True)
+        for a, b in zip(r, o, strict=True)
+    )
+    if task in EMBEDDING_TASKS:
+        return _vectors(task, reference, outputs, largest)
+    return _heads(reference, outputs, largest)
+
+
+def _vectors(task: str, reference: Outputs, outputs: Outputs, largest: float) -> Fidelity:
+    cosines = [_cosine(_rows(r[0]), _rows(o[0])).mean() for r, o in zip(reference, outputs, strict=True)]
+    agreement = None
+    if task == "sentence-similarity" and len(reference) > _NEIGHBOURS + 1:
+        agreement = neighbour_agreement(
+            np.concatenate([_rows(r[0]) for r in reference]), np.concatenate([_rows(o[0]) for o in outputs])
+        )
+    return Fidelity(
+        samples=len(cosines),
+        mean_cosine=round(float(np.mean(cosines)), _DIGITS),
+        min_cosine=round(float(np.min(cosines)), _DIGITS),
+        top10_agreement=None if agreement is None else round(agreement, _DIGITS),
+        max_abs_difference=_difference(largest),
+    )
+
+
+def _heads(reference: Outputs, outputs: Outputs, largest: float) -> Fidelity:
+    divergences, agreements = [], []
+    for r, o in zip(reference, outputs, strict=True):
+        for a, b in zip(r, o, strict=True):
+            p, q = _rows(a).astype(np.float64), np.nan_to_num(_rows(b).astype(np.float64), nan=-1e9)
+            if p.shape[1] == 1:  # a reranker's one score: the sigmoid makes it a choice of two
+                p, q = np.concatenate([p, -p], 1) / 2, np.concatenate([q, -q], 1) / 2
+            log_p, log_q = _log_softmax(p), _log_softmax(q)
+            divergences.append(float((np.exp(log_p) * (log_p - log_q)).sum(1).mean()))
+            agreements.append(float((p.argmax(1) == q.argmax(1)).mean()))
+    return Fidelity(
+        samples=len(reference),
+        mean_kl=round(float(np.mean(divergences)), _DIGITS),
+        top1_agreement=round(float(np.mean(agreements)), _DIGITS),
+        max_abs_difference=_difference(largest),
+    )
+
+
+def _difference(value: float) -> float:
+    return float(f"{value:.2e}")
+
+
+def _rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _cosine(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    product = (a * b).sum(-1)
+    return np.nan_to_num(product / np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), 1e-12), nan=0.0)
+
+
+def _log_softmax(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    shifted = x - x.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+
+
+def neighbour_agreement(reference: npt.NDArray[Any], vectors: npt.NDArray[Any]) -> float:
+    """Share of each row's 10 nearest neighbours (cosine) among ``reference`` [N, D] that ``vectors`` [N, D] keeps."""
+
+    def nearest(x: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        similarity = np.nan_to_num(unit @ unit.T, nan=-1.0)
+        np.fill_diagonal(similarity, -np.inf)
+        return np.argsort(-similarity, axis=1, kind="stable")[:, :_NEIGHBOURS]
+
+    pairs = zip(nearest(reference), nearest(vectors), strict=True)
+    return float(np.mean([len(set(a.tolist()) & set(b.tolist())) / _NEIGHBOURS for a, b in pairs]))
+
+
+def shortfall(fidelity: Fidelity, quality: QualityRecipe) -> str | None:
+    """Why ``fidelity`` misses the budget, in a few words; None if it does not."""
+    if fidelity.mean_cosine is not None and not fidelity.mean_cosine >= quality.min_fidelity:
+        return f"mean cosine {fidelity.mean_cosine:.4f} is below {quality.min_fidelity:g}"
+    if fidelity.mean_kl is not None and not fidelity.mean_kl <= quality.max_kl:
+        return f"KL divergence {fidelity.mean_kl:.4f} is above {quality.max_kl:g}"
+    if fidelity.top1_agreement is not None and not fidelity.top1_agreement >= quality.min_top1:
+        return f"top-1 agreement {fidelity.top1_agreement:.3f} is below {quality.min_top1:g}"
+    return None
+
+
+def require(fidelity: Fidelity, quality: QualityRecipe, *, precision: str, costly: Sequence[str] = ()) -> None:
+    """Raise QualityBudgetError if the budget is missed, naming the layers that cost most."""
+    missed = shortfall(fidelity, quality)
+    if missed is None:
+        return
+    named = f" The layers that cost most: {', '.join(costly)}." if costly else ""
+    raise QualityBudgetError(
+        f"{precision} misses the quality budget: {missed}.{named}",
+        way_out="Use --precision auto or a wider one, or lower the budget (--min-fidelity, --max-kl, --min-top1).",
+    )
