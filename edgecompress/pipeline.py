@@ -14,9 +14,9 @@ from pathlib import Path
 from edgecompress.bundle import check_output, write_bundle
 from edgecompress.errors import OutputError
 from edgecompress.formats.recipe import validate_recipe
-from edgecompress.targets import find_target, matches_host, require_backend, require_precision
+from edgecompress.targets import computable, find_target, matches_host, require_backend, require_precision
 from edgecompress.types.bundle import Manifest
-from edgecompress.types.recipe import PRECISIONS, Recipe
+from edgecompress.types.recipe import Recipe
 from edgecompress.types.report import Measurements, Report
 from edgecompress.types.student import Student
 from edgecompress.types.target import Target
@@ -78,7 +78,7 @@ def plan(recipe: Recipe) -> Plan:
         ),
         runtime=replace(recipe.runtime, threads=recipe.runtime.threads or target.cores),
     )
-    candidates = _candidates(resolved, target)
+    candidates = computable(target) if recipe.precision == "auto" else (recipe.precision,)
     measured_here = not matches_host(target)
     float_bytes = student.parameters * 4
     return Plan(
@@ -92,17 +92,6 @@ def plan(recipe: Recipe) -> Plan:
         estimated_disk_bytes=(2 + 3 * len(candidates)) * float_bytes,
         estimated_seconds=round(15 + 6e-7 * student.parameters + 3 * len(candidates) * (1 + 3e-8 * student.parameters)),
     )
-
-
-def _candidates(recipe: Recipe, target: Target) -> tuple[str, ...]:
-    if recipe.precision != "auto":
-        return (recipe.precision,)
-    names = []
-    for precision in PRECISIONS:
-        wanted = {"fp32": "float32", "fp16": "float16", "int4-weights": "int4"}.get(precision, "int8")
-        if wanted in target.computes:
-            names.append(precision)
-    return tuple(names)
 
 
 def _stages(

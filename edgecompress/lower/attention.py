@@ -79,7 +79,9 @@ def _merge_heads(graph: ir.Graph, node: ir.Node, tensor: ir.Value, hidden: int) 
                 return source
     back = ir.node("Transpose", [tensor], attributes={"perm": [0, 2, 1, 3]}, name=f"{node.name}/to_rows_{tensor.name}")
     shape = ir.tensor(np.array([0, 0, hidden], dtype=np.int64), name=f"{node.name}/rows_of_{hidden}")
-    merge = ir.node("Reshape", [back.outputs[0], _constant(graph, shape)], name=f"{node.name}/merge_heads_{tensor.name}")
+    merge = ir.node(
+        "Reshape", [back.outputs[0], _constant(graph, shape)], name=f"{node.name}/merge_heads_{tensor.name}"
+    )
     graph.insert_before(node, [back, merge])
     rows = merge.outputs[0]
     rows.dtype = tensor.dtype
@@ -96,12 +98,14 @@ def _replace_output(graph: ir.Graph, node: ir.Node, out: ir.Value, heads: int, h
             ir.convenience.replace_all_uses_with(merged, out, replace_graph_outputs=True)
             graph.remove(consumer, safe=True)
             out.name = name  # calibration finds values by name
-    if old.uses():
+    if old.uses() or old.is_graph_output():
         shape = ir.tensor(np.array([0, 0, heads, head_size], dtype=np.int64), name=f"{node.name}/heads")
         split = ir.node("Reshape", [out, _constant(graph, shape)], name=node.name + "/split_heads")
         graph.insert_before(node, split)
         split.outputs[0].dtype, split.outputs[0].shape = old.dtype, old.shape
+        name = old.name
         ir.convenience.replace_all_uses_with(old, split.outputs[0], replace_graph_outputs=True)
+        split.outputs[0].name = name
     graph.remove(node, safe=True)
 
 

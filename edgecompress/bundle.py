@@ -1,0 +1,102 @@
+"""Writes bundles: beside the output and then renamed, so that there is a whole bundle or none."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from edgecompress.errors import OutputError
+from edgecompress.formats.manifest import MANIFEST, file_sha256, write_manifest, write_measurements
+from edgecompress.types.bundle import FileRecord, Manifest
+from edgecompress.types.report import Measurements
+
+
+def check_output(path: Path, force: bool) -> None:
+    """Refuse an output that exists or cannot be written, before any work is done. Raises OutputError."""
+    if path.exists() or path.is_symlink():
+        if not force:
+            raise OutputError(f"{path} already exists", way_out="Give another --output, or --force to replace it.")
+        if path.is_symlink() or not path.is_dir() or (any(path.iterdir()) and not (path / MANIFEST).exists()):
+            raise OutputError(
+                f"{path} is not a bundle, so --force does not replace it", way_out="Give another --output."
+            )
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write in {parent}", way_out="Give an --output whose folder is writable.")
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    manifest_without_files: Manifest,
+    files: Mapping[str, Path | str | bytes],
+    measurements: Measurements | None,
+    force: bool,
+) -> Manifest:
+    """Write a bundle of ``files`` (name -> a path to copy, or its content) and return its manifest.
+
+    Raises OutputError if the output exists (without ``force``), cannot be written or the disk is full; nothing is left.
+    """
+    check_output(folder, force)
+    target = folder.absolute()
+    beside = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        for name, content in sorted(files.items()):
+            _write(beside / name, content)
+        records = {
+            name: FileRecord(sha256=file_sha256(beside / name), bytes=(beside / name).stat().st_size) for name in files
+        }
+        manifest = replace(manifest_without_files, files=dict(sorted(records.items())))
+        write_manifest(manifest, beside)
+        if measurements is not None:
+            write_measurements(replace(measurements, manifest_sha256=file_sha256(beside / MANIFEST)), beside)
+        for path in beside.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        _put_in_place(beside, target)
+    except OSError as error:
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        raise OutputError(f"cannot write {folder}: {reason}", way_out="Nothing was left behind.") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return manifest
+
+
+def _write(path: Path, content: Path | str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, Path):
+        shutil.copyfile(content, path)
+    else:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _put_in_place(beside: Path, target: Path) -> None:
+    """Rename; an old bundle is moved aside first and removed only once the new one stands."""
+    aside = target.parent / f".{target.name}.{os.getpid()}.old"
+    old = target.exists()
+    if old:
+        os.rename(target, aside)
+    try:
+        os.rename(beside, target)
+    except OSError:
+        if old:
+            os.rename(aside, target)
+        raise
+    if old:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,149 @@
+"""The command line: parse, call one function, print. One file a command, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from edgecompress import __version__
+from edgecompress.errors import EdgeCompressError, HostError, InterruptedRunError, OutputError, UsageError, nearest
+
+COMMANDS = {
+    "export": "turn a checkpoint into a verified bundle for a target",
+    "run": "run a bundle on texts or images",
+    "inspect": "show what is in a bundle",
+    "verify": "check a bundle's hashes, target and fidelity on this machine",
+    "targets": "list known targets, show one, or detect this machine",
+    "doctor": "show versions, providers and CPU features, and what does not fit",
+}
+"""Command -> its line in the help; the module is edgecompress.cli.<command>."""
+
+_EXPORT_PACKAGES = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub", "yaml")
+_INTERNAL_ERROR = 70
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that fails as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, way_out=f"See `{self.prog} --help`.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return its exit code. The one place that catches what a user may meet."""
+    arguments = sys.argv[1:] if argv is None else argv
+    as_json = "--json" in arguments
+    previous = _catch_sigterm()
+    try:
+        return _dispatch(arguments)
+    except EdgeCompressError as error:
+        return _fail(error, as_json)
+    except KeyboardInterrupt:
+        return _fail(InterruptedRunError("interrupted; nothing was left behind"), as_json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXPORT_PACKAGES:
+            return _internal(error, as_json)
+        return _fail(
+            HostError(f"this command needs the package '{package}'", way_out="pip install 'edgecompress[export]'"),
+            as_json,
+        )
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(OutputError("the disk is full; nothing was left behind", way_out="Free some space."), as_json)
+        return _internal(error, as_json)
+    except Exception as error:
+        return _internal(error, as_json)
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else UsageError.exit_code
+    if arguments[0] == "--version":
+        print(f"edgecompress {__version__}")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        raise UsageError(
+            f"no command named '{name}'.{nearest(name, COMMANDS)}", way_out=f"Commands: {', '.join(COMMANDS)}."
+        )
+    module = importlib.import_module(f"edgecompress.cli.{name}")
+    parser = _Parser(prog=f"edgecompress {name}", description=COMMANDS[name][0].upper() + COMMANDS[name][1:] + ".")
+    module.add_arguments(parser)
+    try:
+        options = parser.parse_args(arguments[1:])
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
+    code: int = module.run(options)
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [
+        "usage: edgecompress COMMAND …",
+        "",
+        "A distilled student in, a verified bundle for one named hardware target out.",
+        "",
+        *(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()),
+        "",
+        "`edgecompress COMMAND --help` shows a command's options; every command takes --json.",
+    ]
+    return "\n".join(lines)
+
+
+def _fail(error: EdgeCompressError, as_json: bool) -> int:
+    print(f"edgecompress: {error.message}", file=sys.stderr)
+    if error.way_out:
+        print(error.way_out, file=sys.stderr)
+    if as_json:
+        from edgecompress.cli.output import emit_json
+
+        emit_json(
+            {
+                "error": {
+                    "type": type(error).__name__,
+                    "message": error.message,
+                    "way_out": error.way_out,
+                    "exit_code": error.exit_code,
+                }
+            }
+        )
+    return error.exit_code
+
+
+def _internal(error: BaseException, as_json: bool) -> int:
+    if os.environ.get("EDGECOMPRESS_TRACEBACK"):
+        raise error
+    failure = EdgeCompressError(
+        f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300],
+        way_out="This is a defect. Set EDGECOMPRESS_TRACEBACK=1 and run again to see where.",
+    )
+    _fail(failure, as_json)
+    return _INTERNAL_ERROR
+
+
+def _catch_sigterm() -> signal.Handlers | int | None:
+    """SIGTERM unwinds like Ctrl-C, so that every `finally` runs and nothing half-written stays."""
+
+    def stop(_: int, __: FrameType | None) -> None:
+        raise InterruptedRunError("stopped by SIGTERM; nothing was left behind")
+
+    try:
+        previous = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        return None
+    return previous if isinstance(previous, int | signal.Handlers) else signal.SIG_DFL

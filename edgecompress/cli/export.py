@@ -1,0 +1,199 @@
+"""``edgecompress export``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecompress.cli.output import add_json_flag, emit_json, progress, table
+from edgecompress.errors import UsageError
+from edgecompress.types.recipe import CALIBRATION_METHODS, PRECISIONS, TASKS, Recipe
+from edgecompress.types.report import Candidate, Fidelity
+
+if TYPE_CHECKING:
+    from edgecompress.pipeline import ExportResult, Plan
+
+# flag -> (group of the recipe or "", field)
+_FIELDS = {
+    "target": ("", "target"),
+    "precision": ("", "precision"),
+    "checkpoint": ("student", "source"),
+    "task": ("student", "task"),
+    "revision": ("student", "revision"),
+    "max_length": ("student", "max_length_tokens"),
+    "allow_pickle": ("student", "allow_pickle"),
+    "trust_remote_code": ("student", "trust_remote_code"),
+    "smooth_alpha": ("quantize", "smooth_alpha"),
+    "bias_correction": ("quantize", "bias_correction"),
+    "quantize_embeddings": ("quantize", "quantize_embeddings"),
+    "block_size": ("quantize", "block_size"),
+    "calibration": ("calibration", "text"),
+    "calibration_samples": ("calibration", "samples"),
+    "calibration_method": ("calibration", "method"),
+    "min_fidelity": ("quality", "min_fidelity"),
+    "max_kl": ("quality", "max_kl"),
+    "min_top1": ("quality", "min_top1"),
+    "threads": ("runtime", "threads"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    absent = argparse.SUPPRESS  # only what is really given overrides a recipe file
+    parser.add_argument("checkpoint", nargs="?", default=absent, help="checkpoint directory or hub id")
+    parser.add_argument("-o", "--output", type=Path, help="the bundle, a folder that is made")
+    parser.add_argument("--target", default=absent, help="a name of `edgecompress targets`, a .toml file, or local")
+    parser.add_argument("--precision", default=absent, help=f"auto, {', '.join(PRECISIONS)}")
+    parser.add_argument("--recipe", type=Path, help="a TOML file that says what the flags say; flags win")
+    student = parser.add_argument_group("student")
+    student.add_argument("--task", default=absent, help=f"found from the checkpoint unless given: {', '.join(TASKS)}")
+    student.add_argument("--revision", default=absent, help="branch, tag or commit of a hub id")
+    student.add_argument("--max-length", type=int, default=absent, metavar="TOKENS")
+    student.add_argument("--allow-pickle", action="store_true", default=absent, help="load weights that are pickled")
+    student.add_argument("--trust-remote-code", action="store_true", default=absent, help="run code of the checkpoint")
+    quantize = parser.add_argument_group("quantization")
+    quantize.add_argument("--calibration", default=absent, help="builtin, a text file, or dataset:<id>[:column]")
+    quantize.add_argument("--calibration-samples", type=int, default=absent, metavar="N")
+    quantize.add_argument("--calibration-method", default=absent, help=", ".join(CALIBRATION_METHODS))
+    quantize.add_argument("--smooth-alpha", type=float, default=absent, help="SmoothQuant's strength; 0 turns it off")
+    quantize.add_argument("--no-bias-correction", dest="bias_correction", action="store_false", default=absent)
+    quantize.add_argument("--no-quantize-embeddings", dest="quantize_embeddings", action="store_false", default=absent)
+    quantize.add_argument("--block-size", type=int, default=absent, help="of the weight-only precisions")
+    quality = parser.add_argument_group("quality budget")
+    quality.add_argument("--min-fidelity", type=float, default=absent, help="mean cosine to the reference (0.99)")
+    quality.add_argument("--max-kl", type=float, default=absent, help="mean KL divergence of a head, nats (0.05)")
+    quality.add_argument("--min-top1", type=float, default=absent, help="agreement of a head's first choice (0.97)")
+    parser.add_argument("--threads", type=int, default=absent, help="of the runtime; the target's cores unless given")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, stages and estimates only")
+    parser.add_argument("--force", action="store_true", help="replace the output if it is a bundle")
+    add_json_flag(parser)
+
+
+def recipe_from(options: argparse.Namespace) -> Recipe:
+    """The recipe file, if any, with the given flags on top."""
+    if options.recipe is not None:
+        from edgecompress.formats.recipe import read_recipe
+
+        recipe = read_recipe(options.recipe)
+    else:
+        recipe = Recipe()
+    for flag, (group, field) in _FIELDS.items():
+        if flag not in options:
+            continue
+        value: Any = getattr(options, flag)
+        if group:
+            recipe = replace(recipe, **{group: replace(getattr(recipe, group), **{field: value})})
+        else:
+            recipe = replace(recipe, **{field: value})
+    if not recipe.student.source:
+        raise UsageError("no checkpoint was given", way_out="Give a checkpoint directory or a hub id.")
+    return recipe
+
+
+def run(options: argparse.Namespace) -> int:
+    recipe = recipe_from(options)
+    if options.output is None and not options.dry_run:
+        raise UsageError("no output was given", way_out="Give -o PATH, the folder to make.")
+    if options.output is not None:
+        from edgecompress.bundle import check_output
+
+        check_output(options.output, options.force)
+    from edgecompress import pipeline
+
+    with progress() as show:
+        show("reading the checkpoint")
+        job = pipeline.plan(recipe)
+        if options.dry_run:
+            result = None
+        else:
+            result = pipeline.export(recipe, options.output, force=options.force, progress=show, resolved=job)
+    if result is None:
+        _print_plan(job, options.json)
+    else:
+        _print_result(result, options.json)
+    return 0
+
+
+def _print_plan(job: Plan, as_json: bool) -> None:
+    from edgecompress.formats.recipe import recipe_toml
+
+    if as_json:
+        emit_json(
+            {
+                "recipe": job.recipe,
+                "candidates": job.candidates,
+                "stages": job.stages,
+                "measured_here": job.measured_here,
+                "estimated_ram_bytes": job.estimated_ram_bytes,
+                "estimated_disk_bytes": job.estimated_disk_bytes,
+                "estimated_seconds": job.estimated_seconds,
+            }
+        )
+        return
+    print(recipe_toml(job.recipe))
+    print(table(["stage", "what it does"], [[s.name, s.description] for s in job.stages]))
+    print(
+        f"\nestimates: {job.estimated_ram_bytes / 1e9:.1f} GB of memory, {job.estimated_disk_bytes / 1e6:.0f} MB of disk "
+        f"while it runs, {job.estimated_seconds} s"
+    )
+
+
+def _print_result(result: ExportResult, as_json: bool) -> None:
+    if as_json:
+        emit_json(
+            {
+                "output": str(result.output),
+                "manifest": result.manifest,
+                "report": result.report,
+                "measurements": result.measurements,
+                "seconds": result.seconds,
+                "peak_rss_bytes": result.peak_rss_bytes,
+            }
+        )
+        return
+    candidates = result.measurements.candidates
+    if candidates:
+        print(candidate_table(candidates) + "\n")
+    manifest, size = result.manifest, sum(record.bytes for record in result.manifest.files.values())
+    print(f"{result.output}: {manifest.name}, {manifest.task}, {manifest.precision} for {manifest.target.name}")
+    print(f"  fidelity  {describe(result.report.fidelity)}")
+    for row in result.measurements.latencies:
+        shape = f"{row.batch}×{row.length_tokens}" if row.length_tokens else f"batch {row.batch}"
+        print(f"  latency   {shape:<8} p50 {row.p50_ms:.2f} ms, p99 {row.p99_ms:.2f} ms, {row.threads} threads")
+    if not result.measurements.latencies:
+        print(f"  latency   not measured: this machine is not a {manifest.target.name}")
+    print(f"  size      {size / 1e6:.1f} MB")
+    spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items())
+    print(
+        f"  took      {sum(result.seconds.values()):.1f} s ({spent}), peak memory {result.peak_rss_bytes / 1e9:.2f} GB"
+    )
+
+
+def candidate_table(candidates: tuple[Candidate, ...]) -> str:
+    rows = []
+    for c in candidates:
+        rows.append(
+            [
+                c.precision,
+                describe(c.fidelity) if c.fidelity else "—",
+                f"{c.speedup:.2f}x" if c.speedup is not None else "—",
+                f"{c.latency_ms:.2f}" if c.latency_ms is not None else "—",
+                f"{c.model_bytes / 1e6:.1f}" if c.model_bytes else "—",
+                c.verdict,
+            ]
+        )
+    return table(["precision", "fidelity", "vs fp32", "ms", "MB", "verdict"], rows)
+
+
+def describe(fidelity: Fidelity) -> str:
+    """The figures that apply to the task, in one line."""
+    names = {
+        "mean_cosine": "cosine",
+        "min_cosine": "min",
+        "top10_agreement": "top-10",
+        "mean_kl": "KL",
+        "top1_agreement": "top-1",
+    }
+    values = asdict(fidelity)
+    return ", ".join(f"{label} {values[key]:.4f}" for key, label in names.items() if values[key] is not None)

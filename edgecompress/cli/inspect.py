@@ -1,0 +1,107 @@
+"""``edgecompress inspect``."""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+from edgecompress.cli.output import add_json_flag, emit_json, table
+from edgecompress.types.bundle import Manifest
+from edgecompress.types.provenance import Lineage, Statement
+from edgecompress.types.report import Measurements, Report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path)
+    add_json_flag(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from edgecompress.formats import manifest as files
+
+    manifest, folder = files.open_bundle(options.bundle)
+    identity = files.file_sha256(folder / files.MANIFEST)
+    report, lineage = files.read_report(folder), files.read_lineage(folder)
+    measurements = files.read_measurements(folder)
+    if options.json:
+        emit_json(
+            {
+                "identity": identity,
+                "manifest": manifest,
+                "report": report,
+                "lineage": lineage,
+                "measurements": measurements,
+            }
+        )
+        return 0
+    print(_text(manifest, report, lineage, measurements, identity))
+    return 0
+
+
+def _text(
+    manifest: Manifest, report: Report, lineage: Lineage, measurements: Measurements | None, identity: str
+) -> str:
+    from edgecompress.cli.export import candidate_table, describe
+
+    size = sum(record.bytes for record in manifest.files.values())
+    runtime = manifest.runtime
+    parts = [
+        f"{manifest.name}: {manifest.architecture}, {manifest.task}, {manifest.precision} for {manifest.target.name}",
+        f"identity  sha256 {identity}",
+        f"inputs    {_specs(manifest.inputs)}",
+        f"outputs   {_specs(manifest.outputs)}",
+        f"runtime   {manifest.target.backend}, {', '.join(manifest.target.providers)}, {runtime.threads} threads",
+        f"needs     {manifest.target.arch}: {', '.join(manifest.target.isa) or 'no feature in particular'}",
+        f"fidelity  {describe(report.fidelity)} ({report.fidelity.samples} held-out samples: {report.held_out_text})",
+    ]
+    parts += [f"note      {note}" for note in report.notes]
+    parts += ["", _precisions(report), "", _ops(report), ""]
+    rows = [[name, f"{r.bytes:_}", r.sha256[:16] + "…"] for name, r in manifest.files.items()]
+    parts += [table(["file", "bytes", "sha256"], [*rows, ["total", f"{size:_}", ""]]), ""]
+    parts += [_lineage(lineage)]
+    if measurements is not None and measurements.latencies:
+        host = ", ".join(f"{k} {v}" for k, v in sorted(measurements.host.items()))
+        latencies = [
+            [f"{r.batch}×{r.length_tokens}", f"{r.p50_ms:.2f}", f"{r.p90_ms:.2f}", f"{r.p99_ms:.2f}", str(r.threads)]
+            for r in measurements.latencies
+        ]
+        parts += ["", f"measured on {host}", table(["shape", "p50 ms", "p90 ms", "p99 ms", "threads"], latencies)]
+    if measurements is not None and measurements.candidates:
+        parts += ["", "what --precision auto tried", candidate_table(measurements.candidates)]
+    return "\n".join(parts)
+
+
+def _specs(specs: tuple[object, ...]) -> str:
+    return ", ".join(f"{s.name} {s.dtype} [{', '.join(map(str, s.shape))}]" for s in specs)  # type: ignore[attr-defined]
+
+
+def _precisions(report: Report) -> str:
+    rows = [
+        [layer.name, layer.op, "×".join(map(str, layer.shape)), layer.precision, f"{layer.bytes:_}"]
+        for layer in report.layers
+    ]
+    return table(["layer", "op", "weight", "precision", "bytes"], rows)
+
+
+def _ops(report: Report) -> str:
+    groups: dict[int, list[str]] = defaultdict(list)
+    for op, count in report.ops.items():
+        groups[count].append(op)
+    lines = [f"  {count:>4} × {', '.join(groups[count])}" for count in sorted(groups, reverse=True)]
+    return "\n".join(["graph", *lines])
+
+
+def _lineage(lineage: Lineage) -> str:
+    def row(name: str, statement: Statement) -> list[str]:
+        return [name, statement.value or "unknown", statement.said_by]
+
+    rows = [
+        row("source", lineage.source),
+        row("revision", lineage.revision),
+        row("licence", lineage.licence),
+        row("base model", lineage.base_model),
+        row("datasets", lineage.datasets),
+        row("calibration", lineage.calibration),
+    ]
+    return table(["lineage", "value", "who says so"], [[a, b if len(b) < 90 else b[:89] + "…", c] for a, b, c in rows])

@@ -1,0 +1,70 @@
+"""``edgecompress targets``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import Any
+
+from edgecompress.cli.output import add_json_flag, emit_json, table
+from edgecompress.errors import UsageError
+from edgecompress.types.target import Target
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", nargs="?", choices=["list", "show", "detect"], default="list")
+    parser.add_argument("name", nargs="?", help="of the target to show")
+    add_json_flag(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from edgecompress import targets
+
+    if options.action == "show" and not options.name:
+        raise UsageError(
+            "no target was named", way_out="`edgecompress targets show NAME`; `edgecompress targets` lists them."
+        )
+    if options.action == "list":
+        known = [targets.find_target(name) for name in targets.known_targets()]
+        if options.json:
+            emit_json(known)
+        else:
+            print(_list(known))
+        return 0
+    target = targets.detect() if options.action == "detect" else targets.find_target(options.name)
+    if options.json:
+        emit_json(target)
+    else:
+        print(_show(target))
+        if options.action == "detect":
+            names = [n for n in targets.known_targets() if not targets.matches_host(targets.find_target(n))]
+            print(f"\nthis machine can stand for: {', '.join(names) or 'none of the known targets'}")
+    return 0
+
+
+def _list(known: list[Target]) -> str:
+    from edgecompress.targets import IMPLEMENTED_BACKENDS
+
+    rows = []
+    for target in known:
+        ready = bool(set(target.backends) & set(IMPLEMENTED_BACKENDS))
+        rows.append([target.name, target.arch, ", ".join(target.backends), "yes" if ready else "not yet", target.title])
+    return table(["target", "arch", "backend", "works now", "hardware"], rows)
+
+
+def _show(target: Target) -> str:
+    rows = []
+    for field in fields(target):
+        value: Any = getattr(target, field.name)
+        if value is None or value in ((), {}, "") or field.name in ("sources", "schema_version"):
+            continue
+        if isinstance(value, tuple):
+            text = ".".join(map(str, value)) if field.name == "compute_capability" else ", ".join(map(str, value))
+        elif isinstance(value, dict):
+            text = ", ".join(f"{k} {v:.4g}" for k, v in value.items())
+        elif isinstance(value, int) and "bytes" in field.name:
+            text = f"{value:_}"
+        else:
+            text = str(value)
+        rows.append([field.name, text, target.sources.get(field.name, "")])
+    return table(["field", "value", "source"], rows)

@@ -1,0 +1,53 @@
+"""``edgecompress verify``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edgecompress.cli.output import add_json_flag, emit_json
+from edgecompress.errors import BundleError
+
+_FAILED = BundleError.exit_code
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--threads", type=int, help="the target's choice unless given")
+    parser.add_argument("--allow-mismatch", action="store_true", help="verify on another CPU than the target's")
+    add_json_flag(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from edgecompress.cli.export import describe
+    from edgecompress.formats.manifest import file_sha256, open_bundle
+    from edgecompress.runtime import load
+    from edgecompress.verify.device import verify_outputs
+    from edgecompress.verify.fidelity import shortfall
+
+    manifest, folder = open_bundle(options.bundle)
+    with load(folder, threads=options.threads, allow_mismatch=options.allow_mismatch) as encoder:
+        fidelity, quality = verify_outputs(encoder, folder)
+    missed = shortfall(fidelity, quality)
+    if options.json:
+        emit_json(
+            {
+                "bundle": str(options.bundle),
+                "identity": file_sha256(folder / "manifest.json"),
+                "files": len(manifest.files),
+                "target": manifest.target.name,
+                "fidelity": fidelity,
+                "budget": quality,
+                "missed": missed,
+            }
+        )
+    else:
+        size = sum(record.bytes for record in manifest.files.values())
+        print(f"files     {len(manifest.files)} files, {size / 1e6:.1f} MB: every sha256 is the manifest's")
+        print(f"schema    {manifest.schema_version}, written by edgecompress {manifest.tool_version}")
+        print(
+            f"target    {manifest.target.name}: {'this CPU has what it needs' if not options.allow_mismatch else 'not checked'}"
+        )
+        print(f"fidelity  {describe(fidelity)}, against the {fidelity.samples} PyTorch outputs in the bundle")
+        print("verified" if missed is None else f"FAILED: {missed}")
+    return 0 if missed is None else _FAILED

@@ -1,0 +1,1 @@
+"""Dataclass to file and back, each with a published JSON Schema."""

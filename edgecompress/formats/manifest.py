@@ -1,0 +1,151 @@
+"""A bundle's files, read with suspicion: every byte is checked against the manifest before any of it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from edgecompress.errors import BundleError
+from edgecompress.formats.codec import dumps, from_jsonable
+from edgecompress.types.bundle import SCHEMA_VERSION, FileRecord, Manifest
+from edgecompress.types.provenance import Lineage
+from edgecompress.types.report import Measurements, Report
+
+T = TypeVar("T")
+
+MANIFEST = "manifest.json"
+MEASUREMENTS = "measurements.json"
+_SIDECAR = ".sha256"
+_OUTSIDE_MANIFEST = {MANIFEST, MANIFEST + _SIDECAR, MEASUREMENTS, MEASUREMENTS + _SIDECAR}
+_CHUNK_BYTES = 1 << 20
+_AGAIN = "Copy the bundle again from where it was made, or export it again."
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sidecar(name: str, content: bytes) -> str:
+    """The text of ``<name>.sha256``, as sha256sum writes it."""
+    return f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    content = dumps(manifest).encode()
+    (folder / MANIFEST).write_bytes(content)
+    (folder / (MANIFEST + _SIDECAR)).write_text(sidecar(MANIFEST, content), encoding="utf-8")
+
+
+def write_measurements(measurements: Measurements, folder: Path) -> None:
+    content = dumps(measurements).encode()
+    (folder / MEASUREMENTS).write_bytes(content)
+    (folder / (MEASUREMENTS + _SIDECAR)).write_text(sidecar(MEASUREMENTS, content), encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest alone. Raises BundleError."""
+    if not folder.exists():
+        raise BundleError(
+            f"there is no bundle at {folder}", way_out="Give the folder that `edgecompress export` wrote."
+        )
+    if not (folder / MANIFEST).is_file():
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {MANIFEST}",
+            way_out="Give the folder that `edgecompress export` wrote.",
+        )
+    data = _checked_json(folder, MANIFEST)
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BundleError(
+            f"{folder.name} was written by a newer edgecompress (schema {version}; this one reads {SCHEMA_VERSION})",
+            way_out="Upgrade edgecompress, or export the bundle again with this version.",
+        )
+    return _parse(Manifest, data, folder / MANIFEST)
+
+
+def open_bundle(folder: Path) -> tuple[Manifest, Path]:
+    """Check every file of the bundle; return the manifest and the folder, resolved.
+
+    Raises BundleError if a file is missing, truncated, altered, not listed, or lies outside the folder.
+    """
+    manifest = read_manifest(folder)
+    root = folder.resolve()
+    for name, record in manifest.files.items():
+        _check_file(root, name, record)
+    for name in [manifest.model, *([manifest.text.tokenizer] if manifest.text else [])]:
+        if name not in manifest.files:
+            raise BundleError(f"the manifest of {folder.name} does not list '{name}', which it needs", way_out=_AGAIN)
+    present = {str(PurePosixPath(p.relative_to(root))) for p in root.rglob("*") if not p.is_dir() or p.is_symlink()}
+    unlisted = sorted(present - set(manifest.files) - _OUTSIDE_MANIFEST)
+    if unlisted:
+        raise BundleError(
+            f"{folder.name} holds a file that its manifest does not list: {unlisted[0]}",
+            way_out="Remove it, or keep it outside the bundle.",
+        )
+    if (root / MEASUREMENTS).exists():
+        _checked_json(root, MEASUREMENTS)
+    return manifest, root
+
+
+def read_report(folder: Path) -> Report:
+    return _parse(Report, _json(folder / "report.json"), folder / "report.json")
+
+
+def read_lineage(folder: Path) -> Lineage:
+    return _parse(Lineage, _json(folder / "lineage.json"), folder / "lineage.json")
+
+
+def read_measurements(folder: Path) -> Measurements | None:
+    if not (folder / MEASUREMENTS).exists():
+        return None
+    return _parse(Measurements, _checked_json(folder, MEASUREMENTS), folder / MEASUREMENTS)
+
+
+def _check_file(root: Path, name: str, record: FileRecord) -> None:
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not pure.parts:
+        raise BundleError(
+            f"the manifest names a path outside the bundle: '{name}'", way_out="Do not trust this bundle."
+        )
+    path = root / name
+    if path.is_symlink() or not path.resolve().is_relative_to(root):
+        raise BundleError(f"'{name}' is a link that leaves the bundle", way_out="Do not trust this bundle.")
+    if not path.is_file():
+        raise BundleError(f"'{name}' is missing from the bundle {root.name}", way_out=_AGAIN)
+    size = path.stat().st_size
+    if size != record.bytes:
+        kind = "truncated" if size < record.bytes else "longer than it was"
+        raise BundleError(f"'{name}' is {kind}: {size} bytes, {record.bytes} expected", way_out=_AGAIN)
+    if file_sha256(path) != record.sha256:
+        raise BundleError(f"'{name}' was altered: its sha256 is not the manifest's", way_out=_AGAIN)
+
+
+def _checked_json(folder: Path, name: str) -> Any:
+    """Read ``name`` and hold it against its sidecar."""
+    path, side = folder / name, folder / (name + _SIDECAR)
+    if path.is_symlink() or not side.is_file():
+        raise BundleError(f"'{name}{_SIDECAR}' is missing from the bundle {folder.name}", way_out=_AGAIN)
+    content = path.read_bytes()
+    if side.read_bytes() != sidecar(name, content).encode():
+        raise BundleError(f"'{name}' was altered: its sha256 is not that of {name}{_SIDECAR}", way_out=_AGAIN)
+    return _json(path)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BundleError(f"'{path.name}' cannot be read: {error}", way_out=_AGAIN) from error
+
+
+def _parse(cls: type[T], data: Any, path: Path) -> T:
+    try:
+        return from_jsonable(cls, data)
+    except ValueError as error:
+        raise BundleError(f"'{path.name}' is not valid: {error}", way_out=_AGAIN) from error

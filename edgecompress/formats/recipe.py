@@ -1,0 +1,106 @@
+"""Recipe to TOML and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from edgecompress.errors import RecipeError, nearest
+from edgecompress.formats.codec import from_jsonable
+from edgecompress.types.recipe import CALIBRATION_METHODS, PRECISIONS, SCHEMA_VERSION, TASKS, Recipe
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Raises RecipeError if the file is not there, not TOML, or says something this version does not know."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"there is no recipe at {path}", way_out="Give --recipe a TOML file.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"the recipe {path} cannot be read: {error}", way_out="It must be TOML in UTF-8.") from error
+    version = data.get("schema_version", SCHEMA_VERSION)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise RecipeError(
+            f"the recipe {path} is of a newer edgecompress (schema {version}; this one reads {SCHEMA_VERSION})",
+            way_out="Upgrade edgecompress.",
+        )
+    try:
+        recipe = from_jsonable(Recipe, data)
+    except ValueError as error:
+        key = str(error).rpartition("'")[0].rpartition("'")[2].rpartition(".")[2]
+        hint = nearest(key, _keys(Recipe)) if "unknown key" in str(error) else ""
+        raise RecipeError(
+            f"the recipe {path} is not valid: {error}.{hint}", way_out="`edgecompress export --dry-run` prints one."
+        ) from error
+    validate_recipe(recipe)
+    return recipe
+
+
+def validate_recipe(recipe: Recipe) -> None:
+    """Raises RecipeError for a value that no target could fulfil."""
+    _one_of("precision", recipe.precision, ("auto", *PRECISIONS))
+    _one_of("calibration method", recipe.calibration.method, CALIBRATION_METHODS)
+    if recipe.student.task is not None:
+        _one_of("task", recipe.student.task, TASKS)
+    quality, quantize, calibration = recipe.quality, recipe.quantize, recipe.calibration
+    block = quantize.block_size
+    rules = (
+        (0 < quality.min_fidelity <= 1, f"min_fidelity is a cosine in (0, 1], not {quality.min_fidelity:g}"),
+        (quality.max_kl >= 0, f"max_kl is at least 0, not {quality.max_kl:g}"),
+        (0 <= quality.min_top1 <= 1, f"min_top1 is a share in [0, 1], not {quality.min_top1:g}"),
+        (quality.samples >= 2, f"quality samples are at least 2, not {quality.samples}"),
+        (calibration.samples >= 1, f"calibration samples are at least 1, not {calibration.samples}"),
+        (calibration.max_length_tokens >= 8, "calibration max_length_tokens is at least 8"),
+        (50 < calibration.percentile <= 100, f"percentile is in (50, 100], not {calibration.percentile:g}"),
+        (0 <= quantize.smooth_alpha <= 1, f"smooth_alpha is in [0, 1], not {quantize.smooth_alpha:g}"),
+        (16 <= block <= 256 and block & (block - 1) == 0, f"block_size is a power of two from 16 to 256, not {block}"),
+        ((recipe.runtime.threads or 1) >= 1, "threads are at least 1"),
+        ((recipe.student.max_length_tokens or 8) >= 8, "max_length_tokens is at least 8"),
+    )
+    for holds, message in rules:
+        if not holds:
+            raise RecipeError(message, way_out="See `edgecompress export --help`.")
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise RecipeError(f"no {what} named '{value}'.{nearest(value, known)}", way_out=f"Known: {', '.join(known)}.")
+
+
+def _keys(cls: type) -> list[str]:
+    names = []
+    for f in dataclasses.fields(cls):
+        names.append(f.name)
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else None
+        if dataclasses.is_dataclass(default):
+            names += _keys(type(default))
+    return names
+
+
+def recipe_toml(recipe: Recipe) -> str:
+    """The recipe as TOML: scalars first, then one table a group; None is left out."""
+    lines, tables = [], []
+    for f in dataclasses.fields(recipe):
+        value = getattr(recipe, f.name)
+        if dataclasses.is_dataclass(value):
+            tables.append((f.name, value))
+        else:
+            lines.append(f"{f.name} = {_toml(value)}")
+    for name, table in tables:
+        lines += ["", f"[{name}]"]
+        for f in dataclasses.fields(table):
+            value = getattr(table, f.name)
+            if value is not None:
+                lines.append(f"{f.name} = {_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

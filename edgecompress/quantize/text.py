@@ -1,0 +1,121 @@
+"""Real text for calibration and for verification, never the same for both."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecompress.errors import CalibrationError, HostError
+from edgecompress.types.recipe import CalibrationRecipe
+
+_SHORTEST, _LONGEST = 40, 900  # characters of a built-in paragraph
+_SNIFF_BYTES = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSet:
+    """``held_out`` shares no text with ``calibration``; the built-in ones come from other topics."""
+
+    calibration: tuple[str, ...]
+    held_out: tuple[str, ...]
+    source: str
+    sha256: str  # of all texts, calibration first, one a line
+
+
+def load_texts(recipe: CalibrationRecipe, held_out_samples: int) -> TextSet:
+    """Raises CalibrationError if a text source is missing, empty, binary or shorter than asked for."""
+    if recipe.text == "builtin":
+        calibration, held_out = _builtin()
+        source = "built-in: the standard library's pydoc_data.topics"
+    elif recipe.text.startswith("dataset:"):
+        calibration, held_out = _split(_dataset(recipe.text, recipe.samples + held_out_samples), recipe.samples)
+        source = recipe.text
+    else:
+        calibration, held_out = _split(_file(Path(recipe.text)), recipe.samples)
+        source = Path(recipe.text).name
+    if len(held_out) < held_out_samples and recipe.text != "builtin":
+        held_out = _builtin()[1]
+        source += "; held out: pydoc_data.topics"
+    chosen, kept = _spread(calibration, recipe.samples), _spread(held_out, held_out_samples)
+    for what, have, asked in (("calibration", chosen, recipe.samples), ("held-out", kept, held_out_samples)):
+        if len(have) < asked:
+            raise CalibrationError(
+                f"{source} has {len(have)} {what} texts, and {asked} were asked for",
+                way_out="Give more text, or ask for fewer (--calibration-samples, quality.samples in the recipe).",
+            )
+    digest = hashlib.sha256("\n".join([*chosen, *kept]).encode()).hexdigest()
+    return TextSet(calibration=chosen, held_out=kept, source=source, sha256=digest)
+
+
+def _spread(texts: Sequence[str], count: int) -> tuple[str, ...]:
+    """``count`` texts evenly over the whole, so that no part of it is left out."""
+    if len(texts) <= count:
+        return tuple(texts)
+    return tuple(texts[i * len(texts) // count] for i in range(count))
+
+
+def _split(texts: Sequence[str], calibration_samples: int) -> tuple[list[str], list[str]]:
+    return list(texts[:calibration_samples]), list(texts[calibration_samples:])
+
+
+def _builtin() -> tuple[list[str], list[str]]:
+    from pydoc_data.topics import topics
+
+    halves: tuple[list[str], list[str]] = ([], [])
+    for index, name in enumerate(sorted(topics)):
+        for block in topics[name].split("\n\n"):
+            text = " ".join(block.split())
+            if _SHORTEST <= len(text) <= _LONGEST and "+--" not in text and "::=" not in text and ">>>" not in text:
+                halves[index % 2].append(text)
+    seen = set(halves[0])
+    return halves[0], [text for text in halves[1] if text not in seen]
+
+
+def _file(path: Path) -> list[str]:
+    if not path.is_file():
+        raise CalibrationError(f"there is no calibration file {path}", way_out="Give a text file, one text a line.")
+    if b"\0" in path.read_bytes()[:_SNIFF_BYTES]:
+        raise CalibrationError(f"{path} is binary", way_out="Give a text file in UTF-8, one text a line.")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise CalibrationError(f"{path} is not UTF-8 text", way_out="Convert it to UTF-8.") from error
+    texts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not texts:
+        raise CalibrationError(f"{path} is empty", way_out="Give a text file, one text a line.")
+    return texts
+
+
+def _dataset(spec: str, count: int) -> list[str]:
+    """``dataset:<id>[:column]``, the first split, streamed."""
+    _, _, rest = spec.partition(":")
+    name, _, column = rest.partition(":")
+    try:
+        import datasets
+    except ImportError:
+        raise HostError(
+            "calibration from a dataset needs the `datasets` package",
+            way_out="pip install datasets, or give a text file.",
+        ) from None
+    try:
+        rows = datasets.load_dataset(name, split="train", streaming=True)
+        texts: list[str] = []
+        for row in rows:
+            text = row.get(column or "text")
+            if not isinstance(text, str):
+                known = ", ".join(k for k, v in row.items() if isinstance(v, str))
+                raise CalibrationError(
+                    f"dataset {name} has no text column '{column or 'text'}'", way_out=f"Its text columns: {known}."
+                )
+            texts.append(" ".join(text.split()))
+            if len(texts) >= count:
+                break
+    except CalibrationError:
+        raise
+    except Exception as error:  # the package raises whatever its readers raise
+        raise CalibrationError(
+            f"dataset {name} cannot be read: {str(error).splitlines()[0][:160]}", way_out="Give a text file."
+        ) from error
+    return list(dict.fromkeys(text for text in texts if text))

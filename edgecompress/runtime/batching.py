@@ -1,0 +1,104 @@
+"""Texts to token arrays, and token arrays into batches that carry little padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from edgecompress.errors import UsageError
+from edgecompress.types.bundle import TextSettings
+
+IntArray = npt.NDArray[np.int64]
+Text = str | tuple[str, str]
+
+# A batch is closed when more than this share of it would be padding. On a CPU a text alone is already worked on
+# efficiently, so padding costs more than another call does.
+_PADDING_SHARE = 0.08
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """One tokenized text."""
+
+    ids: list[int]
+    type_ids: list[int]
+    offsets: list[tuple[int, int]]
+    sequence_ids: list[int | None]
+
+
+class TextTokenizer:
+    """A tokenizers.Tokenizer set up once and never changed again, so that threads may share it."""
+
+    def __init__(self, path: Path, settings: TextSettings) -> None:
+        self.settings = settings
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(settings.max_length_tokens)
+
+    def encode(self, texts: Sequence[Text], *, prompt: str, truncate: bool, first_index: int = 0) -> list[Tokens]:
+        """Raises UsageError naming the text, by its index, that is no string or (truncate=False) too long."""
+        prepared = [self._prepare(text, prompt, first_index + i) for i, text in enumerate(texts)]
+        encodings = self._tokenizer.encode_batch(prepared)
+        if not truncate:
+            for index, encoding in enumerate(encodings):
+                if encoding.overflowing:
+                    limit = self.settings.max_length_tokens
+                    raise UsageError(
+                        f"text {first_index + index} is longer than the model's {limit} tokens",
+                        way_out="Split it, or pass truncate=True to keep its beginning only.",
+                    )
+        return [
+            Tokens(ids=e.ids, type_ids=e.type_ids, offsets=e.offsets, sequence_ids=e.sequence_ids) for e in encodings
+        ]
+
+    def _prepare(self, text: Text, prompt: str, index: int) -> Text:
+        if isinstance(text, str):
+            text = prompt + text
+            return text.lower() if self.settings.lower_case else text
+        if isinstance(text, tuple) and len(text) == 2 and all(isinstance(t, str) for t in text):
+            return (text[0].lower(), text[1].lower()) if self.settings.lower_case else text
+        raise UsageError(f"text {index} is a {type(text).__name__}, not a string", way_out="Give a list of strings.")
+
+    def token_to_id(self, token: str) -> int | None:
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int, batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of texts that go together: sorted by length, at most ``batch_size`` texts and ``batch_tokens`` tokens."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batch: list[int] = []
+    real = 0
+    for index in order:
+        if batch:
+            padded = lengths[batch[0]] * (len(batch) + 1)
+            wasted = padded - (real + lengths[index])
+            if len(batch) >= batch_size or padded > batch_tokens or wasted > _PADDING_SHARE * padded:
+                yield batch
+                batch, real = [], 0
+        batch.append(index)
+        real += lengths[index]
+    if batch:
+        yield batch
+
+
+def pad(tokens: Sequence[Tokens], pad_token_id: int) -> dict[str, IntArray]:
+    """int64 [B, T] each of input_ids, attention_mask and token_type_ids, padded on the right."""
+    width = max(len(t.ids) for t in tokens)
+    ids = np.full((len(tokens), width), pad_token_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    types = np.zeros_like(ids)
+    for row, t in enumerate(tokens):
+        ids[row, : len(t.ids)] = t.ids
+        mask[row, : len(t.ids)] = 1
+        types[row, : len(t.ids)] = t.type_ids
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}

@@ -1,0 +1,182 @@
+"""The embeddable runtime: ``load`` a bundle, then ``encode`` or ``predict``."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecompress.errors import UsageError
+from edgecompress.formats.manifest import open_bundle
+from edgecompress.runtime.batching import Text, TextTokenizer, Tokens, pad, plan_batches
+from edgecompress.runtime.session import check_host, make_session
+from edgecompress.types.bundle import Manifest
+
+FloatArray = npt.NDArray[np.float32]
+
+# Texts that are tokenized, sorted and held together: bounds memory whatever the number of texts.
+_WINDOW = 4096
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_mismatch: bool = False) -> Encoder:
+    """Check a bundle, byte for byte, and open it.
+
+    ``threads`` None takes the target's choice. Raises BundleError if the bundle is not whole, HostError if this CPU is
+    not the one it was compiled for (unless ``allow_mismatch``) or a provider it needs is not live.
+    """
+    manifest, folder = open_bundle(Path(path))
+    if not allow_mismatch:
+        check_host(manifest)
+    return Encoder(manifest, folder, threads)
+
+
+class Encoder:
+    """A loaded bundle. All methods may be called from several threads at once."""
+
+    def __init__(self, manifest: Manifest, folder: Path, threads: int | None = None) -> None:
+        self.manifest = manifest
+        self._session = make_session(folder, manifest, threads)
+        self._inputs = [i.name for i in self._session.get_inputs()]
+        self._tokenizer: TextTokenizer | None = None
+        if manifest.text is not None:
+            self._tokenizer = TextTokenizer(folder / manifest.text.tokenizer, manifest.text)
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the session. Calling anything afterwards raises UsageError."""
+        self._session = None
+        self._tokenizer = None
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """Raises UsageError for a bundle that takes images, or one that is closed."""
+        if self._tokenizer is None:
+            what = "takes images, not texts" if self.manifest.image is not None else "was closed"
+            raise UsageError(
+                f"this bundle {what}", way_out="Call encode() with what the bundle takes, while it is open."
+            )
+        return self._tokenizer
+
+    def run(self, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """The model itself: arrays of the manifest's inputs in, arrays of its outputs out."""
+        session = self._session
+        if session is None:
+            raise UsageError("this bundle was closed", way_out="Load it again.")
+        outputs: list[npt.NDArray[Any]] = session.run(None, {name: feed[name] for name in self._inputs})
+        return outputs
+
+    def encode(
+        self,
+        texts: str | Iterable[str] | FloatArray,
+        *,
+        batch_size: int = 32,
+        prompt: str | None = None,
+        truncate: bool = True,
+    ) -> FloatArray:
+        """Embed texts (or pixel values [N, C, H, W] float32) as float32 [N, dimension], in the caller's order.
+
+        Pooled and normalized as the checkpoint says; a bundle without pooling (feature-extraction) gives the first
+        token's vector. ``prompt`` names one of the checkpoint's prompts; texts beyond the model's maximum are cut at
+        it, or refused with ``truncate=False``. Raises UsageError.
+        """
+        self._require("sentence-similarity", "feature-extraction", "image-feature-extraction", method="encode")
+        if batch_size < 1:
+            raise UsageError(f"batch_size is at least 1, not {batch_size}", way_out="Leave it out for 32.")
+        if isinstance(texts, np.ndarray):
+            return self._encode_images(texts, batch_size)
+        items: Iterable[str] = [texts] if isinstance(texts, str) else texts
+        parts = [self._encode_window(window, start, batch_size, prompt, truncate) for start, window in _windows(items)]
+        if not parts:
+            return np.zeros((0, self._dimension()), dtype=np.float32)
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def encode_tokens(self, texts: Sequence[str], *, batch_size: int = 32, truncate: bool = True) -> list[FloatArray]:
+        """The last hidden state of each text, float32 [tokens, hidden], without padding. For feature-extraction."""
+        self._require("feature-extraction", method="encode_tokens")
+        results: list[FloatArray] = [np.zeros((0, 0), dtype=np.float32)] * len(texts)
+        for indices, tokens, outputs in self.batches(texts, batch_size=batch_size, truncate=truncate):
+            for row, index in enumerate(indices):
+                results[index] = outputs[0][row, : len(tokens[row].ids)]
+        return results
+
+    def batches(
+        self, texts: Sequence[Text], *, batch_size: int = 32, prompt: str = "", truncate: bool = True, start: int = 0
+    ) -> Iterator[tuple[list[int], list[Tokens], list[npt.NDArray[Any]]]]:
+        """Run texts in batches of like length; yields their indices, their tokens and the model's outputs."""
+        tokens = self.tokenizer.encode(texts, prompt=prompt, truncate=truncate, first_index=start)
+        settings = self.tokenizer.settings
+        lengths = [len(t.ids) for t in tokens]
+        for batch in plan_batches(lengths, batch_size, self.manifest.runtime.batch_tokens):
+            chosen = [tokens[i] for i in batch]
+            yield batch, chosen, self.run(pad(chosen, settings.pad_token_id))
+
+    def predict(self, inputs: Sequence[Any], *, batch_size: int = 32, top_k: int = 5) -> list[Any]:
+        """What the task gives, one entry an input, as plain values; see :mod:`edgecompress.runtime.heads`."""
+        from edgecompress.runtime.heads import predict
+
+        return predict(self, inputs, batch_size=batch_size, top_k=top_k)
+
+    def _encode_window(
+        self, window: list[str], start: int, batch_size: int, prompt: str | None, truncate: bool
+    ) -> FloatArray:
+        prefix = self._prompt(prompt)
+        result: FloatArray | None = None
+        pieces = self.batches(window, batch_size=batch_size, prompt=prefix, truncate=truncate, start=start)
+        for indices, _, outputs in pieces:
+            vectors = outputs[0] if outputs[0].ndim == 2 else outputs[0][:, 0]
+            if result is None:
+                result = np.empty((len(window), vectors.shape[1]), dtype=np.float32)
+            result[indices] = vectors
+        assert result is not None
+        return result
+
+    def _encode_images(self, pixels: FloatArray, batch_size: int) -> FloatArray:
+        image = self.manifest.image
+        if image is None:
+            raise UsageError("this bundle takes texts, not arrays", way_out="Give a list of strings.")
+        if pixels.ndim != 4 or pixels.shape[2:] != (image.height, image.width) or pixels.dtype != np.float32:
+            raise UsageError(
+                f"pixel values are float32 [N, 3, {image.height}, {image.width}], not {pixels.dtype} {pixels.shape}",
+                way_out="edgecompress.runtime.images.pixel_values() makes them from image files.",
+            )
+        parts = [
+            self.run({"pixel_values": pixels[i : i + batch_size]})[0][:, 0] for i in range(0, len(pixels), batch_size)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, self._dimension()), dtype=np.float32)
+
+    def _prompt(self, name: str | None) -> str:
+        settings = self.tokenizer.settings
+        name = name if name is not None else settings.default_prompt
+        if name is None:
+            return ""
+        if name not in settings.prompts:
+            known = ", ".join(sorted(settings.prompts)) or "none"
+            raise UsageError(f"the checkpoint has no prompt named '{name}'", way_out=f"Its prompts: {known}.")
+        return settings.prompts[name]
+
+    def _dimension(self) -> int:
+        size = self.manifest.outputs[0].shape[-1]
+        return size if isinstance(size, int) else 0
+
+    def _require(self, *tasks: str, method: str) -> None:
+        if self.manifest.task not in tasks:
+            raise UsageError(
+                f"this bundle is for {self.manifest.task}, which has no {method}()", way_out="Call predict() instead."
+            )
+
+
+def _windows(items: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    iterator, start = iter(items), 0
+    while window := list(itertools.islice(iterator, _WINDOW)):
+        yield start, window
+        start += len(window)

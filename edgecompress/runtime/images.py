@@ -1,0 +1,42 @@
+"""Image files to pixel values, as the checkpoint's processor does it. Needs Pillow, which the runtime does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecompress.errors import HostError, UsageError
+from edgecompress.types.bundle import ImageSettings
+
+
+def pixel_values(paths: Sequence[str], settings: ImageSettings) -> npt.NDArray[np.float32]:
+    """float32 [N, 3, height, width]. Raises HostError without Pillow, UsageError for a file that is no image."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise HostError(
+            "reading image files needs Pillow", way_out="pip install pillow, or pass pixel values."
+        ) from None
+    pixels = []
+    for path in paths:
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except FileNotFoundError:
+            raise UsageError(f"there is no file {path}", way_out="Give paths of image files.") from None
+        except UnidentifiedImageError:
+            raise UsageError(f"{path} is not an image", way_out="Give paths of image files.") from None
+        if settings.resize is not None:
+            scale = settings.resize / min(image.size)
+            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            image = image.resize(size, Image.Resampling(settings.resample))
+            left, top = (image.width - settings.width) // 2, (image.height - settings.height) // 2
+            image = image.crop((left, top, left + settings.width, top + settings.height))
+        else:
+            image = image.resize((settings.width, settings.height), Image.Resampling(settings.resample))
+        x = np.asarray(image, dtype=np.float32) * np.float32(settings.rescale)
+        x = (x - np.array(settings.mean, dtype=np.float32)) / np.array(settings.std, dtype=np.float32)
+        pixels.append(x.transpose(2, 0, 1))
+    return np.stack(pixels) if pixels else np.zeros((0, 3, settings.height, settings.width), dtype=np.float32)

@@ -1,0 +1,68 @@
+"""One ONNX Runtime session for a bundle, on the target that the bundle names or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime as ort
+
+from edgecompress.errors import BundleError, HostError, UsageError
+from edgecompress.formats.cpu import host_arch, host_features
+from edgecompress.types.bundle import Manifest
+
+
+def check_host(manifest: Manifest) -> None:
+    """Raises HostError if this CPU lacks what the bundle was made for."""
+    target = manifest.target
+    if target.arch != host_arch():
+        raise HostError(
+            f"the bundle is for {target.name} ({target.arch}) and this machine is {host_arch()}",
+            way_out="Export it for this machine, or pass allow_mismatch (--allow-mismatch) to try all the same.",
+        )
+    missing = sorted(set(target.isa) - host_features())
+    if missing:
+        raise HostError(
+            f"the bundle is for {target.name} and this CPU lacks {', '.join(missing)}: {target.isa_reason}",
+            way_out="Export it for this machine, or pass allow_mismatch (--allow-mismatch) to try all the same.",
+        )
+
+
+def make_session(folder: Path, manifest: Manifest, threads: int | None) -> ort.InferenceSession:
+    """Open the model with the settings stored for its target, and make sure that its providers are live.
+
+    ``threads`` None takes the bundle's. Raises HostError rather than fall back to another provider.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads are at least 1, not {threads}", way_out="Leave it out for the target's choice.")
+    settings, wanted = manifest.runtime, list(manifest.target.providers)
+    available = ort.get_available_providers()
+    absent = [provider for provider in wanted if provider not in available]
+    if absent:
+        raise HostError(
+            f"the bundle needs {absent[0]}, and this onnxruntime {ort.__version__} has only {', '.join(available)}",
+            way_out="Install the onnxruntime package that has it; `edgecompress doctor` shows what is here.",
+        )
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or settings.threads
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = settings.cpu_memory_arena
+    if settings.graph_optimization == "disabled":
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for key, value in settings.session_config.items():
+        options.add_session_config_entry(key, value)
+    try:
+        session = ort.InferenceSession(str(folder / manifest.model), options, providers=wanted)
+    except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
+        raise BundleError(
+            f"onnxruntime {ort.__version__} cannot load '{manifest.model}': {str(error).splitlines()[0][:200]}",
+            way_out=f"It was made with onnxruntime {manifest.versions.get('onnxruntime', 'of another version')}.",
+        ) from error
+    live = session.get_providers()
+    silent = [provider for provider in wanted if provider not in live]
+    if silent:
+        raise HostError(
+            f"{silent[0]} was asked for and the session runs on {', '.join(live)}",
+            way_out="A library it needs is missing; `edgecompress doctor` shows what is here.",
+        )
+    return session

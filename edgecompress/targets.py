@@ -1,0 +1,160 @@
+"""Finds, validates and detects targets."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from edgecompress.errors import HostError, RecipeError, UnknownTargetError, nearest
+from edgecompress.formats.cpu import (
+    host_arch,
+    host_cache_bytes,
+    host_cores,
+    host_cpu_name,
+    host_features,
+    host_memory_bytes,
+)
+from edgecompress.formats.target import read_target
+from edgecompress.types.recipe import PRECISIONS
+from edgecompress.types.target import Target
+
+LOCAL = "local"
+IMPLEMENTED_BACKENDS = ("onnxruntime",)
+"""Backends that this version can compile for."""
+
+_NEEDS = {"fp32": "float32", "fp16": "float16", "int4-weights": "int4"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    name: str
+    memory_bytes: int
+    compute_capability: tuple[int, int]
+
+
+def known_targets() -> dict[str, Path]:
+    """Name -> file of each target that comes with edgecompress, in order of name."""
+    folder = Path(str(resources.files("edgecompress_targets")))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def find_target(name_or_path: str) -> Target:
+    """A shipped target by name, "local", or a TOML file by its path. Raises UnknownTargetError."""
+    if name_or_path == LOCAL:
+        return detect()
+    known = known_targets()
+    if name_or_path in known:
+        return read_target(known[name_or_path])
+    if name_or_path.endswith(".toml"):
+        return read_target(Path(name_or_path))
+    names = [*known, LOCAL]
+    raise UnknownTargetError(
+        f"no target named '{name_or_path}'.{nearest(name_or_path, names)}",
+        way_out=f"Known targets: {', '.join(names)}.\n"
+        "Run `edgecompress targets`, or give a path to a .toml file of your own.",
+    )
+
+
+def detect() -> Target:
+    """This machine as a target: CPU features, cores, caches and memory as the kernel reports them."""
+    arch, features = host_arch(), host_features()
+    gpus = detect_gpus()
+    seen = "; ".join(f"{g.name}, {g.memory_bytes >> 20} MiB, compute capability {g.compute_capability}" for g in gpus)
+    return Target(
+        name=LOCAL,
+        title=host_cpu_name(),
+        arch=arch,
+        accelerator="cpu",
+        isa=tuple(sorted(features)),
+        backends=("onnxruntime",),
+        computes=("float32", "int8", "int4"),
+        opset=21,
+        cores=host_cores(),
+        memory_bytes=host_memory_bytes(),
+        l2_cache_bytes=host_cache_bytes(2),
+        l3_cache_bytes=host_cache_bytes(3),
+        sources=dict.fromkeys(
+            ("isa", "cores", "memory_bytes", "l2_cache_bytes", "l3_cache_bytes"), "detected on this machine"
+        ),
+        notes=f"GPU: {seen} (not used: no GPU backend in this version)" if seen else "no GPU found through NVML",
+    )
+
+
+def detect_gpus() -> list[Gpu]:
+    """NVIDIA GPUs through NVML; an empty list where its library is not installed."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return []
+    if nvml.nvmlInit_v2() != 0:
+        return []
+    try:
+        count = ctypes.c_uint()
+        nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        return [_gpu(nvml, index) for index in range(count.value)]
+    finally:
+        nvml.nvmlShutdown()
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]  # noqa: RUF012
+
+
+def _gpu(nvml: ctypes.CDLL, index: int) -> Gpu:
+    handle, memory = ctypes.c_void_p(), _Memory()
+    name = ctypes.create_string_buffer(96)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle))
+    nvml.nvmlDeviceGetName(handle, name, len(name))
+    nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
+    nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
+    return Gpu(
+        name=name.value.decode(errors="replace"),
+        memory_bytes=int(memory.total),
+        compute_capability=(major.value, minor.value),
+    )
+
+
+def matches_host(target: Target) -> list[str]:
+    """What this machine lacks to stand for ``target``: an empty list if it can."""
+    if target.accelerator != "cpu":
+        return [f"a {target.accelerator} accelerator"]
+    if target.arch != host_arch():
+        return [target.arch]
+    return sorted(set(target.isa) - host_features())
+
+
+def require_backend(target: Target) -> str:
+    """The backend to compile with. Raises HostError if this version has none for the target."""
+    for backend in target.backends:
+        if backend in IMPLEMENTED_BACKENDS:
+            return backend
+    ready = [name for name, path in known_targets().items() if set(read_target(path).backends) & {"onnxruntime"}]
+    raise HostError(
+        f"target '{target.name}' needs {' or '.join(target.backends)}, which this version does not have yet; "
+        "nothing of it has run on a GPU",
+        way_out=f"Targets that work now: {', '.join([*ready, LOCAL])}.",
+    )
+
+
+def require_precision(target: Target, precision: str) -> None:
+    """Raises RecipeError if the target cannot compute in ``precision`` ("auto" always can)."""
+    known = ("auto", *PRECISIONS)
+    if precision not in known:
+        raise RecipeError(
+            f"no precision named '{precision}'.{nearest(precision, known)}", way_out=f"Known: {', '.join(known)}."
+        )
+    if precision == "auto":
+        return
+    if precision not in computable(target):
+        raise RecipeError(
+            f"target '{target.name}' does not compute in {_NEEDS.get(precision, 'int8')}, which {precision} needs",
+            way_out=f"It can do {', '.join(['auto', *computable(target)])}.",
+        )
+
+
+def computable(target: Target) -> tuple[str, ...]:
+    """The precisions that the target computes in."""
+    return tuple(p for p in PRECISIONS if _NEEDS.get(p, "int8") in target.computes)
