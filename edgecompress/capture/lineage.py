@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,7 +19,9 @@ def read_lineage(student: Student, calibration_source: str) -> Lineage:
     card = _front_matter(student)
     is_hub_id = student.revision is not None
     return Lineage(
-        source=Statement(value=student.source if is_hub_id else student.path.name, said_by="declared by the user"),
+        source=Statement(
+            value=student.source if is_hub_id else Path(student.source).name, said_by="declared by the user"
+        ),
         revision=Statement(value=student.revision, said_by="computed") if is_hub_id else _NOBODY,
         licence=_statement(card.get("license_name") or card.get("license")),
         base_model=_statement(card.get("base_model")),

@@ -24,7 +24,7 @@ COMMANDS = {
 }
 """Command -> its line in the help; the module is edgecompress.cli.<command>."""
 
-_EXPORT_PACKAGES = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub", "yaml")
+_RUNTIME_PACKAGES = ("numpy", "onnxruntime", "tokenizers", "rich")
 _INTERNAL_ERROR = 70
 
 

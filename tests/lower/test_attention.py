@@ -11,7 +11,9 @@ from edgecompress.errors import RecipeError
 from edgecompress.lower.onnxruntime import lower_model
 
 
-def attention_graph(heads: int, head_size: int, *, mask: bool, window: int | None, kv_heads: int | None = None) -> ir.Model:
+def attention_graph(
+    heads: int, head_size: int, *, mask: bool, window: int | None, kv_heads: int | None = None
+) -> ir.Model:
     """q, k, v [B, H, T, D] straight into the op, so that heads must be merged for it."""
     kv = kv_heads or heads
     attributes = f"scale = {head_size**-0.5}, num_heads = {heads}, head_size = {head_size}"
@@ -61,7 +63,9 @@ def test_lowered_attention_matches_float64(
         if mask == "padded":
             keep[-1, max(1, tokens - 3) :] = 0
         feeds["mask"] = keep
-    session = ort.InferenceSession(ir.to_proto(lower_model(model)).SerializeToString(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        ir.to_proto(lower_model(model)).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     got = session.run(None, feeds)[0]
     np.testing.assert_allclose(got, reference(q, k, v, keep, window), rtol=1e-4, atol=2e-5)
 

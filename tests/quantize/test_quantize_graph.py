@@ -58,9 +58,7 @@ def test_static_int8_is_the_arithmetic_it_claims_to_be(rng: np.random.Generator)
     weight = find_linears(model)[0].weight_array()
     bias = find_linears(model)[0].bias_array()
     seen = statistics_of(model, x)
-    quantize_linears(
-        model, find_linears(model), seen, static=CalibrationRecipe(method="minmax"), bias_correction=False
-    )
+    quantize_linears(model, find_linears(model), seen, static=CalibrationRecipe(method="minmax"), bias_correction=False)
     quantized, scale = per_column_int8(weight)
     expected = fake_quantize_uint8(x, *range_to_uint8(float(x.min()), float(x.max()))) @ (quantized * scale) + bias
     np.testing.assert_allclose(run(model, x=x)[0], expected, rtol=1e-4, atol=1e-3)

@@ -88,7 +88,11 @@ def test_inside_the_noise_the_nearer_one_is_taken() -> None:
 
 
 def test_without_measurement_the_order_is_fixed() -> None:
-    table = [candidate("fp32", 1.0, None), candidate("int8-static", 0.999, None), candidate("int8-dynamic", 0.995, None)]
+    table = [
+        candidate("fp32", 1.0, None),
+        candidate("int8-static", 0.999, None),
+        candidate("int8-dynamic", 0.995, None),
+    ]
     assert choose(table, QualityRecipe()).precision == "int8-dynamic"
 
 

@@ -1,0 +1,1 @@
+"""Side by side with peers. Run from the repository's root: ``python -m benchmarks.bench_encoder``."""

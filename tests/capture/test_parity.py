@@ -1,0 +1,111 @@
+"""The captured graph gives what eager PyTorch gives, for every architecture that is claimed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+
+from edgecompress.capture.export import capture
+from edgecompress.capture.model import Encoder, example_inputs, load_model
+from edgecompress.capture.student import load_student
+from edgecompress.errors import StudentError
+from edgecompress.lower.onnxruntime import lower
+from edgecompress.types.recipe import StudentRecipe
+from edgecompress.types.student import Student
+from tests.tiny import CONFIGS, tiny_checkpoint
+
+TEXT = ["bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "camembert", "modernbert", "nomic_bert"]
+IMAGE = ["vit", "deit", "dinov2"]
+
+
+def largest_difference(student: Student, folder: Path, shapes: list[tuple[int, int]]) -> tuple[float, str]:
+    """Over real positions of all shapes; and how attention was captured."""
+    captured = capture(student, folder, opset=21)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(lower(captured, folder).path), options, providers=["CPUExecutionProvider"])
+    model = Encoder(load_model(student, "eager"), student).eval()
+    worst = 0.0
+    for batch, tokens in shapes:
+        inputs = example_inputs(student, model.model, batch, tokens, seed=tokens)
+        with torch.no_grad():
+            expected = [output.numpy() for output in model(*inputs.values())]
+        outputs = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        keep = inputs["attention_mask"].numpy().astype(bool) if "attention_mask" in inputs else None
+        for a, b in zip(expected, outputs, strict=True):
+            assert a.shape == b.shape
+            difference = np.abs(a - b)
+            if keep is not None and a.shape[:2] == keep.shape:
+                difference = difference[keep]
+            worst = max(worst, float(difference.max()))
+    return worst, ir.load(captured.path).metadata_props["edgecompress.attention"]
+
+
+@pytest.mark.parametrize("model_type", TEXT)
+def test_text_architectures_match_eager(model_type: str, tmp_path: Path) -> None:
+    """Lengths reach past ModernBERT's window of 4 on each side; the second row of a batch is padded."""
+    student = load_student(StudentRecipe(source=str(tiny_checkpoint(tmp_path, model_type))))
+    worst, attention = largest_difference(student, tmp_path, [(1, 3), (2, 16), (3, 61), (2, 100)])
+    assert attention == "one-op"
+    assert worst <= 1e-4
+
+
+@pytest.mark.parametrize("model_type", IMAGE)
+def test_image_architectures_match_eager(model_type: str, tmp_path: Path) -> None:
+    student = load_student(StudentRecipe(source=str(tiny_checkpoint(tmp_path, model_type))))
+    worst, attention = largest_difference(student, tmp_path, [(1, 0), (3, 0)])
+    assert attention == "one-op"
+    assert worst <= 1e-4
+
+
+def test_deberta_keeps_its_own_attention(tmp_path: Path) -> None:
+    student = load_student(StudentRecipe(source=str(tiny_checkpoint(tmp_path, "deberta-v2"))))
+    worst, attention = largest_difference(student, tmp_path, [(1, 3), (2, 40)])
+    assert attention == "plain"
+    assert worst <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("auto", "task"),
+    [
+        ("AutoModelForSequenceClassification", "text-classification"),
+        ("AutoModelForTokenClassification", "token-classification"),
+        ("AutoModelForMaskedLM", "fill-mask"),
+        ("AutoModelForQuestionAnswering", "question-answering"),
+    ],
+)
+def test_heads_match_eager(auto: str, task: str, tmp_path: Path) -> None:
+    student = load_student(StudentRecipe(source=str(tiny_checkpoint(tmp_path, "bert", auto))))
+    assert student.task == task
+    worst, _ = largest_difference(student, tmp_path, [(1, 5), (2, 30)])
+    assert worst <= 1e-4
+
+
+def test_the_real_student_matches_eager(minilm_dir: Path, tmp_path: Path) -> None:
+    student = load_student(StudentRecipe(source=str(minilm_dir)))
+    assert student.task == "sentence-similarity"
+    worst, _ = largest_difference(student, tmp_path, [(1, 2), (1, 128), (3, 37), (2, 256), (8, 16)])
+    assert worst <= 1e-4
+
+
+def test_attention_is_one_op_a_layer_and_leaves_no_paths(minilm_dir: Path, tmp_path: Path) -> None:
+    graph = capture(load_student(StudentRecipe(source=str(minilm_dir))), tmp_path, opset=21)
+    model = ir.load(graph.path)
+    assert sum(node.op_type == "Attention" and node.domain == "edgecompress" for node in model.graph) == 6
+    assert not any(node.metadata_props for node in model.graph)
+    assert model.metadata_props["edgecompress.architecture"] == "bert"
+    assert str(minilm_dir).encode() not in graph.path.read_bytes()
+
+
+def test_a_decoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudentError, match="decoder"):
+        load_student(StudentRecipe(source=str(tiny_checkpoint(tmp_path, "qwen2", "AutoModelForCausalLM"))))
+
+
+def test_every_tiny_architecture_is_tried() -> None:
+    assert set(CONFIGS) == {*TEXT, *IMAGE, "deberta-v2", "mpnet", "qwen2"}
