@@ -47,7 +47,7 @@ _COSTLY_SAMPLES = 16
 _COSTLY_NAMED = 5
 _PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers", "numpy")
 _ISA_REASON = {
-    True: "its int8 products are summed in 32 bits by VNNI; without it u8 x s8 pairs saturate at 16 bits and the answers are wrong",
+    True: "its int8 products are summed in 32 bits by VNNI; without it u8 x s8 pairs saturate and answers are wrong",
     False: "it was compiled for these CPU features",
 }
 
@@ -294,18 +294,14 @@ def _layers(model: ir.Model) -> tuple[Layer, ...]:
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         uses = list(value.uses())
-        if tensor is None or len(tensor.shape) < 2 or not uses or tensor.size < 256:
+        if tensor is None or len(tensor.shape) < 2 or not uses or tensor.dtype == ir.DataType.INT64:
             continue
         node = uses[0][0]
         bits = node.attributes.get("bits")
-        if bits is not None:
-            precision = f"int{bits.as_int()}"
-        else:
-            precision = tensor.dtype.numpy().name
+        precision = f"int{bits.as_int()}" if bits is not None else tensor.dtype.numpy().name
+        shape = tuple(int(str(size)) for size in tensor.shape)
         label = (node.name or name).rsplit("/", 1)[0]
-        layers.append(
-            Layer(name=label, op=node.op_type, shape=tuple(tensor.shape), precision=precision, bytes=tensor.nbytes)
-        )
+        layers.append(Layer(name=label, op=node.op_type, shape=shape, precision=precision, bytes=tensor.nbytes))
     return tuple(sorted(layers, key=lambda layer: layer.name))
 
 

@@ -69,7 +69,7 @@ def _attention(
     if calls is not None:
         calls.append(name)
     batch, heads, tokens, head_size = query.shape
-    attributes: dict[str, float | int] = {
+    attributes: dict[str, Any] = {
         "scale": float(scaling) if scaling is not None else float(head_size) ** -0.5,
         "num_heads": int(heads),
         "head_size": int(head_size),

@@ -51,12 +51,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in _EXPORT_PACKAGES:
+        if package.startswith("edgecompress"):
             return _internal(error, as_json)
-        return _fail(
-            HostError(f"this command needs the package '{package}'", way_out="pip install 'edgecompress[export]'"),
-            as_json,
-        )
+        extra = "edgecompress" if package in _RUNTIME_PACKAGES else "edgecompress[export]"
+        missing = HostError(f"this command needs the package '{package}'", way_out=f"pip install '{extra}'")
+        return _fail(missing, as_json)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(OutputError("the disk is full; nothing was left behind", way_out="Free some space."), as_json)

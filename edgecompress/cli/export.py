@@ -133,10 +133,8 @@ def _print_plan(job: Plan, as_json: bool) -> None:
         return
     print(recipe_toml(job.recipe))
     print(table(["stage", "what it does"], [[s.name, s.description] for s in job.stages]))
-    print(
-        f"\nestimates: {job.estimated_ram_bytes / 1e9:.1f} GB of memory, {job.estimated_disk_bytes / 1e6:.0f} MB of disk "
-        f"while it runs, {job.estimated_seconds} s"
-    )
+    memory, disk = job.estimated_ram_bytes / 1e9, job.estimated_disk_bytes / 1e6
+    print(f"\nestimates: {memory:.1f} GB of memory, {disk:.0f} MB of disk while it runs, {job.estimated_seconds} s")
 
 
 def _print_result(result: ExportResult, as_json: bool) -> None:
@@ -165,9 +163,8 @@ def _print_result(result: ExportResult, as_json: bool) -> None:
         print(f"  latency   not measured: this machine is not a {manifest.target.name}")
     print(f"  size      {size / 1e6:.1f} MB")
     spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items())
-    print(
-        f"  took      {sum(result.seconds.values()):.1f} s ({spent}), peak memory {result.peak_rss_bytes / 1e9:.2f} GB"
-    )
+    total, memory = sum(result.seconds.values()), result.peak_rss_bytes / 1e9
+    print(f"  took      {total:.1f} s ({spent}), peak memory {memory:.2f} GB")
 
 
 def candidate_table(candidates: tuple[Candidate, ...]) -> str:

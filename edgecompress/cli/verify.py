@@ -45,9 +45,8 @@ def run(options: argparse.Namespace) -> int:
         size = sum(record.bytes for record in manifest.files.values())
         print(f"files     {len(manifest.files)} files, {size / 1e6:.1f} MB: every sha256 is the manifest's")
         print(f"schema    {manifest.schema_version}, written by edgecompress {manifest.tool_version}")
-        print(
-            f"target    {manifest.target.name}: {'this CPU has what it needs' if not options.allow_mismatch else 'not checked'}"
-        )
+        state = "not checked" if options.allow_mismatch else "this CPU has what it needs"
+        print(f"target    {manifest.target.name}: {state}")
         print(f"fidelity  {describe(fidelity)}, against the {fidelity.samples} PyTorch outputs in the bundle")
         print("verified" if missed is None else f"FAILED: {missed}")
     return 0 if missed is None else _FAILED

@@ -1,7 +1,8 @@
 """Compile for ONNX Runtime's CPU provider: graph optimization is done here, once, and not at every start.
 
 Two of ONNX Runtime's own fusions are left out because they lose (1.32, measured by benchmarks/bench_graph_choices.py):
-SkipLayerNormalization runs a scalar loop where Add and LayerNormalization are vectorized, and takes 3 to 9 times as long.
+SkipLayerNormalization runs a scalar loop where Add and
+LayerNormalization are vectorized, and takes several times as long.
 """
 
 from __future__ import annotations

@@ -56,11 +56,11 @@ def _lower_one(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, object], 
             "mask_filter_value": _MASKED,
         },
         domain=MICROSOFT,
-        name=node.name.replace("/Attention", "/MultiHeadAttention"),
+        name=(node.name or "").replace("/Attention", "/MultiHeadAttention"),
     )
     graph.insert_before(node, result)
     out, old = result.outputs[0], node.outputs[0]
-    out.dtype = old.dtype
+    out.type = old.type
     old_shape = old.shape
     out.shape = ir.Shape([old_shape[0], old_shape[1], heads * head_size]) if old_shape is not None else None
     _replace_output(graph, node, out, heads, head_size)
@@ -84,7 +84,7 @@ def _merge_heads(graph: ir.Graph, node: ir.Node, tensor: ir.Value, hidden: int) 
     )
     graph.insert_before(node, [back, merge])
     rows = merge.outputs[0]
-    rows.dtype = tensor.dtype
+    rows.type = tensor.type
     return rows
 
 
@@ -100,9 +100,9 @@ def _replace_output(graph: ir.Graph, node: ir.Node, out: ir.Value, heads: int, h
             out.name = name  # calibration finds values by name
     if old.uses() or old.is_graph_output():
         shape = ir.tensor(np.array([0, 0, heads, head_size], dtype=np.int64), name=f"{node.name}/heads")
-        split = ir.node("Reshape", [out, _constant(graph, shape)], name=node.name + "/split_heads")
+        split = ir.node("Reshape", [out, _constant(graph, shape)], name=f"{node.name}/split_heads")
         graph.insert_before(node, split)
-        split.outputs[0].dtype, split.outputs[0].shape = old.dtype, old.shape
+        split.outputs[0].type, split.outputs[0].shape = old.type, old.shape
         name = old.name
         ir.convenience.replace_all_uses_with(old, split.outputs[0], replace_graph_outputs=True)
         split.outputs[0].name = name
@@ -113,7 +113,8 @@ def _constant(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
     name = tensor.name or ""
     if name in graph.initializers:
         return graph.initializers[name]
-    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    shape = ir.Shape(tensor.numpy().shape)
+    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 

@@ -17,4 +17,5 @@ def to_float16(model: ir.Model) -> ir.Model:
         disable_shape_infer=True,
         op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_KEEP_FLOAT32],
     )
-    return ir.from_proto(proto)
+    half: ir.Model = ir.from_proto(proto)
+    return half

@@ -34,7 +34,7 @@ def skip_mask_when_unpadded(model: ir.Model) -> int:
         graph.insert_before(node, choice)
         old, new = node.outputs[0], choice.outputs[0]
         name = old.name
-        new.dtype, new.shape = old.dtype, old.shape
+        new.type, new.shape = old.type, old.shape
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         graph.remove(node, safe=True)
         new.name = name
@@ -55,6 +55,6 @@ def _branch(node: ir.Node, inputs: list[ir.Value | None], tag: str) -> ir.Graph:
     attributes = [ir.Attr(name, attribute.type, attribute.value) for name, attribute in node.attributes.items()]
     inner = ir.Node(node.domain, node.op_type, inputs, attributes=attributes, name=f"{node.name}/{tag}")
     out = inner.outputs[0]
-    out.dtype, out.shape = node.outputs[0].dtype, node.outputs[0].shape
+    out.type, out.shape = node.outputs[0].type, node.outputs[0].shape
     out.name = f"{node.outputs[0].name}_{tag}"
     return ir.Graph([], [out], nodes=[inner], name=f"{node.name}/{tag}")

@@ -32,14 +32,15 @@ def _linear(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...], list[i
     assert x is not None
     if node.attributes["static"].as_int():
         x_scale, zero_point = node.inputs[4], node.inputs[5]
-        assert x_scale is not None and zero_point is not None
+        assert x_scale is not None
+        assert zero_point is not None
         key = (x.name or "", x_scale.name or "")
         if key not in shared:
             quantize = ir.node("QuantizeLinear", [x, x_scale, zero_point], name=f"{x.name}/QuantizeLinear")
             graph.insert_before(node, quantize)
             shared[key] = [quantize.outputs[0], x_scale, zero_point]
     else:
-        key = (x.name or "",)
+        key = (x.name or "", "")
         if key not in shared:
             quantize = ir.node("DynamicQuantizeLinear", [x], num_outputs=3, name=f"{x.name}/DynamicQuantizeLinear")
             graph.insert_before(node, quantize)
@@ -73,7 +74,7 @@ def _put(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
     graph.insert_before(old, new)
     before, after = old.outputs[0], new.outputs[0]
     name = before.name
-    after.dtype, after.shape = before.dtype, before.shape
+    after.type, after.shape = before.type, before.shape
     ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
     graph.remove(old, safe=True)
     after.name = name

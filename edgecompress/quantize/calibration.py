@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -123,7 +124,7 @@ def calibration_bytes(channels: Iterable[int]) -> int:
 def collect_statistics(
     runnable: ir.Model,
     tensors: Mapping[str, int],
-    batches: Iterable[Mapping[str, npt.NDArray[np.int64]]],
+    batches: Iterable[Mapping[str, npt.NDArray[Any]]],
     *,
     seed: int = 0,
 ) -> dict[str, ActivationStatistics]:

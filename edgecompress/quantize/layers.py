@@ -77,7 +77,8 @@ def find_embeddings(model: ir.Model) -> list[Embedding]:
         table, ids = node.inputs[0], node.inputs[1]
         if (axis is not None and axis.as_int() != 0) or ids is None or not _is_float_constant(table, rank=2):
             continue
-        assert table is not None and table.const_value is not None
+        assert table is not None
+        assert table.const_value is not None
         if table.const_value.size < MIN_TABLE_ELEMENTS:
             continue
         name = (node.name or "embedding").removesuffix("/Gather")
@@ -108,7 +109,7 @@ def constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
     if name in graph.initializers:
         return graph.initializers[name]
     tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
@@ -119,7 +120,7 @@ def replace_linear(
     """Put one portable op in the place of the MatMul and its Add."""
     node = ir.node(op, list(inputs), attributes=dict(attributes), domain=DOMAIN, name=f"{linear.name}/{op}")
     out, old = node.outputs[0], linear.output
-    out.dtype, out.shape = old.dtype, old.shape
+    out.type, out.shape = old.type, old.shape
     graph.insert_before(linear.matmul, node)
     name = old.name
     ir.convenience.replace_all_uses_with(old, out, replace_graph_outputs=True)

@@ -35,7 +35,8 @@ def range_to_uint8(low: float, high: float) -> tuple[np.float32, np.uint8]:
 
 def fake_quantize_uint8(x: Float, scale: np.float32, zero_point: np.uint8) -> Float:
     quantized = np.clip(np.rint(x / scale) + np.float32(zero_point), 0, 255)
-    return ((quantized - np.float32(zero_point)) * scale).astype(np.float32)
+    back: Float = ((quantized - np.float32(zero_point)) * scale).astype(np.float32)
+    return back
 
 
 def blockwise(weight: Float, bits: int, block_size: int) -> tuple[npt.NDArray[np.uint8], Float]:

@@ -67,7 +67,7 @@ def _apply(graph: ir.Graph, group: Sequence[Linear], factor: Float) -> None:
     product = ir.node("Mul", [first.x, inverse], name=f"{first.name}/Smooth")
     graph.insert_before(first.matmul, product)
     out = product.outputs[0]
-    out.dtype, out.shape = first.x.dtype, first.x.shape
+    out.type, out.shape = first.x.type, first.x.shape
     out.name = f"{first.name}.smoothed"
     for linear in group:
         weight = constant(graph, f"{linear.name}.weight_smoothed", linear.weight_array() * factor[:, None])

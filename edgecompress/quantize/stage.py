@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy.typing as npt
 import onnx_ir as ir
@@ -19,7 +20,7 @@ from edgecompress.quantize.weights import quantize_embeddings, quantize_weights
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import Recipe
 
-Batches = Callable[[], Iterable[Mapping[str, npt.NDArray[object]]]]  # type: ignore[type-var]
+Batches = Callable[[], Iterable[Mapping[str, npt.NDArray[Any]]]]
 
 
 @dataclass(frozen=True, kw_only=True)

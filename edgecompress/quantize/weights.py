@@ -43,7 +43,7 @@ def quantize_embeddings(model: ir.Model, embeddings: Sequence[Embedding]) -> int
         ]
         node = ir.node("QuantizedEmbedding", inputs, domain=DOMAIN, name=f"{embedding.name}/QuantizedEmbedding")
         out, old = node.outputs[0], embedding.gather.outputs[0]
-        out.dtype, out.shape = old.dtype, old.shape
+        out.type, out.shape = old.type, old.shape
         model.graph.insert_before(embedding.gather, node)
         name = old.name
         ir.convenience.replace_all_uses_with(old, out, replace_graph_outputs=True)

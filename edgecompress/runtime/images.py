@@ -36,7 +36,7 @@ def pixel_values(paths: Sequence[str], settings: ImageSettings) -> npt.NDArray[n
             image = image.crop((left, top, left + settings.width, top + settings.height))
         else:
             image = image.resize((settings.width, settings.height), Image.Resampling(settings.resample))
-        x = np.asarray(image, dtype=np.float32) * np.float32(settings.rescale)
-        x = (x - np.array(settings.mean, dtype=np.float32)) / np.array(settings.std, dtype=np.float32)
-        pixels.append(x.transpose(2, 0, 1))
+        scaled = np.asarray(image, dtype=np.float32) * np.float32(settings.rescale)
+        x = (scaled - np.array(settings.mean, dtype=np.float32)) / np.array(settings.std, dtype=np.float32)
+        pixels.append(x.transpose(2, 0, 1).astype(np.float32))
     return np.stack(pixels) if pixels else np.zeros((0, 3, settings.height, settings.width), dtype=np.float32)

@@ -22,7 +22,7 @@ TASKS = (
     "image-feature-extraction",
     "image-classification",
 )
-"""Hugging Face's names. ``sentence-similarity`` is a sentence-transformers embedding, ``text-ranking`` a cross-encoder."""
+"""Hugging Face's names. ``text-ranking`` is a cross-encoder, ``sentence-similarity`` a pooled embedding."""
 
 
 @dataclass(frozen=True, kw_only=True)

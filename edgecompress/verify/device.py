@@ -1,4 +1,4 @@
-"""A bundle checks itself where it is: its recorded PyTorch outputs against what this machine gives. No PyTorch needed."""
+"""A bundle checks itself where it is: the PyTorch outputs that it carries against what this machine gives."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ def _rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _cosine(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     a, b = a.astype(np.float64), b.astype(np.float64)
-    product = (a * b).sum(-1)
-    return np.nan_to_num(product / np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), 1e-12), nan=0.0)
+    lengths = np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), 1e-12)
+    return np.asarray(np.nan_to_num((a * b).sum(-1) / lengths, nan=0.0))
 
 
 def _log_softmax(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -59,9 +59,7 @@ def test_blockwise_layout_gives_the_weight_back(rng: np.random.Generator, bits: 
     blocks = -(-k // block)
     assert packed.shape == (5, blocks, block * bits // 8)
     assert scales.shape == (5, blocks)
-    if bits == 4:
-        values = np.stack([packed & 15, packed >> 4], axis=-1).reshape(5, blocks, block)
-    else:
-        values = packed
+    halves = np.stack([packed & 15, packed >> 4], axis=-1)
+    values = halves.reshape(5, blocks, block) if bits == 4 else packed
     back = ((values.astype(np.float32) - 2 ** (bits - 1)) * scales[:, :, None]).reshape(5, -1)[:, :k].T
     assert np.abs(back - weight).max() <= np.abs(scales).max() * 1.01

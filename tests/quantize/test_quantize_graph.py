@@ -28,7 +28,8 @@ def two_linears(rng: np.random.Generator, outlier: float = 1.0) -> ir.Model:
     return graph_with_weights(
         f"""
         <ir_version: 10, opset_import: ["" : 21]>
-        g (float[b,t,{K}] x, float[{K},{N}] w1, float[{N}] b1, float[{K},{N}] w2) => (float[b,t,{N}] y, float[b,t,{N}] z)
+        g (float[b,t,{K}] x, float[{K},{N}] w1, float[{N}] b1, float[{K},{N}] w2)
+        => (float[b,t,{N}] y, float[b,t,{N}] z)
         {{ m = MatMul(x, w1)  y = Add(m, b1)  z = MatMul(x, w2) }}
         """,
         weights | {"b1": rng.normal(size=N).astype(np.float32)},
