@@ -21,7 +21,7 @@ from edgecompress.types.target import Target
 PROVIDERS = ("CPUExecutionProvider",)
 
 # Names as ONNX Runtime registers its graph transformers.
-SLOWER_FUSIONS = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
+SLOWER_FUSIONS: list[str] = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
 
 _DEFAULT_THREADS = 4
 

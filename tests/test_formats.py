@@ -1,0 +1,74 @@
+"""Published schemas are those of the dataclasses; recipes survive the trip through TOML."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgecompress.errors import RecipeError
+from edgecompress.formats.codec import from_jsonable, to_jsonable
+from edgecompress.formats.recipe import read_recipe, recipe_toml, validate_recipe
+from edgecompress.formats.schema import PUBLISHED, json_schema
+from edgecompress.types.recipe import QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
+from edgecompress.types.report import Fidelity
+
+SCHEMAS = Path(__file__).parent.parent / "edgecompress" / "formats" / "schemas"
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_the_published_schema_is_current(name: str) -> None:
+    published = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    assert published == json_schema(PUBLISHED[name])
+
+
+def test_a_recipe_survives_toml(tmp_path: Path) -> None:
+    recipe = Recipe(
+        precision="int8-static",
+        student=StudentRecipe(source='odd "name"\\ with\nlines', max_length_tokens=64, allow_pickle=True),
+        quality=QualityRecipe(min_fidelity=0.5),
+    )
+    path = tmp_path / "r.toml"
+    path.write_text(recipe_toml(recipe), encoding="utf-8")
+    assert read_recipe(path) == recipe
+    assert recipe_toml(read_recipe(path)) == recipe_toml(recipe)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe(quality=QualityRecipe(min_fidelity=1.5)), "min_fidelity"),
+        (Recipe(quantize=QuantizeRecipe(block_size=100)), "block_size"),
+        (Recipe(precision="int9"), "no precision named 'int9'"),
+        (Recipe(student=StudentRecipe(task="sumarization")), "no task named"),
+    ],
+)
+def test_values_without_sense_are_refused(recipe: Recipe, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        validate_recipe(recipe)
+
+
+def test_broken_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    for text, message in (
+        ("precision = ", "cannot be read"),
+        ("precision = 8", "must be str"),
+        ("schema_version = 9", "newer"),
+    ):
+        path.write_text(text)
+        with pytest.raises(RecipeError, match=message):
+            read_recipe(path)
+
+
+def test_the_codec_is_strict() -> None:
+    good = to_jsonable(Fidelity(samples=3, mean_cosine=1.0))
+    assert from_jsonable(Fidelity, good) == Fidelity(samples=3, mean_cosine=1.0)
+    assert from_jsonable(Fidelity, good | {"mean_cosine": 1}).mean_cosine == 1.0
+    for change in ({"samples": "3"}, {"samples": True}, {"extra": 1}):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            from_jsonable(Fidelity, good | change)
+    with pytest.raises(ValueError, match="'samples' is missing"):
+        from_jsonable(Fidelity, {})
+    assert replace(Fidelity(samples=1), samples=2).samples == 2

@@ -1,0 +1,94 @@
+"""Targets are data: valid, sourced, and honest about what does not work yet."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from edgecompress.cli.doctor import check_packages
+from edgecompress.errors import HostError, RecipeError, UnknownTargetError
+from edgecompress.formats.cpu import host_features
+from edgecompress.targets import detect, find_target, known_targets, require_backend, require_precision
+
+FIGURES = {
+    "cores",
+    "memory_bytes",
+    "memory_bandwidth_bytes_per_s",
+    "l2_cache_bytes",
+    "l3_cache_bytes",
+    "peak_ops_per_s",
+    "compute_capability",
+    "power_mode",
+}
+EXPECTED = {
+    "x86-64-avx2", "x86-64-avx512-vnni", "x86-64-amx", "raspberry-pi-4", "raspberry-pi-5", "jetson-orin-nano-8gb",
+    "jetson-agx-orin", "jetson-thor", "rtx-3060", "rtx-4090", "rtx-5090", "l4", "a100", "h200",
+}  # fmt: skip
+
+
+def test_all_promised_targets_are_there() -> None:
+    assert set(known_targets()) == EXPECTED
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_every_figure_has_a_source(name: str) -> None:
+    target = find_target(name)
+    assert target.name == name
+    for field in fields(target):
+        if field.name in FIGURES and getattr(target, field.name) not in (None, {}):
+            assert target.sources.get(field.name, "").startswith("https://"), field.name
+    assert set(target.sources) <= {field.name for field in fields(target)}
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "my-board.toml"
+    text = known_targets()["raspberry-pi-5"].read_text().replace('"raspberry-pi-5"', '"my-board"', 1)
+    path.write_text(text)
+    assert find_target(str(path)).cores == 4
+    path.write_text(text.replace("cores = 4", 'cores = "four"'))
+    with pytest.raises(UnknownTargetError, match="'cores' must be int, not str"):
+        find_target(str(path))
+    path.write_text(text + "\n[surprise]\n")
+    with pytest.raises(UnknownTargetError, match="unknown key 'surprise'"):
+        find_target(str(path))
+
+
+def test_detect_describes_this_machine() -> None:
+    target = detect()
+    assert (target.cores or 0) >= 1
+    assert set(target.isa) == host_features()
+
+
+def test_features_are_read_from_the_kernels_list() -> None:
+    assert host_features("processor: 0\nflags : fpu avx2 avx512_vnni nonsense\n") == {"avx2", "avx512_vnni"}
+    assert host_features("Features : fp asimd asimddp\n") == {"asimd", "asimddp"}
+    assert host_features("") == set()
+
+
+def test_saturation_is_known_of_a_target() -> None:
+    assert find_target("x86-64-avx2").u8s8_saturates
+    assert not find_target("x86-64-avx512-vnni").u8s8_saturates
+    assert not find_target("raspberry-pi-4").u8s8_saturates
+
+
+def test_gpu_targets_are_refused_in_words() -> None:
+    for name in ("h200", "rtx-4090", "jetson-thor"):
+        with pytest.raises(HostError, match="nothing of it has run on a GPU"):
+            require_backend(find_target(name))
+
+
+def test_a_precision_the_target_cannot_compute() -> None:
+    with pytest.raises(RecipeError, match="does not compute in float16"):
+        require_precision(find_target("x86-64-amx"), "fp16")
+    require_precision(find_target("h200"), "fp16")
+
+
+def test_doctor_names_the_pair_that_does_not_fit() -> None:
+    packages = {p.name: p for p in check_packages({"transformers": "4.57.6", "numpy": "2.4.6", "onnxruntime": None})}
+    assert not packages["transformers"].fits
+    assert "transformers 4.57.6 does not fit edgecompress" in packages["transformers"].remark
+    assert packages["numpy"].fits
+    both = {p.name: p for p in check_packages({"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.32.0"})}
+    assert "overwrite each other" in both["onnxruntime"].remark
