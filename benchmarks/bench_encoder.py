@@ -136,7 +136,7 @@ def timed(call: Callable[[], Vectors], warm_calls: int) -> float:
 def time_pairs(
     baseline: Way, ways: dict[str, Way], rounds: int, warm_calls: int
 ) -> dict[str, list[tuple[float, float]]]:
-    """Seconds of (baseline, side) for each side and round; a new order every round, so that none follows the same one."""
+    """Seconds of (baseline, side) for each side and round; a new order every round, so that neighbours change."""
     names = list(ways)
     for _ in range(2):
         for name in names:

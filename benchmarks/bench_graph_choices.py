@@ -140,9 +140,8 @@ def main() -> None:
                                 "time_over_chosen": {"median": median, "p10": low, "p90": high},
                             }
                         )
-                        print(
-                            f"{precision:13} {threads}t {batch}x{tokens:<4} {name:36} {median:.3f} ({low:.3f}-{high:.3f})"
-                        )
+                        where = f"{precision:13} {threads}t {batch}x{tokens:<4}"
+                        print(f"{where} {name:36} {median:.3f} ({low:.3f}-{high:.3f})")
     RESULTS.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
 
 

@@ -1,7 +1,7 @@
 """What a start costs: process start to first vector and peak memory, in fresh processes, the sides in turn.
 
-Run from the repository's root: ``python -m benchmarks.cold_start [--bundle PATH]``. Besides: ``edgecompress --help``, and
-one ``edgecompress export`` end to end. Every process is waited for with ``os.wait4``, which gives its own peak memory.
+Run from the repository's root: ``python -m benchmarks.cold_start [--bundle PATH]``. Besides: ``edgecompress --help``,
+and one ``edgecompress export`` end to end. Every process is waited for with ``os.wait4``, for its own peak memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,23 +72,35 @@ class Finished:
     stderr: str
 
 
+LAUNCHER = """
+import json, os, sys, time
+started = time.perf_counter()
+child = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(child, 0)
+wall_s = time.perf_counter() - started
+found = {"exit_code": os.waitstatus_to_exitcode(status), "wall_s": wall_s, "max_rss": usage.ru_maxrss}
+json.dump(found, open(sys.argv[1], "w"))
+"""
+"""Between us and the process that is measured: Linux counts the peak of whoever starts a process into its own peak.
+
+A bare interpreter has some 10 MB, which is thus the least that can be told.
+"""
+
+
 def run_alone(command: list[str]) -> Finished:
-    """Run to the end; wall seconds from before the fork, peak resident memory of that process alone."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall_s = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)  # or Popen would wait for it again
-        out.seek(0)
-        err.seek(0)
-        return Finished(
-            exit_code=process.returncode,
-            wall_s=wall_s,
-            peak_rss_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-            stdout=out.read(),
-            stderr=err.read(),
-        )
+    """Run to the end: wall seconds from before the start, peak resident memory of that process alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "told.json"
+        launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(told)]
+        done = subprocess.run([*launch, *command], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+        found = json.loads(told.read_text(encoding="utf-8"))
+    return Finished(
+        exit_code=found["exit_code"],
+        wall_s=found["wall_s"],
+        peak_rss_bytes=found["max_rss"] * (1 if sys.platform == "darwin" else 1024),
+        stdout=done.stdout,
+        stderr=done.stderr,
+    )
 
 
 def program(name: str, model: str, checkpoint: str) -> list[str]:

@@ -14,7 +14,7 @@ Row = dict[str, Any]
 def read(path: Path) -> tuple[Row, list[Row]]:
     """(header, rows) of one file of results."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    header = next((line for line in lines if line["kind"] == "header"), {})
+    header: Row = next((line for line in lines if line["kind"] == "header"), {})
     return header, [line for line in lines if line["kind"] != "header"]
 
 

@@ -24,10 +24,10 @@ from edgecompress.capture.tokenizer import save_tokenizer, text_settings
 from edgecompress.compile.onnxruntime import PROVIDERS, compile_graph, runtime_settings
 from edgecompress.errors import EdgeCompressError
 from edgecompress.formats import codec
-from edgecompress.formats.cpu import host_cpu_name
+from edgecompress.formats.cpu import host_cores, host_cpu_name
 from edgecompress.formats.recipe import recipe_toml
 from edgecompress.lower.onnxruntime import lower, lower_model
-from edgecompress.quantize.feeds import Feed, image_feeds, text_feeds
+from edgecompress.quantize.feeds import Feed, image_feeds, in_batches, text_feeds
 from edgecompress.quantize.layers import Linear
 from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration, quantize
 from edgecompress.quantize.text import load_texts
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _REFERENCE_BYTES = 300_000  # of reference outputs that travel with the bundle, for `edgecompress verify`
 _COSTLY_SAMPLES = 16
+_VERIFY_BATCH = 8
 _COSTLY_NAMED = 5
 _PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers", "numpy")
 _ISA_REASON = {
@@ -66,7 +67,7 @@ class Run:
     def __init__(self, plan: Plan, folder: Path, clock: Clock) -> None:
         self.plan, self.folder, self.clock = plan, folder, clock
         self.recipe, self.student, self.target = plan.recipe, plan.student, plan.target
-        self.threads = runtime_settings(self.target, self.recipe.runtime.threads).threads
+        self.threads = runtime_settings(self.target, self.recipe.runtime.threads).threads or host_cores()
         self.tokenizer: Path | None = None
         self.calibrated: Calibrated | None = None
         self.text_source = ""
@@ -119,8 +120,7 @@ class Run:
 
     def _reference(self, captured: Graph, held_out: Sequence[Feed]) -> list[Any]:
         """PyTorch's outputs for the held-out feeds, once the captured graph has been found to be the student."""
-        pad = text_settings(self.student, self.tokenizer).pad_token_id if self.tokenizer else 0
-        checks = parity_feeds(held_out, pad)
+        checks = parity_feeds(held_out, self._pad_token_id())
         outputs = reference_outputs(self.student, [*checks, *held_out])
         run = latency.open_session(lower(captured, self.folder).path, self.threads)
         require_parity(self.student, run, checks, outputs[: len(checks)])
@@ -139,8 +139,21 @@ class Run:
             return compile_graph(lowered, self.target, folder)
 
     def _fidelity(self, graph: Graph, feeds: Sequence[Feed], reference: Sequence[Any]) -> Fidelity:
+        """In padded batches, as the runtime will meet them; each sample is then cut to its real length."""
         run = latency.open_session(graph.path, self.threads)
-        return measure(self.student.task, reference, [run(feed) for feed in feeds])
+        outputs: list[Any] = [None] * len(feeds)
+        for positions, batch in in_batches(feeds, _VERIFY_BATCH, self._pad_token_id()):
+            found = run(batch)
+            for row, position in enumerate(positions):
+                shapes = [expected.shape for expected in reference[position]]
+                outputs[position] = [
+                    output[row : row + 1, : shape[1]] if len(shape) > 1 else output[row : row + 1]
+                    for output, shape in zip(found, shapes, strict=True)
+                ]
+        return measure(self.student.task, reference, outputs)
+
+    def _pad_token_id(self) -> int:
+        return text_settings(self.student, self.tokenizer).pad_token_id if self.tokenizer else 0
 
     def _choose(
         self,

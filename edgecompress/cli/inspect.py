@@ -46,12 +46,13 @@ def _text(
 
     size = sum(record.bytes for record in manifest.files.values())
     runtime = manifest.runtime
+    threads = f"{runtime.threads} threads" if runtime.threads else "as many threads as cores"
     parts = [
         f"{manifest.name}: {manifest.architecture}, {manifest.task}, {manifest.precision} for {manifest.target.name}",
         f"identity  sha256 {identity}",
         f"inputs    {_specs(manifest.inputs)}",
         f"outputs   {_specs(manifest.outputs)}",
-        f"runtime   {manifest.target.backend}, {', '.join(manifest.target.providers)}, {runtime.threads} threads",
+        f"runtime   {manifest.target.backend}, {', '.join(manifest.target.providers)}, {threads}",
         f"needs     {manifest.target.arch}: {', '.join(manifest.target.isa) or 'no feature in particular'}",
         f"fidelity  {describe(report.fidelity)} ({report.fidelity.samples} held-out samples: {report.held_out_text})",
     ]

@@ -23,8 +23,6 @@ PROVIDERS = ("CPUExecutionProvider",)
 # Names as ONNX Runtime registers its graph transformers.
 SLOWER_FUSIONS: list[str] = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
 
-_DEFAULT_THREADS = 4
-
 
 def session_options(threads: int) -> ort.SessionOptions:
     """Options that measuring, calibrating and verifying share."""
@@ -84,7 +82,7 @@ def _make_portable(model: ir.Model) -> None:
 def runtime_settings(target: Target, threads: int | None) -> RuntimeSettings:
     """How the runtime makes its session on this target."""
     return RuntimeSettings(
-        threads=threads or target.cores or _DEFAULT_THREADS,
+        threads=threads or target.cores,
         graph_optimization="disabled",
         session_config={"session.force_spinning_stop": "1"},
     )

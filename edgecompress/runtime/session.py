@@ -7,7 +7,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from edgecompress.errors import BundleError, HostError, UsageError
-from edgecompress.formats.cpu import host_arch, host_features
+from edgecompress.formats.cpu import host_arch, host_cores, host_features
 from edgecompress.types.bundle import Manifest
 
 
@@ -44,7 +44,7 @@ def make_session(folder: Path, manifest: Manifest, threads: int | None) -> ort.I
         )
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or settings.threads
+    options.intra_op_num_threads = threads or settings.threads or host_cores()
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = settings.cpu_memory_arena
     if settings.graph_optimization == "disabled":

@@ -64,7 +64,7 @@ class ImageSettings:
 class RuntimeSettings:
     """How the session is made: chosen for the target at compile time."""
 
-    threads: int
+    threads: int | None  # None: as many as the machine that loads it has cores for
     graph_optimization: str  # "disabled": the model was optimized offline
     session_config: Mapping[str, str] = field(default_factory=dict)
     cpu_memory_arena: bool = True

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecompress.errors import StudentError
-from edgecompress.quantize.feeds import Feed
+from edgecompress.quantize.feeds import Feed, stack
 from edgecompress.types.student import Student
 
 TOLERANCE = 1e-3  # of the largest output; float32 sums in another order differ by about 1e-6
@@ -22,15 +22,8 @@ TOLERANCE = 1e-3  # of the largest output; float32 sums in another order differ 
 def parity_feeds(feeds: Sequence[Feed], pad_token_id: int) -> list[Feed]:
     """A single sample, and a batch of two whose shorter one is padded."""
     first, second = feeds[0], feeds[min(1, len(feeds) - 1)]
-    if "input_ids" not in first:
-        return [first, {name: np.concatenate([first[name], second[name]]) for name in first}]
-    width = max(first["input_ids"].shape[1], second["input_ids"].shape[1] + 3)
-    batch = {}
-    for name in first:
-        fill = pad_token_id if name == "input_ids" else 0
-        rows = [np.pad(f[name], ((0, 0), (0, width - f[name].shape[1])), constant_values=fill) for f in (first, second)]
-        batch[name] = np.concatenate(rows)
-    return [first, batch]
+    longer = second["input_ids"].shape[1] + 3 if "input_ids" in first else 0
+    return [first, stack([first, second], pad_token_id, at_least=longer)]
 
 
 def require_parity(
