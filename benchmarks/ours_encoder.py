@@ -14,7 +14,7 @@ from benchmarks.peers_encoder import SPIN_SETTING, Side, Vectors, bytes_of, pool
 from benchmarks.texts_encoder import Feeds
 
 COMMAND = [sys.executable, "-c", "import sys; from edgecompress.cli import main; sys.exit(main())"]
-DEFAULT_PRECISIONS = ("int8-dynamic", "auto", "fp32")
+DEFAULT_PRECISIONS = ("int8-static", "int8-dynamic", "fp32")
 
 
 def export_bundle(checkpoint: str, precision: str, target: str, out_dir: Path) -> Path:
@@ -52,8 +52,7 @@ def our_side(bundle: Path, threads: int, label: str = "") -> Side:
     def encode(rows: list[tuple[int, ...]]) -> Vectors:
         tokens = [batching.Tokens(ids=list(r), type_ids=[0] * len(r), offsets=[], sequence_ids=[]) for r in rows]
         vectors: Vectors | None = None
-        for batch in batching.plan_batches([len(r) for r in rows], 32, manifest.runtime.batch_tokens):
-            found = run(batching.pad([tokens[i] for i in batch], manifest.text.pad_token_id))
+        for batch, (found,) in encoder.run_tokens(tokens):
             vectors = np.empty((len(rows), found.shape[1]), dtype=np.float32) if vectors is None else vectors
             vectors[batch] = found
         assert vectors is not None

@@ -16,10 +16,6 @@ from edgecompress.types.bundle import TextSettings
 IntArray = npt.NDArray[np.int64]
 Text = str | tuple[str, str]
 
-# A batch is closed when more than this share of it would be padding. On a CPU a text alone is already worked on
-# efficiently, so padding costs more than another call does.
-_PADDING_SHARE = 0.08
-
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
@@ -74,19 +70,21 @@ class TextTokenizer:
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int, batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of texts that go together: sorted by length, at most ``batch_size`` texts and ``batch_tokens`` tokens."""
+    """Indices of texts of one length, longest first: at most ``batch_size`` texts and ``batch_tokens`` tokens each.
+
+    Nothing is padded. On a CPU a text alone is already worked on efficiently: padding costs more than another call
+    does, and a batch whose activations leave the cache is slower than two that stay in it.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batch: list[int] = []
-    real = 0
     for index in order:
         if batch:
-            padded = lengths[batch[0]] * (len(batch) + 1)
-            wasted = padded - (real + lengths[index])
-            if len(batch) >= batch_size or padded > batch_tokens or wasted > _PADDING_SHARE * padded:
+            length = lengths[batch[0]]
+            full = len(batch) >= batch_size or length * (len(batch) + 1) > batch_tokens
+            if full or lengths[index] != length:
                 yield batch
-                batch, real = [], 0
+                batch = []
         batch.append(index)
-        real += lengths[index]
     if batch:
         yield batch
 

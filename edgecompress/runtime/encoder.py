@@ -14,7 +14,8 @@ import numpy.typing as npt
 from edgecompress.errors import UsageError
 from edgecompress.formats.manifest import open_bundle
 from edgecompress.runtime.batching import Text, TextTokenizer, Tokens, pad, plan_batches
-from edgecompress.runtime.session import check_host, make_session
+from edgecompress.runtime.lanes import Lanes
+from edgecompress.runtime.session import check_host, make_session, thread_count
 from edgecompress.types.bundle import Manifest
 
 FloatArray = npt.NDArray[np.float32]
@@ -40,7 +41,9 @@ class Encoder:
 
     def __init__(self, manifest: Manifest, folder: Path, threads: int | None = None) -> None:
         self.manifest = manifest
-        self._session = make_session(folder, manifest, threads)
+        self.threads = thread_count(manifest, threads)
+        self._session = make_session(folder, manifest, self.threads)
+        self._lanes = Lanes(lambda: make_session(folder, manifest, 1), self.threads)
         self._inputs = [i.name for i in self._session.get_inputs()]
         self._tokenizer: TextTokenizer | None = None
         if manifest.text is not None:
@@ -53,9 +56,10 @@ class Encoder:
         self.close()
 
     def close(self) -> None:
-        """Free the session. Calling anything afterwards raises UsageError."""
+        """Free the sessions. Calling anything afterwards raises UsageError."""
         self._session = None
         self._tokenizer = None
+        self._lanes.close()
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -112,13 +116,32 @@ class Encoder:
     def batches(
         self, texts: Sequence[Text], *, batch_size: int = 32, prompt: str = "", truncate: bool = True, start: int = 0
     ) -> Iterator[tuple[list[int], list[Tokens], list[npt.NDArray[Any]]]]:
-        """Run texts in batches of like length; yields their indices, their tokens and the model's outputs."""
+        """Run texts in batches of one length; yields their indices, their tokens and the model's outputs."""
         tokens = self.tokenizer.encode(texts, prompt=prompt, truncate=truncate, first_index=start)
-        settings = self.tokenizer.settings
+        for batch, outputs in self.run_tokens(tokens, batch_size=batch_size):
+            yield batch, [tokens[i] for i in batch], outputs
+
+    def run_tokens(
+        self, tokens: Sequence[Tokens], *, batch_size: int = 32
+    ) -> Iterator[tuple[list[int], list[npt.NDArray[Any]]]]:
+        """Run tokenized texts; yields indices and the model's outputs for them, the longest texts first.
+
+        One batch is worked on by all threads together. Of many, each is worked on by one thread, as many at a time as
+        there are threads, where that is quicker: threads that share one small product mostly wait for each other.
+        """
         lengths = [len(t.ids) for t in tokens]
-        for batch in plan_batches(lengths, batch_size, self.manifest.runtime.batch_tokens):
-            chosen = [tokens[i] for i in batch]
-            yield batch, chosen, self.run(pad(chosen, settings.pad_token_id))
+        batches = list(plan_batches(lengths, batch_size, self.manifest.runtime.batch_tokens))
+        padding = self.tokenizer.settings.pad_token_id
+
+        def feed(batch: list[int]) -> dict[str, npt.NDArray[Any]]:
+            made = pad([tokens[i] for i in batch], padding)
+            return {name: made[name] for name in self._inputs}
+
+        if self._lanes.pay(batches, lengths):
+            yield from zip(batches, self._lanes.run(feed(batch) for batch in batches), strict=True)
+        else:
+            for batch in batches:
+                yield batch, self.run(feed(batch))
 
     def predict(self, inputs: Sequence[Any], *, batch_size: int = 32, top_k: int = 5) -> list[Any]:
         """What the task gives, one entry an input, as plain values; see :mod:`edgecompress.runtime.heads`."""

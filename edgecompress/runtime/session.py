@@ -27,13 +27,18 @@ def check_host(manifest: Manifest) -> None:
         )
 
 
-def make_session(folder: Path, manifest: Manifest, threads: int | None) -> ort.InferenceSession:
-    """Open the model with the settings stored for its target, and make sure that its providers are live.
-
-    ``threads`` None takes the bundle's. Raises HostError rather than fall back to another provider.
-    """
+def thread_count(manifest: Manifest, threads: int | None) -> int:
+    """What was asked for, else the bundle's choice, else this machine's cores. Raises UsageError."""
     if threads is not None and threads < 1:
         raise UsageError(f"threads are at least 1, not {threads}", way_out="Leave it out for the target's choice.")
+    return threads or manifest.runtime.threads or host_cores()
+
+
+def make_session(folder: Path, manifest: Manifest, threads: int) -> ort.InferenceSession:
+    """Open the model with the settings stored for its target, and make sure that its providers are live.
+
+    Raises HostError rather than fall back to another provider.
+    """
     settings, wanted = manifest.runtime, list(manifest.target.providers)
     available = ort.get_available_providers()
     absent = [provider for provider in wanted if provider not in available]
@@ -44,7 +49,7 @@ def make_session(folder: Path, manifest: Manifest, threads: int | None) -> ort.I
         )
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or settings.threads or host_cores()
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = settings.cpu_memory_arena
     if settings.graph_optimization == "disabled":

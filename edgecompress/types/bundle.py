@@ -68,7 +68,7 @@ class RuntimeSettings:
     graph_optimization: str  # "disabled": the model was optimized offline
     session_config: Mapping[str, str] = field(default_factory=dict)
     cpu_memory_arena: bool = True
-    batch_tokens: int = 2048  # encode() packs texts of like length into batches of at most this many tokens
+    batch_tokens: int = 256  # encode() packs texts of one length into batches of at most this many tokens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from edgecompress.formats.manifest import sidecar
 from edgecompress.pipeline import export
 from edgecompress.runtime import Encoder, load
 from edgecompress.runtime.batching import plan_batches
+from edgecompress.runtime.lanes import Lanes
 from edgecompress.types.recipe import Recipe, StudentRecipe
 from tests.tiny import SENTENCES, tiny_checkpoint
 
@@ -45,7 +46,7 @@ def test_order_and_batching_do_not_change_the_answer(encoder: Encoder) -> None:
     together = encoder.encode(texts, batch_size=16)
     # Dynamic quantization takes its range from the batch, so equality is that of the quantized model.
     assert (alone * together).sum(1).min() > 0.99
-    np.testing.assert_allclose(encoder.encode(texts, batch_size=16), together, atol=1e-6)
+    np.testing.assert_array_equal(encoder.encode(texts, batch_size=16), together)
     np.testing.assert_allclose(encoder.encode(iter(texts), batch_size=16), together, atol=1e-6)
 
 
@@ -89,15 +90,44 @@ def test_a_closed_bundle_says_so(minilm_bundle: Path) -> None:
         encoder.encode(["a"])
 
 
-def test_batches_are_dense_complete_and_bounded(rng: np.random.Generator) -> None:
+def test_lanes_answer_as_one_session_does(minilm_bundle: Path, encoder: Encoder) -> None:
+    """Three threads take the batches of many texts one each; the answers are those of one thread, in order."""
+    texts = [f"{'word ' * (i * 7 % 40 + 1)}number {i}" for i in range(70)]
+    expected = encoder.encode(texts)
+    with load(minilm_bundle, threads=3) as wide:
+        for _ in range(3):
+            np.testing.assert_array_equal(wide.encode(texts), expected)
+        with ThreadPoolExecutor(4) as pool:
+            for got in pool.map(wide.encode, [texts] * 8):
+                np.testing.assert_array_equal(got, expected)
+        left = wide.batches(texts)
+        next(left)
+        left.close()  # what was not asked for any more does not block close()
+    with pytest.raises(UsageError, match="was closed"):
+        wide.encode(texts)
+
+
+def test_lanes_only_where_they_are_sooner() -> None:
+    def never() -> object:
+        raise AssertionError("no session is made to find out")
+
+    lanes = Lanes(never, 4)  # type: ignore[arg-type]
+    assert not lanes.pay([[0]], [10])
+    assert not lanes.pay([[0], [1]], [10, 10])  # two of four threads would be idle
+    assert not lanes.pay([[0], [1], [2], [3]], [250, 9, 8, 7])  # three would wait for the fourth
+    assert lanes.pay([[0], [1], [2], [3]], [10, 9, 8, 7])
+    assert not Lanes(never, 1).pay([[0], [1], [2], [3]], [10, 9, 8, 7])  # type: ignore[arg-type]
+
+
+def test_batches_are_unpadded_complete_and_bounded(rng: np.random.Generator) -> None:
     lengths = [int(n) for n in rng.integers(3, 256, 500)]
-    batches = list(plan_batches(lengths, 32, 2048))
+    batches = list(plan_batches(lengths, 8, 512))
     assert sorted(i for batch in batches for i in batch) == list(range(500))
     for batch in batches:
-        longest = max(lengths[i] for i in batch)
-        assert len(batch) <= 32
-        assert longest * len(batch) <= 2048
-        assert sum(lengths[i] for i in batch) >= 0.9 * longest * len(batch)
+        assert len({lengths[i] for i in batch}) == 1
+        assert len(batch) <= 8
+        assert lengths[batch[0]] * len(batch) <= 512
+    assert list(plan_batches([300, 300], 8, 256)) == [[0], [1]]  # a text is never cut to fit a batch
 
 
 def altered(bundle: Path, folder: Path, **target: object) -> Path:

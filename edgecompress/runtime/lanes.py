@@ -1,0 +1,68 @@
+"""Many batches at once, one thread each: a session of one thread, which any number of threads may run."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy.typing as npt
+import onnxruntime as ort
+
+from edgecompress.errors import UsageError
+
+Feed = dict[str, npt.NDArray[Any]]
+Outputs = list[npt.NDArray[Any]]
+
+# Threads that share a batch get about this much of what as many lanes get.
+_SHARED_EFFICIENCY = 0.75
+
+
+class Lanes:
+    """Opened at its first use: a process that embeds one text at a time never pays for the second session."""
+
+    def __init__(self, make_session: Callable[[], ort.InferenceSession], threads: int) -> None:
+        self._make_session, self._threads = make_session, threads
+        self._lock = threading.Lock()
+        self._opened: tuple[ort.InferenceSession, ThreadPoolExecutor] | None = None
+        self._closed = False
+
+    def pay(self, batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> bool:
+        """Whether lanes finish sooner than all threads on one batch after the other, counted in tokens."""
+        if self._threads == 1 or len(batches) < 2:
+            return False
+        tokens = [len(batch) * lengths[batch[0]] for batch in batches]
+        return max(tokens) * self._threads * _SHARED_EFFICIENCY <= sum(tokens)
+
+    def run(self, feeds: Iterable[Feed]) -> Iterator[Outputs]:
+        """Outputs in the order of the feeds. At most twice as many are under way or waiting as there are threads."""
+        session, pool = self._open()
+        waiting: deque[Future[Outputs]] = deque()
+        try:
+            for feed in feeds:
+                waiting.append(pool.submit(session.run, None, feed))
+                if len(waiting) == 2 * self._threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def close(self) -> None:
+        """Let what is under way finish, and free the session."""
+        with self._lock:
+            opened, self._opened, self._closed = self._opened, None, True
+        if opened is not None:
+            opened[1].shutdown()
+
+    def _open(self) -> tuple[ort.InferenceSession, ThreadPoolExecutor]:
+        with self._lock:
+            if self._closed:
+                raise UsageError("this bundle was closed", way_out="Load it again.")
+            if self._opened is None:
+                pool = ThreadPoolExecutor(self._threads, thread_name_prefix="edgecompress")
+                self._opened = self._make_session(), pool
+            return self._opened
