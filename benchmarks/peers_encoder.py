@@ -12,6 +12,7 @@ import logging
 import subprocess
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,10 @@ SPIN_SETTING = ("session.force_spinning_stop", "1")
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One competitor. ``encode`` exists where the side brings batching of its own: token id rows -> [N, H]."""
+    """One competitor. ``encode`` exists where the side brings batching of its own: token id rows -> [N, H].
+
+    ``run_many`` spends the same threads the other way: as many batches at once, one thread each.
+    """
 
     name: str
     run: Callable[[Feeds], Vectors]
@@ -39,6 +43,7 @@ class Side:
     note: str = ""
     ours: bool = False
     encode: Callable[[list[tuple[int, ...]]], Vectors] | None = None
+    run_many: Callable[[list[Feeds]], list[Vectors]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +222,21 @@ def bytes_of(path: Path) -> int:
 
 
 def onnxruntime_side(name: str, path: Path, threads: int) -> Side:
-    """A plain session with ONNX Runtime's defaults (ENABLE_ALL) but the threads."""
+    """Plain sessions with ONNX Runtime's defaults (ENABLE_ALL) but the threads."""
+    run = _onnxruntime_run(path, threads)
+    if threads == 1:
+        return Side(name=name, run=run, model_bytes=bytes_of(path))
+    run_alone = _onnxruntime_run(path, 1)
+    pool_of_threads = ThreadPoolExecutor(threads)
+    return Side(
+        name=name,
+        run=run,
+        model_bytes=bytes_of(path),
+        run_many=lambda batches: list(pool_of_threads.map(run_alone, batches)),
+    )
+
+
+def _onnxruntime_run(path: Path, threads: int) -> Callable[[Feeds], Vectors]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -234,30 +253,53 @@ def onnxruntime_side(name: str, path: Path, threads: int) -> Side:
         (tokens,) = session.run([output], {key: inputs[key] for key in wanted})
         return pool(tokens, inputs["attention_mask"])
 
-    return Side(name=name, run=run, model_bytes=bytes_of(path))
+    return run
 
 
 def openvino_side(name: str, path: Path, threads: int, precision: str | None) -> Side:
-    """A compiled model of one stream. ``precision`` None: OpenVINO's own choice, which is bf16 where the CPU has it."""
+    """A compiled model of one stream, and one of as many as threads for many batches at once (AsyncInferQueue).
+
+    ``precision`` None: OpenVINO's own choice, which is bf16 where the CPU has it.
+    """
     import openvino
 
-    settings: dict[str, Any] = {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,  # it would pin the thread that times the other sides too
-    }
-    if precision is not None:
-        settings["INFERENCE_PRECISION_HINT"] = precision
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-    request = compiled.create_infer_request()
-    computes = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    def compiled(streams: int) -> Any:
+        settings: dict[str, Any] = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams,
+            "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+            "ENABLE_CPU_PINNING": False,  # it would pin the thread that times the other sides too
+        }
+        if precision is not None:
+            settings["INFERENCE_PRECISION_HINT"] = precision
+        return openvino.Core().compile_model(str(path), "CPU", settings)
+
+    alone = compiled(1)
+    request = alone.create_infer_request()
+    computes = alone.get_property("INFERENCE_PRECISION_HINT").get_type_name()
 
     def run(inputs: Feeds) -> Vectors:
         tokens = request.infer(inputs, share_inputs=True, share_outputs=True)[0]
         return pool(tokens, inputs["attention_mask"])
 
-    return Side(name=name, run=run, model_bytes=bytes_of(path), note=f"precision hint {computes}, dynamic shapes")
+    note = f"precision hint {computes}, dynamic shapes"
+    if threads == 1:
+        return Side(name=name, run=run, model_bytes=bytes_of(path), note=note)
+    queue = openvino.AsyncInferQueue(compiled(threads), threads)
+    found: dict[int, Vectors] = {}
+
+    def done(request: Any, job: tuple[int, NDArray[np.int64]]) -> None:
+        found[job[0]] = pool(request.get_output_tensor(0).data, job[1])
+
+    queue.set_callback(done)
+
+    def run_many(batches: list[Feeds]) -> list[Vectors]:
+        for i, batch in enumerate(batches):
+            queue.start_async(batch, (i, batch["attention_mask"]), share_inputs=True)
+        queue.wait_all()
+        return [found[i] for i in range(len(batches))]
+
+    return Side(name=name, run=run, model_bytes=bytes_of(path), note=note, run_many=run_many)
 
 
 def torch_sides(checkpoint: str, threads: int) -> tuple[list[Side], dict[str, str]]:
