@@ -117,7 +117,9 @@ class Encoder(torch.nn.Module):
                 parts.append(hidden.masked_fill(weights == 0, -1e9).amax(1))
             elif mode in ("mean", "mean_sqrt_len_tokens"):
                 count = weights.sum(1).clamp(min=1e-9)
-                parts.append((hidden * weights).sum(1) / (count if mode == "mean" else count.sqrt()))
+                # A product of [B, 1, T] and [B, T, H] sums without writing the masked copy of hidden.
+                summed = torch.matmul(weights.transpose(1, 2), hidden).squeeze(1)
+                parts.append(summed / (count if mode == "mean" else count.sqrt()))
             elif mode == "weightedmean":
                 weighted = weights * torch.arange(1, hidden.shape[1] + 1, dtype=hidden.dtype)[None, :, None]
                 parts.append((hidden * weighted).sum(1) / weighted.sum(1).clamp(min=1e-9))

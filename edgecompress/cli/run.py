@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", help="one of the checkpoint's prompts, for embeddings")
     parser.add_argument("--top-k", type=int, default=5, help="labels or tokens shown (5)")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--truncate", action="store_true", help="cut texts beyond the model's maximum, not refuse them")
     parser.add_argument("--threads", type=int, help="the target's choice unless given")
     parser.add_argument("--allow-mismatch", action="store_true", help="load a bundle made for another CPU")
     parser.add_argument("-o", "--output", type=Path, help="write embeddings as .npy instead of printing them")
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         if task in ("sentence-similarity", "feature-extraction"):
             return _embed(encoder, texts, options)
         inputs: Sequence[Any] = _pairs(texts, task)
-        results = encoder.predict(inputs, batch_size=options.batch_size, top_k=options.top_k)
+        results = encoder.predict(inputs, batch_size=options.batch_size, top_k=options.top_k, truncate=options.truncate)
         if options.json:
             emit_json(
                 {"task": task, "results": [{"input": i, "output": o} for i, o in zip(inputs, results, strict=True)]}
@@ -82,7 +83,7 @@ def _pairs(texts: list[str], task: str) -> Sequence[Any]:
 def _embed(encoder: Encoder, texts: list[str], options: argparse.Namespace) -> int:
     import numpy as np
 
-    vectors = encoder.encode(texts, batch_size=options.batch_size, prompt=options.prompt)
+    vectors = encoder.encode(texts, batch_size=options.batch_size, prompt=options.prompt, truncate=options.truncate)
     if options.output is not None:
         with open(options.output, "wb") as file:
             np.save(file, vectors)

@@ -46,7 +46,7 @@ class TextTokenizer:
                     limit = self.settings.max_length_tokens
                     raise UsageError(
                         f"text {first_index + index} is longer than the model's {limit} tokens",
-                        way_out="Split it, or pass truncate=True to keep its beginning only.",
+                        way_out="Split it, or keep its beginning only (truncate=True, --truncate).",
                     )
         return [
             Tokens(ids=e.ids, type_ids=e.type_ids, offsets=e.offsets, sequence_ids=e.sequence_ids) for e in encodings

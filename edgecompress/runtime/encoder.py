@@ -85,13 +85,13 @@ class Encoder:
         *,
         batch_size: int = 32,
         prompt: str | None = None,
-        truncate: bool = True,
+        truncate: bool = False,
     ) -> FloatArray:
         """Embed texts (or pixel values [N, C, H, W] float32) as float32 [N, dimension], in the caller's order.
 
         Pooled and normalized as the checkpoint says; a bundle without pooling (feature-extraction) gives the first
-        token's vector. ``prompt`` names one of the checkpoint's prompts; texts beyond the model's maximum are cut at
-        it, or refused with ``truncate=False``. Raises UsageError.
+        token's vector. ``prompt`` names one of the checkpoint's prompts; a text beyond the model's maximum is refused,
+        or cut at it with ``truncate=True``. Raises UsageError.
         """
         self._require("sentence-similarity", "feature-extraction", "image-feature-extraction", method="encode")
         if batch_size < 1:
@@ -104,7 +104,7 @@ class Encoder:
             return np.zeros((0, self._dimension()), dtype=np.float32)
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def encode_tokens(self, texts: Sequence[str], *, batch_size: int = 32, truncate: bool = True) -> list[FloatArray]:
+    def encode_tokens(self, texts: Sequence[str], *, batch_size: int = 32, truncate: bool = False) -> list[FloatArray]:
         """The last hidden state of each text, float32 [tokens, hidden], without padding. For feature-extraction."""
         self._require("feature-extraction", method="encode_tokens")
         results: list[FloatArray] = [np.zeros((0, 0), dtype=np.float32)] * len(texts)
@@ -114,7 +114,7 @@ class Encoder:
         return results
 
     def batches(
-        self, texts: Sequence[Text], *, batch_size: int = 32, prompt: str = "", truncate: bool = True, start: int = 0
+        self, texts: Sequence[Text], *, batch_size: int = 32, prompt: str = "", truncate: bool = False, start: int = 0
     ) -> Iterator[tuple[list[int], list[Tokens], list[npt.NDArray[Any]]]]:
         """Run texts in batches of one length; yields their indices, their tokens and the model's outputs."""
         tokens = self.tokenizer.encode(texts, prompt=prompt, truncate=truncate, first_index=start)
@@ -143,11 +143,13 @@ class Encoder:
             for batch in batches:
                 yield batch, self.run(feed(batch))
 
-    def predict(self, inputs: Sequence[Any], *, batch_size: int = 32, top_k: int = 5) -> list[Any]:
+    def predict(
+        self, inputs: Sequence[Any], *, batch_size: int = 32, top_k: int = 5, truncate: bool = False
+    ) -> list[Any]:
         """What the task gives, one entry an input, as plain values; see :mod:`edgecompress.runtime.heads`."""
         from edgecompress.runtime.heads import predict
 
-        return predict(self, inputs, batch_size=batch_size, top_k=top_k)
+        return predict(self, inputs, batch_size=batch_size, top_k=top_k, truncate=truncate)
 
     def _encode_window(
         self, window: list[str], start: int, batch_size: int, prompt: str | None, truncate: bool

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MAX_ANSWER_TOKENS = 30
 
 
-def predict(encoder: Encoder, inputs: Sequence[Any], *, batch_size: int, top_k: int) -> list[Any]:
+def predict(encoder: Encoder, inputs: Sequence[Any], *, batch_size: int, top_k: int, truncate: bool) -> list[Any]:
     """One entry an input:
 
     - embeddings: the vector as a list of floats;
@@ -31,11 +31,11 @@ def predict(encoder: Encoder, inputs: Sequence[Any], *, batch_size: int, top_k: 
     """
     task = encoder.manifest.task
     if task in ("sentence-similarity", "feature-extraction"):
-        return [vector.tolist() for vector in encoder.encode(inputs, batch_size=batch_size)]
+        return [vector.tolist() for vector in encoder.encode(inputs, batch_size=batch_size, truncate=truncate)]
     if task.startswith("image-"):
         return _images(encoder, inputs, batch_size, top_k)
     results: list[Any] = [None] * len(inputs)
-    for indices, tokens, outputs in encoder.batches(inputs, batch_size=batch_size):
+    for indices, tokens, outputs in encoder.batches(inputs, batch_size=batch_size, truncate=truncate):
         for row, index in enumerate(indices):
             length = len(tokens[row].ids)
             if task == "text-classification":

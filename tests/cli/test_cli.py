@@ -202,6 +202,9 @@ def test_auto_run_inspect_and_verify(capsys: pytest.CaptureFixture[str], tmp_pat
     code, out, _ = cli(capsys, "run", bundle, *SENTENCES, "--json")
     assert len(json.loads(out)["results"]) == len(SENTENCES)
     assert "the input is empty" in cli(capsys, "run", bundle, "")[2]
+    code, _, err = cli(capsys, "run", bundle, "cat " * 200)
+    assert (code, err.splitlines()[0]) == (2, "edgecompress: text 0 is longer than the model's 100 tokens")
+    assert cli(capsys, "run", bundle, "cat " * 200, "--truncate")[0] == 0
     with (bundle / "tokenizer.json").open("ab") as file:
         file.write(b" ")
     code, _, err = cli(capsys, "verify", bundle)
