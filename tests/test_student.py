@@ -24,6 +24,20 @@ def test_the_real_student(minilm_dir: Path) -> None:
     assert student.revision is None
 
 
+def test_a_hub_id_is_read_from_the_cache_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--someone--tiny"
+    tiny_checkpoint(repository / "snapshots" / commit, "bert")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    student = load_student(StudentRecipe(source="someone/tiny"))
+    assert (student.revision, student.source) == (commit, "someone/tiny")
+    assert load_student(StudentRecipe(source="someone/tiny", revision=commit)).revision == commit
+    with pytest.raises(StudentError, match="not in the local cache"):
+        load_student(StudentRecipe(source="someone/tiny", revision="1" * 40))
+
+
 def sentence_model(folder: Path, modules: list[tuple[str, str, dict[str, object]]]) -> Path:
     tiny_checkpoint(folder, "bert")
     entries = []
