@@ -51,8 +51,8 @@ def _attention(
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
     if causal:
         raise StudentError(
-            f"{name} attends causally; only encoders are exported by this version",
-            way_out="Give an encoder checkpoint (BERT, DistilBERT, MiniLM, RoBERTa, ModernBERT, ViT, …).",
+            f"{name} attends causally, as a decoder does, and this checkpoint has no language-model head",
+            way_out="Give the checkpoint with its head (…ForCausalLM), or an encoder (BERT, MiniLM, ViT, …).",
         )
     if attention_mask is not None and attention_mask.dim() != 2:
         raise StudentError(

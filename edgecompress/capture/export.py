@@ -20,7 +20,7 @@ from edgecompress.errors import StudentError
 from edgecompress.types.graph import Graph
 from edgecompress.types.student import Student
 
-EXTERNAL_DATA_BYTES = 1_500_000_000  # a protobuf file ends at 2 GiB
+EXTERNAL_DATA_BYTES = 200_000_000  # weights beyond lie in a file that is mapped; a protobuf is read, and ends at 2 GiB
 
 
 def capture(student: Student, out_dir: Path, *, opset: int) -> Graph:
@@ -28,6 +28,10 @@ def capture(student: Student, out_dir: Path, *, opset: int) -> Graph:
 
     Raises StudentError if the architecture cannot be captured without changing what it computes.
     """
+    if student.is_decoder:
+        from edgecompress.capture.decoder import capture_decoder  # it needs this module's writer
+
+        return capture_decoder(student, out_dir, opset=opset)
     with attention_as_one_op() as calls:
         try:
             model = load_model(student, IMPLEMENTATION)
@@ -38,7 +42,7 @@ def capture(student: Student, out_dir: Path, *, opset: int) -> Graph:
             model = load_model(student, "eager")
         program = _export(student, model, opset)
     path = out_dir / "captured.onnx"
-    _write(program.model, path, student, plain_attention=not calls)
+    write_captured(program.model, path, student, plain_attention=not calls)
     return Graph(path=path, stage="captured")
 
 
@@ -47,7 +51,7 @@ def _export(student: Student, model: torch.nn.Module, opset: int) -> Any:
     batch = torch.export.Dim("batch")
     axes: dict[int, Any] = {0: batch} if student.is_vision else {0: batch, 1: torch.export.Dim("sequence")}
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             return torch.onnx.export(
                 Encoder(model, student),
                 tuple(inputs.values()),
@@ -61,14 +65,16 @@ def _export(student: Student, model: torch.nn.Module, opset: int) -> Any:
     except StudentError:
         raise
     except Exception as error:
-        cause = _student_error(error)
-        if cause is not None:
-            raise cause from error
-        raise StudentError(
-            f"the exporter of PyTorch {torch.__version__} cannot capture architecture '{student.architecture}': "
-            f"{_first_line(error)}",
-            way_out="This architecture is not supported by this version.",
-        ) from error
+        raise cannot_capture(student, error) from error
+
+
+def cannot_capture(student: Student, error: BaseException) -> StudentError:
+    """The refusal that lies beneath an error of the exporter, or one that names the architecture."""
+    return _student_error(error) or StudentError(
+        f"the exporter of PyTorch {torch.__version__} cannot capture architecture '{student.architecture}': "
+        f"{_first_line(error)}",
+        way_out="This architecture is not supported by this version.",
+    )
 
 
 def _student_error(error: BaseException | None) -> StudentError | None:
@@ -85,7 +91,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter logs and warns about packages that are not needed here."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -98,7 +104,8 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _write(model: ir.Model, path: Path, student: Student, *, plain_attention: bool) -> None:
+def write_captured(model: ir.Model, path: Path, student: Student, *, plain_attention: bool) -> None:
+    """Name the nodes by their modules, leave no paths behind, and save."""
     # The exporter leaves source paths and stack traces on every node: replaced by the module's own name.
     taken: dict[str, int] = {}
     for node in model.graph.all_nodes():
@@ -132,9 +139,10 @@ def _write(model: ir.Model, path: Path, student: Student, *, plain_attention: bo
 
 
 def write_model(model: ir.Model, path: Path) -> None:
-    """Save a model, with one external data file beside it when it is too large for a protobuf."""
+    """Save a model whole: with one data file of its own beside it when it is large, else with its weights inside."""
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     if size > EXTERNAL_DATA_BYTES:
         ir.save(model, path, external_data=path.name + ".data")
     else:
-        ir.save(model, path)
+        # Weights that still lie in another graph's data file would be left there, and named by a path.
+        ir.save(ir.external_data.load_to_model(model), path)

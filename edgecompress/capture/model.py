@@ -24,6 +24,7 @@ _AUTO_CLASS = {
     "question-answering": "AutoModelForQuestionAnswering",
     "image-feature-extraction": "AutoModel",
     "image-classification": "AutoModelForImageClassification",
+    "text-generation": "AutoModelForCausalLM",
 }
 
 _OUTPUTS = {
@@ -44,8 +45,8 @@ _ACTIVATIONS = {
 }
 
 
-def load_model(student: Student, attention: str) -> torch.nn.Module:
-    """Load the checkpoint in float32 with the given attention implementation, in evaluation mode.
+def load_model(student: Student, attention: str, experts: str | None = None) -> torch.nn.Module:
+    """Load the checkpoint in float32 with the given attention (and experts) implementation, in evaluation mode.
 
     Raises ValueError from transformers if the architecture does not take that implementation.
     """
@@ -57,6 +58,8 @@ def load_model(student: Student, attention: str) -> torch.nn.Module:
         "trust_remote_code": student.trust_remote_code,
         "use_safetensors": None if student.allow_pickle else True,
     }
+    if experts is not None:
+        options["experts_implementation"] = experts
     config = transformers.AutoConfig.from_pretrained(student.path, trust_remote_code=student.trust_remote_code)
     # from_pretrained shares the config object with the model: a second load must not see the first one's choice.
     model, info = auto.from_pretrained(student.path, config=copy.deepcopy(config), output_loading_info=True, **options)

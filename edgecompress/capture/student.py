@@ -19,10 +19,14 @@ _HEADS = {
     "ForQuestionAnswering": "question-answering",
     "ForImageClassification": "image-classification",
     "ForImageClassificationWithTeacher": "image-classification",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
 }
+_CAUSAL_HEADS = ("ForCausalLM", "LMHeadModel")
 _VISION = ("vit", "deit", "dinov2", "dinov2_with_registers", "beit", "swin", "dinov3_vit", "ijepa", "data2vec-vision")
 _ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl")  # positions start behind padding
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
+_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
 _UNBOUNDED_TOKENS = 1_000_000  # transformers writes 1e30 for "no limit"
 
 _POOLING_FLAGS = {
@@ -59,7 +63,7 @@ def load_student(recipe: StudentRecipe) -> Student:
             f"the checkpoint brings its own Python code ({', '.join(sorted(config['auto_map']))})",
             way_out="Read that code, then pass --trust-remote-code.",
         )
-    _require_encoder(config, architecture)
+    _require_no_pair(config, architecture)
     files = weight_files(folder, recipe.allow_pickle)
     sentence = _sentence_modules(folder)
     task = _task(recipe.task, config, architecture, sentence is not None)
@@ -77,7 +81,7 @@ def load_student(recipe: StudentRecipe) -> Student:
         revision=revision,
         architecture=architecture,
         task=task,
-        max_length_tokens=None if is_vision else _max_length(recipe, folder, config, architecture, sentence),
+        max_length_tokens=None if is_vision else _max_length(recipe, folder, config, architecture, task, sentence),
         pooling=sentence.pooling if sentence and task == "sentence-similarity" else None,
         lower_case=sentence.lower_case if sentence else False,
         prompts={k: v for k, v in (prompts.get("prompts") or {}).items() if isinstance(v, str)},
@@ -91,15 +95,24 @@ def load_student(recipe: StudentRecipe) -> Student:
     )
 
 
-def _require_encoder(config: dict[str, Any], architecture: str) -> None:
-    names = config.get("architectures") or []
-    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) or config.get("is_decoder"):
-        raise StudentError(
-            f"'{architecture}' is a decoder; this version exports encoders",
-            way_out="Give an encoder checkpoint (BERT, DistilBERT, MiniLM, RoBERTa, ModernBERT, ViT, …).",
-        )
+def _require_no_pair(config: dict[str, Any], architecture: str) -> None:
+    """Refuse what is neither an encoder nor a decoder with a language-model head."""
     if config.get("is_encoder_decoder"):
-        raise StudentError(f"'{architecture}' is an encoder-decoder; this version exports encoders")
+        raise StudentError(
+            f"'{architecture}' is an encoder-decoder; this version exports encoders and decoders",
+            way_out="Give an encoder (BERT, MiniLM, ViT, …) or a causal language model (Qwen2, Llama, …).",
+        )
+    names = config.get("architectures") or [""]
+    if str(names[0]).endswith("ForConditionalGeneration"):
+        raise StudentError(
+            f"'{architecture}' takes more than text; this version exports encoders and decoders of text",
+            way_out="Give the checkpoint of its language model alone (…ForCausalLM).",
+        )
+    if config.get("is_decoder") and not str(names[0]).endswith(_CAUSAL_HEADS):
+        raise StudentError(
+            f"'{architecture}' is a decoder without a language-model head",
+            way_out="Give the checkpoint with its head (…ForCausalLM).",
+        )
 
 
 def _task(given: str | None, config: dict[str, Any], architecture: str, is_sentence: bool) -> str:
@@ -187,10 +200,22 @@ def _pooling_modes(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _max_length(
-    recipe: StudentRecipe, folder: Path, config: dict[str, Any], architecture: str, sentence: _SentenceModules | None
+    recipe: StudentRecipe,
+    folder: Path,
+    config: dict[str, Any],
+    architecture: str,
+    task: str,
+    sentence: _SentenceModules | None,
 ) -> int:
-    positions = config.get("max_position_embeddings")
-    limit = int(positions) if isinstance(positions, int) and positions > 0 else 512
+    given = (config.get(name) for name in _POSITIONS)
+    positions = next((n for n in given if isinstance(n, int) and n > 0), None)
+    is_decoder = task == "text-generation"
+    if is_decoder and positions is None and recipe.max_length_tokens is None:
+        raise StudentError(
+            f"config.json of this '{architecture}' does not say how many positions it has",
+            way_out="Give --max-length.",
+        )
+    limit = positions or (recipe.max_length_tokens if is_decoder and recipe.max_length_tokens else 512)
     if architecture in _ROBERTA_LIKE:
         limit -= (config.get("pad_token_id") or 1) + 1
     if recipe.max_length_tokens is not None:
@@ -202,6 +227,8 @@ def _max_length(
         return recipe.max_length_tokens
     if sentence and sentence.max_length_tokens:
         return min(sentence.max_length_tokens, limit)
+    if is_decoder:
+        return limit  # tokenizers carry lengths of other models: R1-Distill's says 16,384 of its 131,072
     said = read_json(folder / "tokenizer_config.json").get("model_max_length")
     return min(int(said), limit) if isinstance(said, int | float) and said < _UNBOUNDED_TOKENS else limit
 

@@ -15,9 +15,12 @@ from onnx_ir.passes.common import (
 
 from edgecompress.capture.export import write_model
 from edgecompress.lower.attention import lower_attention
+from edgecompress.lower.cached_attention import lower_cached_attention
 from edgecompress.lower.half import to_float16
+from edgecompress.lower.packing import pack_linears
 from edgecompress.lower.padding import skip_mask_when_unpadded
 from edgecompress.lower.quantized import lower_quantized
+from edgecompress.lower.rotary import lower_rms_norm, lower_rotary
 from edgecompress.types.graph import Graph
 
 
@@ -25,7 +28,13 @@ def lower_model(model: ir.Model) -> ir.Model:
     """Rewrite ``model`` in place so that ONNX Runtime's CPU provider can run it; return it."""
     # Weights that are shared (ALBERT's layers) were written once a use by the exporter.
     DeduplicateInitializersPass()(model)
+    if any(node.op_type == "CachedAttention" for node in model.graph):
+        pack_linears(model)  # finds what is still in float: packed before, if its weights were quantized
     lower_attention(model)
+    lower_cached_attention(model)
+    RemoveUnusedNodesPass()(model)
+    lower_rotary(model)
+    lower_rms_norm(model)
     lower_quantized(model)
     RemoveUnusedNodesPass()(model)
     CommonSubexpressionEliminationPass()(model)

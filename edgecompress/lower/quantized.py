@@ -3,6 +3,7 @@
 - QuantizedLinear: one quantization of x for all layers that read it, then MatMulIntegerToFloat, which multiplies in
   int8, scales a column and adds the bias in one pass over the output;
 - BlockLinear: MatMulNBits;
+- BlockEmbedding: GatherBlockQuantized on the same layout, so that a tied head can read the same tensor;
 - QuantizedEmbedding: two Gathers, a Cast and a product.
 """
 
@@ -10,7 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx_ir as ir
+
+from edgecompress.quantize.blockwise import unpack
+from edgecompress.quantize.layers import constant
 
 DOMAIN = "edgecompress"
 MICROSOFT = "com.microsoft"
@@ -51,14 +56,44 @@ def _linear(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...], list[i
 
 
 def _block_linear(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...], list[ir.Value]]) -> None:
-    x, weight, scales, bias = node.inputs[:4]
-    attributes = {name: node.attributes[name].as_int() for name in ("K", "N", "bits", "block_size")}
-    # accuracy_level 4: x is quantized to int8 a block, and the product is made in int8.
-    inputs = [x, weight, scales, None, None, bias]
-    lowered = ir.node(
-        "MatMulNBits", inputs, attributes=attributes | {"accuracy_level": 4}, domain=MICROSOFT, name=node.name
-    )
-    _put(graph, node, lowered)
+    x, weight, scales, zero_points, bias = [*node.inputs, None, None][:5]
+    names = ("K", "N", "bits", "block_size", "accuracy_level")
+    attributes = {name: node.attributes[name].as_int() for name in names}
+    inputs = [x, weight, scales, zero_points, None, bias]
+    while inputs[-1] is None:
+        inputs.pop()
+    _put(graph, node, ir.node("MatMulNBits", inputs, attributes=attributes, domain=MICROSOFT, name=node.name))
+
+
+def _block_embedding(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...], list[ir.Value]]) -> None:
+    """GatherBlockQuantized takes the blocks as an axis of their own: [V, blocks, block], one scale in the last axis."""
+    table, ids, scales, zero_points = [*node.inputs, None][:4]
+    assert table is not None
+    assert ids is not None
+    assert scales is not None
+    bits, block, width = (node.attributes[name].as_int() for name in ("bits", "block_size", "H"))
+    inputs = [table, ids, _column(graph, scales)]
+    if zero_points is not None:
+        inputs.append(_unpacked(graph, zero_points, bits, width // block))
+    attributes = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 2}
+    gather = ir.node("GatherBlockQuantized", inputs, attributes=attributes, domain=MICROSOFT, name=f"{node.name}/rows")
+    rank = len(ids.shape) if ids.shape is not None else 2
+    shape = constant(graph, f"{node.name}/shape", np.array([0] * rank + [width], dtype=np.int64))
+    graph.insert_before(node, gather)
+    _put(graph, node, ir.node("Reshape", [gather.outputs[0], shape], name=node.name))
+
+
+def _column(graph: ir.Graph, scales: ir.Value) -> ir.Value:
+    """[V, blocks] -> [V, blocks, 1], a copy: MatMulNBits takes two axes only. It is small beside the table."""
+    assert scales.const_value is not None
+    return constant(graph, f"{scales.name}.column", scales.const_value.numpy()[:, :, None])
+
+
+def _unpacked(graph: ir.Graph, zero_points: ir.Value, bits: int, blocks: int) -> ir.Value:
+    """[V, ceil(blocks * bits / 8)] -> [V, blocks, 1]: each zero point in a byte, since its own axis has one entry."""
+    assert zero_points.const_value is not None
+    zeros = unpack(zero_points.const_value.numpy(), bits)[:, :blocks]
+    return constant(graph, f"{zero_points.name}.column", zeros[:, :, None])
 
 
 def _embedding(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...], list[ir.Value]]) -> None:
@@ -83,5 +118,6 @@ def _put(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
 _LOWER: dict[str, Callable[[ir.Graph, ir.Node, dict[tuple[str, ...], list[ir.Value]]], None]] = {
     "QuantizedLinear": _linear,
     "BlockLinear": _block_linear,
+    "BlockEmbedding": _block_embedding,
     "QuantizedEmbedding": _embedding,
 }

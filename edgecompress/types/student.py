@@ -40,3 +40,7 @@ class Student:
     @property
     def is_vision(self) -> bool:
         return self.task.startswith("image-")
+
+    @property
+    def is_decoder(self) -> bool:
+        return self.task == "text-generation"

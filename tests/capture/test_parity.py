@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from edgecompress.capture.architectures import ARCHITECTURES
 from edgecompress.capture.export import capture
 from edgecompress.capture.model import Encoder, example_inputs, load_model
 from edgecompress.capture.student import load_student
@@ -102,9 +104,29 @@ def test_attention_is_one_op_a_layer_and_leaves_no_paths(minilm_dir: Path, tmp_p
     assert str(minilm_dir).encode() not in graph.path.read_bytes()
 
 
-def test_a_decoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StudentError, match="decoder"):
-        load_student(StudentRecipe(source=str(tiny_checkpoint(tmp_path, "qwen2", "AutoModelForCausalLM"))))
+def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path, "bert")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"is_encoder_decoder": True}))
+    with pytest.raises(StudentError, match="encoder-decoder"):
+        load_student(StudentRecipe(source=str(folder)))
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["AnyForConditionalGeneration"]}))
+    with pytest.raises(StudentError, match="more than text"):
+        load_student(StudentRecipe(source=str(folder)))
+
+
+def test_a_decoder_without_its_head_is_refused(tmp_path: Path) -> None:
+    student = load_student(StudentRecipe(source=str(tiny_checkpoint(tmp_path, "qwen2"))))
+    assert student.task == "feature-extraction"
+    with pytest.raises(StudentError, match="causally"):
+        capture(student, tmp_path, opset=21)
+
+
+def test_the_table_of_encoders_is_what_is_tested_here() -> None:
+    """mpnet's refusal is in tests/cli/test_cli.py: it needs the reference."""
+    encoders = [a for a in ARCHITECTURES.values() if a.kind == "encoder"]
+    assert {a.name for a in encoders if a.refused is None} == {*TEXT, *IMAGE, "deberta-v2"}
+    assert {a.name for a in encoders if a.refused is not None} == {"mpnet"}
 
 
 def test_every_tiny_architecture_is_tried() -> None:

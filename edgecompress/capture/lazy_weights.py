@@ -1,0 +1,176 @@
+"""A decoder without its weights, and its weights read from the checkpoint one at a time.
+
+A model of 1.8 billion parameters is 7 GB in float32, and the exporter needs none of the numbers. So the model is built
+with parameters that were allocated and never written, which costs no memory, and the graph's initializers read the
+checkpoint's file when somebody asks for them. Buffers (rotary frequencies and the like) are real from the start.
+
+This is done only when every parameter lies in the checkpoint under its own name and shape; transformers may rename and
+merge weights when it loads (the experts of a mixture, say), and then the model is loaded by it, whole.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+import transformers
+from safetensors import safe_open
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.initialization import no_init_weights
+
+from edgecompress.capture.checkpoint import weight_files
+from edgecompress.capture.model import load_model
+from edgecompress.errors import StudentError
+from edgecompress.types.student import Student
+
+# Of transformers' ways to compute a mixture of experts, the one that is plain products of gathered weights: the others
+# loop over the experts that were hit, or call a grouped kernel.
+EXPERTS = "batched_mm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """Where one weight lies."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+
+    def read(self) -> torch.Tensor:
+        """float32, whatever the file holds."""
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(self.name).to(torch.float32)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skeleton:
+    """A model in evaluation mode. ``stored`` gives parameters that hold no numbers yet; empty: all of them do."""
+
+    model: torch.nn.Module
+    stored: Mapping[str, StoredTensor]
+
+
+def skeleton(student: Student, attention: str) -> Skeleton:
+    """Build the causal language model of a checkpoint without reading its weights, if that can be done.
+
+    Raises StudentError as :func:`edgecompress.capture.model.load_model` does.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    config = transformers.AutoConfig.from_pretrained(student.path, trust_remote_code=student.trust_remote_code)
+    if getattr(config, "quantization_config", None):
+        raise StudentError("the checkpoint is quantized already", way_out="Give the checkpoint that it was made from.")
+    files = weight_files(student.path, student.allow_pickle)
+    if files and not student.trust_remote_code:
+        with no_init_weights():
+            model = transformers.AutoModelForCausalLM.from_config(
+                copy.deepcopy(config),
+                attn_implementation=attention,
+                experts_implementation=EXPERTS,
+                dtype=torch.float32,
+            )
+        model.tie_weights()
+        stored = _match(model, stored_tensors(files))
+        if stored is not None:
+            return Skeleton(model=model.eval(), stored=stored)
+        del model
+    return Skeleton(model=load_model(student, attention, EXPERTS), stored={})
+
+
+def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
+    """Every tensor of the safetensors files, by name."""
+    found = {}
+    for path in files:
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                found[name] = StoredTensor(path=path, name=name, shape=tuple(file.get_slice(name).get_shape()))
+    return found
+
+
+def _match(model: torch.nn.Module, found: Mapping[str, StoredTensor]) -> dict[str, StoredTensor] | None:
+    """The stored tensor of every parameter, buffers filled; None if transformers must load this checkpoint itself."""
+    if any(_touches(transform, found) for transform in get_model_conversion_mapping(model)):
+        return None
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    stored: dict[str, StoredTensor] = {}
+    for name, parameter in model.named_parameters():
+        sources = [found[alias] for alias in names[id(parameter)] if alias in found]
+        if not sources or any(source.shape != tuple(parameter.shape) for source in sources):
+            return None
+        if len(sources) > 1 and not all(torch.equal(sources[0].read(), other.read()) for other in sources[1:]):
+            return None  # tied by the configuration, and not equal: transformers decides what that means
+        for alias in names[id(parameter)]:
+            stored[alias] = sources[0]
+        assert name in stored
+    parameters = set(stored)
+    for name, buffer in model.state_dict().items():
+        if name in parameters:
+            continue
+        if name not in found or found[name].shape != tuple(buffer.shape):
+            return None
+        with torch.no_grad():
+            buffer.copy_(found[name].read())
+    return stored
+
+
+def _touches(transform: object, found: Mapping[str, StoredTensor]) -> bool:
+    """True if transformers would rename or merge any tensor of the checkpoint."""
+    rename = getattr(transform, "rename_source_key", None)
+    if rename is None:
+        return True
+    for name in found:
+        renamed, pattern = rename(name)
+        if pattern is not None or renamed != name:
+            return True
+    return False
+
+
+def fill_initializers(model: ir.Model, made: Skeleton) -> None:
+    """Make the initializers that are parameters of ``made`` read the checkpoint when asked, and fold their transposes.
+
+    A weight that is read both as it is and transposed (a tied embedding and head) becomes two initializers of one
+    stored tensor, ``name`` and ``name.transposed``. Initializers are known for parameters by their address in memory,
+    so that none with unwritten numbers can slip through under another name.
+    """
+    graph = model.graph
+    parameters = dict(made.model.named_parameters(remove_duplicate=False))
+    addresses = {parameters[name].data_ptr(): source for name, source in made.stored.items()}
+    for name, value in list(graph.initializers.items()):
+        raw = getattr(value.const_value, "raw", None)
+        source = addresses.get(raw.data_ptr()) if isinstance(raw, torch.Tensor) and raw.numel() else None
+        if source is None:
+            continue
+        if tuple(value.const_value.shape) != source.shape:  # type: ignore[union-attr]
+            raise StudentError(f"the exporter reshaped the weight '{name}', so its numbers are unknown")
+        value.const_value = _lazy(source, name, transposed=False)
+        for node in [n for n, _ in value.uses() if n.op_type == "Transpose" and not n.domain]:
+            if list(node.attributes["perm"].as_ints()) == [1, 0]:
+                _fold_transpose(graph, node, value, source)
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
+def _fold_transpose(graph: ir.Graph, node: ir.Node, value: ir.Value, source: StoredTensor) -> None:
+    assert value.name is not None
+    name = f"{value.name}.transposed"
+    if name not in graph.initializers:
+        tensor = _lazy(source, name, transposed=True)
+        made = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        graph.register_initializer(made)
+    ir.convenience.replace_all_uses_with(node.outputs[0], graph.initializers[name])
+    graph.remove(node, safe=True)
+
+
+def _lazy(source: StoredTensor, name: str, *, transposed: bool) -> ir.LazyTensor:
+    def read() -> ir.TensorProtocol:
+        array = source.read().numpy()
+        return ir.tensor(np.ascontiguousarray(array.T if transposed else array), name=name)
+
+    shape = tuple(reversed(source.shape)) if transposed else source.shape
+    return ir.LazyTensor(read, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape), name=name)
