@@ -36,3 +36,11 @@ def minilm_bundle(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
     output = tmp_path_factory.mktemp("bundles") / "minilm.bundle"
     export(Recipe(precision="int8-dynamic", student=StudentRecipe(source=str(minilm_dir))), output)
     return output
+
+
+@pytest.fixture(scope="session")
+def small_decoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder's checkpoint, really trained, on little text; made once, and never written to."""
+    from tests.small import small_decoder
+
+    return small_decoder(tmp_path_factory.mktemp("checkpoints") / "small-decoder").folder

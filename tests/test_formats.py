@@ -10,7 +10,7 @@ import pytest
 
 from edgecompress.errors import RecipeError
 from edgecompress.formats.codec import from_jsonable, to_jsonable
-from edgecompress.formats.recipe import read_recipe, recipe_toml, validate_recipe
+from edgecompress.formats.recipe import read_recipe, recipe_toml, resolve_precision, validate_recipe
 from edgecompress.formats.schema import PUBLISHED, json_schema
 from edgecompress.types.recipe import QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity
@@ -42,12 +42,27 @@ def test_a_recipe_survives_toml(tmp_path: Path) -> None:
         (Recipe(quality=QualityRecipe(min_fidelity=1.5)), "min_fidelity"),
         (Recipe(quantize=QuantizeRecipe(block_size=100)), "block_size"),
         (Recipe(precision="int9"), "no precision named 'int9'"),
+        (Recipe(quantize=QuantizeRecipe(method="gtpq")), "Did you mean 'gptq'"),
+        (Recipe(quantize=QuantizeRecipe(head_bits=6)), "head_bits are 4 or 8"),
+        (Recipe(quantize=QuantizeRecipe(embedding_bits=2)), "embedding_bits are 4 or 8"),
+        (Recipe(quantize=QuantizeRecipe(accuracy_level=2)), "accuracy_level is 0, 1 or 4"),
+        (Recipe(quality=QualityRecipe(max_perplexity_ratio=0.0)), "max_perplexity_ratio"),
         (Recipe(student=StudentRecipe(task="sumarization")), "no task named"),
     ],
 )
 def test_values_without_sense_are_refused(recipe: Recipe, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         validate_recipe(recipe)
+
+
+def test_short_precisions_are_a_decoder_s() -> None:
+    validate_recipe(Recipe(precision="int4"))
+    assert resolve_precision("int4", "text-generation") == "int4-weights"
+    assert resolve_precision("int8", "text-generation") == "int8-weights"
+    assert resolve_precision("int8-dynamic", "fill-mask") == "int8-dynamic"
+    with pytest.raises(RecipeError, match="'int8' is short for a decoder's weights") as error:
+        resolve_precision("int8", "fill-mask")
+    assert "int8-dynamic, int8-static, int8-weights" in error.value.way_out
 
 
 def test_broken_files_are_refused(tmp_path: Path) -> None:

@@ -78,7 +78,10 @@ def open_bundle(folder: Path) -> tuple[Manifest, Path]:
     root = folder.resolve()
     for name, record in manifest.files.items():
         _check_file(root, name, record)
-    for name in [manifest.model, *([manifest.text.tokenizer] if manifest.text else [])]:
+    needed = [manifest.model, *([manifest.text.tokenizer] if manifest.text else [])]
+    if manifest.generation is not None and manifest.generation.chat_template is not None:
+        needed.append(manifest.generation.chat_template)
+    for name in needed:
         if name not in manifest.files:
             raise BundleError(f"the manifest of {folder.name} does not list '{name}', which it needs", way_out=_AGAIN)
     present = {str(PurePosixPath(p.relative_to(root))) for p in root.rglob("*") if not p.is_dir() or p.is_symlink()}

@@ -10,7 +10,16 @@ from typing import Any
 
 from edgecompress.errors import RecipeError, nearest
 from edgecompress.formats.codec import from_jsonable
-from edgecompress.types.recipe import CALIBRATION_METHODS, PRECISIONS, SCHEMA_VERSION, TASKS, Recipe
+from edgecompress.types.recipe import (
+    ACCURACY_LEVELS,
+    BLOCK_METHODS,
+    CALIBRATION_METHODS,
+    PRECISIONS,
+    SCHEMA_VERSION,
+    SHORT_PRECISIONS,
+    TASKS,
+    Recipe,
+)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -41,7 +50,8 @@ def read_recipe(path: Path) -> Recipe:
 
 def validate_recipe(recipe: Recipe) -> None:
     """Raises RecipeError for a value that no target could fulfil."""
-    _one_of("precision", recipe.precision, ("auto", *PRECISIONS))
+    _one_of("precision", recipe.precision, ("auto", *PRECISIONS, *SHORT_PRECISIONS))
+    _one_of("quantization method", recipe.quantize.method, BLOCK_METHODS)
     _one_of("calibration method", recipe.calibration.method, CALIBRATION_METHODS)
     if recipe.student.task is not None:
         _one_of("task", recipe.student.task, TASKS)
@@ -51,18 +61,34 @@ def validate_recipe(recipe: Recipe) -> None:
         (0 < quality.min_fidelity <= 1, f"min_fidelity is a cosine in (0, 1], not {quality.min_fidelity:g}"),
         (quality.max_kl >= 0, f"max_kl is at least 0, not {quality.max_kl:g}"),
         (0 <= quality.min_top1 <= 1, f"min_top1 is a share in [0, 1], not {quality.min_top1:g}"),
+        (quality.max_perplexity_ratio > 0, f"max_perplexity_ratio is above 0, not {quality.max_perplexity_ratio:g}"),
         (quality.samples >= 2, f"quality samples are at least 2, not {quality.samples}"),
         (calibration.samples >= 1, f"calibration samples are at least 1, not {calibration.samples}"),
         (calibration.max_length_tokens >= 8, "calibration max_length_tokens is at least 8"),
         (50 < calibration.percentile <= 100, f"percentile is in (50, 100], not {calibration.percentile:g}"),
         (0 <= quantize.smooth_alpha <= 1, f"smooth_alpha is in [0, 1], not {quantize.smooth_alpha:g}"),
         (16 <= block <= 256 and block & (block - 1) == 0, f"block_size is a power of two from 16 to 256, not {block}"),
+        (quantize.head_bits in (None, 4, 8), f"head_bits are 4 or 8, not {quantize.head_bits}"),
+        (quantize.embedding_bits in (None, 4, 8), f"embedding_bits are 4 or 8, not {quantize.embedding_bits}"),
+        (quantize.accuracy_level in ACCURACY_LEVELS, f"accuracy_level is 0, 1 or 4, not {quantize.accuracy_level}"),
         ((recipe.runtime.threads or 1) >= 1, "threads are at least 1"),
         ((recipe.student.max_length_tokens or 8) >= 8, "max_length_tokens is at least 8"),
     )
     for holds, message in rules:
         if not holds:
             raise RecipeError(message, way_out="See `edgecompress export --help`.")
+
+
+def resolve_precision(precision: str, task: str) -> str:
+    """The concrete name of a short one. Raises RecipeError if the student is no decoder and the name is ambiguous."""
+    if precision not in SHORT_PRECISIONS:
+        return precision
+    if task != "text-generation":
+        raise RecipeError(
+            f"'{precision}' is short for a decoder's weights only; this student's task is {task}",
+            way_out=f"Say which: {', '.join(name for name in PRECISIONS if name.startswith(precision))}.",
+        )
+    return SHORT_PRECISIONS[precision]
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -29,6 +29,12 @@ class Linear:
     def output(self) -> ir.Value:
         return (self.add or self.matmul).outputs[0]
 
+    @property
+    def width(self) -> int:
+        """K, known without reading the weight."""
+        assert self.weight.const_value is not None
+        return int(self.weight.const_value.shape[0])  # type: ignore[arg-type]
+
     def weight_array(self) -> npt.NDArray[np.float32]:
         """float32 [K, N]"""
         assert self.weight.const_value is not None
@@ -115,7 +121,7 @@ def constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
 
 
 def replace_linear(
-    graph: ir.Graph, linear: Linear, inputs: Sequence[ir.Value], op: str, attributes: Mapping[str, int]
+    graph: ir.Graph, linear: Linear, inputs: Sequence[ir.Value | None], op: str, attributes: Mapping[str, int]
 ) -> None:
     """Put one portable op in the place of the MatMul and its Add."""
     node = ir.node(op, list(inputs), attributes=dict(attributes), domain=DOMAIN, name=f"{linear.name}/{op}")

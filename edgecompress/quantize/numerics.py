@@ -37,27 +37,3 @@ def fake_quantize_uint8(x: Float, scale: np.float32, zero_point: np.uint8) -> Fl
     quantized = np.clip(np.rint(x / scale) + np.float32(zero_point), 0, 255)
     back: Float = ((quantized - np.float32(zero_point)) * scale).astype(np.float32)
     return back
-
-
-def blockwise(weight: Float, bits: int, block_size: int) -> tuple[npt.NDArray[np.uint8], Float]:
-    """Symmetric weight-only blocks in the layout of com.microsoft::MatMulNBits.
-
-    weight [K, N] -> (uint8 [N, ceil(K / block), block * bits / 8], float32 [N, ceil(K / block)]). The zero point is the
-    middle, 2 ** (bits - 1); two 4-bit values share a byte, the first in the low half.
-    """
-    rows = np.ascontiguousarray(weight.T)
-    n, k = rows.shape
-    blocks = -(-k // block_size)
-    padded = np.zeros((n, blocks * block_size), dtype=np.float32)
-    padded[:, :k] = rows
-    padded = padded.reshape(n, blocks, block_size)
-    middle = 2 ** (bits - 1)
-    # The value of largest magnitude maps onto -middle, the end that has one step more.
-    index = np.abs(padded).argmax(axis=2, keepdims=True)
-    extreme = np.take_along_axis(padded, index, axis=2)
-    scale = (extreme / -middle).astype(np.float32)
-    scale[scale == 0] = 1.0
-    quantized = (np.clip(np.rint(padded / scale), -middle, middle - 1) + middle).astype(np.uint8)
-    if bits == 4:
-        quantized = quantized[:, :, 0::2] | (quantized[:, :, 1::2] << 4)
-    return quantized, scale[:, :, 0]

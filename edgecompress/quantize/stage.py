@@ -12,8 +12,11 @@ import onnx_ir as ir
 
 from edgecompress.capture.export import write_model
 from edgecompress.errors import RecipeError
+from edgecompress.lower.packing import pack_linears
 from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
+from edgecompress.quantize.decoder import quantize_decoder
+from edgecompress.quantize.hessians import StreamedHessians
 from edgecompress.quantize.layers import Linear, find_embeddings, find_linears
 from edgecompress.quantize.smoothing import smooth
 from edgecompress.quantize.weights import quantize_embeddings, quantize_weights
@@ -58,7 +61,7 @@ def calibrate(
 def _collect(
     model: ir.Model, batches: Batches, make_runnable: Callable[[ir.Model], ir.Model]
 ) -> dict[str, ActivationStatistics]:
-    tensors = {linear.x.name or "": int(linear.weight_array().shape[0]) for linear in find_linears(model)}
+    tensors = {linear.x.name or "": linear.width for linear in find_linears(model)}
     return collect_statistics(make_runnable(model.clone()), tensors, batches())
 
 
@@ -71,10 +74,13 @@ def quantize(
     *,
     weight_bits: int = 8,
     only: Callable[[Linear], bool] = lambda _: True,
+    batches: Batches | None = None,
+    make_runnable: Callable[[ir.Model], ir.Model] | None = None,
 ) -> Graph:
     """Write ``quantized-<precision>.onnx``. fp32 and fp16 come back as the captured graph: fp16 is made when lowering.
 
-    ``only`` picks layers, for the search of the costly ones. Raises RecipeError if there is nothing to quantize.
+    ``only`` picks layers, for the search of the costly ones. ``batches`` and ``make_runnable`` (see
+    :func:`calibrate`) are what method ``gptq`` runs. Raises RecipeError if there is nothing to quantize.
     """
     if precision in ("fp32", "fp16"):
         return Graph(path=graph.path, stage="quantized", precision=precision)
@@ -83,6 +89,9 @@ def quantize(
         model = ir.load(calibrated.path)
     else:
         model = ir.load(graph.path)
+    decodes = model.metadata_props.get("edgecompress.task") == "text-generation"
+    if decodes:
+        pack_linears(model)  # one product for query, key and value, one for gate and up
     linears = [linear for linear in find_linears(model) if only(linear)]
     if not linears:
         raise RecipeError(
@@ -97,11 +106,32 @@ def quantize(
             weight_bits=weight_bits,
             bias_correction=recipe.quantize.bias_correction,
         )
+        if recipe.quantize.quantize_embeddings:
+            quantize_embeddings(model, find_embeddings(model))
     else:
+        hessians = None
+        if recipe.quantize.method == "gptq":
+            assert batches is not None, "gptq is calibrated"
+            assert make_runnable is not None
+            tensors = {linear.x.name or "": linear.width for linear in linears}
+            # A graph of its own: the weights of this one are let go of while it still runs.
+            hessians = StreamedHessians(make_runnable(ir.load(graph.path)), tensors, batches)
         bits = 4 if precision == "int4-weights" else 8
-        quantize_weights(model, linears, bits=bits, block_size=recipe.quantize.block_size)
-    if recipe.quantize.quantize_embeddings:
-        quantize_embeddings(model, find_embeddings(model))
+        if decodes:
+            quantize_decoder(model, recipe.quantize, bits=bits, hessians=hessians, only=only)
+        else:
+            quantize_weights(
+                model,
+                linears,
+                bits=bits,
+                block_size=recipe.quantize.block_size,
+                method=recipe.quantize.method,
+                symmetric=recipe.quantize.symmetric,
+                accuracy_level=recipe.quantize.accuracy_level,
+                hessians=hessians,
+            )
+            if recipe.quantize.quantize_embeddings:
+                quantize_embeddings(model, find_embeddings(model))
     path = out_dir / f"quantized-{precision}.onnx"
     write_model(model, path)
     return Graph(path=path, stage="quantized", precision=precision)

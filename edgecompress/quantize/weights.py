@@ -1,34 +1,87 @@
-"""Weight-only quantization of linear layers in blocks, and int8 embedding tables."""
+"""Weight-only quantization: linear layers and embedding tables in blocks, and int8 embedding tables by row.
+
+A float weight is let go of as soon as nothing reads it any more, so that a model of a billion parameters is never held
+twice; weights that lie in a file are read one at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
+from edgecompress.quantize.blockwise import BlockFormat, Blocks, quantize_blocks
+from edgecompress.quantize.gptq import gptq
 from edgecompress.quantize.layers import DOMAIN, Embedding, Linear, constant, replace_linear
-from edgecompress.quantize.numerics import blockwise, per_row_int8
+from edgecompress.quantize.numerics import Float, per_row_int8
+
+_SMALLEST_BLOCK = 16  # that GatherBlockQuantized takes
 
 
-def quantize_weights(model: ir.Model, linears: Sequence[Linear], *, bits: int, block_size: int) -> int:
-    """Replace layers by ``edgecompress::BlockLinear``; return how many. Activations stay float32.
+def quantize_weights(
+    model: ir.Model,
+    linears: Sequence[Linear],
+    *,
+    bits: int,
+    block_size: int,
+    method: str = "rtn",
+    symmetric: bool = True,
+    accuracy_level: int = 4,
+    hessians: Mapping[str, Float] | None = None,
+) -> int:
+    """Replace layers by ``edgecompress::BlockLinear`` in place, one by one; return how many. Inputs stay float32.
 
-    Inputs: x, uint8 weight [N, blocks, block * bits / 8], float32 scales [N, blocks], float32 bias [N].
+    Inputs of the op: x, uint8 weight [N, blocks, block * bits / 8], float32 scales [N, blocks] and, where there are
+    any, uint8 zero points [N, ceil(blocks * bits / 8)] and float32 bias [N]. ``hessians`` maps the name of a layer's
+    input to float32 [K, K]; method ``gptq`` needs it, and asks for each when its layer's turn comes.
     """
+    form = BlockFormat(bits=bits, block_size=block_size, symmetric=symmetric)
     for linear in linears:
         weight = linear.weight_array()
-        packed, scales = blockwise(weight, bits, block_size)
-        inputs = [
-            linear.x,
-            constant(model.graph, f"{linear.name}.weight_int{bits}", packed),
-            constant(model.graph, f"{linear.name}.weight_scale", scales),
-            constant(model.graph, f"{linear.name}.bias", linear.bias_array()),
-        ]
-        k, n = weight.shape
-        attributes = {"bits": bits, "block_size": block_size, "K": k, "N": n}
-        replace_linear(model.graph, linear, inputs, "BlockLinear", attributes)
+        if method == "gptq":
+            assert hessians is not None, "gptq is calibrated: it needs the Hessian of every layer's input"
+            blocks = gptq(weight, hessians[linear.x.name or ""], form)
+        else:
+            blocks = quantize_blocks(weight, form, method)
+        del weight
+        names = f"{linear.name}.weight"
+        packed = constant(model.graph, f"{names}_int{bits}", blocks.packed)
+        _replace(model.graph, linear, blocks, packed, names, accuracy_level)
     model.opset_imports[DOMAIN] = 1
     return len(linears)
+
+
+def _replace(
+    graph: ir.Graph, linear: Linear, blocks: Blocks, packed: ir.Value, names: str, accuracy_level: int
+) -> None:
+    # Not linear.x: that may be the output of a layer that was replaced since.
+    x = linear.matmul.inputs[0]
+    inputs: list[ir.Value | None] = [x, packed, constant(graph, f"{names}_scale", blocks.scales), None, None]
+    if blocks.zero_points is not None:
+        inputs[3] = constant(graph, f"{names}_zero_point", blocks.zero_points)
+    if linear.bias is not None:
+        inputs[4] = linear.bias
+    while inputs[-1] is None:
+        inputs.pop()
+    form = blocks.format
+    attributes = {
+        "bits": form.bits,
+        "block_size": form.block_size,
+        "K": blocks.width,
+        "N": len(blocks.scales),
+        "accuracy_level": accuracy_level,
+    }
+    replace_linear(graph, linear, inputs, "BlockLinear", attributes)
+    let_go(graph, linear.weight)
+
+
+def let_go(graph: ir.Graph, weight: ir.Value) -> None:
+    """Drop an initializer that nothing reads any more, and its data with it."""
+    if weight.uses() or weight.is_graph_output() or weight.name is None:
+        return
+    graph.initializers.pop(weight.name, None)
+    weight.const_value = None
 
 
 def quantize_embeddings(model: ir.Model, embeddings: Sequence[Embedding]) -> int:
@@ -41,13 +94,82 @@ def quantize_embeddings(model: ir.Model, embeddings: Sequence[Embedding]) -> int
             constant(model.graph, f"{embedding.table.name}.scale", scale),
             embedding.ids,
         ]
-        node = ir.node("QuantizedEmbedding", inputs, domain=DOMAIN, name=f"{embedding.name}/QuantizedEmbedding")
-        out, old = node.outputs[0], embedding.gather.outputs[0]
-        out.type, out.shape = old.type, old.shape
-        model.graph.insert_before(embedding.gather, node)
-        name = old.name
-        ir.convenience.replace_all_uses_with(old, out, replace_graph_outputs=True)
-        model.graph.remove(embedding.gather, safe=True)
-        out.name = name
+        _replace_lookup(model.graph, embedding, inputs, "QuantizedEmbedding", {})
     model.opset_imports[DOMAIN] = 1
     return len(embeddings)
+
+
+def quantize_embedding_blocks(
+    model: ir.Model,
+    embedding: Embedding,
+    *,
+    bits: int,
+    block_size: int,
+    method: str = "rtn",
+    symmetric: bool = True,
+    tied: Linear | None = None,
+    accuracy_level: int = 4,
+) -> bool:
+    """Replace a lookup by ``edgecompress::BlockEmbedding`` in place; return whether the table could be stored so.
+
+    Inputs of the op: uint8 table [V, blocks, block * bits / 8], ids, float32 scales [V, blocks] and, where there are
+    any, uint8 zero points. A table is read as the weight [H, V] of a head is, so a head ``tied`` to it (its weight is
+    the table's transpose) becomes a BlockLinear that reads the very same tensors.
+
+    Blocks must fill a row: the largest power of two is taken that divides H and is at most ``block_size``. False, and
+    nothing is changed, if that is below 16.
+    """
+    assert embedding.table.const_value is not None
+    table = embedding.table.const_value.numpy()
+    block = block_that_divides(table.shape[1], block_size)
+    if block < _SMALLEST_BLOCK:
+        return False
+    form = BlockFormat(bits=bits, block_size=block, symmetric=symmetric)
+    blocks = quantize_blocks(table.T, form, method)
+    del table
+    names = embedding.table.name or embedding.name
+    packed = constant(model.graph, f"{names}_int{bits}", blocks.packed)
+    inputs = [packed, embedding.ids, constant(model.graph, f"{names}_scale", blocks.scales)]
+    if blocks.zero_points is not None:
+        inputs.append(constant(model.graph, f"{names}_zero_point", blocks.zero_points))
+    attributes = {"bits": bits, "block_size": block, "H": blocks.width}
+    _replace_lookup(model.graph, embedding, inputs, "BlockEmbedding", attributes)
+    if tied is not None:
+        _replace(model.graph, tied, blocks, packed, names, accuracy_level)
+    model.opset_imports[DOMAIN] = 1
+    return True
+
+
+def block_that_divides(width: int, block_size: int) -> int:
+    """The largest power of two that divides ``width`` and is at most ``block_size``."""
+    block = block_size
+    while width % block:
+        block //= 2
+    return block
+
+
+def tied_to(embedding: Embedding, linear: Linear) -> bool:
+    """Whether the layer's weight [H, V] is the transpose of the table [V, H], value by value."""
+    table, weight = embedding.table.const_value, linear.weight.const_value
+    if table is None or weight is None or tuple(table.shape) != tuple(weight.shape)[::-1]:
+        return False
+    rows, columns = table.numpy(), weight.numpy()
+    step = 4096
+    return all(
+        np.array_equal(rows[start : start + step], columns[:, start : start + step].T)
+        for start in range(0, len(rows), step)
+    )
+
+
+def _replace_lookup(
+    graph: ir.Graph, embedding: Embedding, inputs: Sequence[ir.Value], op: str, attributes: Mapping[str, int]
+) -> None:
+    node = ir.node(op, list(inputs), attributes=dict(attributes), domain=DOMAIN, name=f"{embedding.name}/{op}")
+    out, old = node.outputs[0], embedding.gather.outputs[0]
+    out.type, out.shape = old.type, old.shape
+    graph.insert_before(embedding.gather, node)
+    name = old.name
+    ir.convenience.replace_all_uses_with(old, out, replace_graph_outputs=True)
+    graph.remove(embedding.gather, safe=True)
+    out.name = name
+    let_go(graph, embedding.table)

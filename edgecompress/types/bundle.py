@@ -72,6 +72,30 @@ class RuntimeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """What a decoder's runtime must know: its cache, its special tokens and how its checkpoint samples."""
+
+    context_length_tokens: int
+    layers: int
+    kv_heads: int
+    head_size: int
+    vocab_size: int
+    kv_dtype: str = "float32"
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+    chat_template: str | None = None  # path of a file in the bundle (Jinja)
+    think_start: str | None = None  # reasoning tags, e.g. "<think>"
+    think_end: str | None = None
+    temperature: float = 1.0  # this and the next four: generation_config.json's
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    do_sample: bool = False
+    prefill_chunk_tokens: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     tool_version: str
     name: str
@@ -85,6 +109,7 @@ class Manifest:
     runtime: RuntimeSettings
     text: TextSettings | None = None
     image: ImageSettings | None = None
+    generation: GenerationSettings | None = None
     labels: tuple[str, ...] = ()
     files: Mapping[str, FileRecord] = field(default_factory=dict)  # every file but the manifest and the measurements
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that made it

@@ -9,6 +9,15 @@ SCHEMA_VERSION = 1
 PRECISIONS = ("fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "int4-weights")
 """Concrete precisions; ``auto`` measures the candidates among them and takes the fastest inside the budget."""
 
+SHORT_PRECISIONS = {"int4": "int4-weights", "int8": "int8-weights"}
+"""What decoders may say for short. For encoders "int8" could mean three things, so there it is refused."""
+
+BLOCK_METHODS = ("rtn", "hqq", "gptq")
+"""How the weights of the weight-only precisions are rounded; ``gptq`` is calibrated."""
+
+ACCURACY_LEVELS = (0, 1, 4)
+"""MatMulNBits' own numbers: 0 and 1 compute in float32, 4 rounds the inputs to int8 a block and is 2-3x faster."""
+
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
 
 TASKS = (
@@ -21,6 +30,7 @@ TASKS = (
     "text-ranking",
     "image-feature-extraction",
     "image-classification",
+    "text-generation",
 )
 """Hugging Face's names. ``text-ranking`` is a cross-encoder, ``sentence-similarity`` a pooled embedding."""
 
@@ -41,6 +51,11 @@ class QuantizeRecipe:
     bias_correction: bool = True  # add E[Wx] - E[W'x'] to the bias (arXiv 1906.04721)
     quantize_embeddings: bool = True  # int8 rows with one scale a row; every int8 and int4 precision
     block_size: int = 128  # weights that share one scale in the weight-only precisions
+    method: str = "rtn"  # of the weight-only precisions: one of BLOCK_METHODS
+    symmetric: bool = True  # False: each block has a zero point of its own
+    head_bits: int | None = None  # of a decoder's last layer; None: those of the precision
+    embedding_bits: int | None = None  # of a decoder's embedding table; None: those of the precision
+    accuracy_level: int = 4  # one of ACCURACY_LEVELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +70,9 @@ class CalibrationRecipe:
 @dataclass(frozen=True, kw_only=True)
 class QualityRecipe:
     min_fidelity: float = 0.99  # mean cosine to the reference, for embeddings
-    max_kl: float = 0.05  # mean KL divergence in nats, for heads
-    min_top1: float = 0.97  # agreement of the most probable class, for heads
+    max_kl: float = 0.05  # mean KL divergence in nats, for heads and decoders
+    min_top1: float = 0.97  # agreement of the most probable class, for heads; a decoder only reports it
+    max_perplexity_ratio: float = 1.05  # over the reference's perplexity on held-out text, for decoders
     samples: int = 128  # held-out texts, never seen by calibration
 
 

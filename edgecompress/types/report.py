@@ -16,6 +16,7 @@ class Fidelity:
     top10_agreement: float | None = None  # share of the reference's 10 nearest neighbours that are kept
     mean_kl: float | None = None  # nats
     top1_agreement: float | None = None
+    perplexity_ratio: float | None = None  # over the reference's; decoders
     max_abs_difference: float | None = None
 
 

@@ -106,6 +106,11 @@ def shortfall(fidelity: Fidelity, quality: QualityRecipe) -> str | None:
         return f"mean cosine {fidelity.mean_cosine:.4f} is below {quality.min_fidelity:g}"
     if fidelity.mean_kl is not None and not fidelity.mean_kl <= quality.max_kl:
         return f"KL divergence {fidelity.mean_kl:.4f} is above {quality.max_kl:g}"
+    if fidelity.perplexity_ratio is not None:
+        if not fidelity.perplexity_ratio <= quality.max_perplexity_ratio:
+            return f"perplexity ratio {fidelity.perplexity_ratio:.4f} is above {quality.max_perplexity_ratio:g}"
+        # Which of two nearly equal words comes first is no budget of a decoder: its choices are drawn, not taken.
+        return None
     if fidelity.top1_agreement is not None and not fidelity.top1_agreement >= quality.min_top1:
         return f"top-1 agreement {fidelity.top1_agreement:.3f} is below {quality.min_top1:g}"
     return None
@@ -119,5 +124,6 @@ def require(fidelity: Fidelity, quality: QualityRecipe, *, precision: str, costl
     named = f" The layers that cost most: {', '.join(costly)}." if costly else ""
     raise QualityBudgetError(
         f"{precision} misses the quality budget: {missed}.{named}",
-        way_out="Use --precision auto or a wider one, or lower the budget (--min-fidelity, --max-kl, --min-top1).",
+        way_out="Use --precision auto or a wider one, calibrate weights (--method gptq), or lower the budget "
+        "(--min-fidelity, --max-kl, --min-top1, --max-perplexity-ratio).",
     )

@@ -27,11 +27,16 @@ class Timing:
     speedup: float  # over the first side, median of the ratios round by round
 
 
-def open_session(path: Path, threads: int) -> Run:
-    """The compiled graph as a function from a feed to its outputs; input names it does not have are left out."""
+def make_session(path: Path, threads: int) -> ort.InferenceSession:
+    """A session for a graph as it is: nothing is optimized any more."""
     options = session_options(threads)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
+    return ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
+
+
+def open_session(path: Path, threads: int) -> Run:
+    """The compiled graph as a function from a feed to its outputs; input names it does not have are left out."""
+    session = make_session(path, threads)
     names = {i.name for i in session.get_inputs()}
 
     def run(feed: Feed) -> Sequence[npt.NDArray[Any]]:

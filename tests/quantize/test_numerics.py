@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from edgecompress.quantize.numerics import (
-    blockwise,
     fake_quantize_uint8,
     per_column_int8,
     per_row_int8,
@@ -49,17 +48,3 @@ def test_zero_is_exact_and_the_range_is_covered(low: float, high: float) -> None
     back = fake_quantize_uint8(x, scale, zero_point)
     assert back[0] == 0.0
     assert np.abs(back - x).max() <= float(scale)
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize(("k", "block"), [(64, 32), (60, 16), (130, 128)])
-def test_blockwise_layout_gives_the_weight_back(rng: np.random.Generator, bits: int, k: int, block: int) -> None:
-    weight = rng.normal(size=(k, 5)).astype(np.float32)
-    packed, scales = blockwise(weight, bits, block)
-    blocks = -(-k // block)
-    assert packed.shape == (5, blocks, block * bits // 8)
-    assert scales.shape == (5, blocks)
-    halves = np.stack([packed & 15, packed >> 4], axis=-1)
-    values = halves.reshape(5, blocks, block) if bits == 4 else packed
-    back = ((values.astype(np.float32) - 2 ** (bits - 1)) * scales[:, :, None]).reshape(5, -1)[:, :k].T
-    assert np.abs(back - weight).max() <= np.abs(scales).max() * 1.01

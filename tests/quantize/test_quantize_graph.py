@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
@@ -13,8 +15,10 @@ from edgecompress.quantize.calibration import ActivationStatistics, collect_stat
 from edgecompress.quantize.layers import find_embeddings, find_linears
 from edgecompress.quantize.numerics import fake_quantize_uint8, per_column_int8, range_to_uint8
 from edgecompress.quantize.smoothing import smooth
+from edgecompress.quantize.stage import quantize
 from edgecompress.quantize.weights import quantize_embeddings, quantize_weights
-from edgecompress.types.recipe import CalibrationRecipe
+from edgecompress.types.graph import Graph
+from edgecompress.types.recipe import CalibrationRecipe, QuantizeRecipe, Recipe
 from tests.graphs import graph_with_weights
 
 K, N = 64, 48
@@ -138,3 +142,22 @@ def test_embedding_rows_come_back_within_half_a_step(rng: np.random.Generator) -
     assert (np.abs(got - table[ids]) <= step[ids][..., None] / 2 + 1e-6).all()
     sizes = sum(v.const_value.nbytes for v in lower_model(model).graph.initializers.values() if v.const_value)
     assert sizes < table.nbytes / 3
+
+
+def test_gptq_is_calibrated_by_the_stage(rng: np.random.Generator, tmp_path: Path) -> None:
+    mixing = rng.normal(size=(8, K)).astype(np.float32)
+    x, unseen = (rng.normal(size=(2, 2, 200, 8)).astype(np.float32) @ mixing) + rng.normal(size=(2, 2, 200, K)) * 0.1
+    x, unseen = x.astype(np.float32), unseen.astype(np.float32)
+    model = two_linears(rng)
+    ir.save(model, tmp_path / "captured.onnx")
+    captured = Graph(path=tmp_path / "captured.onnx", stage="captured")
+    exact = run(model, x=unseen)
+    errors = []
+    for method in ("rtn", "gptq"):
+        recipe = Recipe(quantize=QuantizeRecipe(method=method, block_size=32, accuracy_level=0))
+        made = quantize(
+            captured, "int4-weights", recipe, None, tmp_path, batches=lambda: [{"x": x}], make_runnable=lower_model
+        )
+        found = run(ir.load(made.path), x=unseen)
+        errors.append(sum(float(np.linalg.norm(a - b)) for a, b in zip(exact, found, strict=True)))
+    assert errors[1] < errors[0] / 2

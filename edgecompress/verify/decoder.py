@@ -1,0 +1,114 @@
+"""How near a decoder is to its reference on held-out token sequences. NumPy only, and one slice of positions at a time.
+
+The logits of one sequence of a large vocabulary take hundreds of megabytes; nothing here copies them whole. Sums are
+kept in float64, so the order of the sequences does not show in a report.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecompress.types.report import Fidelity
+
+Logits = npt.NDArray[Any]  # [positions, vocabulary]
+
+_SLICE_ELEMENTS = 1 << 21  # 16 MB of float64
+_DIGITS = 6  # of what goes into a report: differences beyond are those of the summation order
+_LARGEST = 1e300  # a perplexity ratio beyond is reported as this: JSON has no infinity
+
+
+@dataclass(kw_only=True)
+class DecoderFidelity:
+    """Running sums over positions. Add sequences as they come; ask for the figures at the end."""
+
+    sequences: int = 0
+    positions: int = 0
+    scored: int = 0  # positions that have a token behind them
+    reference_nll: float = 0.0  # nats
+    nll: float = 0.0
+    kl: float = 0.0
+    agreed: int = 0
+    largest_difference: float = 0.0
+
+    def add(self, reference: Logits, logits: Logits, targets: npt.NDArray[np.int64] | None = None) -> None:
+        """Merge one sequence, or a part of one.
+
+        ``reference`` and ``logits`` [T, V] at the same positions, ``targets`` int64 [<= T]: the token that really
+        follows each position, from the first on; the last position of a text has none. A position whose logits are not
+        all finite counts as one where nothing is known: uniform, and its first choice wrong.
+        """
+        if reference.shape != logits.shape or reference.ndim != 2:
+            raise ValueError(f"logits of shapes {reference.shape} and {logits.shape} cannot be compared")
+        targets = targets if targets is not None else np.zeros(0, dtype=np.int64)
+        if len(targets) > len(reference):
+            raise ValueError(f"{len(targets)} targets for {len(reference)} positions")
+        step = max(_SLICE_ELEMENTS // reference.shape[1], 1)
+        for start in range(0, len(reference), step):
+            part = slice(start, start + step)
+            self._add_slice(reference[part], logits[part], targets[part])
+        self.sequences += 1
+
+    def _add_slice(self, reference: Logits, logits: Logits, targets: npt.NDArray[np.int64]) -> None:
+        p, q = reference.astype(np.float64), logits.astype(np.float64)
+        broken = ~np.isfinite(q).all(axis=1)
+        q[broken] = 0.0
+        self.agreed += int(((p.argmax(1) == q.argmax(1)) & ~broken).sum())
+        difference = float(np.abs(p - q).max(initial=0.0))
+        self.largest_difference = max(self.largest_difference, math.inf if broken.any() else difference)
+        for x in (p, q):
+            x -= x.max(1, keepdims=True)
+            x -= np.log(np.exp(x).sum(1, keepdims=True))
+        rows = np.arange(len(targets))
+        self.reference_nll -= float(p[rows, targets].sum())
+        self.nll -= float(q[rows, targets].sum())
+        q -= p
+        np.exp(p, out=p)
+        self.kl -= float(np.einsum("tv,tv->", p, q))
+        self.positions += len(p)
+        self.scored += len(targets)
+
+    @property
+    def reference_perplexity(self) -> float:
+        return _perplexity(self.reference_nll, self.scored)
+
+    @property
+    def perplexity(self) -> float:
+        return _perplexity(self.nll, self.scored)
+
+    def fidelity(self) -> Fidelity:
+        """The figures so far. Raises ValueError if no position has a token behind it."""
+        if not self.scored:
+            raise ValueError("no sequence has two tokens: there is no perplexity to compare")
+        ratio = _perplexity(self.nll - self.reference_nll, self.scored)
+        largest = self.largest_difference
+        return Fidelity(
+            samples=self.sequences,
+            perplexity_ratio=round(min(ratio, _LARGEST), _DIGITS),
+            mean_kl=round(max(self.kl / self.positions, 0.0), _DIGITS),
+            top1_agreement=round(self.agreed / self.positions, _DIGITS),
+            max_abs_difference=float(f"{largest:.2e}") if math.isfinite(largest) else None,
+        )
+
+
+def _perplexity(nll: float, positions: int) -> float:
+    try:
+        return math.exp(nll / positions)
+    except OverflowError:
+        return math.inf
+
+
+def measure_decoder(pairs: Iterable[tuple[Logits, Logits, npt.NDArray[np.int64]]]) -> Fidelity:
+    """Compare ``(reference logits [T, V], logits [T, V], token ids [T])`` of held-out texts, one at a time.
+
+    Position t is scored on token t + 1. Make the pairs in a generator, and no more than one lives at a time.
+    """
+    found = DecoderFidelity()
+    for reference, logits, ids in pairs:
+        found.add(reference, logits, ids[1:])
+    return found.fidelity()
