@@ -6,6 +6,18 @@ from edgecompress.types.bundle import Manifest
 from edgecompress.types.provenance import Lineage
 from edgecompress.types.report import Report
 
+_EXAMPLES = {
+    "text-generation": (
+        'with load("path/to/this/folder") as generator:',
+        '    for piece in generator.stream("a prompt", max_new_tokens=64):',
+        '        print(piece, end="", flush=True)',
+    ),
+    "else": (
+        'with load("path/to/this/folder") as encoder:',
+        '    print(encoder.predict(["a sentence"]))',
+    ),
+}
+
 
 def model_card(manifest: Manifest, report: Report, lineage: Lineage) -> str:
     """Markdown with the card's front matter. ``base_model`` is the student itself: the relation is "quantized"."""
@@ -37,8 +49,7 @@ def model_card(manifest: Manifest, report: Report, lineage: Lineage) -> str:
         "```python",
         "from edgecompress.runtime import load",
         "",
-        'with load("path/to/this/folder") as encoder:',
-        '    print(encoder.predict(["a sentence"]))',
+        *_EXAMPLES.get(manifest.task, _EXAMPLES["else"]),
         "```",
         "",
         "Lineage is in `lineage.json`; what nobody has said is recorded there as unknown.",

@@ -20,11 +20,12 @@ COMMANDS = {
     "inspect": "show what is in a bundle",
     "verify": "check a bundle's hashes, target and fidelity on this machine",
     "targets": "list known targets, show one, or detect this machine",
+    "architectures": "list the model architectures that were tried, and which are supported",
     "doctor": "show versions, providers and CPU features, and what does not fit",
 }
 """Command -> its line in the help; the module is edgecompress.cli.<command>."""
 
-_RUNTIME_PACKAGES = ("numpy", "onnxruntime", "tokenizers", "rich")
+_RUNTIME_PACKAGES = ("numpy", "onnxruntime", "tokenizers", "jinja2", "rich")
 _INTERNAL_ERROR = 70
 
 

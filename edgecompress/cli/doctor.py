@@ -16,6 +16,7 @@ _RANGES = {
     "numpy": ("2.0", "3", "runtime"),
     "onnxruntime": ("1.24", "2", "runtime"),
     "tokenizers": ("0.21", "1", "runtime"),
+    "jinja2": ("3.1.6", "4", "runtime"),
     "rich": ("13", "16", "runtime"),
     "torch": ("2.13", "2.14", "export"),
     "transformers": ("5.23", "6", "export"),

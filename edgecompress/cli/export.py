@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecompress.cli.output import add_json_flag, emit_json, progress, table
 from edgecompress.errors import UsageError
-from edgecompress.types.recipe import CALIBRATION_METHODS, PRECISIONS, TASKS, Recipe
+from edgecompress.types.recipe import BLOCK_METHODS, CALIBRATION_METHODS, PRECISIONS, TASKS, Recipe
 from edgecompress.types.report import Candidate, Fidelity
 
 if TYPE_CHECKING:
@@ -29,12 +29,18 @@ _FIELDS = {
     "bias_correction": ("quantize", "bias_correction"),
     "quantize_embeddings": ("quantize", "quantize_embeddings"),
     "block_size": ("quantize", "block_size"),
+    "method": ("quantize", "method"),
+    "symmetric": ("quantize", "symmetric"),
+    "head_bits": ("quantize", "head_bits"),
+    "embedding_bits": ("quantize", "embedding_bits"),
+    "accuracy_level": ("quantize", "accuracy_level"),
     "calibration": ("calibration", "text"),
     "calibration_samples": ("calibration", "samples"),
     "calibration_method": ("calibration", "method"),
     "min_fidelity": ("quality", "min_fidelity"),
     "max_kl": ("quality", "max_kl"),
     "min_top1": ("quality", "min_top1"),
+    "max_perplexity_ratio": ("quality", "max_perplexity_ratio"),
     "threads": ("runtime", "threads"),
 }
 
@@ -44,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", nargs="?", default=absent, help="checkpoint directory or hub id")
     parser.add_argument("-o", "--output", type=Path, help="the bundle, a folder that is made")
     parser.add_argument("--target", default=absent, help="a name of `edgecompress targets`, a .toml file, or local")
-    parser.add_argument("--precision", default=absent, help=f"auto, {', '.join(PRECISIONS)}")
+    parser.add_argument("--precision", default=absent, help=f"auto, {', '.join(PRECISIONS)}; decoders: int4, int8")
     parser.add_argument("--recipe", type=Path, help="a TOML file that says what the flags say; flags win")
     student = parser.add_argument_group("student")
     student.add_argument("--task", default=absent, help=f"found from the checkpoint unless given: {', '.join(TASKS)}")
@@ -60,10 +66,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quantize.add_argument("--no-bias-correction", dest="bias_correction", action="store_false", default=absent)
     quantize.add_argument("--no-quantize-embeddings", dest="quantize_embeddings", action="store_false", default=absent)
     quantize.add_argument("--block-size", type=int, default=absent, help="of the weight-only precisions")
+    quantize.add_argument("--method", default=absent, help=f"of the weight-only precisions: {', '.join(BLOCK_METHODS)}")
+    quantize.add_argument(
+        "--zero-points", dest="symmetric", action="store_false", default=absent, help="one a block of weights"
+    )
+    quantize.add_argument("--head-bits", type=int, default=absent, help="of a decoder's last layer: 4 or 8")
+    quantize.add_argument("--embedding-bits", type=int, default=absent, help="of a decoder's table: 4 or 8")
+    quantize.add_argument(
+        "--accuracy-level", type=int, default=absent, help="of MatMulNBits: 0 or 1 float32 inputs, 4 int8 inputs"
+    )
     quality = parser.add_argument_group("quality budget")
     quality.add_argument("--min-fidelity", type=float, default=absent, help="mean cosine to the reference (0.99)")
-    quality.add_argument("--max-kl", type=float, default=absent, help="mean KL divergence of a head, nats (0.05)")
+    quality.add_argument(
+        "--max-kl", type=float, default=absent, help="mean KL divergence of a head or decoder, nats (0.05)"
+    )
     quality.add_argument("--min-top1", type=float, default=absent, help="agreement of a head's first choice (0.97)")
+    quality.add_argument(
+        "--max-perplexity-ratio", type=float, default=absent, help="of a decoder over the reference (1.05)"
+    )
     parser.add_argument("--threads", type=int, default=absent, help="of the runtime; the target's cores unless given")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, stages and estimates only")
     parser.add_argument("--force", action="store_true", help="replace the output if it is a bundle")
@@ -186,6 +206,7 @@ def candidate_table(candidates: tuple[Candidate, ...]) -> str:
 def describe(fidelity: Fidelity) -> str:
     """The figures that apply to the task, in one line."""
     names = {
+        "perplexity_ratio": "perplexity ratio",
         "mean_cosine": "cosine",
         "min_cosine": "min",
         "top10_agreement": "top-10",

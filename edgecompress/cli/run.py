@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecompress.cli import generate
 from edgecompress.cli.output import add_json_flag, emit_json, note, table
 from edgecompress.errors import UsageError
 
@@ -20,28 +21,33 @@ _SHOWN_TEXT = 40
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("inputs", nargs="*", help="texts, or image files; stdin, one a line, if there are none")
+    parser.add_argument("inputs", nargs="*", help="texts, prompts, or image files; stdin, if there are none")
     parser.add_argument("--file", type=Path, help="read the texts from a file, one a line")
     parser.add_argument("--prompt", help="one of the checkpoint's prompts, for embeddings")
-    parser.add_argument("--top-k", type=int, default=5, help="labels or tokens shown (5)")
+    parser.add_argument("--top-k", type=int, help="labels or tokens shown (5); tokens that are sampled from")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--truncate", action="store_true", help="cut texts beyond the model's maximum, not refuse them")
     parser.add_argument("--threads", type=int, help="the target's choice unless given")
     parser.add_argument("--allow-mismatch", action="store_true", help="load a bundle made for another CPU")
     parser.add_argument("-o", "--output", type=Path, help="write embeddings as .npy instead of printing them")
+    generate.add_arguments(parser.add_argument_group("text generation"))
     add_json_flag(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    from edgecompress.runtime import load
+    from edgecompress.runtime import Encoder, load
 
     with load(options.bundle, threads=options.threads, allow_mismatch=options.allow_mismatch) as encoder:
+        if not isinstance(encoder, Encoder):
+            return generate.run(encoder, options)
+        generate.refuse(options)
         task = encoder.manifest.task
+        top_k = 5 if options.top_k is None else options.top_k
         texts = _inputs(options)
         if task in ("sentence-similarity", "feature-extraction"):
             return _embed(encoder, texts, options)
         inputs: Sequence[Any] = _pairs(texts, task)
-        results = encoder.predict(inputs, batch_size=options.batch_size, top_k=options.top_k, truncate=options.truncate)
+        results = encoder.predict(inputs, batch_size=options.batch_size, top_k=top_k, truncate=options.truncate)
         if options.json:
             emit_json(
                 {"task": task, "results": [{"input": i, "output": o} for i, o in zip(inputs, results, strict=True)]}

@@ -21,13 +21,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from edgecompress.cli.export import describe
     from edgecompress.formats.manifest import file_sha256, open_bundle
-    from edgecompress.runtime import load
+    from edgecompress.runtime import Encoder
+    from edgecompress.runtime.session import check_host
+    from edgecompress.verify.decoder_check import verify_decoder
     from edgecompress.verify.device import verify_outputs
     from edgecompress.verify.fidelity import shortfall
 
     manifest, folder = open_bundle(options.bundle)
-    with load(folder, threads=options.threads, allow_mismatch=options.allow_mismatch) as encoder:
-        fidelity, quality = verify_outputs(encoder, folder)
+    if not options.allow_mismatch:
+        check_host(manifest)
+    if manifest.generation is not None:
+        fidelity, quality = verify_decoder(manifest, folder, options.threads)
+    else:
+        with Encoder(manifest, folder, options.threads) as encoder:
+            fidelity, quality = verify_outputs(encoder, folder)
     missed = shortfall(fidelity, quality)
     if options.json:
         emit_json(

@@ -1,9 +1,8 @@
-"""The embeddable runtime: ``load`` a bundle, then ``encode`` or ``predict``."""
+"""The embeddable runtime for encoders: ``load`` a bundle, then ``encode`` or ``predict``."""
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,28 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecompress.errors import UsageError
-from edgecompress.formats.manifest import open_bundle
 from edgecompress.runtime.batching import Text, TextTokenizer, Tokens, pad, plan_batches
 from edgecompress.runtime.lanes import Lanes
-from edgecompress.runtime.session import check_host, make_session, thread_count
+from edgecompress.runtime.session import make_session, thread_count
 from edgecompress.types.bundle import Manifest
 
 FloatArray = npt.NDArray[np.float32]
 
 # Texts that are tokenized, sorted and held together: bounds memory whatever the number of texts.
 _WINDOW = 4096
-
-
-def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_mismatch: bool = False) -> Encoder:
-    """Check a bundle, byte for byte, and open it.
-
-    ``threads`` None takes the target's choice. Raises BundleError if the bundle is not whole, HostError if this CPU is
-    not the one it was compiled for (unless ``allow_mismatch``) or a provider it needs is not live.
-    """
-    manifest, folder = open_bundle(Path(path))
-    if not allow_mismatch:
-        check_host(manifest)
-    return Encoder(manifest, folder, threads)
 
 
 class Encoder:

@@ -111,13 +111,28 @@ def test_a_missing_tokenizer(capsys: pytest.CaptureFixture[str], tmp_path: Path)
 
 
 def test_architectures_outside(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    decoder = tiny_checkpoint(tmp_path / "d", "qwen2", "AutoModelForCausalLM")
-    assert "is a decoder" in refused(capsys, tmp_path, decoder, "-o", tmp_path / "b")
+    both = tiny_checkpoint(tmp_path / "d", "bert")
+    config = json.loads((both / "config.json").read_text()) | {"is_encoder_decoder": True}
+    (both / "config.json").write_text(json.dumps(config))
+    assert "is an encoder-decoder" in refused(capsys, tmp_path, both, "-o", tmp_path / "b")
     mpnet = tiny_checkpoint(tmp_path / "m", "mpnet")
     assert "architecture 'mpnet'" in refused(capsys, tmp_path, mpnet, "-o", tmp_path / "b", "--precision", "fp32")
     config = json.loads((mpnet / "config.json").read_text()) | {"auto_map": {"AutoModel": "modeling.Own"}}
     (mpnet / "config.json").write_text(json.dumps(config))
     assert "its own Python code" in refused(capsys, tmp_path, mpnet, "-o", tmp_path / "b")
+
+
+def test_architectures_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = cli(capsys, "architectures")
+    assert code == 0
+    assert all(word in out for word in ("qwen2 ", "mpnet", "supported"))
+    code, out, _ = cli(capsys, "architectures", "--json")
+    listed = {entry["name"]: entry for entry in json.loads(out)}
+    assert listed["qwen2"]["refused"] is None
+    assert listed["mpnet"]["refused"]
+    code, out, err = cli(capsys, "architectures", "qwen22")
+    assert code == 2
+    assert "Did you mean 'qwen2'?" in err
 
 
 def test_targets_and_precisions(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny: Path) -> None:

@@ -1,0 +1,203 @@
+"""``edgecompress run`` on a decoder: stream a text, hold a conversation."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from edgecompress.cli.output import emit_json, note
+from edgecompress.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgecompress.runtime import Generator, Session, Statistics, Stream
+    from edgecompress.runtime.prompts import Options
+
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+_REASONING, _ANSWER = "── reasoning ──", "── answer ──"
+# flag -> its name among the runtime's options
+_OPTIONS = {
+    "max_new_tokens": "max_new_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "seed": "seed",
+    "stop": "stop",
+    "lookup": "lookup_tokens",
+}
+_FLAGS = (*_OPTIONS, "system", "raw", "chat")
+
+
+def add_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--max-new-tokens", type=int, help="until the model ends the text, unless given")
+    group.add_argument("--temperature", type=float, help="0: the likeliest token; the checkpoint's own unless given")
+    group.add_argument("--top-p", type=float, help="sample from the likeliest tokens that make up this share")
+    group.add_argument(
+        "--min-p", type=float, help="leave out tokens below this share of the likeliest one's probability"
+    )
+    group.add_argument("--repetition-penalty", type=float, help="above 1: against tokens that are in the text already")
+    group.add_argument("--seed", type=int, help="the same seed gives the same text")
+    group.add_argument("--stop", action="append", help="end the text before this one; may be given again")
+    group.add_argument(
+        "--lookup", type=int, metavar="N", help="draft up to N tokens from the text itself (greedy only)"
+    )
+    group.add_argument("--system", metavar="TEXT", help="a system message before the prompt")
+    group.add_argument("--raw", action="store_true", help="the prompt as it is, without the chat template")
+    group.add_argument("--chat", action="store_true", help="a conversation over stdin, the KV cache kept between turns")
+
+
+def refuse(options: argparse.Namespace) -> None:
+    """Raises UsageError for a flag of text generation: the bundle is for another task."""
+    for flag in _FLAGS:
+        if getattr(options, flag) not in (None, False):
+            raise UsageError(
+                f"--{flag.replace('_', '-')} is for text generation, and this bundle is not",
+                way_out="Leave it out; `edgecompress inspect` shows what a bundle is for.",
+            )
+
+
+def run(generator: Generator, options: argparse.Namespace) -> int:
+    for flag in ("prompt", "truncate", "output"):
+        if getattr(options, flag) not in (None, False):
+            raise UsageError(f"--{flag} is for embeddings, and this bundle is a decoder", way_out="Leave it out.")
+    if options.system is not None and (options.raw or not generator.has_chat_template):
+        raise UsageError("a system message needs the chat template", way_out="Put it into the prompt itself.")
+    if options.chat:
+        return _chat(generator, options)
+    prompts = [_prompt(generator, text, options) for text in _texts(options)]
+    if len(prompts) == 1 and not options.json:
+        with generator.stream(prompts[0], **_sampling(options)) as stream:
+            _show(stream)
+        _note(stream.statistics)
+        return 0
+    results = generator.generate(prompts, **_sampling(options))
+    if options.json:
+        outputs = [
+            {
+                "input": prompt,
+                "output": str(text),
+                "answer": text.answer,
+                "reasoning": text.reasoning,
+                "token_ids": text.token_ids,
+                "finish": text.finish,
+            }
+            for prompt, text in zip(prompts, results, strict=True)
+        ]
+        emit_json({"task": generator.manifest.task, "results": outputs, "statistics": generator.statistics})
+        return 0
+    for number, text in enumerate(results, start=1):
+        print(f"── {number} ──")
+        _show_parts([("reasoning", text.reasoning), ("answer", text.answer)])
+    _note(generator.statistics)
+    return 0
+
+
+def _chat(generator: Generator, options: argparse.Namespace) -> int:
+    """A turn a line. The answers, without their reasoning, are what the next turn sees of the ones before."""
+    if options.json or options.inputs or options.file is not None:
+        raise UsageError("--chat reads its turns from stdin", way_out="Leave out --json, --file and the texts.")
+    if not generator.has_chat_template or options.raw:
+        raise UsageError("--chat needs a bundle with a chat template", way_out="Leave out --chat (and --raw).")
+    messages: list[dict[str, str]] = []
+    if options.system is not None:
+        messages.append({"role": "system", "content": options.system})
+    if sys.stdin.isatty():
+        note("A turn a line; Ctrl-C ends an answer, Ctrl-D the conversation.")
+    with generator.session() as session:
+        while (line := _turn()) is not None:
+            if line.strip():
+                _reply(session, [*messages, {"role": "user", "content": line}], messages, options)
+    return 0
+
+
+def _reply(
+    session: Session, asked: list[dict[str, str]], messages: list[dict[str, str]], options: argparse.Namespace
+) -> None:
+    """Stream one answer, and make the turn part of the conversation; a turn that is refused is not."""
+    with session.stream(asked, **_sampling(options)) as stream:
+        try:
+            _show(stream)
+        except KeyboardInterrupt:
+            print()
+    messages[:] = [*asked, {"role": "assistant", "content": stream.result.answer}]
+    _note(stream.statistics)
+
+
+def _turn() -> str | None:
+    if sys.stdin.isatty():
+        print("> ", end="", file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    return line.rstrip("\n") if line else None
+
+
+def _texts(options: argparse.Namespace) -> list[str]:
+    """Each argument is a prompt; a file, or stdin, is one prompt as a whole."""
+    texts: list[str] = list(options.inputs)
+    if options.file is not None:
+        try:
+            texts.append(options.file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{options.file} cannot be read: {error}", way_out="Give a text file in UTF-8.") from error
+    if not texts and not sys.stdin.isatty():
+        texts.append(sys.stdin.read())
+    if not any(text.strip() for text in texts):
+        raise UsageError(
+            "there is nothing to run: the prompt is empty", way_out='Give one: `edgecompress run BUNDLE "a prompt"`.'
+        )
+    return texts
+
+
+def _prompt(generator: Generator, text: str, options: argparse.Namespace) -> Any:
+    if options.raw or not generator.has_chat_template:
+        return text
+    system = [] if options.system is None else [{"role": "system", "content": options.system}]
+    return [*system, {"role": "user", "content": text}]
+
+
+def _sampling(options: argparse.Namespace) -> Options:
+    named: Options = {}
+    for flag, name in {**_OPTIONS, "top_k": "top_k"}.items():
+        value = getattr(options, flag)
+        if value is not None:
+            named[name] = value  # type: ignore[literal-required]
+    return named
+
+
+def _show(stream: Stream) -> None:
+    _show_parts((piece.kind, piece.text) for piece in stream)
+
+
+def _show_parts(parts: Iterable[tuple[str, str]]) -> None:
+    """On a terminal the reasoning is dimmed, between marks. Elsewhere stdout is the answer alone, stderr the rest."""
+    terminal = sys.stdout.isatty()
+    before: str | None = None
+    for kind, text in parts:
+        if not text:
+            continue
+        out = sys.stdout if terminal or kind == "answer" else sys.stderr
+        if kind != before:
+            if before == "reasoning":
+                print(_PLAIN if terminal else "", file=sys.stdout if terminal else sys.stderr)
+            if kind == "reasoning":
+                print(f"{_DIM if terminal else ''}{_REASONING}", file=out)
+            elif before == "reasoning":
+                print(_ANSWER, file=sys.stdout if terminal else sys.stderr)
+            before = kind
+        print(text, end="", file=out, flush=True)
+    print(_PLAIN if terminal and before == "reasoning" else "", flush=True)
+
+
+def _note(statistics: Statistics) -> None:
+    reused = f" ({statistics.reused_tokens} of them in the KV cache already)" if statistics.reused_tokens else ""
+    parts = [
+        f"{statistics.prompt_tokens} prompt tokens{reused} at {statistics.prefill_tokens_per_s:.1f} tok/s",
+        f"first token after {statistics.ttft_ms:.0f} ms",
+        f"{statistics.new_tokens} tokens at {statistics.decode_tokens_per_s:.1f} tok/s",
+    ]
+    if statistics.drafted_tokens:
+        parts.append(f"{statistics.accepted_tokens} of {statistics.drafted_tokens} drafted tokens right")
+    if "length" in statistics.finish:
+        parts.append("cut at --max-new-tokens or the context's end")
+    note("; ".join(parts))

@@ -1,0 +1,146 @@
+"""The KV cache: one buffer a layer and side, past and present at once, so that no token is ever copied.
+
+ONNX Runtime's GroupQueryAttention appends in place when its past and its present are the same memory. Both are bound to
+one NumPy array here, once; what is valid in it is said at each run by the attention mask's length, so that forgetting
+tokens (a draft that was wrong, the tail of an old conversation) costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from edgecompress.errors import BundleError
+from edgecompress.runtime.memory import check_available
+from edgecompress.types.bundle import GenerationSettings
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(uint8)": np.dtype(np.uint8),
+}
+_PAST, _PRESENT = "past_key_values.", "present."
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheTensor:
+    """One layer's keys or values, [B, Hk, C, D]."""
+
+    past: str
+    present: str
+    heads: int
+    head_size: int
+    dtype: np.dtype[Any]
+
+    @property
+    def bytes_per_token(self) -> int:
+        return self.heads * self.head_size * self.dtype.itemsize
+
+
+def cache_tensors(session: ort.InferenceSession, settings: GenerationSettings) -> tuple[CacheTensor, ...]:
+    """The cache that a model takes, read from its inputs. Raises BundleError if past and present do not pair."""
+    outputs = {output.name for output in session.get_outputs()}
+    tensors = []
+    for value in session.get_inputs():
+        if not value.name.startswith(_PAST):
+            continue
+        present = _PRESENT + value.name.removeprefix(_PAST)
+        if present not in outputs or value.type not in _DTYPES or len(value.shape) != 4:
+            raise BundleError(
+                f"the model's input '{value.name}' ({value.type}) has no output '{present}' to share its memory with",
+                way_out="Export it again with this version.",
+            )
+        heads, size = value.shape[1], value.shape[3]
+        tensors.append(
+            CacheTensor(
+                past=value.name,
+                present=present,
+                heads=heads if isinstance(heads, int) else settings.kv_heads,
+                head_size=size if isinstance(size, int) else settings.head_size,
+                dtype=_DTYPES[value.type],
+            )
+        )
+    return tuple(tensors)
+
+
+def cache_bytes(tensors: Sequence[CacheTensor], rows: int, tokens: int) -> int:
+    """What a cache of that capacity takes, exactly."""
+    return rows * tokens * sum(t.bytes_per_token for t in tensors)
+
+
+class KVCache:
+    """Keys and values of ``rows`` texts, ``capacity_tokens`` each. Raises HostError before taking too much memory."""
+
+    def __init__(self, tensors: Sequence[CacheTensor], rows: int, capacity_tokens: int) -> None:
+        self.tensors, self.rows, self.capacity_tokens = tuple(tensors), rows, capacity_tokens
+        self.bytes_copied = 0
+        self._bindings: dict[tuple[int, int, int], ort.IOBinding] = {}
+        self._logits = np.empty(0, dtype=np.float32)
+        self._check(cache_bytes(tensors, rows, capacity_tokens), capacity_tokens)
+        # Zeros, not garbage: the kernel maps the pages as they are touched either way.
+        self.buffers: list[npt.NDArray[Any]] = [self._empty(t, capacity_tokens) for t in self.tensors]
+
+    @property
+    def bytes(self) -> int:
+        return cache_bytes(self.tensors, self.rows, self.capacity_tokens)
+
+    def ensure(self, tokens: int, used_tokens: int, limit_tokens: int) -> None:
+        """Make room for ``tokens`` a row: at least double, at most ``limit_tokens``, keeping the first ``used_tokens``.
+
+        One buffer after the other, so that at no time more than one is there twice.
+        """
+        if tokens <= self.capacity_tokens:
+            return
+        capacity = max(tokens, min(2 * self.capacity_tokens, limit_tokens))
+        largest = max((t.bytes_per_token for t in self.tensors), default=0) * self.rows * capacity
+        self._check(cache_bytes(self.tensors, self.rows, capacity) - self.bytes + largest, capacity)
+        self._bindings.clear()
+        for index, tensor in enumerate(self.tensors):
+            grown = self._empty(tensor, capacity)
+            grown[:, :, :used_tokens] = self.buffers[index][:, :, :used_tokens]
+            self.buffers[index] = grown
+        self.bytes_copied += cache_bytes(self.tensors, self.rows, used_tokens)
+        self.capacity_tokens = capacity
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        """Put the first ``tokens`` of row ``source`` in the place of row ``target``."""
+        for buffer in self.buffers:
+            buffer[target, :, :tokens] = buffer[source, :, :tokens]
+        self.bytes_copied += cache_bytes(self.tensors, 1, tokens)
+
+    def binding(self, session: ort.InferenceSession, first: int, count: int) -> ort.IOBinding:
+        """An IO binding with the memory of rows ``first`` to ``first + count`` as past and as present."""
+        key = (id(session), first, count)
+        binding = self._bindings.get(key)
+        if binding is None:
+            binding = session.io_binding()
+            for tensor, buffer in zip(self.tensors, self.buffers, strict=True):
+                value = ort.OrtValue.ortvalue_from_numpy(buffer[first : first + count])
+                binding.bind_ortvalue_input(tensor.past, value)
+                binding.bind_ortvalue_output(tensor.present, value)
+            self._bindings[key] = binding
+        return binding
+
+    def logits(self, batch: int, positions: int, vocab_size: int) -> npt.NDArray[np.float32]:
+        """Memory for logits [B, N, V], the same one each time as long as it is large enough."""
+        size = batch * positions * vocab_size
+        if self._logits.size < size:
+            self._logits = np.empty(size, dtype=np.float32)
+        return self._logits[:size].reshape(batch, positions, vocab_size)
+
+    def _empty(self, tensor: CacheTensor, capacity: int) -> npt.NDArray[Any]:
+        return np.zeros((self.rows, tensor.heads, capacity, tensor.head_size), dtype=tensor.dtype)
+
+    def _check(self, wanted_bytes: int, capacity: int) -> None:
+        texts = "" if self.rows == 1 else f" of {self.rows} texts each"
+        check_available(
+            wanted_bytes,
+            f"a KV cache for {capacity} tokens{texts}",
+            "Ask for fewer max_new_tokens, a shorter prompt, or fewer prompts at once.",
+        )

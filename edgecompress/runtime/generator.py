@@ -1,0 +1,319 @@
+"""Generate text: ``load`` a decoder bundle, then ``generate``, ``stream``, or hold a ``session``."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack, overload
+
+from edgecompress.errors import BundleError, UsageError
+from edgecompress.runtime.cache import KVCache, cache_bytes
+from edgecompress.runtime.chat import ChatTemplate
+from edgecompress.runtime.decoder import Decoder
+from edgecompress.runtime.generation import Generation, Row
+from edgecompress.runtime.memory import check_available
+from edgecompress.runtime.prompts import (
+    Batch,
+    Options,
+    Single,
+    encode_prompt,
+    new_token_limit,
+    split_batch,
+    stop_strings,
+)
+from edgecompress.runtime.results import Generated, Statistics
+from edgecompress.runtime.sampling import Sampler, Sampling, check_seed, sampling_for
+from edgecompress.runtime.session import make_session, thread_count
+from edgecompress.runtime.stream import Stream
+from edgecompress.runtime.text import Detokenizer, PromptTokenizer, ReasoningSplit, StopStrings, TextStream
+from edgecompress.types.bundle import GenerationSettings, Manifest
+
+# Room for new tokens that a cache starts with where nobody said how many there will be; it doubles as needed.
+_FIRST_NEW_TOKENS = 512
+
+
+class Generator:
+    """A loaded decoder bundle. All methods may be called from several threads at once; each call has its own cache."""
+
+    def __init__(self, manifest: Manifest, folder: Path, threads: int | None = None) -> None:
+        """Raises BundleError if the bundle is no decoder, HostError if its weights do not fit into memory."""
+        if manifest.generation is None or manifest.text is None:
+            raise BundleError(
+                f"{folder.name} is for text generation, and its manifest does not say how",
+                way_out="Export it again with this version.",
+            )
+        self.manifest = manifest
+        self.threads = thread_count(manifest, threads)
+        self._settings = settings = manifest.generation
+        size = sum(record.bytes for record in manifest.files.values())
+        check_available(size, f"the bundle {folder.name}", "Export it with fewer bits, or free some memory.")
+        session = make_session(folder, manifest, self.threads)
+        self._decoder: Decoder | None = Decoder(session, settings, manifest.model)
+        self._tokenizer = PromptTokenizer(folder / manifest.text.tokenizer, settings.vocab_size)
+        self._template: ChatTemplate | None = None
+        if settings.chat_template is not None:
+            self._template = ChatTemplate(folder / settings.chat_template, self._special_tokens(settings))
+        self._lock = threading.Lock()
+        self._running: set[Generation] = set()
+        self._statistics: Statistics | None = None
+
+    def __enter__(self) -> Generator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what is running, as cancel() does, and free the model. Calls afterwards raise UsageError."""
+        self._decoder = None
+        self.cancel()
+
+    def cancel(self) -> None:
+        """End every text that is being generated, from any thread; each ends where it is, finish "cancelled"."""
+        with self._lock:
+            running = list(self._running)
+        for generation in running:
+            generation.cancel.set()
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template is not None
+
+    @property
+    def statistics(self) -> Statistics:
+        """Of the call that ended last. Raises UsageError before the first."""
+        if self._statistics is None:
+            raise UsageError("nothing was generated yet", way_out="Read the statistics when a text is done.")
+        return self._statistics
+
+    def kv_cache_bytes(self, tokens: int, rows: int = 1) -> int:
+        """What the KV cache of ``rows`` texts of ``tokens`` each takes, before it is taken."""
+        return cache_bytes(self._open().tensors, rows, tokens)
+
+    def token_ids(self, prompt: Single, **options: Unpack[Options]) -> list[int]:
+        """The tokens that a prompt becomes, special ones included."""
+        return self._encode(prompt, 0, options.get("template_variables"))[0]
+
+    @overload
+    def generate(self, prompt: Single, **options: Unpack[Options]) -> Generated: ...
+    @overload
+    def generate(self, prompt: Batch, **options: Unpack[Options]) -> list[Generated]: ...
+    def generate(self, prompt: Single | Batch, **options: Unpack[Options]) -> Generated | list[Generated]:
+        """The new text only, a str; for a list of prompts, of any lengths, a list in their order.
+
+        Prompts are read one after the other and their texts grow together, one token each a run. Row ``r`` of a list
+        samples from (seed, r). Raises UsageError for a prompt or a value without sense, HostError if the KV cache does
+        not fit into memory; both before anything runs.
+        """
+        started = time.perf_counter()
+        prompts, batched = split_batch(prompt)
+        generation = self._generation(prompts, options, started, None)
+        self._enter(generation)
+        try:
+            for _ in generation.pieces():
+                pass
+        finally:
+            self._leave(generation)
+        results = [row.result() for row in generation.rows]
+        return results if batched else results[0]
+
+    def stream(self, prompt: Single, **options: Unpack[Options]) -> Stream:
+        """Pieces of the new text as they come. Raises as :meth:`generate` does, at the call and not at the first piece.
+
+        A stream that is closed, or simply dropped, frees its KV cache; the generator stays usable.
+        """
+        started = time.perf_counter()
+        generation = self._generation([_one(prompt)], options, started, None)
+        self._enter(generation)
+        return Stream(generation, self._leave)
+
+    def session(self, capacity_tokens: int | None = None) -> Session:
+        """A conversation that keeps its KV cache: what a prompt has in common with the text before is not run again.
+
+        ``capacity_tokens`` takes the cache at once; left out, it grows by doubling. Raises HostError, UsageError.
+        """
+        return Session(self, capacity_tokens)
+
+    def _open(self) -> Decoder:
+        decoder = self._decoder
+        if decoder is None:
+            raise UsageError("this bundle was closed", way_out="Load it again.")
+        return decoder
+
+    def _enter(self, generation: Generation) -> None:
+        with self._lock:
+            self._running.add(generation)
+
+    def _leave(self, generation: Generation) -> None:
+        with self._lock:
+            self._running.discard(generation)
+        self._statistics = generation.statistics()
+
+    def _encode(self, prompt: Single, index: int, variables: Mapping[str, Any] | None) -> tuple[list[int], bool]:
+        self._open()
+        return encode_prompt(
+            prompt,
+            index,
+            tokenizer=self._tokenizer,
+            template=self._template,
+            settings=self._settings,
+            variables=variables,
+        )
+
+    def _generation(
+        self, prompts: Sequence[Single], options: Options, started: float, session: Session | None
+    ) -> Generation:
+        """Everything checked, encoded and taken; nothing run yet."""
+        decoder = self._open()
+        unknown = sorted(set(options) - Options.__annotations__.keys())
+        if unknown:
+            raise UsageError(
+                f"there is no option '{unknown[0]}'", way_out=f"Options: {', '.join(Options.__annotations__)}."
+            )
+        sampling = sampling_for(
+            self._settings,
+            temperature=options.get("temperature"),
+            top_k=options.get("top_k"),
+            top_p=options.get("top_p"),
+            min_p=options.get("min_p"),
+            repetition_penalty=options.get("repetition_penalty"),
+        )
+        lookup = _lookup_tokens(options.get("lookup_tokens", 0), sampling, len(prompts))
+        check_seed(options.get("seed"))
+        rows = [self._row(prompt, index, options, sampling) for index, prompt in enumerate(prompts)]
+        longest = max(row.prompt_tokens for row in rows)
+        limit = max(row.limit_tokens for row in rows)
+        wanted = limit if options.get("max_new_tokens") is not None else min(limit, longest + _FIRST_NEW_TOKENS)
+        grow_to = limit
+        if session is None:
+            cache = KVCache(decoder.tensors, len(rows), wanted)
+        else:
+            cache, rows[0].cached = session.prepare(decoder, rows[0].ids, wanted)
+            grow_to = self._settings.context_length_tokens
+        return Generation(decoder, cache, rows, grow_to_tokens=grow_to, lookup_tokens=lookup, started=started)
+
+    def _row(self, prompt: Single, index: int, options: Options, sampling: Sampling) -> Row:
+        settings, tokenizer = self._settings, self._tokenizer
+        ids, inside = self._encode(prompt, index, options.get("template_variables"))
+        limit = new_token_limit(len(ids), options.get("max_new_tokens"), settings.context_length_tokens, index)
+        stops = stop_strings(options.get("stop", ()))
+        stop_ids = {i for stop in stops if (i := tokenizer.id_of(stop)) is not None} & tokenizer.special_ids
+        tags = [tag for tag in (settings.think_start, settings.think_end) if tag]
+        text = TextStream(
+            Detokenizer(tokenizer, ids, tags),
+            StopStrings(stops),
+            ReasoningSplit(settings.think_start, settings.think_end, inside=inside),
+        )
+        return Row(
+            index=index,
+            slot=index,
+            ids=ids,
+            prompt_tokens=len(ids),
+            limit_tokens=limit,
+            sampler=Sampler(sampling, settings.vocab_size, options.get("seed"), index),
+            text=text,
+            stop_ids=frozenset(stop_ids),
+        )
+
+    def _special_tokens(self, settings: GenerationSettings) -> dict[str, str]:
+        eos = settings.eos_token_ids[0] if settings.eos_token_ids else None
+        ids = {"bos_token": settings.bos_token_id, "eos_token": eos, "pad_token": settings.pad_token_id}
+        named = {name: self._tokenizer.token(token_id) for name, token_id in ids.items()}
+        return {name: token for name, token in named.items() if token is not None}
+
+
+class Session:
+    """One conversation at a time; made by :meth:`Generator.session`. Frees its cache when closed or dropped."""
+
+    def __init__(self, generator: Generator, capacity_tokens: int | None = None) -> None:
+        self._generator = generator
+        self._lock = threading.Lock()
+        self._busy = self._closed = False
+        self._ids: list[int] = []  # the tokens whose keys and values the cache holds
+        self._cache: KVCache | None = None
+        if capacity_tokens is not None:
+            context = generator.manifest.generation.context_length_tokens if generator.manifest.generation else 0
+            if not 1 <= capacity_tokens <= context:
+                raise UsageError(
+                    f"capacity_tokens is from 1 to the model's context of {context}, not {capacity_tokens}",
+                    way_out="Leave it out to let the cache grow as needed.",
+                )
+            self._cache = KVCache(generator._open().tensors, 1, capacity_tokens)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the cache; a stream that still runs keeps it until it ends."""
+        self._closed = True
+        self._cache, self._ids = None, []
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the conversation that need not be run again."""
+        return len(self._ids)
+
+    def generate(self, prompt: Single, **options: Unpack[Options]) -> Generated:
+        """As :meth:`Generator.generate`, for one prompt: the whole conversation so far, or any other text."""
+        stream = self.stream(prompt, **options)
+        for _ in stream:
+            pass
+        return stream.result
+
+    def stream(self, prompt: Single, **options: Unpack[Options]) -> Stream:
+        """As :meth:`Generator.stream`. Raises UsageError while another text of this session is being generated."""
+        started = time.perf_counter()
+        single = _one(prompt)
+        with self._lock:
+            if self._closed or self._busy:
+                state = "was closed" if self._closed else "is generating a text already"
+                raise UsageError(f"this session {state}", way_out="Use one session for one text at a time.")
+            self._busy = True
+        try:
+            generation = self._generator._generation([single], options, started, self)
+        except BaseException:
+            self._busy = False
+            raise
+        self._generator._enter(generation)
+        return Stream(generation, self._leave)
+
+    def prepare(self, decoder: Decoder, ids: Sequence[int], wanted_tokens: int) -> tuple[KVCache, int]:
+        """The cache with room for ``wanted_tokens``, and how many of ``ids`` it holds already."""
+        # The last token of a prompt is always run: its logits are where the new text begins.
+        pairs = enumerate(zip(ids, self._ids, strict=False))
+        common = next((i for i, (new, old) in pairs if new != old), min(len(ids), len(self._ids)))
+        common = min(common, len(ids) - 1)
+        if self._cache is None:
+            self._cache = KVCache(decoder.tensors, 1, wanted_tokens)
+        else:
+            self._cache.ensure(wanted_tokens, common, decoder.settings.context_length_tokens)
+        self._ids = self._ids[:common]
+        return self._cache, common
+
+    def _leave(self, generation: Generation) -> None:
+        row = generation.rows[0]
+        if not self._closed:
+            self._ids = row.ids[: row.cached]
+        self._busy = False
+        self._generator._leave(generation)
+
+
+def _one(prompt: Single) -> Single:
+    prompts, batched = split_batch(prompt)
+    if batched:
+        raise UsageError("a stream takes one prompt, not a list of them", way_out="Call generate() with the list.")
+    return prompts[0]
+
+
+def _lookup_tokens(count: int, sampling: Sampling, prompts: int) -> int:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise UsageError(f"lookup_tokens is a whole number, 0 (off) or more, not {count!r}", way_out="Try 8.")
+    if count and (sampling.temperature != 0 or prompts > 1):
+        what = "one prompt at a time" if prompts > 1 else "temperature 0"
+        raise UsageError(f"lookup_tokens works with {what} only", way_out="Leave it out, or set it to 0.")
+    return count

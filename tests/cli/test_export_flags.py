@@ -1,0 +1,34 @@
+"""Flags of the weight-only precisions end up in the recipe."""
+
+from __future__ import annotations
+
+import argparse
+
+from edgecompress.cli.export import add_arguments, describe, recipe_from
+from edgecompress.types.recipe import QuantizeRecipe
+from edgecompress.types.report import Fidelity
+
+
+def options(*flags: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(["checkpoint", *flags])
+
+
+def test_flags_fill_the_recipe() -> None:
+    flags = "--precision int4 --method gptq --zero-points --head-bits 8 --embedding-bits 8 --accuracy-level 0"
+    recipe = recipe_from(options(*flags.split(), "--block-size", "32", "--max-perplexity-ratio", "1.01"))
+    assert recipe.precision == "int4"
+    assert recipe.quantize == QuantizeRecipe(
+        method="gptq", symmetric=False, head_bits=8, embedding_bits=8, accuracy_level=0, block_size=32
+    )
+    assert recipe.quality.max_perplexity_ratio == 1.01
+
+
+def test_what_is_not_given_keeps_its_default() -> None:
+    assert recipe_from(options()).quantize == QuantizeRecipe()
+
+
+def test_a_decoder_s_figures_fit_on_one_line() -> None:
+    fidelity = Fidelity(samples=3, perplexity_ratio=1.0123, mean_kl=0.0045, top1_agreement=0.95)
+    assert describe(fidelity) == "perplexity ratio 1.0123, KL 0.0045, top-1 0.9500"
