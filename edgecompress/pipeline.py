@@ -11,18 +11,26 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgecompress.bundle import check_output, write_bundle
-from edgecompress.errors import OutputError
-from edgecompress.formats.recipe import validate_recipe
+from edgecompress.errors import OutputError, RecipeError
+from edgecompress.formats.recipe import resolve_precision, validate_recipe
+from edgecompress.runtime.memory import check_available
 from edgecompress.targets import computable, find_target, matches_host, require_backend, require_precision
 from edgecompress.types.bundle import Manifest
-from edgecompress.types.recipe import Recipe
+from edgecompress.types.recipe import SHORT_PRECISIONS, Recipe
 from edgecompress.types.report import Measurements, Report
 from edgecompress.types.student import Student
 from edgecompress.types.target import Target
 
+if TYPE_CHECKING:
+    from edgecompress.stages import Made
+
 Progress = Callable[[str], None]
+
+# A decoder's activations grow outliers that one scale a tensor cannot hold, and its steps are bound by reading weights.
+_OF_DECODERS = ("fp32", "int8-weights", "int4-weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +73,13 @@ def plan(recipe: Recipe) -> Plan:
     target = find_target(recipe.target)
     backend = require_backend(target)
     if recipe.precision != "auto":
-        require_precision(target, recipe.precision)
+        require_precision(target, SHORT_PRECISIONS.get(recipe.precision, recipe.precision))
     from edgecompress.capture.student import load_student
 
     student = load_student(recipe.student)
     resolved = replace(
         recipe,
+        precision=resolve_precision(recipe.precision, student.task),
         student=replace(
             recipe.student,
             revision=student.revision,
@@ -79,9 +88,15 @@ def plan(recipe: Recipe) -> Plan:
         ),
         runtime=replace(recipe.runtime, threads=recipe.runtime.threads or target.cores),
     )
-    candidates = computable(target) if recipe.precision == "auto" else (recipe.precision,)
+    candidates = computable(target) if recipe.precision == "auto" else (resolved.precision,)
+    if student.is_decoder:
+        candidates = tuple(name for name in candidates if name in _OF_DECODERS)
+        if not candidates:
+            raise RecipeError(
+                f"a decoder is not exported as {resolved.precision}",
+                way_out=f"It can be {', '.join(('auto', *_OF_DECODERS))}.",
+            )
     measured_here = not matches_host(target)
-    float_bytes = student.parameters * 4
     return Plan(
         recipe=resolved,
         student=student,
@@ -89,10 +104,28 @@ def plan(recipe: Recipe) -> Plan:
         candidates=candidates,
         measured_here=measured_here,
         stages=_stages(resolved, student, target, backend, candidates, measured_here),
-        estimated_ram_bytes=700_000_000 + 6 * float_bytes,
-        estimated_disk_bytes=(2 + 3 * len(candidates)) * float_bytes,
-        estimated_seconds=round(15 + 6e-7 * student.parameters + 3 * len(candidates) * (1 + 3e-8 * student.parameters)),
+        **_estimates(student, candidates),
     )
+
+
+def _estimates(student: Student, candidates: tuple[str, ...]) -> dict[str, int]:
+    """What an export takes, fitted to MiniLM (0.023 B parameters) and to R1-Distill-Qwen-1.5B's shape (1.78 B)."""
+    float_bytes = student.parameters * 4
+    if not student.is_decoder:
+        seconds = 15 + 6e-7 * student.parameters + 3 * len(candidates) * (1 + 3e-8 * student.parameters)
+        return {
+            "estimated_ram_bytes": 700_000_000 + 6 * float_bytes,
+            "estimated_disk_bytes": (2 + 3 * len(candidates)) * float_bytes,
+            "estimated_seconds": round(seconds),
+        }
+    # Weights are streamed: in float32 they are only ever whole where float32 itself is a candidate.
+    shares = {"fp32": 1.0, "int8-weights": 0.27, "int4-weights": 0.14}
+    whole = 3.0 if "fp32" in candidates else 0.7
+    return {
+        "estimated_ram_bytes": round(700_000_000 + whole * float_bytes),
+        "estimated_disk_bytes": round((1.2 + 3 * sum(shares[name] for name in candidates)) * float_bytes),
+        "estimated_seconds": round(20 + (8e-8 + 5e-8 * len(candidates)) * student.parameters),
+    }
 
 
 def _stages(
@@ -125,13 +158,14 @@ def export(
     """
     check_output(output, force)
     job = resolved or plan(recipe)
-    # Heavy packages are imported only now: a bad flag or path is answered at once.
-    from edgecompress.stages import Run
-
+    check_available(
+        job.estimated_ram_bytes,
+        f"exporting {job.student.parameters / 1e9:.2f} B parameters as {', '.join(job.candidates)}",
+        "Close other programs, or name one --precision.",
+    )
     clock = Clock(progress or (lambda _: None))
     with workspace(output.absolute().parent) as folder:
-        run = Run(job, folder, clock)
-        made = run.all()
+        made = _run_stages(job, folder, clock)
         with clock.stage("bundle"):
             manifest = write_bundle(
                 output,
@@ -148,6 +182,17 @@ def export(
         seconds=clock.seconds,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+
+
+def _run_stages(job: Plan, folder: Path, clock: Clock) -> Made:
+    # Heavy packages are imported only now: a bad flag or path is answered at once.
+    if job.student.is_decoder:
+        from edgecompress.decoder_stages import DecoderRun
+
+        return DecoderRun(job, folder, clock).all()
+    from edgecompress.stages import Run
+
+    return Run(job, folder, clock).all()
 
 
 class Clock:

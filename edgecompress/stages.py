@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +19,20 @@ from edgecompress.capture.image import image_settings
 from edgecompress.capture.lineage import read_lineage
 from edgecompress.capture.reference import reference_outputs
 from edgecompress.capture.tokenizer import save_tokenizer, text_settings
+from edgecompress.compile.inventory import host_facts, op_counts, target_record, tensor_spec, versions, weight_layers
 from edgecompress.compile.onnxruntime import PROVIDERS, compile_graph, runtime_settings
 from edgecompress.errors import EdgeCompressError
 from edgecompress.formats import codec
-from edgecompress.formats.cpu import host_cores, host_cpu_name
+from edgecompress.formats.cpu import host_cores
 from edgecompress.formats.recipe import recipe_toml
 from edgecompress.lower.onnxruntime import lower, lower_model
 from edgecompress.quantize.feeds import Feed, image_feeds, in_batches, text_feeds
 from edgecompress.quantize.layers import Linear
 from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration, quantize
 from edgecompress.quantize.text import load_texts
-from edgecompress.types.bundle import Manifest, TargetRecord, TensorSpec
+from edgecompress.types.bundle import Manifest
 from edgecompress.types.graph import Graph
-from edgecompress.types.report import Candidate, Fidelity, Latency, Layer, LayerCost, Measurements, Report
+from edgecompress.types.report import Candidate, Fidelity, Latency, LayerCost, Measurements, Report
 from edgecompress.verify import latency
 from edgecompress.verify.choice import choose
 from edgecompress.verify.fidelity import measure, require, shortfall
@@ -46,11 +45,6 @@ _REFERENCE_BYTES = 300_000  # of reference outputs that travel with the bundle, 
 _COSTLY_SAMPLES = 16
 _VERIFY_BATCH = 8
 _COSTLY_NAMED = 5
-_PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers", "numpy")
-_ISA_REASON = {
-    True: "its int8 products are summed in 32 bits by VNNI; without it u8 x s8 pairs saturate and answers are wrong",
-    False: "it was compiled for these CPU features",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +65,11 @@ class Run:
         self.tokenizer: Path | None = None
         self.calibrated: Calibrated | None = None
         self.text_source = ""
+        self.calibration: list[Feed] = []
 
     def all(self) -> Made:
         calibration, held_out = self._feeds()
+        self.calibration = calibration
         with self.clock.stage("capture"):
             captured = capture(self.student, self.folder, opset=self.target.opset)
         if any(needs_calibration(name) for name in self.plan.candidates):
@@ -130,7 +126,9 @@ class Run:
         folder = self.folder / tag if tag else self.folder
         folder.mkdir(exist_ok=True)
         bits = 7 if self.target.u8s8_saturates else 8
-        options = {"only": only} if only is not None else {}
+        options: dict[str, Any] = {"batches": lambda: self.calibration, "make_runnable": lower_model}
+        if only is not None:
+            options["only"] = only
         with self.clock.stage("quantize", precision):
             quantized = quantize(captured, precision, self.recipe, self.calibrated, folder, weight_bits=bits, **options)
         with self.clock.stage("lower", precision):
@@ -168,21 +166,7 @@ class Run:
                 sides = {name: latency.open_session(graph.path, self.threads) for name, graph in compiled.items()}
                 shapes = latency.shape_feeds(self.student.is_vision, held_out[0], self.student.max_length_tokens)
                 timings = latency.compare(sides, list(shapes.values()))
-        candidates = [
-            Candidate(
-                precision=name,
-                fidelity=fidelity.get(name),
-                speedup=round(timings[name].speedup, 3) if name in timings else None,
-                latency_ms=round(timings[name].median_ms, 3) if name in timings else None,
-                model_bytes=compiled[name].bytes_on_disk if name in compiled else 0,
-                verdict=refused.get(name, ""),
-            )
-            for name in self.plan.candidates
-        ]
-        if len(candidates) == 1:
-            return candidates[0].precision, ()
-        choice = choose(candidates, self.recipe.quality)
-        return choice.precision, choice.table
+        return pick(self.plan, compiled, fidelity, refused, timings)
 
     def _costly_layers(
         self, captured: Graph, precision: str, feeds: Sequence[Feed], reference: Sequence[Any]
@@ -213,7 +197,7 @@ class Run:
         reference: Sequence[Any],
     ) -> Made:
         model = ir.load(graph.path)
-        inputs = tuple(_spec(value) for value in model.graph.inputs)
+        inputs = tuple(tensor_spec(value) for value in model.graph.inputs)
         latencies: tuple[Latency, ...] = ()
         if self.plan.measured_here:
             with self.clock.stage("measure", graph.precision):
@@ -221,8 +205,8 @@ class Run:
         notes = () if self.plan.measured_here else (f"not measured: this machine is not a {self.target.name}",)
         report = Report(
             fidelity=fidelity,
-            layers=_layers(model),
-            ops=_ops(model),
+            layers=weight_layers(model),
+            ops=op_counts(model),
             held_out_text=self.text_source,
             notes=notes + (("smoothed: " + ", ".join(self.calibrated.smoothed_layers),) if self.calibrated else ()),
         )
@@ -235,44 +219,27 @@ class Run:
             precision=graph.precision,
             model="model.onnx",
             inputs=inputs,
-            outputs=tuple(_spec(value) for value in model.graph.outputs),
-            target=TargetRecord(
-                name=self.target.name,
-                arch=self.target.arch,
-                backend="onnxruntime",
-                providers=PROVIDERS,
-                isa=self.target.isa,
-                isa_reason=_ISA_REASON[self.target.has_vnni and graph.precision.startswith("int8")],
-            ),
+            outputs=tuple(tensor_spec(value) for value in model.graph.outputs),
+            target=target_record(self.target, graph.precision, PROVIDERS),
             runtime=runtime_settings(self.target, self.recipe.runtime.threads),
             text=text_settings(self.student, self.tokenizer) if self.tokenizer else None,
             image=image_settings(self.student) if self.student.is_vision else None,
             labels=self.student.labels,
-            versions={"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
+            versions=versions(),
         )
         files: dict[str, Path | str | bytes] = {
-            "model.onnx": graph.path,
+            **model_files(graph),
             "recipe.toml": recipe_toml(self.recipe),
             "report.json": codec.dumps(report),
             "lineage.json": codec.dumps(lineage),
             "reference.npz": _reference_file(held_out, reference, {spec.name for spec in inputs}),
             "README.md": model_card(manifest, report, lineage),
         }
-        data = graph.path.with_name(graph.path.name + ".data")
-        if data.exists():
-            model.graph.name = model.graph.name or "model"
-            ir.save(model, graph.path.with_name("model.onnx"), external_data="model.onnx.data")
-            files["model.onnx"] = graph.path.with_name("model.onnx")
-            files["model.onnx.data"] = graph.path.with_name("model.onnx.data")
         if self.tokenizer:
             files["tokenizer.json"] = self.tokenizer
-        host = {
-            "cpu": host_cpu_name(),
-            "threads": str(self.threads),
-            "onnxruntime": _version("onnxruntime"),
-            "python": platform.python_version(),
-        }
-        measurements = Measurements(manifest_sha256="", host=host, latencies=latencies, candidates=table)
+        measurements = Measurements(
+            manifest_sha256="", host=host_facts(self.threads), latencies=latencies, candidates=table
+        )
         return Made(manifest=manifest, report=report, measurements=measurements, files=files)
 
     def _latencies(self, graph: Graph, feed: Feed) -> tuple[Latency, ...]:
@@ -284,38 +251,39 @@ class Run:
         )
 
 
-def _version(package: str) -> str:
-    return importlib.metadata.version(package)
+def pick(
+    plan: Plan,
+    compiled: Mapping[str, Graph],
+    fidelity: Mapping[str, Fidelity],
+    refused: Mapping[str, str],
+    timings: Mapping[str, latency.Timing],
+) -> tuple[str, tuple[Candidate, ...]]:
+    """The precision to take, and the table of what was tried (empty if only one was asked for)."""
+    candidates = [
+        Candidate(
+            precision=name,
+            fidelity=fidelity.get(name),
+            speedup=round(timings[name].speedup, 3) if name in timings else None,
+            latency_ms=round(timings[name].median_ms, 3) if name in timings else None,
+            model_bytes=compiled[name].bytes_on_disk if name in compiled else 0,
+            verdict=refused.get(name, ""),
+        )
+        for name in plan.candidates
+    ]
+    if len(candidates) == 1:
+        return candidates[0].precision, ()
+    choice = choose(candidates, plan.recipe.quality)
+    return choice.precision, choice.table
 
 
-def _spec(value: ir.Value) -> TensorSpec:
-    dtype = value.dtype.numpy().name if value.dtype is not None else "float32"
-    shape = tuple(d if isinstance(d, int) else str(d) for d in (value.shape or ()))
-    return TensorSpec(name=value.name or "", dtype=dtype, shape=shape)
-
-
-def _ops(model: ir.Model) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for node in model.graph.all_nodes():
-        counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    return dict(sorted(counts.items()))
-
-
-def _layers(model: ir.Model) -> tuple[Layer, ...]:
-    """Every constant matrix of the graph: by which op it is read, and in what precision it is stored."""
-    layers = []
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        uses = list(value.uses())
-        if tensor is None or len(tensor.shape) < 2 or not uses or tensor.dtype == ir.DataType.INT64:
-            continue
-        node = uses[0][0]
-        bits = node.attributes.get("bits")
-        precision = f"int{bits.as_int()}" if bits is not None else tensor.dtype.numpy().name
-        shape = tuple(int(str(size)) for size in tensor.shape)
-        label = (node.name or name).rsplit("/", 1)[0]
-        layers.append(Layer(name=label, op=node.op_type, shape=shape, precision=precision, bytes=tensor.nbytes))
-    return tuple(sorted(layers, key=lambda layer: layer.name))
+def model_files(graph: Graph) -> dict[str, Path | str | bytes]:
+    """The compiled model under the names it has in a bundle; large weights lie in a file of their own."""
+    data = graph.path.with_name(graph.path.name + ".data")
+    if not data.exists():
+        return {"model.onnx": graph.path}
+    renamed = graph.path.with_name("model.onnx")
+    ir.save(ir.load(graph.path), renamed, external_data="model.onnx.data")
+    return {"model.onnx": renamed, "model.onnx.data": renamed.with_name("model.onnx.data")}
 
 
 def _reference_file(held_out: Sequence[Feed], reference: Sequence[Any], names: set[str]) -> bytes:

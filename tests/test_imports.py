@@ -19,9 +19,10 @@ LAYER = {
     "runtime": 2,
     **dict.fromkeys(STAGES, 3),
     "stages": 4,
-    "pipeline": 5,
-    "cli": 6,
-    "__main__": 7,
+    "decoder_stages": 5,
+    "pipeline": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 MODULES = sorted((ROOT / "edgecompress").rglob("*.py"))
 MAX_LINES = 400

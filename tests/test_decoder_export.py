@@ -1,0 +1,142 @@
+"""A decoder from checkpoint to text: exported, moved, verified, and held against PyTorch's own generation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from edgecompress.cli import main
+from edgecompress.errors import QualityBudgetError, RecipeError, StudentError
+from edgecompress.formats.manifest import open_bundle
+from edgecompress.pipeline import export, plan
+from edgecompress.runtime import Generator, load
+from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
+from tests.decoders import tiny_decoder
+
+_NEW_TOKENS = 24
+
+
+def recipe(source: Path, precision: str, **quantize: object) -> Recipe:
+    return Recipe(
+        precision=precision,
+        student=StudentRecipe(source=str(source)),
+        quantize=QuantizeRecipe(**quantize),  # type: ignore[arg-type]
+        calibration=CalibrationRecipe(samples=8, max_length_tokens=64),
+        quality=QualityRecipe(samples=8, max_kl=10.0, max_perplexity_ratio=10.0),
+    )
+
+
+@pytest.fixture(scope="module")
+def float_bundle(small_decoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exported, then moved to where none of the export's scratch files are beside it."""
+    made = tmp_path_factory.mktemp("made") / "b"
+    export(recipe(small_decoder_dir, "fp32"), made)
+    moved = tmp_path_factory.mktemp("moved") / "b"
+    shutil.move(made, moved)
+    return moved
+
+
+def test_greedy_text_is_pytorchs(small_decoder_dir: Path, float_bundle: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(small_decoder_dir).eval()
+    with load(float_bundle) as generator:
+        assert isinstance(generator, Generator)
+        ids = generator.token_ids("The return statement leaves the current")
+        with torch.no_grad():
+            whole = model.generate(torch.tensor([ids]), max_new_tokens=_NEW_TOKENS, do_sample=False)[0].tolist()
+        text = generator.generate("The return statement leaves the current", max_new_tokens=_NEW_TOKENS, temperature=0)
+        expected = whole[len(ids) :]
+        assert list(text.token_ids) == expected
+        assert generator.statistics.bytes_copied == 0
+
+
+def test_a_bundle_verifies_itself_with_what_it_carries(float_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(float_bundle), "--json"]) == 0
+    fidelity = json.loads(capsys.readouterr().out)["fidelity"]
+    assert fidelity["perplexity_ratio"] == pytest.approx(1.0, abs=1e-4)
+    assert fidelity["mean_kl"] == pytest.approx(0.0, abs=1e-4)
+    assert fidelity["top1_agreement"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("precision", "quantize", "ratio"),
+    [
+        ("int8", {"method": "rtn", "block_size": 32}, 1.01),
+        ("int4", {"method": "hqq", "block_size": 32}, 1.25),
+        ("int4", {"method": "gptq", "block_size": 32}, 1.15),
+    ],
+)
+def test_weights_in_blocks_keep_the_perplexity(
+    precision: str, quantize: dict[str, object], ratio: float, small_decoder_dir: Path, tmp_path: Path
+) -> None:
+    made = export(recipe(small_decoder_dir, precision, **quantize), tmp_path / "b")
+    assert made.manifest.precision == f"{precision}-weights"
+    assert made.report.fidelity.perplexity_ratio is not None
+    assert made.report.fidelity.perplexity_ratio <= ratio
+    kinds = {layer.precision for layer in made.report.layers if layer.op in ("MatMulNBits", "GatherBlockQuantized")}
+    assert kinds == {precision}
+    with load(tmp_path / "b") as generator:
+        assert isinstance(generator, Generator)
+        assert generator.generate("The", max_new_tokens=4, temperature=0).token_ids
+
+
+def test_large_weights_lie_beside_the_model(
+    small_decoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float_bundle: Path
+) -> None:
+    for module in ("capture.export", "compile.onnxruntime"):
+        monkeypatch.setattr(f"edgecompress.{module}.EXTERNAL_DATA_BYTES", 100_000)
+    export(recipe(small_decoder_dir, "fp32"), tmp_path / "made")
+    shutil.move(tmp_path / "made", tmp_path / "moved")
+    manifest, folder = open_bundle(tmp_path / "moved")
+    assert "model.onnx.data" in manifest.files
+    assert (folder / "model.onnx").stat().st_size < 200_000
+    with load(folder) as beside, load(float_bundle) as inside:
+        assert isinstance(beside, Generator)
+        assert isinstance(inside, Generator)
+        options = {"max_new_tokens": 8, "temperature": 0}
+        assert beside.generate("The", **options) == inside.generate("The", **options)  # type: ignore[call-overload]
+
+
+def test_auto_tries_what_decoders_can_be(small_decoder_dir: Path) -> None:
+    assert plan(recipe(small_decoder_dir, "auto")).candidates == ("fp32", "int8-weights", "int4-weights")
+    with pytest.raises(RecipeError, match="a decoder is not exported as int8-static"):
+        plan(recipe(small_decoder_dir, "int8-static"))
+
+
+def test_a_budget_that_is_missed(small_decoder_dir: Path, tmp_path: Path) -> None:
+    made = recipe(small_decoder_dir, "int4")
+    strict = Recipe(
+        precision="int4",
+        student=made.student,
+        calibration=made.calibration,
+        quality=QualityRecipe(samples=4, max_kl=1e-6),
+    )
+    with pytest.raises(QualityBudgetError, match="KL divergence"):
+        export(strict, tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
+    source = tiny_decoder(tmp_path / "s", "qwen2")
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    entry = {"id": 5000, "content": "<far>", "special": True}
+    entry |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    tokenizer["added_tokens"].append(entry)
+    words = tokenizer["model"]["vocab"]
+    words |= {f"word{i}": len(words) + i for i in range(300)}
+    (source / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(StudentError, match="the embedding table has only 128 rows"):
+        export(recipe(source, "fp32"), tmp_path / "b")
+
+
+def test_the_same_input_gives_the_same_bytes(small_decoder_dir: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        export(recipe(small_decoder_dir, "int4", method="hqq"), tmp_path / name)
+    first, second = ((tmp_path / name / "manifest.json").read_bytes() for name in ("a", "b"))
+    assert first == second
+    assert np.load(tmp_path / "a" / "reference.npz")["0/ids"].dtype == np.int32
