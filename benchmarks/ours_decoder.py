@@ -1,0 +1,82 @@
+"""Our side of the decoder benchmark: a bundle made by the command line, stepped through the runtime's own cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cold_start import command_row
+from benchmarks.ours_encoder import COMMAND
+from benchmarks.peers_decoder import TOKENS_RESERVED, folder_bytes
+from edgecompress.formats.manifest import open_bundle, read_report
+from edgecompress.runtime.cache import KVCache
+from edgecompress.runtime.decoder import Cancellation, Decoder
+from edgecompress.runtime.session import make_session
+
+
+def export_bundle(checkpoint: Path, out_dir: Path, block_size: int, target: str) -> dict[str, Any]:
+    """``edgecompress export`` in a process of its own, timed, with its peak memory and the bundle's size."""
+    flags = ["export", str(checkpoint), "--precision", "int4", "--block-size", str(block_size), "--target", target]
+    # Random weights have no quality to keep, so the budget is opened; the figures are still in the report.
+    flags += ["--max-kl", "100", "--max-perplexity-ratio", "100", "--method", "rtn", "-o", str(out_dir)]
+    row = command_row(f"edgecompress export int4, block {block_size}", [*COMMAND, *flags], 1)
+    if row["kind"] != "row":
+        raise SystemExit(f"the export failed: {row['reason']}")
+    return row | {"bundle_bytes": folder_bytes(out_dir, "*")}
+
+
+class Ours:
+    """One sequence in one cache; bytes copied a token are counted by the cache itself."""
+
+    ours = True
+
+    def __init__(self, bundle: Path, threads: int) -> None:
+        manifest, folder = open_bundle(bundle)
+        assert manifest.generation is not None
+        self.name = f"edgecompress {bundle.stem}"
+        self.model_bytes = folder_bytes(folder, "model.onnx*")
+        layers = read_report(folder).layers
+        self.bytes_per_token = sum(layer.bytes for layer in layers if layer.op.startswith("MatMul"))
+        self._chunk = manifest.generation.prefill_chunk_tokens
+        self._decoder = Decoder(make_session(folder, manifest, threads), manifest.generation, manifest.model)
+        self._cache = KVCache(self._decoder.tensors, 1, TOKENS_RESERVED)
+        self._cancel = Cancellation()
+        self._ids: list[int] = []
+        self._next = 0
+
+    def _run(self, ids: list[int], behind: int, wanted: list[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        logits, _ = self._decoder.run(
+            self._cache, 0, np.array([ids]), np.array([behind]), np.array(wanted, dtype=np.int64), self._cancel
+        )
+        return logits[0]
+
+    def prefill(self, ids: list[int]) -> None:
+        for start in range(0, len(ids), self._chunk):
+            part = ids[start : start + self._chunk]
+            self._next = int(self._run(part, start, [len(part) - 1])[0].argmax())
+        self._ids = list(ids)
+
+    def step(self, count: int) -> list[int]:
+        found = []
+        for _ in range(count):
+            found.append(self._next)
+            self._ids.append(self._next)
+            self._next = int(self._run(self._ids[-1:], len(self._ids) - 1, [0])[0].argmax())
+        return found
+
+    def rewind(self, length: int) -> None:
+        del self._ids[length:]
+        self._next = int(self._run(self._ids[-1:], length - 1, [0])[0].argmax())
+
+    def check(self, ids: list[int]) -> None:
+        """Steps in the cache give what a run over the whole text from nothing gives."""
+        self.prefill(ids)
+        stepped = self.step(6)
+        whole = ids + stepped
+        logits = self._run(whole, 0, list(range(len(ids) - 1, len(whole) - 1)))
+        if logits.argmax(1).tolist() != stepped:
+            raise SystemExit(f"{self.name}: decoding in the cache differs from a run over the whole text")
+        if self._cache.bytes_copied:
+            raise SystemExit(f"{self.name}: {self._cache.bytes_copied} bytes of the cache were copied")
