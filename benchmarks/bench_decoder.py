@@ -153,9 +153,11 @@ def prepare(args: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
         make_checkpoint(checkpoint)
     rows = []
     for block in args.block_size:
-        if not (work / f"ours-{block}.bundle").exists():
+        bundle, told = work / f"ours-{block}.bundle", work / f"ours-{block}.json"
+        if not bundle.exists():
             note(f"edgecompress export, block {block}")
-            rows.append(export_bundle(checkpoint, work / f"ours-{block}.bundle", block, args.target))
+            told.write_text(json.dumps(export_bundle(checkpoint, bundle, block, args.target)), encoding="utf-8")
+        rows.append(json.loads(told.read_text(encoding="utf-8")))
     if not args.ours_only:
         for block in (32, 128):
             make_genai(checkpoint, work / f"genai-{block}", block)
@@ -173,6 +175,7 @@ def main() -> int:
     parser.add_argument("--ours-only", action="store_true", help="make no peer")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", action="store_true", help="make what is not there yet, and measure nothing")
     args = parser.parse_args()
     work = args.work.resolve()
     if args.measure is not None:
@@ -183,6 +186,8 @@ def main() -> int:
     work.mkdir(parents=True, exist_ok=True)
     lines: list[dict[str, Any]] = [{"kind": "header", "host": describe_host()}]
     lines += prepare(args, work)
+    if args.prepare:
+        return 0
     for threads in args.threads:
         command = [sys.executable, "-m", "benchmarks.bench_decoder", "--work", str(work), "--rounds", str(args.rounds)]
         settings = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}

@@ -64,7 +64,11 @@ _REFUSED_DECODERS = {
 _ALL = (
     *(Architecture(name=name, kind="encoder") for name in _ENCODERS),
     Architecture(name="deberta-v2", kind="encoder", note="its attention stays as it is, outside the interface"),
-    Architecture(name="mpnet", kind="encoder", refused="the captured graph of architecture 'mpnet'"),
+    Architecture(
+        name="mpnet",
+        kind="encoder",
+        refused="the captured graph of architecture 'mpnet' does not run with other batch sizes and lengths",
+    ),
     *(Architecture(name=name, kind="decoder") for name in _DECODERS),
     *(Architecture(name=name, kind="decoder", note=_GATHERED) for name in _MIXTURES),
     *(Architecture(name=name, kind="decoder", refused=why) for name, why in _REFUSED_DECODERS.items()),

@@ -27,7 +27,7 @@ SLOWER_FUSIONS: list[str] = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
 def session_options(threads: int) -> ort.SessionOptions:
     """Options that measuring, calibrating and verifying share."""
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, and said in our words
     options.intra_op_num_threads = threads
     # Worker threads of one session must not spin while another one is measured.
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -48,7 +48,7 @@ def make_session(folder: Path, manifest: Manifest, threads: int) -> ort.Inferenc
             way_out="Install the onnxruntime package that has it; `edgecompress doctor` shows what is here.",
         )
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, and said in our words
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = settings.cpu_memory_arena

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from edgecompress.capture.architectures import ARCHITECTURES
 from edgecompress.cli import COMMANDS, main
 from tests.tiny import SENTENCES, save_tokenizer, tiny_checkpoint
 
@@ -116,7 +117,9 @@ def test_architectures_outside(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     (both / "config.json").write_text(json.dumps(config))
     assert "is an encoder-decoder" in refused(capsys, tmp_path, both, "-o", tmp_path / "b")
     mpnet = tiny_checkpoint(tmp_path / "m", "mpnet")
-    assert "architecture 'mpnet'" in refused(capsys, tmp_path, mpnet, "-o", tmp_path / "b", "--precision", "fp32")
+    assert str(ARCHITECTURES["mpnet"].refused) in refused(
+        capsys, tmp_path, mpnet, "-o", tmp_path / "b", "--precision", "fp32"
+    )
     config = json.loads((mpnet / "config.json").read_text()) | {"auto_map": {"AutoModel": "modeling.Own"}}
     (mpnet / "config.json").write_text(json.dumps(config))
     assert "its own Python code" in refused(capsys, tmp_path, mpnet, "-o", tmp_path / "b")
