@@ -1,7 +1,7 @@
 """R1-Distill-Qwen-1.5B's shape in int4 on every side, in one process, at equal threads. See ``--help``.
 
 Run from the repository's root: ``python -m benchmarks.bench_decoder --work FOLDER``. One process a thread count. Our
-tokens are held against our own graph run from scratch before anything is timed; the peers quantize otherwise, so theirs
+logits are held against our own graph run from scratch before anything is timed; the peers quantize otherwise, so theirs
 are not comparable on random weights. Sides run in turn, each round in a new order; a row is the median of the rounds,
 its ratios are taken round by round. The roof is bytes read a token times tokens a second over the read bandwidth.
 """
@@ -98,17 +98,13 @@ def rows_of(
             "model_bytes": side.model_bytes,
         }
         if kind == "decode":
-            row["share_of_read_bandwidth"] = round(side_bytes(side) * rate / roof, 3)
+            read = side.weight_bytes_per_token + length * side.kv_bytes_per_token
+            row |= {"bytes_read_per_token": read, "share_of_read_bandwidth": round(read * rate / roof, 3)}
         if side.ours:
             pairs = {name: [p / o for p, o in zip(seconds[name], taken, strict=True)] for name in peers}
             row["against"] = {name: spread(ratios) for name, ratios in pairs.items()}
         rows.append(row)
     return rows
-
-
-def side_bytes(side: Side) -> int:
-    """Bytes of weights that one token reads: all but the embedding table, of which it reads a row."""
-    return int(getattr(side, "bytes_per_token", side.model_bytes))
 
 
 def measure(work: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
@@ -128,7 +124,8 @@ def measure(work: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
             results.append({"kind": "not run", "name": name, "threads": threads, "reason": str(error)[:300]})
     for side in sides:
         if isinstance(side, Ours):
-            side.check(prompt(40))
+            row = {"kind": "check", "name": side.name, "threads": threads, "bytes_of_cache_copied": 0}
+            results.append(row | {"least_logit_correlation": round(side.check(prompt(40)), 5)})
     for length in PROMPTS:
         note(f"{threads} thread(s): prefill of {length}")
         ids = prompt(length)

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from benchmarks.r1_shape import CONFIG
+
 TOKENS_RESERVED = 2304  # the longest context that is measured, and what is decoded behind it
 
 
@@ -24,6 +26,8 @@ class Side(Protocol):
     name: str
     ours: bool
     model_bytes: int
+    weight_bytes_per_token: int  # read by one token: all but the embedding table, of which it reads a row
+    kv_bytes_per_token: int  # of the cache, read once by every later token
 
     def prefill(self, ids: list[int]) -> None:
         """Start again with this prompt; the next token is known when it returns."""
@@ -33,6 +37,11 @@ class Side(Protocol):
 
     def rewind(self, length: int) -> None:
         """Forget every token behind the first ``length``, and know the next one again at the next step."""
+
+
+EMBEDDING_ELEMENTS = CONFIG["vocab_size"] * CONFIG["hidden_size"]
+_HEAD_SIZE = CONFIG["hidden_size"] // CONFIG["num_attention_heads"]
+KV_ELEMENTS = 2 * CONFIG["num_hidden_layers"] * CONFIG["num_key_value_heads"] * _HEAD_SIZE
 
 
 def folder_bytes(folder: Path, pattern: str) -> int:
@@ -48,6 +57,8 @@ class Genai:
         import onnxruntime_genai as og
 
         self.name, self.model_bytes = name, folder_bytes(folder, "model.onnx*")
+        self.weight_bytes_per_token = self.model_bytes - 4 * EMBEDDING_ELEMENTS  # its table stays in float32
+        self.kv_bytes_per_token = 4 * KV_ELEMENTS
         path = folder / "genai_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
         config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = threads
@@ -85,6 +96,8 @@ class LlamaCpp:
         import llama_cpp
 
         self.name, self.model_bytes = name, path.stat().st_size
+        self.weight_bytes_per_token = self.model_bytes - EMBEDDING_ELEMENTS * 18 // 32  # Q4_0: 18 bytes for 32
+        self.kv_bytes_per_token = 2 * KV_ELEMENTS  # its default is float16
         self._llama = llama_cpp.Llama(
             str(path),
             n_ctx=TOKENS_RESERVED,
@@ -124,7 +137,7 @@ def make_genai(checkpoint: Path, out_dir: Path, block_size: int) -> Path:
         cache = out_dir.with_name(out_dir.name + "-cache")
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint), "-o", str(out_dir)]
         command += ["-p", "int4", "-e", "cpu", "-c", str(cache)]
-        command += ["--extra_options", "int4_accuracy_level=4", f"int4_block_size={block_size}"]
+        command += ["--extra_options", "accuracy_level=4", f"block_size={block_size}"]
         subprocess.run(command, check=True, stdout=sys.stderr)
         shutil.rmtree(cache, ignore_errors=True)
     return out_dir

@@ -21,9 +21,15 @@ class Linear:
     name: str
     matmul: ir.Node
     add: ir.Node | None
-    x: ir.Value
     weight: ir.Value  # [K, N]
     bias: ir.Value | None  # [N]
+
+    @property
+    def x(self) -> ir.Value:
+        """The input as it is now: it may be the output of a layer that was replaced since."""
+        value = self.matmul.inputs[0]
+        assert value is not None
+        return value
 
     @property
     def output(self) -> ir.Value:
@@ -69,7 +75,7 @@ def find_linears(model: ir.Model) -> list[Linear]:
         assert weight is not None
         add, bias = _bias(node, width=int(weight.shape[1]))  # type: ignore[index,arg-type]
         name = (node.name or "linear").removesuffix("/MatMul")
-        found.append(Linear(name=name, matmul=node, add=add, x=x, weight=weight, bias=bias))
+        found.append(Linear(name=name, matmul=node, add=add, weight=weight, bias=bias))
     return found
 
 

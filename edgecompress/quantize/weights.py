@@ -55,9 +55,7 @@ def quantize_weights(
 def _replace(
     graph: ir.Graph, linear: Linear, blocks: Blocks, packed: ir.Value, names: str, accuracy_level: int
 ) -> None:
-    # Not linear.x: that may be the output of a layer that was replaced since.
-    x = linear.matmul.inputs[0]
-    inputs: list[ir.Value | None] = [x, packed, constant(graph, f"{names}_scale", blocks.scales), None, None]
+    inputs: list[ir.Value | None] = [linear.x, packed, constant(graph, f"{names}_scale", blocks.scales), None, None]
     if blocks.zero_points is not None:
         inputs[3] = constant(graph, f"{names}_zero_point", blocks.zero_points)
     if linear.bias is not None:

@@ -161,3 +161,27 @@ def test_gptq_is_calibrated_by_the_stage(rng: np.random.Generator, tmp_path: Pat
         found = run(ir.load(made.path), x=unseen)
         errors.append(sum(float(np.linalg.norm(a - b)) for a, b in zip(exact, found, strict=True)))
     assert errors[1] < errors[0] / 2
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_a_layer_that_reads_another_directly(static: bool, rng: np.random.Generator) -> None:
+    """Nothing stands between the two: the second's input is replaced before its own turn comes."""
+    weights = {
+        "w1": rng.normal(size=(K, N)).astype(np.float32) / 8,
+        "w2": rng.normal(size=(N, K)).astype(np.float32) / 8,
+    }
+    model = graph_with_weights(
+        f"""
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[b,t,{K}] x, float[{K},{N}] w1, float[{N},{K}] w2) => (float[b,t,{K}] z)
+        {{ y = MatMul(x, w1)  z = MatMul(y, w2) }}
+        """,
+        weights,
+    )
+    x = inputs(rng)
+    tensors = {linear.x.name or "": linear.width for linear in find_linears(model)}
+    statistics = collect_statistics(lower_model(model.clone()), tensors, [{"x": x}])
+    quantize_linears(model, find_linears(model), statistics, static=CalibrationRecipe() if static else None)
+    (found,) = run(model, x=x)
+    exact = x @ weights["w1"] @ weights["w2"]
+    assert float((found * exact).sum() / np.linalg.norm(found) / np.linalg.norm(exact)) > 0.999

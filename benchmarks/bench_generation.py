@@ -1,0 +1,111 @@
+"""What the runtime adds around the model: start, time outside the session, and drafts from the text itself.
+
+``python -m benchmarks.bench_generation --bundle BUNDLE [--trained BUNDLE]``. The first bundle is the one whose start
+and overhead are told (R1-Distill-Qwen-1.5B's shape, as ``bench_decoder`` makes it). The second is of a decoder that has
+learned something, so that greedy text repeats itself where the prompt does: drafts are timed on it, plain and drafted
+in turn; the row says whether the texts were the same to the letter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench_encoder import note, spread
+from benchmarks.cold_start import run_alone, summary
+from benchmarks.hosts import describe_host
+from edgecompress.runtime import Generator, load
+
+RESULTS = Path(__file__).with_name("results") / "generation.jsonl"
+FIRST_TOKEN = """
+import sys
+from edgecompress.runtime import load
+with load(sys.argv[1], threads=int(sys.argv[2])) as generator:
+    generator.generate(list(range(20, 36)), max_new_tokens=1, temperature=0)
+"""
+REPEATING = (
+    "def add(first, second):\n    return first + second\n\ndef subtract(first, second):\n    return first - second\n\n"
+)
+_TOKENS = 64
+
+
+def first_token(bundle: Path, threads: int, rounds: int) -> dict[str, Any]:
+    """Process start to the first of new tokens behind a prompt of 16, the page cache warm; every sha256 is checked."""
+    command = [sys.executable, "-c", FIRST_TOKEN, str(bundle), str(threads)]
+    runs = [run_alone(command) for _ in range(rounds + 1)][1:]
+    if any(run.exit_code for run in runs):
+        raise SystemExit(runs[0].stderr)
+    return {"kind": "row", "what": "process start to first token", "threads": threads, **summary(runs)}
+
+
+def overhead(bundle: Path, threads: int) -> list[dict[str, Any]]:
+    rows = []
+    with load(bundle, threads=threads) as generator:
+        assert isinstance(generator, Generator)
+        prompt = np.random.default_rng(0).integers(10, 4000, 128).tolist()
+        for name, options in (
+            ("greedy", {"temperature": 0.0}),
+            ("temperature 0.6, top-p 0.95", {"temperature": 0.6, "top_p": 0.95, "seed": 0}),
+        ):
+            generator.generate(prompt, max_new_tokens=_TOKENS, **options)  # type: ignore[call-overload]
+            told = generator.statistics
+            rows.append(
+                {
+                    "kind": "row",
+                    "what": "outside session.run",
+                    "sampling": name,
+                    "threads": threads,
+                    "share_of_decoding": round(told.outside_run_share, 4),
+                    "decode_tokens_per_s": round(told.decode_tokens_per_s, 2),
+                    "bytes_of_cache_copied_per_token": told.bytes_copied_per_token,
+                }
+            )
+    return rows
+
+
+def drafts(bundle: Path, threads: int, rounds: int) -> dict[str, Any]:
+    """Greedy with and without prompt lookup, in turn, on a text that repeats itself."""
+    with load(bundle, threads=threads) as generator:
+        assert isinstance(generator, Generator)
+        prompt = generator.token_ids(REPEATING * 4)
+        ratios, same = [], True
+        for _ in range(rounds + 1):
+            started = time.perf_counter()
+            plain = generator.generate(prompt, max_new_tokens=_TOKENS, temperature=0)
+            between = time.perf_counter()
+            drafted = generator.generate(prompt, max_new_tokens=_TOKENS, temperature=0, lookup_tokens=8)
+            ratios.append((between - started) / (time.perf_counter() - between))
+            same = same and plain.token_ids == drafted.token_ids
+        told = generator.statistics
+    row = {"kind": "row", "what": "prompt lookup over plain greedy", "threads": threads, "same_text": same}
+    row |= {"bundle": bundle.name, "drafted_tokens": told.drafted_tokens, "accepted_tokens": told.accepted_tokens}
+    return row | {"decode_runs": told.decode_runs, "new_tokens": told.new_tokens, **spread(ratios[1:])}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--trained", type=Path, nargs="*", default=[])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    lines: list[dict[str, Any]] = [{"kind": "header", "host": describe_host()}]
+    for threads in options.threads:
+        note(f"{threads} thread(s)")
+        lines.append(first_token(options.bundle.resolve(), threads, options.rounds))
+        lines += overhead(options.bundle, threads)
+        lines += [drafts(bundle, threads, options.rounds) for bundle in options.trained]
+    options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    note(f"{len(lines) - 1} rows in {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
