@@ -44,7 +44,9 @@ class Ours:
         self.weight_bytes_per_token = sum(layer.bytes for layer in layers if layer.op.startswith("MatMul"))
         self.kv_bytes_per_token = 4 * KV_ELEMENTS
         self._chunk = manifest.generation.prefill_chunk_tokens
-        self._decoder = Decoder(make_session(folder, manifest, threads), manifest.generation, manifest.model)
+        self._decoder = Decoder(
+            make_session(folder, manifest, threads, huge_pages=True), manifest.generation, manifest.model
+        )
         self._cache = KVCache(self._decoder.tensors, 1, TOKENS_RESERVED)
         self._cancel = Cancellation()
         self._ids: list[int] = []

@@ -49,7 +49,7 @@ class Generator:
         self._settings = settings = manifest.generation
         size = sum(record.bytes for record in manifest.files.values())
         check_available(size, f"the bundle {folder.name}", "Export it with fewer bits, or free some memory.")
-        session = make_session(folder, manifest, self.threads)
+        session = make_session(folder, manifest, self.threads, huge_pages=True)
         self._decoder: Decoder | None = Decoder(session, settings, manifest.model)
         self._tokenizer = PromptTokenizer(folder / manifest.text.tokenizer, settings.vocab_size)
         self._template: ChatTemplate | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import onnxruntime as ort
 
 from edgecompress.errors import BundleError, HostError, UsageError
 from edgecompress.formats.cpu import host_arch, host_cores, host_features
+from edgecompress.runtime.pages import anonymous_regions, collapse_new
 from edgecompress.types.bundle import Manifest
 
 
@@ -34,9 +36,10 @@ def thread_count(manifest: Manifest, threads: int | None) -> int:
     return threads or manifest.runtime.threads or host_cores()
 
 
-def make_session(folder: Path, manifest: Manifest, threads: int) -> ort.InferenceSession:
+def make_session(folder: Path, manifest: Manifest, threads: int, *, huge_pages: bool = False) -> ort.InferenceSession:
     """Open the model with the settings stored for its target, and make sure that its providers are live.
 
+    ``huge_pages`` asks for them where the weights lie, in a thread of its own, so that nothing waits for the kernel.
     Raises HostError rather than fall back to another provider.
     """
     settings, wanted = manifest.runtime, list(manifest.target.providers)
@@ -56,6 +59,7 @@ def make_session(folder: Path, manifest: Manifest, threads: int) -> ort.Inferenc
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     for key, value in settings.session_config.items():
         options.add_session_config_entry(key, value)
+    before = anonymous_regions() if huge_pages else {}
     try:
         session = ort.InferenceSession(str(folder / manifest.model), options, providers=wanted)
     except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
@@ -70,4 +74,6 @@ def make_session(folder: Path, manifest: Manifest, threads: int) -> ort.Inferenc
             f"{silent[0]} was asked for and the session runs on {', '.join(live)}",
             way_out="A library it needs is missing; `edgecompress doctor` shows what is here.",
         )
+    if huge_pages:
+        threading.Thread(target=collapse_new, args=(before,), name="edgecompress-pages", daemon=True).start()
     return session
