@@ -84,7 +84,7 @@ def _dispatch(arguments: list[str]) -> int:
     parser = _Parser(prog=f"edgecompress {name}", description=COMMANDS[name][0].upper() + COMMANDS[name][1:] + ".")
     module.add_arguments(parser)
     try:
-        options = parser.parse_args(arguments[1:])
+        options = parser.parse_intermixed_args(arguments[1:])  # texts may stand behind flags
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     code: int = module.run(options)

@@ -45,6 +45,11 @@ def test_a_prompt_streams(capsys: pytest.CaptureFixture[str], bundle: Path) -> N
     assert "tok/s" in err.strip().splitlines()[-1]
 
 
+def test_a_prompt_may_stand_behind_the_flags(capsys: pytest.CaptureFixture[str], bundle: Path) -> None:
+    assert cli(capsys, "run", bundle, "--temperature", "0", PROMPT)[:2] == (0, "It is 😀.\n")
+    assert cli(capsys, "run", "--temperature", "0", bundle, PROMPT)[:2] == (0, "It is 😀.\n")
+
+
 def test_reasoning_is_dimmed_on_a_terminal(
     capsys: pytest.CaptureFixture[str], bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
