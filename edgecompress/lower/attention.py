@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecompress.errors import RecipeError
+from edgecompress.lower.rewrite import constant, replace_heads
 
 MICROSOFT = "com.microsoft"
 DOMAIN = "edgecompress"
@@ -63,7 +64,7 @@ def _lower_one(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, object], 
     out.type = old.type
     old_shape = old.shape
     out.shape = ir.Shape([old_shape[0], old_shape[1], heads * head_size]) if old_shape is not None else None
-    _replace_output(graph, node, out, heads, head_size)
+    replace_heads(graph, node, out, heads, head_size)
 
 
 def _merge_heads(graph: ir.Graph, node: ir.Node, tensor: ir.Value, hidden: int) -> ir.Value:
@@ -79,44 +80,11 @@ def _merge_heads(graph: ir.Graph, node: ir.Node, tensor: ir.Value, hidden: int) 
                 return source
     back = ir.node("Transpose", [tensor], attributes={"perm": [0, 2, 1, 3]}, name=f"{node.name}/to_rows_{tensor.name}")
     shape = ir.tensor(np.array([0, 0, hidden], dtype=np.int64), name=f"{node.name}/rows_of_{hidden}")
-    merge = ir.node(
-        "Reshape", [back.outputs[0], _constant(graph, shape)], name=f"{node.name}/merge_heads_{tensor.name}"
-    )
+    merge = ir.node("Reshape", [back.outputs[0], constant(graph, shape)], name=f"{node.name}/merge_heads_{tensor.name}")
     graph.insert_before(node, [back, merge])
     rows = merge.outputs[0]
     rows.type = tensor.type
     return rows
-
-
-def _replace_output(graph: ir.Graph, node: ir.Node, out: ir.Value, heads: int, head_size: int) -> None:
-    old = node.outputs[0]
-    hidden = heads * head_size
-    for consumer in [c for c, _ in old.uses()]:
-        merged = consumer.outputs[0]
-        if consumer.op_type == "Reshape" and merged.shape is not None and list(merged.shape)[2:] == [hidden]:
-            name = merged.name
-            ir.convenience.replace_all_uses_with(merged, out, replace_graph_outputs=True)
-            graph.remove(consumer, safe=True)
-            out.name = name  # calibration finds values by name
-    if old.uses() or old.is_graph_output():
-        shape = ir.tensor(np.array([0, 0, heads, head_size], dtype=np.int64), name=f"{node.name}/heads")
-        split = ir.node("Reshape", [out, _constant(graph, shape)], name=f"{node.name}/split_heads")
-        graph.insert_before(node, split)
-        split.outputs[0].type, split.outputs[0].shape = old.type, old.shape
-        name = old.name
-        ir.convenience.replace_all_uses_with(old, split.outputs[0], replace_graph_outputs=True)
-        split.outputs[0].name = name
-    graph.remove(node, safe=True)
-
-
-def _constant(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
-    name = tensor.name or ""
-    if name in graph.initializers:
-        return graph.initializers[name]
-    shape = ir.Shape(tensor.numpy().shape)
-    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def _padding(graph: ir.Graph, node: ir.Node, mask: ir.Value, shared: dict[tuple[str, object], ir.Value]) -> ir.Value:
@@ -140,7 +108,7 @@ def _window_bias(
         return shared[key]
 
     def scalar(name: str, number: float | int, dtype: type) -> ir.Value:
-        return _constant(graph, ir.tensor(np.array(number, dtype=dtype), name=f"graph/window_{name}"))
+        return constant(graph, ir.tensor(np.array(number, dtype=dtype), name=f"graph/window_{name}"))
 
     def op(kind: str, inputs: list[ir.Value], **attributes: object) -> ir.Value:
         made = ir.node(kind, inputs, attributes=attributes, name=f"graph/window_{window}/{kind}_{len(steps)}")  # type: ignore[arg-type]
@@ -148,9 +116,9 @@ def _window_bias(
         return made.outputs[0]
 
     steps: list[ir.Node] = []
-    axis = _constant(graph, ir.tensor(np.array([0], dtype=np.int64), name="graph/window_axis_0"))
-    axis_1 = _constant(graph, ir.tensor(np.array([1], dtype=np.int64), name="graph/window_axis_1"))
-    lead = _constant(graph, ir.tensor(np.array([0, 1], dtype=np.int64), name="graph/window_lead"))
+    axis = constant(graph, ir.tensor(np.array([0], dtype=np.int64), name="graph/window_axis_0"))
+    axis_1 = constant(graph, ir.tensor(np.array([1], dtype=np.int64), name="graph/window_axis_1"))
+    lead = constant(graph, ir.tensor(np.array([0, 1], dtype=np.int64), name="graph/window_lead"))
     length = op("Squeeze", [op("Shape", [rows], start=1, end=2), axis])
     positions = op("Range", [scalar("zero", 0, np.int64), length, scalar("one", 1, np.int64)])
     distance = op("Abs", [op("Sub", [op("Unsqueeze", [positions, axis_1]), op("Unsqueeze", [positions, axis])])])

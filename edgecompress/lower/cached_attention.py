@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecompress.errors import RecipeError
+from edgecompress.lower.rewrite import constant, replace_heads
 from edgecompress.lower.rotary import gqa_can_rotate, same_rotation
 
 MICROSOFT = "com.microsoft"
@@ -97,7 +98,7 @@ def _lower_one(graph: ir.Graph, node: ir.Node, lengths: dict[ir.Value, tuple[ir.
         after.type, after.shape = before.type, before.shape
         ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
         before.name, after.name = None, name
-    _replace_output(graph, node, out, heads, size)
+    replace_heads(graph, node, out, heads, size)
 
 
 def _require_equal_widths(node: ir.Node, size: int, key: ir.Value, value: ir.Value) -> None:
@@ -126,7 +127,7 @@ def to_rows(graph: ir.Graph, node: ir.Node, tensor: ir.Value, hidden: int) -> ir
         graph.insert_before(node, back)
         heads_last = back.outputs[0]
         heads_last.type = tensor.type
-    shape = _constant(graph, ir.tensor(np.array([0, 0, hidden], dtype=np.int64), name=f"graph/rows_of_{hidden}"))
+    shape = constant(graph, ir.tensor(np.array([0, 0, hidden], dtype=np.int64), name=f"graph/rows_of_{hidden}"))
     merge = ir.node("Reshape", [heads_last, shape], name=f"{node.name}/{tensor.name}/merge_heads")
     graph.insert_before(node, merge)
     merge.outputs[0].type = tensor.type
@@ -188,9 +189,9 @@ def _lengths(
     if mask in known:
         return known[mask]
     int32 = int(ir.DataType.INT32)
-    axis = _constant(graph, ir.tensor(np.array([1], dtype=np.int64), name="graph/tokens_axis"))
-    one = _constant(graph, ir.tensor(np.array(1, dtype=np.int32), name="graph/one_token"))
-    zero = _constant(graph, ir.tensor(np.array([0], dtype=np.int64), name="graph/scalar_axis"))
+    axis = constant(graph, ir.tensor(np.array([1], dtype=np.int64), name="graph/tokens_axis"))
+    one = constant(graph, ir.tensor(np.array(1, dtype=np.int32), name="graph/one_token"))
+    zero = constant(graph, ir.tensor(np.array([0], dtype=np.int64), name="graph/scalar_axis"))
     count = ir.node("ReduceSum", [mask, axis], attributes={"keepdims": 0}, name="graph/tokens_of_row")
     narrow = ir.node("Cast", [count.outputs[0]], attributes={"to": int32}, name="graph/tokens_of_row_int32")
     last = ir.node("Sub", [narrow.outputs[0], one], name="graph/last_position")
@@ -200,34 +201,3 @@ def _lengths(
     graph.insert_before(node, [count, narrow, last, width, scalar, total])
     known[mask] = (last.outputs[0], total.outputs[0])
     return known[mask]
-
-
-def _replace_output(graph: ir.Graph, node: ir.Node, out: ir.Value, heads: int, size: int) -> None:
-    """Give [B, T, H * D] to those who merge the heads anyway, and [B, T, H, D] to the others."""
-    old = node.outputs[0]
-    for consumer in [c for c, _ in old.uses()]:
-        merged = consumer.outputs[0]
-        if consumer.op_type == "Reshape" and merged.shape is not None and list(merged.shape)[2:] == [heads * size]:
-            name = merged.name
-            ir.convenience.replace_all_uses_with(merged, out, replace_graph_outputs=True)
-            graph.remove(consumer, safe=True)
-            out.name = name  # calibration finds values by name
-    if old.uses() or old.is_graph_output():
-        shape = _constant(graph, ir.tensor(np.array([0, 0, heads, size], dtype=np.int64), name=f"graph/heads_{size}"))
-        split = ir.node("Reshape", [out, shape], name=f"{node.name}/split_heads")
-        graph.insert_before(node, split)
-        split.outputs[0].type, split.outputs[0].shape = old.type, old.shape
-        name = old.name
-        ir.convenience.replace_all_uses_with(old, split.outputs[0], replace_graph_outputs=True)
-        split.outputs[0].name = name
-    graph.remove(node, safe=True)
-
-
-def _constant(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
-    name = tensor.name or ""
-    if name in graph.initializers:
-        return graph.initializers[name]
-    shape = ir.Shape(tensor.numpy().shape)
-    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value

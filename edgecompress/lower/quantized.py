@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from edgecompress.lower.rewrite import put
 from edgecompress.quantize.blockwise import unpack
 from edgecompress.quantize.layers import constant
 
@@ -52,7 +53,7 @@ def _linear(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...], list[i
             shared[key] = list(quantize.outputs)
     quantized, x_scale, zero_point = shared[key]
     inputs = [quantized, weight, x_scale, scale, zero_point, None, bias]
-    _put(graph, node, ir.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT, name=node.name))
+    put(graph, node, ir.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT, name=node.name))
 
 
 def _block_linear(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...], list[ir.Value]]) -> None:
@@ -62,7 +63,7 @@ def _block_linear(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...], 
     inputs = [x, weight, scales, zero_points, None, bias]
     while inputs[-1] is None:
         inputs.pop()
-    _put(graph, node, ir.node("MatMulNBits", inputs, attributes=attributes, domain=MICROSOFT, name=node.name))
+    put(graph, node, ir.node("MatMulNBits", inputs, attributes=attributes, domain=MICROSOFT, name=node.name))
 
 
 def _block_embedding(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...], list[ir.Value]]) -> None:
@@ -80,7 +81,7 @@ def _block_embedding(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...
     rank = len(ids.shape) if ids.shape is not None else 2
     shape = constant(graph, f"{node.name}/shape", np.array([0] * rank + [width], dtype=np.int64))
     graph.insert_before(node, gather)
-    _put(graph, node, ir.node("Reshape", [gather.outputs[0], shape], name=node.name))
+    put(graph, node, ir.node("Reshape", [gather.outputs[0], shape], name=node.name))
 
 
 def _column(graph: ir.Graph, scales: ir.Value) -> ir.Value:
@@ -102,17 +103,7 @@ def _embedding(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...], lis
     row_scales = ir.node("Gather", [scale, ids], attributes={"axis": 0}, name=f"{node.name}/scales")
     cast = ir.node("Cast", [rows.outputs[0]], attributes={"to": int(ir.DataType.FLOAT)}, name=f"{node.name}/Cast")
     graph.insert_before(node, [rows, row_scales, cast])
-    _put(graph, node, ir.node("Mul", [cast.outputs[0], row_scales.outputs[0]], name=node.name))
-
-
-def _put(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
-    graph.insert_before(old, new)
-    before, after = old.outputs[0], new.outputs[0]
-    name = before.name
-    after.type, after.shape = before.type, before.shape
-    ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
-    graph.remove(old, safe=True)
-    after.name = name
+    put(graph, node, ir.node("Mul", [cast.outputs[0], row_scales.outputs[0]], name=node.name))
 
 
 _LOWER: dict[str, Callable[[ir.Graph, ir.Node, dict[tuple[str, ...], list[ir.Value]]], None]] = {

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgecompress.lower.rewrite import put
+
 MICROSOFT = "com.microsoft"
 DOMAIN = "edgecompress"
 
@@ -83,7 +85,7 @@ def lower_rotary(model: ir.Model) -> int:
             domain=MICROSOFT,
             name=(node.name or "").replace("/Rotary", "/RotaryEmbedding"),
         )
-        _put(graph, node, made)
+        put(graph, node, made)
     if nodes:
         model.opset_imports[MICROSOFT] = 1
     return len(nodes)
@@ -100,15 +102,5 @@ def lower_rms_norm(model: ir.Model) -> int:
             attributes={"axis": -1, "epsilon": node.attributes["epsilon"].as_float(), "stash_type": 1},
             name=(node.name or "").replace("/RMSNorm", "/SimplifiedLayerNormalization"),
         )
-        _put(graph, node, made)
+        put(graph, node, made)
     return len(nodes)
-
-
-def _put(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
-    graph.insert_before(old, new)
-    before, after = old.outputs[0], new.outputs[0]
-    name = before.name
-    after.type, after.shape = before.type, before.shape
-    ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
-    graph.remove(old, safe=True)
-    after.name = name

@@ -1,0 +1,50 @@
+"""What the lowerings share: constants made once, and a node put in the place of another under its name."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+
+def constant(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
+    """The tensor as an initializer, made once by its name."""
+    name = tensor.name or ""
+    if name in graph.initializers:
+        return graph.initializers[name]
+    shape = ir.Shape(tensor.numpy().shape)
+    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def put(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
+    """Put ``new`` in the place of ``old``; its first output takes over name, type and shape."""
+    graph.insert_before(old, new)
+    before, after = old.outputs[0], new.outputs[0]
+    name = before.name
+    after.type, after.shape = before.type, before.shape
+    ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
+    graph.remove(old, safe=True)
+    after.name = name
+
+
+def replace_heads(graph: ir.Graph, node: ir.Node, out: ir.Value, heads: int, size: int) -> None:
+    """Give [B, T, H * D] to those who merge the heads anyway, and [B, T, H, D] to the others."""
+    old = node.outputs[0]
+    for consumer in [c for c, _ in old.uses()]:
+        merged = consumer.outputs[0]
+        if consumer.op_type == "Reshape" and merged.shape is not None and list(merged.shape)[2:] == [heads * size]:
+            name = merged.name
+            ir.convenience.replace_all_uses_with(merged, out, replace_graph_outputs=True)
+            graph.remove(consumer, safe=True)
+            out.name = name  # calibration finds values by name
+    if old.uses() or old.is_graph_output():
+        sizes = ir.tensor(np.array([0, 0, heads, size], dtype=np.int64), name=f"graph/heads_{heads}x{size}")
+        shape = constant(graph, sizes)
+        split = ir.node("Reshape", [out, shape], name=f"{node.name}/split_heads")
+        graph.insert_before(node, split)
+        split.outputs[0].type, split.outputs[0].shape = old.type, old.shape
+        name = old.name
+        ir.convenience.replace_all_uses_with(old, split.outputs[0], replace_graph_outputs=True)
+        split.outputs[0].name = name
+    graph.remove(node, safe=True)
