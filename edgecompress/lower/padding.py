@@ -10,6 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgecompress.lower.attention import MICROSOFT
+from edgecompress.lower.rewrite import put
 
 _MASK_INPUT = 4
 
@@ -31,13 +32,7 @@ def skip_mask_when_unpadded(model: ir.Model) -> int:
             "else_branch": _branch(node, list(node.inputs), "padded"),
         }
         choice = ir.node("If", [conditions[mask]], attributes=branches, name=f"{node.name}/If")
-        graph.insert_before(node, choice)
-        old, new = node.outputs[0], choice.outputs[0]
-        name = old.name
-        new.type, new.shape = old.type, old.shape
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        graph.remove(node, safe=True)
-        new.name = name
+        put(graph, node, choice)
         wrapped += 1
     return wrapped
 

@@ -22,8 +22,8 @@ from edgecompress.runtime.session import make_session, thread_count
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.recipe import QualityRecipe
 from edgecompress.types.report import Fidelity
+from edgecompress.verify.device import REFERENCE
 
-REFERENCE = "reference.npz"
 KEPT_TOKENS = 64
 _LEAST = -60.0  # log of a probability that is as good as none
 
