@@ -1,0 +1,1 @@
+"""Kernels for CPUs: written with numba, compiled ahead of time into one library of custom ops for ONNX Runtime."""

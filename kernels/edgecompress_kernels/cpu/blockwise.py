@@ -1,0 +1,139 @@
+"""Matrices of 4 or 8 bits in blocks, times rows of activations that are rounded to int8 in the same blocks.
+
+What ``MatMulNBits`` computes at accuracy_level 4, from weights laid out for one pass through memory: sixteen outputs side
+by side (a *tile*), and of each the four or eight weights that one dot-product instruction takes::
+
+    weights  uint8   [tiles, blocks, block / 4 (8 bits) or block / 8 (4 bits), 64]
+    scales   float32 or float16 [tiles, blocks, 16]
+    zeros    uint8   [tiles, blocks, 16], optional: without them the zero is 8 or 128
+
+Byte ``4 r + i`` of a vector is weight ``i`` of output ``r``; with 4 bits the low halves are the first four inputs and the
+high halves the next four. The sums of a block are exact integers, and blocks are added in order whatever the number of
+rows: one row gives bit for bit what it gives among many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+from edgecompress_kernels.cpu import vector as v
+
+# The kernel's parameters: 64-bit integers, addresses and counts, at the place that it is given.
+SLOTS = (
+    "x", "q", "x_scales", "x_sums", "weights", "scales", "zeros", "bias", "y",
+    "rows", "outputs", "inputs", "tiles_per_part",
+)  # fmt: skip
+_AT = {name: 8 * i for i, name in enumerate(SLOTS)}
+X, Q, X_SCALES, X_SUMS, WEIGHTS, SCALES, ZEROS, BIAS, Y, ROWS, OUTPUTS, INPUTS, TILES_PER_PART = _AT.values()
+BLOCKS = (32, 64, 128, 256)
+BITS = (4, 8)
+
+
+def quantize_rows(block: int) -> Callable[[int, int], None]:
+    """Row ``part`` of x float32 [rows, inputs] -> q int8 of the same shape, its scales and minus its sums a block."""
+
+    def kernel(p: int, part: int) -> None:
+        inputs = v.read_address(p + INPUTS)
+        blocks = inputs // block
+        x = v.read_address(p + X) + part * inputs * 4
+        q = v.read_address(p + Q) + part * inputs
+        scales = v.read_address(p + X_SCALES) + part * blocks * 4
+        sums = v.read_address(p + X_SUMS) + part * blocks * 4
+        for b in range(blocks):
+            largest = v.splat_float(numba.float32(0.0))
+            for i in range(block // 16):
+                largest = v.maximum(largest, v.absolute(v.load_floats(x + 64 * i)))
+            most = v.largest_lane(largest)
+            scale = most / numba.float32(127.0)
+            inverse = numba.float32(0.0)
+            if scale != numba.float32(0.0):
+                inverse = numba.float32(1.0) / scale
+            total = numba.int32(0)
+            for i in range(block // 16):
+                whole = v.round_to_ints(v.multiply(v.load_floats(x + 64 * i), v.splat_float(inverse)))
+                v.store_bytes(q + 16 * i, whole)
+                total += v.sum_int_lanes(whole)
+            v.write_float(scales + 4 * b, scale)
+            v.write_int(sums + 4 * b, numba.int32(-total))
+            x += 4 * block
+            q += block
+    return kernel
+
+
+def multiply_tile(bits: int, block: int, count: int, half: bool, zero_points: bool) -> Callable[..., None]:
+    """``count`` rows from row ``row`` on, times one tile: sixteen outputs of each."""
+    on = v.rows(count)  # numba reads plain names only
+    start, start_lanes, nothing, dot, scale, add, store = (
+        on.start, on.start_lanes, on.zeros, on.dot, on.scale, on.add, on.store
+    )  # fmt: skip
+    vectors = block * bits // 32
+    load_scales = v.load_halves if half else v.load_floats
+    scale_bytes = 32 if half else 64
+    middle = 1 << (bits - 1)
+    four = bits == 4
+
+    def tile_of(p: int, row: int, tile: int) -> None:
+        inputs, outputs = v.read_address(p + INPUTS), v.read_address(p + OUTPUTS)
+        blocks = inputs // block
+        q = v.read_address(p + Q) + row * inputs
+        x_scales = v.read_address(p + X_SCALES) + row * blocks * 4
+        x_sums = v.read_address(p + X_SUMS) + row * blocks * 4
+        weights = v.read_address(p + WEIGHTS) + tile * blocks * vectors * 64
+        scales = v.read_address(p + SCALES) + tile * blocks * scale_bytes
+        zeros = v.read_address(p + ZEROS) + tile * blocks * 16
+        sums = nothing()
+        for b in range(blocks):
+            if zero_points:
+                found = start_lanes(x_sums + 4 * b, 4 * blocks, v.load_bytes(zeros + 16 * b))
+            else:
+                found = start(x_sums + 4 * b, 4 * blocks, numba.int32(middle))
+            for i in range(vectors):
+                packed = v.load_ints(weights + 64 * i)
+                if four:
+                    found = dot(found, v.low_nibbles(packed), q + 8 * i, inputs)
+                    found = dot(found, v.high_nibbles(packed), q + 8 * i + 4, inputs)
+                else:
+                    found = dot(found, packed, q + 4 * i, inputs)
+            sums = scale(sums, found, load_scales(scales + scale_bytes * b), x_scales + 4 * b, 4 * blocks)
+            weights += vectors * 64
+            q += block
+        bias = v.read_address(p + BIAS)
+        if bias != 0:
+            sums = add(sums, v.load_part(bias + 64 * tile, outputs - 16 * tile))
+        y = v.read_address(p + Y) + (row * outputs + 16 * tile) * 4
+        store(sums, y, 4 * outputs, outputs - 16 * tile)
+    return tile_of
+
+
+def multiply(bits: int, block: int, half: bool, zero_points: bool, most_rows: int, jit: Any) -> Callable[[int, int], None]:
+    """Part ``part`` of the product: ``tiles_per_part`` tiles, every row, ``most_rows`` at a time, then what is left."""
+    one, two, four, most = (
+        jit(multiply_tile(bits, block, count, half, zero_points)) for count in (1, 2, 4, most_rows)
+    )
+
+    def kernel(p: int, part: int) -> None:
+        rows = v.read_address(p + ROWS)
+        tiles = (v.read_address(p + OUTPUTS) + 15) // 16
+        each = v.read_address(p + TILES_PER_PART)
+        first = part * each
+        last = min(first + each, tiles)
+        row = 0
+        while row + most_rows <= rows:
+            for tile in range(first, last):
+                most(p, row, tile)
+            row += most_rows
+        while row + 4 <= rows:
+            for tile in range(first, last):
+                four(p, row, tile)
+            row += 4
+        while row + 2 <= rows:
+            for tile in range(first, last):
+                two(p, row, tile)
+            row += 2
+        if row < rows:
+            for tile in range(first, last):
+                one(p, row, tile)
+    return kernel

@@ -1,0 +1,86 @@
+"""Compile the kernels that a model needs into one library of custom ops, for one instruction set."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecompress_kernels.cpu import attention, blockwise
+from edgecompress_kernels.cpu.compile import KernelError, inline, to_assembly
+from edgecompress_kernels.cpu.isa import Isa
+
+SHIM = Path(__file__).with_name("shim.c")
+_FLAGS = (
+    "-O2", "-fPIC", "-fvisibility=hidden", "-fno-stack-protector", "-fno-sanitize=all", "-nostdlib", "-shared", "-s",
+    "-Wl,--build-id=none", "-Wl,-z,noexecstack",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Matmul:
+    """A matrix in blocks: 4 or 8 bits, its block size, whether its scales are float16 and whether it has zero points."""
+
+    bits: int
+    block: int
+    half: bool = False
+    zero_points: bool = False
+
+    @property
+    def name(self) -> str:
+        kind = ("h" if self.half else "f") + ("z" if self.zero_points else "s")
+        return f"multiply_{self.bits}_{self.block}_{kind}"
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Attention:
+    """Attention over a cache, of one head size."""
+
+    head_size: int
+
+
+def build(matmuls: Sequence[Matmul], attentions: Sequence[Attention], isa: Isa) -> bytes:
+    """The library with a kernel for each of these. The same input gives the same bytes.
+
+    Raises KernelError if a kernel cannot be compiled or linked.
+    """
+    kernels: dict[str, Callable[[int, int], None]] = {}
+    tables = {"Matmul MATMULS": [], "Attention ATTENTIONS": []}  # type: dict[str, list[str]]
+    for matmul in sorted(set(matmuls)):
+        quantizer = f"quantize_{matmul.block}"
+        kernels[quantizer] = blockwise.quantize_rows(matmul.block)
+        kernels[matmul.name] = blockwise.multiply(
+            matmul.bits, matmul.block, matmul.half, matmul.zero_points, isa.most_rows, inline
+        )
+        flags = f"{int(matmul.half)}, {int(matmul.zero_points)}"
+        tables["Matmul MATMULS"].append(f"{{{matmul.bits}, {matmul.block}, {flags}, {quantizer}, {matmul.name}}}")
+    for size in sorted({a.head_size for a in attentions}):
+        names = {f"{part.__name__}_{size}": part(size, inline) for part in _ATTENTION_PARTS}
+        kernels |= names
+        tables["Attention ATTENTIONS"].append(f"{{{size}, {', '.join(names)}}}")
+    source = "\n".join(
+        [SHIM.read_text(encoding="utf-8")]
+        + [f"extern void {name}(void *, size_t);" for name in kernels]
+        + [f"const {table}[] = {{{', '.join([*rows, '{0}'])}}};" for table, rows in tables.items()]
+    )
+    return link(to_assembly(kernels, isa), source, isa)
+
+
+_ATTENTION_PARTS: tuple[Callable[..., Any], ...] = (attention.append, attention.attend, attention.combine)
+
+
+def link(kernels: str, source: str, isa: Isa) -> bytes:
+    """The shim compiled by zig's C compiler and linked with the kernels. Raises KernelError."""
+    with tempfile.TemporaryDirectory() as folder:
+        where = Path(folder)
+        (where / "kernels.s").write_text(kernels, encoding="utf-8")
+        (where / "shim.c").write_text(source, encoding="utf-8")
+        command = [sys.executable, "-m", "ziglang", "cc", *_FLAGS, "-target", isa.zig, "-o", "library.so"]
+        done = subprocess.run([*command, "shim.c", "kernels.s"], cwd=where, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise KernelError(f"the C compiler failed: {done.stderr.strip()[-500:]}")
+        return (where / "library.so").read_bytes()

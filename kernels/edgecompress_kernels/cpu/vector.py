@@ -1,0 +1,422 @@
+"""Vectors of sixteen 32-bit lanes for numba, on plain addresses: what a kernel needs and LLVM's own loops do not give.
+
+A kernel is a function of integers: addresses and counts. Every operation here is an LLVM instruction or intrinsic on
+``<16 x i32>`` or ``<16 x float>``, which LLVM splits where the CPU's registers are narrower. Only the dot product of bytes
+differs from one instruction set to the next: it stays a call, which ``isa`` defines when the kernel is compiled for one.
+
+``rows(count)`` gives the operations on ``count`` vectors at once, one a row of activations, which LLVM keeps in registers.
+With ``NUMBA_DISABLE_JIT=1`` the same names are NumPy functions on the same addresses, so that a kernel can be stepped.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numba
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+from edgecompress_kernels.cpu import vector_numpy
+
+LANES = 16
+BYTES = 64  # of one vector
+DOT = "edgecompress_dot"  # (i32x16, u8x64, s8x64) -> i32x16, which isa.py defines
+JIT = not numba.config.DISABLE_JIT
+I8, I16, I32, I64, F16, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.HalfType(), ir.FloatType()
+I32X16, F32X16, U8X64 = ir.VectorType(I32, LANES), ir.VectorType(F32, LANES), ir.VectorType(I8, BYTES)
+_ALIGN = ir.Constant(I32, 4)
+
+
+class Lanes(types.Type):
+    """``<16 x i32>`` or ``<16 x float>``."""
+
+    def __init__(self, element: str) -> None:
+        self.llvm = {"i32": I32X16, "f32": F32X16}[element]
+        super().__init__(name=f"{element}x{LANES}")
+
+
+class Rows(types.Type):
+    """``count`` vectors of one kind."""
+
+    def __init__(self, lanes: Lanes, count: int) -> None:
+        self.count, self.llvm = count, ir.ArrayType(lanes.llvm, count)
+        super().__init__(name=f"{lanes.name}x{count}")
+
+
+@register_model(Lanes)
+@register_model(Rows)
+class _Model(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, kind.llvm)
+
+
+INTS, FLOATS = Lanes("i32"), Lanes("f32")
+_KINDS = {"a": types.int64, "i": types.int32, "f": types.float32, "I": INTS, "F": FLOATS, "-": types.void}
+if JIT:
+    # Numba links what it compiles at once, and the dot product is not defined before the kernel meets its CPU.
+    binding.add_symbol(DOT, 1)
+
+
+def _define(kinds: str, emit: Callable[..., Any], extra: dict[str, Any] | None = None, name: str = "") -> Any:
+    """An intrinsic of ``emit(builder, *values)``. ``kinds`` is "result arguments" in the letters of ``_KINDS``."""
+    if not JIT:
+        return getattr(vector_numpy, name or emit.__name__)
+    known = _KINDS | (extra or {})
+    result, *arguments = (known[k] for k in kinds.replace(" ", ""))
+    signature = result(*arguments)
+
+    def typed(_typing: Any, *_arguments: Any) -> Any:
+        def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+            found = emit(builder, *values)
+            return context.get_dummy_value() if result is types.void else found
+
+        return signature, generate
+
+    names = ["typing", *(f"x{i}" for i in range(len(arguments)))]
+    parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
+    typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    typed.__name__ = name or emit.__name__
+    return intrinsic(typed)
+
+
+def _at(builder: Any, address: Any, kind: Any) -> Any:
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+def _splat(builder: Any, value: Any, kind: Any) -> Any:
+    empty = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(empty, value, ir.Constant(I32, 0))
+    return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
+
+
+def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
+    function = ir.FunctionType(result, [value.type for value in values])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), values)
+
+
+def _const(value: int) -> Any:
+    return ir.Constant(I32X16, [value] * LANES)
+
+
+def _dot(builder: Any, sums: Any, unsigned: Any, signed: Any) -> Any:
+    return _call(builder, DOT, I32X16, sums, builder.bitcast(unsigned, U8X64), builder.bitcast(signed, U8X64))
+
+
+def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    return _call(builder, "llvm.fma.v16f32", F32X16, a, b, c)
+
+
+def _lanewise(name: str) -> Any:
+    def reduce(builder: Any, value: Any) -> Any:
+        """In halves: a fixed order, so that the sum is the same on every CPU."""
+        for half in (8, 4, 2, 1):
+            mask = ir.Constant(ir.VectorType(I32, LANES), [(i + half) % LANES for i in range(LANES)])
+            other = builder.shuffle_vector(value, ir.Constant(F32X16, ir.Undefined), mask)
+            value = builder.fadd(value, other) if name == "sum" else _call(builder, f"llvm.{name}.v16f32", F32X16, value, other)
+        return builder.extract_element(value, ir.Constant(I32, 0))
+
+    return reduce
+
+
+def _load(kind: Any, align: int) -> Any:
+    return lambda b, address: b.load(_at(b, address, kind), align=align)
+
+
+def _store(kind: Any, align: int) -> Any:
+    return lambda b, address, value: b.store(value, _at(b, address, kind), align=align) and None
+
+
+def _prefetch(builder: Any, address: Any) -> None:
+    hints = (ir.Constant(I32, x) for x in (0, 3, 1))  # to read, into every cache, data
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), _at(builder, address, I8), *hints)
+
+
+def _halves(builder: Any, address: Any) -> Any:
+    return builder.fpext(builder.load(_at(builder, address, ir.VectorType(F16, LANES)), align=2), F32X16)
+
+
+def _load_bytes(builder: Any, address: Any) -> Any:
+    """Sixteen bytes, unsigned, as ints."""
+    return builder.zext(builder.load(_at(builder, address, ir.VectorType(I8, LANES)), align=1), I32X16)
+
+
+def _first(builder: Any, wanted: Any) -> Any:
+    """A mask of the first ``wanted`` lanes."""
+    count = builder.trunc(wanted, I32)
+    return builder.icmp_signed("<", ir.Constant(I32X16, list(range(LANES))), _splat(builder, count, I32X16))
+
+
+def _load_part(builder: Any, address: Any, wanted: Any) -> Any:
+    none = ir.Constant(F32X16, [0.0] * LANES)
+    where = _at(builder, address, F32X16)
+    return _call(builder, "llvm.masked.load.v16f32.p0", F32X16, where, _ALIGN, _first(builder, wanted), none)
+
+
+def _store_part(builder: Any, address: Any, value: Any, wanted: Any) -> None:
+    where, mask = _at(builder, address, F32X16), _first(builder, wanted)
+    _call(builder, "llvm.masked.store.v16f32.p0", ir.VoidType(), value, where, _ALIGN, mask)
+
+
+def _round(builder: Any, value: Any) -> Any:
+    return builder.fptosi(_call(builder, "llvm.rint.v16f32", F32X16, value), I32X16)
+
+
+def _store_bytes(builder: Any, address: Any, value: Any) -> None:
+    narrow = ir.VectorType(I8, LANES)
+    builder.store(builder.trunc(value, narrow), _at(builder, address, narrow), align=1)
+
+
+def _exponential(builder: Any, x: Any) -> Any:
+    """exp of x <= 0 to within 2 units in the last place; 0 below -87, where float32 ends.
+
+    2^n times a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2] (Taylor's, whose remainder there is below 2^-24).
+    """
+
+    def lanes(value: float) -> Any:
+        return ir.Constant(F32X16, [value] * LANES)
+
+    small = builder.fcmp_ordered("<", x, lanes(-87.0))
+    x = builder.select(small, lanes(0.0), x)
+    n = _call(builder, "llvm.rint.v16f32", F32X16, builder.fmul(x, lanes(1.4426950408889634)))
+    r = _fma(builder, n, lanes(-0.693359375), x)
+    r = _fma(builder, n, lanes(2.1219444005469057e-4), r)
+    y = lanes(1 / 720)
+    for k in (120, 24, 6, 2, 1, 1):
+        y = _fma(builder, y, r, lanes(1 / k))
+    power = builder.shl(builder.add(builder.fptosi(n, I32X16), _const(127)), _const(23))
+    return builder.select(small, lanes(0.0), builder.fmul(y, builder.bitcast(power, F32X16)))
+
+
+def _between(builder: Any, values: Any, index: Any, first: Any, last: Any) -> Any:
+    """Lanes whose number, counted from ``index``, is in [first, last]; the others are -inf."""
+    numbers = builder.add(ir.Constant(I32X16, list(range(LANES))), _splat(builder, builder.trunc(index, I32), I32X16))
+    low = builder.icmp_signed(">=", numbers, _splat(builder, builder.trunc(first, I32), I32X16))
+    high = builder.icmp_signed("<=", numbers, _splat(builder, builder.trunc(last, I32), I32X16))
+    none = ir.Constant(F32X16, [float("-inf")] * LANES)
+    return builder.select(builder.and_(low, high), values, none)
+
+
+def _transpose_and_add(builder: Any, vectors: list[Any]) -> Any:
+    """Sixteen vectors -> one whose lane i is the sum of the lanes of vector i."""
+    empty = ir.Constant(F32X16, ir.Undefined)
+    width = 1
+    while len(vectors) > 1:
+        masks = ([], [])  # type: tuple[list[int], list[int]]
+        for lane in range(LANES):
+            # lanes are in groups of 2 width: the first half goes to the one vector, the second to the other
+            group, at = lane // (2 * width), lane % (2 * width)
+            source, within = divmod(at, width)
+            base = source * LANES + group * 2 * width + within
+            masks[0].append(base)
+            masks[1].append(base + width)
+        half = len(vectors) // 2
+        joined = []
+        for i in range(half):
+            pair = vectors[2 * i], vectors[2 * i + 1]
+            parts = [builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(I32, LANES), mask)) for mask in masks]
+            joined.append(builder.fadd(*parts))
+        vectors, width = joined, 2 * width
+    return vectors[0]
+
+
+def stack(size: int) -> Any:
+    """An operation that gives the address of ``size`` bytes of the kernel's own, for as long as it runs."""
+    if not JIT:
+        return vector_numpy.stack(size)
+
+    def emit(builder: Any) -> Any:
+        place = cgutils.alloca_once(builder, ir.ArrayType(I8, size))
+        place.align = BYTES
+        return builder.ptrtoint(place, I64)
+
+    return _define("a", emit, name="stack")
+
+
+def sixteen_dots(size: int) -> Any:
+    """An operation (q, keys, stride, last) -> the products of float32 [size] at q with the sixteen rows at ``keys``.
+
+    Rows beyond number ``last`` are not there: the last one is read in their place.
+    """
+    if not JIT:
+        return vector_numpy.sixteen_dots(size)
+
+    def emit(builder: Any, q: Any, keys: Any, stride: Any, last: Any) -> Any:
+        places = []
+        for i in range(LANES):
+            number = ir.Constant(I64, i)
+            inside = builder.icmp_signed("<", number, last)
+            places.append(builder.add(keys, builder.mul(builder.select(inside, number, last), stride)))
+        sums = [ir.Constant(F32X16, [0.0] * LANES)] * LANES
+        for at in range(0, 4 * size, BYTES):
+            offset = ir.Constant(I64, at)
+            left = builder.load(_at(builder, builder.add(q, offset), F32X16), align=4)
+            for i in range(LANES):
+                right = builder.load(_at(builder, builder.add(places[i], offset), F32X16), align=4)
+                sums[i] = _fma(builder, left, right, sums[i])
+        return _transpose_and_add(builder, sums)
+
+    return _define("F a a a a", emit, name="sixteen_dots")
+
+
+def _sum_ints(builder: Any, value: Any) -> Any:
+    return _call(builder, "llvm.vector.reduce.add.v16i32", I32, value)
+
+
+read_address = _define("a a", _load(I64, 8), name="read_address")
+read_int = _define("i a", _load(I32, 4), name="read_int")
+read_float = _define("f a", _load(F32, 4), name="read_float")
+write_int = _define("- a i", _store(I32, 4), name="write_int")
+write_float = _define("- a f", _store(F32, 4), name="write_float")
+load_ints = _define("I a", _load(I32X16, 4), name="load_ints")
+load_floats = _define("F a", _load(F32X16, 4), name="load_floats")
+load_halves = _define("F a", _halves, name="load_halves")
+load_bytes = _define("I a", _load_bytes, name="load_bytes")
+load_part = _define("F a a", _load_part, name="load_part")
+store_floats = _define("- a F", _store(F32X16, 4), name="store_floats")
+store_bytes = _define("- a I", _store_bytes, name="store_bytes")
+prefetch = _define("- a", _prefetch, name="prefetch")
+splat_int = _define("I i", lambda b, x: _splat(b, x, I32X16), name="splat_int")
+splat_float = _define("F f", lambda b, x: _splat(b, x, F32X16), name="splat_float")
+low_nibbles = _define("I I", lambda b, x: b.and_(x, _const(0x0F0F0F0F)), name="low_nibbles")
+high_nibbles = _define("I I", lambda b, x: b.and_(b.lshr(x, _const(4)), _const(0x0F0F0F0F)), name="high_nibbles")
+to_floats = _define("F I", lambda b, x: b.sitofp(x, F32X16), name="to_floats")
+round_to_ints = _define("I F", _round, name="round_to_ints")
+add_floats = _define("F F F", lambda b, x, y: b.fadd(x, y), name="add_floats")
+multiply = _define("F F F", lambda b, x, y: b.fmul(x, y), name="multiply")
+fused_multiply_add = _define("F F F F", _fma, name="fused_multiply_add")
+maximum = _define("F F F", lambda b, x, y: _call(b, "llvm.maximum.v16f32", F32X16, x, y), name="maximum")
+absolute = _define("F F", lambda b, x: _call(b, "llvm.fabs.v16f32", F32X16, x), name="absolute")
+largest_lane = _define("f F", _lanewise("maximum"), name="largest_lane")
+first_lane = _define("f F", lambda b, x: b.extract_element(x, ir.Constant(I32, 0)), name="first_lane")
+sum_lanes = _define("f F", _lanewise("sum"), name="sum_lanes")
+subtract = _define("F F F", lambda b, x, y: b.fsub(x, y), name="subtract")
+exponential = _define("F F", _exponential, name="exponential")
+between = _define("F F a a a", _between, name="between")
+sum_int_lanes = _define("i I", _sum_ints, name="sum_int_lanes")
+
+
+def rows(count: int) -> SimpleNamespace:
+    """Operations on ``count`` vectors; a row's value lies ``stride`` bytes behind the one before it.
+
+    start(address, stride, factor)      ints: the int32 at each row's place times ``factor``, in every lane
+    start_lanes(address, stride, lanes) ints: the int32 at each row's place times ``lanes``
+    zeros()                             floats
+    dot(sums, weights, address, stride) sums + the four bytes of each lane times the four of each row's place
+    scale(floats, ints, lanes, address, stride)  floats + ints * (lanes * the float at each row's place)
+    add(floats, lanes)                  the same lanes to each row
+    store(floats, address, stride, lanes_wanted)  the first lanes of each row
+    """
+    ints, floats = Rows(INTS, count), Rows(FLOATS, count)
+    extra = {"R": ints, "S": floats}
+
+    def gather(builder: Any, kind: Any, of_row: Callable[[int], Any]) -> Any:
+        made = ir.Constant(kind.llvm, ir.Undefined)
+        for row in range(count):
+            made = builder.insert_value(made, of_row(row), row)
+        return made
+
+    def place(builder: Any, address: Any, stride: Any, row: int) -> Any:
+        return builder.add(address, builder.mul(stride, ir.Constant(I64, row)))
+
+    def value(builder: Any, address: Any, stride: Any, row: int, kind: Any) -> Any:
+        return builder.load(_at(builder, place(builder, address, stride, row), kind), align=4)
+
+    def start(b: Any, address: Any, stride: Any, factor: Any) -> Any:
+        return gather(b, ints, lambda r: _splat(b, b.mul(value(b, address, stride, r, I32), factor), I32X16))
+
+    def start_lanes(b: Any, address: Any, stride: Any, lanes: Any) -> Any:
+        return gather(b, ints, lambda r: b.mul(_splat(b, value(b, address, stride, r, I32), I32X16), lanes))
+
+    def zeros(b: Any) -> Any:
+        return gather(b, floats, lambda r: ir.Constant(F32X16, [0.0] * LANES))
+
+    def dot(b: Any, sums: Any, weights: Any, address: Any, stride: Any) -> Any:
+        def of_row(r: int) -> Any:
+            return _dot(b, b.extract_value(sums, r), weights, _splat(b, value(b, address, stride, r, I32), I32X16))
+
+        return gather(b, ints, of_row)
+
+    def scale(b: Any, sums: Any, found: Any, lanes: Any, address: Any, stride: Any) -> Any:
+        def of_row(r: int) -> Any:
+            factor = b.fmul(lanes, _splat(b, value(b, address, stride, r, F32), F32X16))
+            return _fma(b, b.sitofp(b.extract_value(found, r), F32X16), factor, b.extract_value(sums, r))
+
+        return gather(b, floats, of_row)
+
+    def add(b: Any, sums: Any, lanes: Any) -> Any:
+        return gather(b, floats, lambda r: b.fadd(b.extract_value(sums, r), lanes))
+
+    def store(b: Any, sums: Any, address: Any, stride: Any, wanted: Any) -> None:
+        for r in range(count):
+            _store_part(b, place(b, address, stride, r), b.extract_value(sums, r), wanted)
+
+    if not JIT:
+        return vector_numpy.rows(count)
+    return SimpleNamespace(
+        start=_define("R a a i", start, extra),
+        start_lanes=_define("R a a I", start_lanes, extra),
+        zeros=_define("S", zeros, extra),
+        dot=_define("R R I a a", dot, extra),
+        scale=_define("S S R F a a", scale, extra),
+        add=_define("S S F", add, extra),
+        store=_define("- S a a a", store, extra),
+    )
+
+
+def panel(count: int, width: int) -> SimpleNamespace:
+    """Operations on ``count`` rows of ``width`` vectors each; a row's value lies ``stride`` bytes behind the one before.
+
+    load(address, stride)               the vectors of each row
+    grow(floats, address, stride)       each row times the float at its place
+    weigh(floats, values, address, stride)  each row plus the vectors at ``values`` times the float at the row's place
+    keep(floats, address, stride)       write the vectors of each row
+    """
+    if not JIT:
+        return vector_numpy.panel(count, width)
+    kind = Rows(FLOATS, count * width)
+
+    def fill(of_place: Callable[[int, int], Any], builder: Any) -> Any:
+        made = ir.Constant(kind.llvm, ir.Undefined)
+        for row in range(count):
+            for column in range(width):
+                made = builder.insert_value(made, of_place(row, column), row * width + column)
+        return made
+
+    def place(b: Any, address: Any, stride: Any, row: int, column: int = 0) -> Any:
+        return b.add(b.add(address, b.mul(stride, ir.Constant(I64, row))), ir.Constant(I64, BYTES * column))
+
+    def factors(b: Any, address: Any, stride: Any) -> list[Any]:
+        return [
+            _splat(b, b.load(_at(b, place(b, address, stride, r), F32), align=4), F32X16) for r in range(count)
+        ]
+
+    def load(b: Any, address: Any, stride: Any) -> Any:
+        return fill(lambda r, c: b.load(_at(b, place(b, address, stride, r, c), F32X16), align=4), b)
+
+    def grow(b: Any, sums: Any, address: Any, stride: Any) -> Any:
+        factor = factors(b, address, stride)
+        return fill(lambda r, c: b.fmul(b.extract_value(sums, r * width + c), factor[r]), b)
+
+    def weigh(b: Any, sums: Any, values: Any, address: Any, stride: Any) -> Any:
+        factor = factors(b, address, stride)
+        lanes = [b.load(_at(b, place(b, values, stride, 0, c), F32X16), align=4) for c in range(width)]
+        return fill(lambda r, c: _fma(b, lanes[c], factor[r], b.extract_value(sums, r * width + c)), b)
+
+    def keep(b: Any, sums: Any, address: Any, stride: Any) -> None:
+        for r in range(count):
+            for c in range(width):
+                where = _at(b, place(b, address, stride, r, c), F32X16)
+                b.store(b.extract_value(sums, r * width + c), where, align=4)
+
+    extra = {"S": kind}
+    return SimpleNamespace(
+        load=_define("S a a", load, extra),
+        grow=_define("S S a a", grow, extra),
+        weigh=_define("S S a a a", weigh, extra),
+        keep=_define("- S a a", keep, extra),
+    )
