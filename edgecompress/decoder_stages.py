@@ -24,6 +24,7 @@ from edgecompress.formats import codec
 from edgecompress.formats.cpu import host_cores
 from edgecompress.formats.recipe import recipe_toml
 from edgecompress.lower.onnxruntime import lower, lower_model
+from edgecompress.quantize import sensitivity
 from edgecompress.quantize.stage import quantize
 from edgecompress.quantize.text import load_texts
 from edgecompress.stages import Made, model_files, pick
@@ -143,9 +144,20 @@ class DecoderRun:
             for ids in calibration:
                 yield text_feed(ids, self.past)  # every position: the head is calibrated too
 
+        def probes() -> Iterator[Feed]:
+            for ids in calibration[:: max(len(calibration) // sensitivity.TEXTS, 1)][: sensitivity.TEXTS]:
+                yield text_feed(ids[: sensitivity.TOKENS], self.past)
+
         with self.clock.stage("quantize", precision):
             quantized = quantize(
-                captured, precision, self.recipe, None, self.folder, batches=batches, make_runnable=lower_model
+                captured,
+                precision,
+                self.recipe,
+                None,
+                self.folder,
+                batches=batches,
+                probes=probes,
+                make_runnable=lower_model,
             )
         with self.clock.stage("lower", precision):
             lowered = lower(quantized, self.folder)

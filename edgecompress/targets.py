@@ -17,14 +17,14 @@ from edgecompress.formats.cpu import (
     host_memory_bytes,
 )
 from edgecompress.formats.target import read_target
-from edgecompress.types.recipe import PRECISIONS
+from edgecompress.types.recipe import MIXED, PRECISIONS
 from edgecompress.types.target import Target
 
 LOCAL = "local"
 IMPLEMENTED_BACKENDS = ("onnxruntime",)
 """Backends that this version can compile for."""
 
-_NEEDS = {"fp32": "float32", "fp16": "float16", "int4-weights": "int4"}
+_NEEDS = {"fp32": "float32", "fp16": "float16", "int4-weights": "int4", MIXED: "int4"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecompress.cli.output import add_json_flag, emit_json, progress, table
 from edgecompress.errors import UsageError
-from edgecompress.types.recipe import BLOCK_METHODS, CALIBRATION_METHODS, PRECISIONS, TASKS, Recipe
+from edgecompress.types.recipe import BLOCK_METHODS, CALIBRATION_METHODS, PRECISIONS, SHORT_PRECISIONS, TASKS, Recipe
 from edgecompress.types.report import Candidate, Fidelity
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _FIELDS = {
     "symmetric": ("quantize", "symmetric"),
     "head_bits": ("quantize", "head_bits"),
     "embedding_bits": ("quantize", "embedding_bits"),
+    "mean_bits": ("quantize", "mean_bits"),
     "accuracy_level": ("quantize", "accuracy_level"),
     "calibration": ("calibration", "text"),
     "calibration_samples": ("calibration", "samples"),
@@ -50,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", nargs="?", default=absent, help="checkpoint directory or hub id")
     parser.add_argument("-o", "--output", type=Path, help="the bundle, a folder that is made")
     parser.add_argument("--target", default=absent, help="a name of `edgecompress targets`, a .toml file, or local")
-    parser.add_argument("--precision", default=absent, help=f"auto, {', '.join(PRECISIONS)}; decoders: int4, int8")
+    names = ", ".join(("auto", *PRECISIONS))
+    parser.add_argument("--precision", default=absent, help=f"{names}; decoders: {', '.join(SHORT_PRECISIONS)}")
     parser.add_argument("--recipe", type=Path, help="a TOML file that says what the flags say; flags win")
     student = parser.add_argument_group("student")
     student.add_argument("--task", default=absent, help=f"found from the checkpoint unless given: {', '.join(TASKS)}")
@@ -72,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     quantize.add_argument("--head-bits", type=int, default=absent, help="of a decoder's last layer: 4 or 8")
     quantize.add_argument("--embedding-bits", type=int, default=absent, help="of a decoder's table: 4 or 8")
+    quantize.add_argument("--mean-bits", type=float, default=absent, help="of --precision mixed, from 4 to 8 (4.5)")
     quantize.add_argument(
         "--accuracy-level", type=int, default=absent, help="of MatMulNBits: 0 or 1 float32 inputs, 4 int8 inputs"
     )

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 
 SCHEMA_VERSION = 1
 
-PRECISIONS = ("fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "int4-weights")
+PRECISIONS = ("fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "int4-weights", "mixed-weights")
 """Concrete precisions; ``auto`` measures the candidates among them and takes the fastest inside the budget."""
 
-SHORT_PRECISIONS = {"int4": "int4-weights", "int8": "int8-weights"}
+MIXED = "mixed-weights"
+"""int8 for the weights of a decoder that cost its logits most, int4 for the others; only made when it is asked for."""
+
+SHORT_PRECISIONS = {"int4": "int4-weights", "int8": "int8-weights", "mixed": MIXED}
 """What decoders may say for short. For encoders "int8" could mean three things, so there it is refused."""
 
 BLOCK_METHODS = ("rtn", "hqq", "gptq")
@@ -55,6 +58,7 @@ class QuantizeRecipe:
     symmetric: bool = True  # False: each block has a zero point of its own
     head_bits: int | None = None  # of a decoder's last layer; None: those of the precision
     embedding_bits: int | None = None  # of a decoder's embedding table; None: those of the precision
+    mean_bits: float = 4.5  # of mixed-weights, over all weights that may be int4 or int8; scales are not counted
     accuracy_level: int = 4  # one of ACCURACY_LEVELS
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+ALONE_KEY = "edgecompress.alone_kl"
+"""Of a graph's metadata: what was measured of each weight alone, as JSON, name of the layer -> nats."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
@@ -29,6 +32,7 @@ class Layer:
     shape: tuple[int, ...]
     precision: str  # "float32", "int8", "int4", …
     bytes: int
+    alone_kl: float | None = None  # nats: of the logits when this weight alone is int4; precision mixed-weights
 
 
 @dataclass(frozen=True, kw_only=True)
