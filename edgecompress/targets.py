@@ -155,6 +155,12 @@ def require_precision(target: Target, precision: str) -> None:
         )
 
 
+def accuracy_levels(target: Target) -> tuple[int, ...]:
+    """The levels of MatMulNBits that the target has kernels of their own for: 4 needs products of 8-bit numbers."""
+    multiplies_int8 = "asimddp" if target.arch == "aarch64" else "avx2"
+    return (4, 1) if multiplies_int8 in target.isa else (1,)
+
+
 def computable(target: Target) -> tuple[str, ...]:
     """The precisions that the target computes in."""
     return tuple(p for p in PRECISIONS if _NEEDS.get(p, "int8") in target.computes)

@@ -76,7 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quantize.add_argument("--embedding-bits", type=int, default=absent, help="of a decoder's table: 4 or 8")
     quantize.add_argument("--mean-bits", type=float, default=absent, help="of --precision mixed, from 4 to 8 (4.5)")
     quantize.add_argument(
-        "--accuracy-level", type=int, default=absent, help="of MatMulNBits: 0 or 1 float32 inputs, 4 int8 inputs"
+        "--accuracy-level",
+        type=_level,
+        default=absent,
+        help="of MatMulNBits: 0 or 1 float32 inputs, 4 int8 inputs (4), auto measures 4 and 1",
     )
     quality = parser.add_argument_group("quality budget")
     quality.add_argument("--min-fidelity", type=float, default=absent, help="mean cosine to the reference (0.99)")
@@ -91,6 +94,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, stages and estimates only")
     parser.add_argument("--force", action="store_true", help="replace the output if it is a bundle")
     add_json_flag(parser)
+
+
+def _level(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+_level.__name__ = "accuracy level"  # as argparse names what is wrong
 
 
 def recipe_from(options: argparse.Namespace) -> Recipe:
@@ -191,19 +201,30 @@ def _print_result(result: ExportResult, as_json: bool) -> None:
 
 
 def candidate_table(candidates: tuple[Candidate, ...]) -> str:
+    """What was tried; where accuracy levels were, with the time of every shape, else with that of the last."""
+    levels = any(c.accuracy_level is not None for c in candidates)
+    shapes = next((sorted(c.shapes_ms) for c in candidates if c.shapes_ms), []) if levels else []
     rows = []
     for c in candidates:
+        last = f"{c.latency_ms:.2f}" if c.latency_ms is not None else "—"
+        times = [f"{c.shapes_ms[shape]:.2f}" if c.shapes_ms else "—" for shape in shapes] or [last]
         rows.append(
             [
                 c.precision,
+                *([str(c.accuracy_level) if c.accuracy_level is not None else "—"] if levels else []),
                 describe(c.fidelity) if c.fidelity else "—",
                 f"{c.speedup:.2f}x" if c.speedup is not None else "—",
-                f"{c.latency_ms:.2f}" if c.latency_ms is not None else "—",
+                *times,
                 f"{c.model_bytes / 1e6:.1f}" if c.model_bytes else "—",
                 c.verdict,
             ]
         )
-    return table(["precision", "fidelity", "vs fp32", "ms", "MB", "verdict"], rows)
+    first = candidates[0]
+    versus = first.precision if first.accuracy_level is None else f"level {first.accuracy_level}"
+    measured = [f"{shape} ms" for shape in shapes] or ["ms"]
+    return table(
+        ["precision", *(["level"] if levels else []), "fidelity", f"vs {versus}", *measured, "MB", "verdict"], rows
+    )
 
 
 def describe(fidelity: Fidelity) -> str:

@@ -69,7 +69,7 @@ def _text(
         ]
         parts += ["", f"measured on {host}", table(["shape", "p50 ms", "p90 ms", "p99 ms", "threads"], latencies)]
     if measurements is not None and measurements.candidates:
-        parts += ["", "what --precision auto tried", candidate_table(measurements.candidates)]
+        parts += ["", "what was tried", candidate_table(measurements.candidates)]
     return "\n".join(parts)
 
 

@@ -84,3 +84,21 @@ def weight_layers(model: ir.Model) -> tuple[Layer, ...]:
             Layer(name=label, op=node.op_type, shape=shape, precision=precision, bytes=tensor.nbytes, alone_kl=kl)
         )
     return tuple(sorted(layers, key=lambda layer: layer.name))
+
+
+def weight_notes(model: ir.Model) -> tuple[str, ...]:
+    """What a report says of all weights together: the mean of their bits where they differ, how products are made."""
+    bits: dict[int, int] = {}
+    for value in model.graph.initializers.values():
+        uses = list(value.uses())
+        width = uses[0][0].attributes.get("bits") if uses else None
+        if width is not None and value.const_value is not None and value.const_value.dtype == ir.DataType.UINT8:
+            bits[width.as_int()] = bits.get(width.as_int(), 0) + value.const_value.nbytes
+    notes = []
+    if len(bits) > 1:
+        mean = 8 * sum(bits.values()) / sum(8 * size / width for width, size in bits.items())
+        notes.append(f"{mean:.2f} bits a weight, scales not counted")
+    levels = {n.attributes["accuracy_level"].as_int() for n in model.graph.all_nodes() if n.op_type == "MatMulNBits"}
+    if levels:
+        notes.append(f"MatMulNBits at accuracy level {', '.join(map(str, sorted(levels)))}")
+    return tuple(notes)

@@ -72,7 +72,10 @@ def validate_recipe(recipe: Recipe) -> None:
         (quantize.head_bits in (None, 4, 8), f"head_bits are 4 or 8, not {quantize.head_bits}"),
         (quantize.embedding_bits in (None, 4, 8), f"embedding_bits are 4 or 8, not {quantize.embedding_bits}"),
         (4 <= quantize.mean_bits <= 8, f"mean_bits are from 4 to 8, not {quantize.mean_bits:g}"),
-        (quantize.accuracy_level in ACCURACY_LEVELS, f"accuracy_level is 0, 1 or 4, not {quantize.accuracy_level}"),
+        (
+            quantize.accuracy_level in ("auto", *ACCURACY_LEVELS),
+            f"accuracy_level is auto, 0, 1 or 4, not {quantize.accuracy_level}",
+        ),
         ((recipe.runtime.threads or 1) >= 1, "threads are at least 1"),
         ((recipe.student.max_length_tokens or 8) >= 8, "max_length_tokens is at least 8"),
     )

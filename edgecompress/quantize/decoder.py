@@ -59,7 +59,7 @@ def quantize_decoder(
         if blocks is None:
             quantize_embeddings(model, [table])
             continue
-        quantize_embedding_blocks(model, table, blocks, tied=tied, accuracy_level=recipe.accuracy_level)
+        quantize_embedding_blocks(model, table, blocks, tied=tied, accuracy_level=recipe.first_accuracy_level)
         shared = tied or shared
     for linear in [*_without(linears, head), *_just(head, shared)]:
         raised = linear.name in mixed.raised
@@ -70,7 +70,7 @@ def quantize_decoder(
             block_size=recipe.block_size,
             method="rtn" if raised and recipe.method == "gptq" else recipe.method,
             symmetric=recipe.symmetric,
-            accuracy_level=recipe.accuracy_level,
+            accuracy_level=recipe.first_accuracy_level,
             hessians=hessians,
             ready=mixed.blocks,
         )

@@ -135,7 +135,7 @@ def quantize(
                 block_size=recipe.quantize.block_size,
                 method=recipe.quantize.method,
                 symmetric=recipe.quantize.symmetric,
-                accuracy_level=recipe.quantize.accuracy_level,
+                accuracy_level=recipe.quantize.first_accuracy_level,
                 hessians=hessians,
             )
             if recipe.quantize.quantize_embeddings:

@@ -19,7 +19,10 @@ BLOCK_METHODS = ("rtn", "hqq", "gptq")
 """How the weights of the weight-only precisions are rounded; ``gptq`` is calibrated."""
 
 ACCURACY_LEVELS = (0, 1, 4)
-"""MatMulNBits' own numbers: 0 and 1 compute in float32, 4 rounds the inputs to int8 a block and is 2-3x faster."""
+"""MatMulNBits' own numbers: 0 and 1 compute in float32, 4 rounds the inputs to int8 a block and is 2-3x faster.
+
+``auto`` measures what the target has of 4 and 1 and takes the fastest within the quality budget.
+"""
 
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
 
@@ -59,7 +62,12 @@ class QuantizeRecipe:
     head_bits: int | None = None  # of a decoder's last layer; None: those of the precision
     embedding_bits: int | None = None  # of a decoder's embedding table; None: those of the precision
     mean_bits: float = 4.5  # of mixed-weights, over all weights that may be int4 or int8; scales are not counted
-    accuracy_level: int = 4  # one of ACCURACY_LEVELS
+    accuracy_level: int | str = 4  # one of ACCURACY_LEVELS, or "auto"
+
+    @property
+    def first_accuracy_level(self) -> int:
+        """What a graph is made with; others are made from the compiled one."""
+        return 4 if isinstance(self.accuracy_level, str) else self.accuracy_level
 
 
 @dataclass(frozen=True, kw_only=True)
