@@ -1,7 +1,7 @@
 """Rows of decoder_quality for bits that differ from weight to weight: what they cost, and how weights are best ranked.
 
-Everything runs through the graphs that ``edgecompress export`` makes, in float32 inputs (accuracy level 0), so that only
-the weights' error shows.
+Everything runs through the graphs that ``edgecompress export`` makes, with float32 inputs (accuracy level 0), so that
+only the weights' error shows.
 """
 
 from __future__ import annotations
@@ -122,9 +122,9 @@ def rows(bench: Bench) -> Iterator[Row]:
 def rankings(bench: Bench, recipe: QuantizeRecipe) -> Iterator[Row]:
     """Each measure of a weight's sensitivity against the divergence that it alone costs on held-out text.
 
-    ``saved_share`` is what the set that a measure picks saves of that divergence, as a share of the most that any set of
-    that budget saves, by the held-out figures. ``seconds`` are those beyond what the export spends anyway: rounding, and
-    for gptq the Hessians.
+    ``saved_share`` is what the set that a measure picks saves of that divergence, as a share of the most that any set
+    of that budget saves, by the held-out figures. ``seconds`` are those beyond what the export spends anyway: rounding,
+    and for gptq the Hessians.
     """
     floats = lower_model(ir.load(bench.captured.path))
     linears = {linear.name: linear for linear in find_linears(floats)}
@@ -147,16 +147,14 @@ def rankings(bench: Bench, recipe: QuantizeRecipe) -> Iterator[Row]:
             error[name] = _trace(after[name].dequantize() - weight, h)
             relative[name] = error[name] / _trace(weight, h)
             elements[name] = weight.size
-        often = np.bincount(bench.calibration.ravel())
+        often = np.bincount(bench.calibration.ravel()) / bench.calibration.size
         for name, blocks in tables_after.items():
             rows_ = tables[name].table.const_value
             assert rows_ is not None
             assert blocks is not None
             table = rows_.numpy()[: len(often)]
-            error[name] = float(
-                (often * ((blocks.dequantize().T[: len(often)] - table) ** 2).sum(1)).sum() / often.sum()
-            )
-            relative[name] = error[name] / float((often * (table**2).sum(1)).sum() / often.sum())
+            error[name] = float(often @ ((blocks.dequantize().T[: len(often)] - table) ** 2).sum(1))
+            relative[name] = error[name] / float(often @ (table**2).sum(1))
             elements[name] = rows_.size
     oracle = mix(floats, recipe, bench.feeds(bench.held_out[:_ORACLE_TEXTS]), needed).costs
     beyond = trace_s[0] + (0.0 if needed is not None else hessians_s[0])
