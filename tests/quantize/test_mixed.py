@@ -12,6 +12,7 @@ import pytest
 
 from edgecompress.errors import CalibrationError
 from edgecompress.lower.onnxruntime import lower_model
+from edgecompress.quantize import hessians
 from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
 from edgecompress.quantize.decoder import quantize_decoder
 from edgecompress.quantize.hessians import StreamedHessians
@@ -52,6 +53,16 @@ def test_a_lone_cost_is_the_divergence_of_the_logits(rng: np.random.Generator) -
     assert cost.measure({"down": rounded}) == pytest.approx((np.exp(p) * (p - q)).sum(1).mean(), rel=1e-3)
     assert cost.measure({"down": floats["down"]}) == pytest.approx(0.0, abs=1e-9)
     assert [value.name for value in model.graph.inputs] == ["ids"]
+
+
+def test_weights_in_a_file_can_be_replaced_too(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, texts = decoder(rng), batch(rng)
+    rounded = quantize_blocks(arrays_of(model)["up"], BlockFormat(bits=4, block_size=32)).dequantize()
+    inside = LoneCost(model, ["up"], lambda: texts).measure({"up": rounded})
+    monkeypatch.setattr(hessians, "_IN_MEMORY_BYTES", 0)
+    mapped = LoneCost(model, ["up"], lambda: texts)
+    assert isinstance(mapped._float.model.graph.initializers["head"].const_value, ir.ExternalTensor)
+    assert mapped.measure({"up": rounded}) == pytest.approx(inside, rel=1e-6)
 
 
 def test_without_text_nothing_is_measured(rng: np.random.Generator) -> None:
@@ -105,12 +116,12 @@ def test_the_graph_holds_what_was_measured(rng: np.random.Generator, method: str
     floats = arrays_of(model)
     recipe = QuantizeRecipe(method=method, block_size=32, accuracy_level=0, mean_bits=4.0)
     tensors = {linear.x.name or "": linear.width for linear in find_linears(model)}
-    hessians = StreamedHessians(lower_model(model.clone()), tensors, lambda: texts) if method == "gptq" else None
-    found = mix(model, recipe, lambda: texts, hessians)
+    needed = StreamedHessians(lower_model(model.clone()), tensors, lambda: texts) if method == "gptq" else None
+    found = mix(model, recipe, lambda: texts, needed)
     assert not found.raised
     assert find_linears(model)
     assert find_embeddings(model)
-    quantize_decoder(model, recipe, bits=4, hessians=hessians, mixed=found)
+    quantize_decoder(model, recipe, bits=4, hessians=needed, mixed=found)
     rounded = {
         {UP: "up", DOWN: "down", HEAD: "head"}[name]: blocks.dequantize() for name, blocks in found.blocks.items()
     }
