@@ -5,16 +5,23 @@
 
 Every linear layer, the head and the embedding table of the PyTorch model are replaced by what our quantizers make of
 them, and the model is compared with itself before, on held-out text: the weights' error alone, with float32 inputs.
-Calibration (GPTQ) reads training text. One JSON line a row.
+Calibration (GPTQ, and the choice of bits) reads training text. One JSON line a row, on stdout or in ``--out FILE``.
+
+``--mixed`` gives other rows, through the very graphs that ``edgecompress export`` makes: int4 and int8 weights in
+blocks of 128, and ``mixed-weights`` at several budgets, with the bytes of the quantized weights. Then, for each way to
+rank the weights, how well it does so, what it took, and how much of what could be saved a mix chosen by it saves.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +30,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
+from benchmarks import mixed_bits
 from benchmarks.hosts import describe_host
 from benchmarks.small_decoder import Settings, load_corpus, token_stream
 from edgecompress.quantize.blockwise import BlockFormat, Blocks, quantize_blocks
@@ -110,33 +118,20 @@ def all_logits(model: Any, rows: torch.Tensor) -> Iterator[Array]:
             yield from model(input_ids=batch).logits.numpy()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--calibration-windows", type=int, default=128)
-    parser.add_argument("--held-out-windows", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--only", help="methods, comma between")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    transformers.utils.logging.disable_progress_bar()
-    model = transformers.AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype=torch.float32).eval()
-    tokenizer = Tokenizer.from_file(str(options.checkpoint / "tokenizer.json"))
-    corpus = load_corpus(Settings())
-    held_out = windows(tokenizer, corpus.held_out, options.held_out_windows, options.tokens)
-    curvature = hessians(model, windows(tokenizer, corpus.train, options.calibration_windows, options.tokens))
+def uniform_rows(
+    model: Any, held_out: torch.Tensor, curvature: Mapping[str, Array], only: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """All weights in the same bits, for every block, symmetry and method."""
     reference = list(all_logits(model, held_out))
-    print(json.dumps({"host": describe_host(), "checkpoint": options.checkpoint.name, "positions": held_out.numel()}))
     for bits, block, symmetric, method in ROWS:
-        if options.only and method not in options.only.split(","):
+        if only and method not in only:
             continue
         found = DecoderFidelity()
         with quantized(model, bits, block, symmetric, method, curvature) as seconds:
             for ids, expected, logits in zip(held_out.numpy(), reference, all_logits(model, held_out), strict=True):
                 found.add(expected, logits, ids[1:])
         figures = found.fidelity()
-        row = {
+        yield {
             "bits": bits,
             "block": block,
             "symmetric": symmetric,
@@ -147,7 +142,44 @@ def main() -> int:
             "reference_perplexity": round(found.reference_perplexity, 3),
             "rounding_s": round(seconds, 2),
         }
-        print(json.dumps(row), flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--calibration-windows", type=int, default=128)
+    parser.add_argument("--held-out-windows", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--only", help="methods, comma between")
+    parser.add_argument("--mixed", action="store_true", help="bits mixed by sensitivity, beside int4 and int8")
+    parser.add_argument("--out", type=Path, help="where the rows go; stdout if not given")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = Tokenizer.from_file(str(options.checkpoint / "tokenizer.json"))
+    corpus = load_corpus(Settings())
+    held_out = windows(tokenizer, corpus.held_out, options.held_out_windows, options.tokens)
+    calibration = windows(tokenizer, corpus.train, options.calibration_windows, options.tokens)
+    with ExitStack() as stack:
+        out = stack.enter_context(options.out.open("w", encoding="utf-8")) if options.out else sys.stdout
+        if options.mixed:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            bench = mixed_bits.Bench(
+                folder=folder,
+                checkpoint=options.checkpoint,
+                calibration=calibration.numpy(),
+                held_out=held_out.numpy(),
+                threads=options.threads,
+            )
+            rows = mixed_bits.rows(bench)
+        else:
+            model = transformers.AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype=torch.float32).eval()
+            only = options.only.split(",") if options.only else ()
+            rows = uniform_rows(model, held_out, hessians(model, calibration), only)
+        about = {"host": describe_host(), "checkpoint": options.checkpoint.name, "positions": held_out.numel()}
+        for row in itertools.chain([about], rows):
+            print(json.dumps(row), file=out, flush=True)
     return 0
 
 

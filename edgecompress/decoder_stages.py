@@ -12,21 +12,31 @@ from tokenizers import Tokenizer
 
 from edgecompress import __version__
 from edgecompress.bundle_card import model_card
+from edgecompress.candidates import take
 from edgecompress.capture.decoder_reference import reference_logits
 from edgecompress.capture.export import capture
 from edgecompress.capture.generation import CHAT_TEMPLATE, chat_template, generation_settings
 from edgecompress.capture.lineage import read_lineage
 from edgecompress.capture.tokenizer import save_tokenizer, text_settings
-from edgecompress.compile.inventory import host_facts, op_counts, target_record, tensor_spec, versions, weight_layers
+from edgecompress.compile.inventory import (
+    host_facts,
+    op_counts,
+    target_record,
+    tensor_spec,
+    versions,
+    weight_layers,
+    weight_notes,
+)
 from edgecompress.compile.onnxruntime import PROVIDERS, compile_graph, runtime_settings
-from edgecompress.errors import CalibrationError, EdgeCompressError, StudentError
+from edgecompress.errors import CalibrationError, StudentError
 from edgecompress.formats import codec
 from edgecompress.formats.cpu import host_cores
 from edgecompress.formats.recipe import recipe_toml
 from edgecompress.lower.onnxruntime import lower, lower_model
+from edgecompress.quantize import sensitivity
 from edgecompress.quantize.stage import quantize
 from edgecompress.quantize.text import load_texts
-from edgecompress.stages import Made, model_files, pick
+from edgecompress.stages import Made, model_files
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.graph import Graph
 from edgecompress.types.report import Candidate, Fidelity, Latency, Measurements, Report
@@ -67,27 +77,16 @@ class DecoderRun:
             reference = self._reference(held_out)
             if captured.bytes_on_disk <= _PARITY_BYTES:
                 self._require_parity(captured, held_out, reference)
-        compiled: dict[str, Graph] = {}
-        fidelity: dict[str, Fidelity] = {}
-        refused: dict[str, str] = {}
-        for name in self.plan.candidates:
-            try:
-                compiled[name] = self._compile(captured, name, calibration)
-            except EdgeCompressError as error:
-                if len(self.plan.candidates) == 1:
-                    raise
-                refused[name] = f"refused: {error.message}"
-                continue
-            with self.clock.stage("verify", name):
-                fidelity[name] = self._fidelity(compiled[name], held_out, reference)
-        timings: dict[str, latency.Timing] = {}
-        if len(compiled) > 1 and self.plan.measured_here:
-            with self.clock.stage("measure", "candidates in turn"):
-                sides = {name: latency.open_session(graph.path, self.threads) for name, graph in compiled.items()}
-                timings = latency.compare(sides, list(self._shapes(held_out[0]).values()))
-        precision, table = pick(self.plan, compiled, fidelity, refused, timings)
-        require(fidelity[precision], self.recipe.quality, precision=precision)
-        return self._made(captured, compiled[precision], fidelity[precision], table, held_out, reference)
+        taken = take(
+            self.plan,
+            self.clock,
+            self.threads,
+            compiled=lambda name: self._compile(captured, name, calibration),
+            fidelity=lambda graph: self._fidelity(graph, held_out, reference),
+            shapes=lambda: self._shapes(held_out[0]),
+        )
+        require(taken.fidelity, self.recipe.quality, precision=taken.graph.precision)
+        return self._made(captured, taken.graph, taken.fidelity, taken.table, held_out, reference)
 
     def _texts(self) -> tuple[list[Ids], list[Ids]]:
         """Token sequences int64 [T] for calibration and, from other topics, for the figures of quality."""
@@ -143,9 +142,20 @@ class DecoderRun:
             for ids in calibration:
                 yield text_feed(ids, self.past)  # every position: the head is calibrated too
 
+        def probes() -> Iterator[Feed]:
+            for ids in calibration[:: max(len(calibration) // sensitivity.TEXTS, 1)][: sensitivity.TEXTS]:
+                yield text_feed(ids[: sensitivity.TOKENS], self.past)
+
         with self.clock.stage("quantize", precision):
             quantized = quantize(
-                captured, precision, self.recipe, None, self.folder, batches=batches, make_runnable=lower_model
+                captured,
+                precision,
+                self.recipe,
+                None,
+                self.folder,
+                batches=batches,
+                probes=probes,
+                make_runnable=lower_model,
             )
         with self.clock.stage("lower", precision):
             lowered = lower(quantized, self.folder)
@@ -190,7 +200,7 @@ class DecoderRun:
             layers=weight_layers(model),
             ops=op_counts(model),
             held_out_text=self.text_source,
-            notes=(*notes, f"texts of {len(held_out[0])} tokens"),
+            notes=(*notes, f"texts of {len(held_out[0])} tokens", *weight_notes(model)),
         )
         lineage = read_lineage(self.student, self.text_source)
         manifest = Manifest(

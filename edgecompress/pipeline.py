@@ -19,7 +19,7 @@ from edgecompress.formats.recipe import resolve_precision, validate_recipe
 from edgecompress.runtime.memory import check_available
 from edgecompress.targets import computable, find_target, matches_host, require_backend, require_precision
 from edgecompress.types.bundle import Manifest
-from edgecompress.types.recipe import SHORT_PRECISIONS, Recipe
+from edgecompress.types.recipe import MIXED, SHORT_PRECISIONS, Recipe
 from edgecompress.types.report import Measurements, Report
 from edgecompress.types.student import Student
 from edgecompress.types.target import Target
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 # A decoder's activations grow outliers that one scale a tensor cannot hold, and its steps are bound by reading weights.
-_OF_DECODERS = ("fp32", "int8-weights", "int4-weights")
+_OF_DECODERS = ("fp32", "int8-weights", "int4-weights", MIXED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,9 @@ def plan(recipe: Recipe) -> Plan:
         ),
         runtime=replace(recipe.runtime, threads=recipe.runtime.threads or target.cores),
     )
-    candidates = computable(target) if recipe.precision == "auto" else (resolved.precision,)
+    candidates: tuple[str, ...] = (resolved.precision,)
+    if recipe.precision == "auto":
+        candidates = tuple(name for name in computable(target) if name != MIXED)
     if student.is_decoder:
         candidates = tuple(name for name in candidates if name in _OF_DECODERS)
         if not candidates:
@@ -119,12 +121,13 @@ def _estimates(student: Student, candidates: tuple[str, ...]) -> dict[str, int]:
             "estimated_seconds": round(seconds),
         }
     # Weights are streamed: in float32 they are only ever whole where float32 itself is a candidate.
-    shares = {"fp32": 1.0, "int8-weights": 0.27, "int4-weights": 0.14}
-    whole = 3.0 if "fp32" in candidates else 0.7
+    shares = {"fp32": 1.0, "int8-weights": 0.27, "int4-weights": 0.14, MIXED: 0.18}
+    whole = 3.0 if "fp32" in candidates else 1.4 if MIXED in candidates else 0.7
+    alone = 2.5e-7 if MIXED in candidates else 0.0  # the float graph runs once a weight
     return {
         "estimated_ram_bytes": round(700_000_000 + whole * float_bytes),
         "estimated_disk_bytes": round((1.2 + 3 * sum(shares[name] for name in candidates)) * float_bytes),
-        "estimated_seconds": round(20 + (8e-8 + 5e-8 * len(candidates)) * student.parameters),
+        "estimated_seconds": round(20 + (8e-8 + 5e-8 * len(candidates) + alone) * student.parameters),
     }
 
 

@@ -14,14 +14,22 @@ import onnx_ir as ir
 
 from edgecompress import __version__
 from edgecompress.bundle_card import model_card
+from edgecompress.candidates import take
 from edgecompress.capture.export import capture
 from edgecompress.capture.image import image_settings
 from edgecompress.capture.lineage import read_lineage
 from edgecompress.capture.reference import reference_outputs
 from edgecompress.capture.tokenizer import save_tokenizer, text_settings
-from edgecompress.compile.inventory import host_facts, op_counts, target_record, tensor_spec, versions, weight_layers
+from edgecompress.compile.inventory import (
+    host_facts,
+    op_counts,
+    target_record,
+    tensor_spec,
+    versions,
+    weight_layers,
+    weight_notes,
+)
 from edgecompress.compile.onnxruntime import PROVIDERS, compile_graph, runtime_settings
-from edgecompress.errors import EdgeCompressError
 from edgecompress.formats import codec
 from edgecompress.formats.cpu import host_cores
 from edgecompress.formats.recipe import recipe_toml
@@ -34,7 +42,6 @@ from edgecompress.types.bundle import Manifest
 from edgecompress.types.graph import Graph
 from edgecompress.types.report import Candidate, Fidelity, Latency, LayerCost, Measurements, Report
 from edgecompress.verify import latency
-from edgecompress.verify.choice import choose
 from edgecompress.verify.fidelity import measure, require, shortfall
 from edgecompress.verify.parity import parity_feeds, require_parity
 
@@ -77,27 +84,21 @@ class Run:
                 self.calibrated = calibrate(captured, self.recipe, lambda: calibration, lower_model, self.folder)
         with self.clock.stage("verify", "reference"):
             reference = self._reference(captured, held_out)
-        compiled: dict[str, Graph] = {}
-        fidelity: dict[str, Fidelity] = {}
-        refused: dict[str, str] = {}
-        for name in self.plan.candidates:
-            try:
-                compiled[name] = self._compile(captured, name)
-            except EdgeCompressError as error:
-                if len(self.plan.candidates) == 1:
-                    raise
-                refused[name] = f"refused: {error.message}"
-                continue
-            with self.clock.stage("verify", name):
-                fidelity[name] = self._fidelity(compiled[name], held_out, reference)
-        precision, table = self._choose(compiled, fidelity, refused, held_out)
-        quality = self.recipe.quality
+        taken = take(
+            self.plan,
+            self.clock,
+            self.threads,
+            compiled=lambda name: self._compile(captured, name),
+            fidelity=lambda graph: self._fidelity(graph, held_out, reference),
+            shapes=lambda: latency.shape_feeds(self.student.is_vision, held_out[0], self.student.max_length_tokens),
+        )
+        precision, quality = taken.graph.precision, self.recipe.quality
         costly: tuple[LayerCost, ...] = ()
-        if shortfall(fidelity[precision], quality):
+        if shortfall(taken.fidelity, quality):
             with self.clock.stage("verify", "costly layers"):
                 costly = self._costly_layers(captured, precision, held_out, reference)
-            require(fidelity[precision], quality, precision=precision, costly=[cost.name for cost in costly])
-        return self._made(compiled[precision], fidelity[precision], table, held_out, reference)
+            require(taken.fidelity, quality, precision=precision, costly=[cost.name for cost in costly])
+        return self._made(taken.graph, taken.fidelity, taken.table, held_out, reference)
 
     def _feeds(self) -> tuple[list[Feed], list[Feed]]:
         calibration, quality = self.recipe.calibration, self.recipe.quality
@@ -153,21 +154,6 @@ class Run:
     def _pad_token_id(self) -> int:
         return text_settings(self.student, self.tokenizer).pad_token_id if self.tokenizer else 0
 
-    def _choose(
-        self,
-        compiled: Mapping[str, Graph],
-        fidelity: Mapping[str, Fidelity],
-        refused: Mapping[str, str],
-        held_out: Sequence[Feed],
-    ) -> tuple[str, tuple[Candidate, ...]]:
-        timings: dict[str, latency.Timing] = {}
-        if len(self.plan.candidates) > 1 and self.plan.measured_here:
-            with self.clock.stage("measure", "candidates in turn"):
-                sides = {name: latency.open_session(graph.path, self.threads) for name, graph in compiled.items()}
-                shapes = latency.shape_feeds(self.student.is_vision, held_out[0], self.student.max_length_tokens)
-                timings = latency.compare(sides, list(shapes.values()))
-        return pick(self.plan, compiled, fidelity, refused, timings)
-
     def _costly_layers(
         self, captured: Graph, precision: str, feeds: Sequence[Feed], reference: Sequence[Any]
     ) -> tuple[LayerCost, ...]:
@@ -208,7 +194,11 @@ class Run:
             layers=weight_layers(model),
             ops=op_counts(model),
             held_out_text=self.text_source,
-            notes=notes + (("smoothed: " + ", ".join(self.calibrated.smoothed_layers),) if self.calibrated else ()),
+            notes=(
+                *notes,
+                *(("smoothed: " + ", ".join(self.calibrated.smoothed_layers),) if self.calibrated else ()),
+                *weight_notes(model),
+            ),
         )
         lineage = read_lineage(self.student, self.text_source)
         manifest = Manifest(
@@ -251,35 +241,9 @@ class Run:
         )
 
 
-def pick(
-    plan: Plan,
-    compiled: Mapping[str, Graph],
-    fidelity: Mapping[str, Fidelity],
-    refused: Mapping[str, str],
-    timings: Mapping[str, latency.Timing],
-) -> tuple[str, tuple[Candidate, ...]]:
-    """The precision to take, and the table of what was tried (empty if only one was asked for)."""
-    candidates = [
-        Candidate(
-            precision=name,
-            fidelity=fidelity.get(name),
-            speedup=round(timings[name].speedup, 3) if name in timings else None,
-            latency_ms=round(timings[name].median_ms, 3) if name in timings else None,
-            model_bytes=compiled[name].bytes_on_disk if name in compiled else 0,
-            verdict=refused.get(name, ""),
-        )
-        for name in plan.candidates
-    ]
-    if len(candidates) == 1:
-        return candidates[0].precision, ()
-    choice = choose(candidates, plan.recipe.quality)
-    return choice.precision, choice.table
-
-
 def model_files(graph: Graph) -> dict[str, Path | str | bytes]:
     """The compiled model under the names it has in a bundle; large weights lie in a file of their own."""
-    data = graph.path.with_name(graph.path.name + ".data")
-    if not data.exists():
+    if not graph.data.exists():
         return {"model.onnx": graph.path}
     renamed = graph.path.with_name("model.onnx")
     ir.save(ir.load(graph.path), renamed, external_data="model.onnx.data")

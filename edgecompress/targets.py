@@ -17,14 +17,14 @@ from edgecompress.formats.cpu import (
     host_memory_bytes,
 )
 from edgecompress.formats.target import read_target
-from edgecompress.types.recipe import PRECISIONS
+from edgecompress.types.recipe import MIXED, PRECISIONS
 from edgecompress.types.target import Target
 
 LOCAL = "local"
 IMPLEMENTED_BACKENDS = ("onnxruntime",)
 """Backends that this version can compile for."""
 
-_NEEDS = {"fp32": "float32", "fp16": "float16", "int4-weights": "int4"}
+_NEEDS = {"fp32": "float32", "fp16": "float16", "int4-weights": "int4", MIXED: "int4"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +153,12 @@ def require_precision(target: Target, precision: str) -> None:
             f"target '{target.name}' does not compute in {_NEEDS.get(precision, 'int8')}, which {precision} needs",
             way_out=f"It can do {', '.join(['auto', *computable(target)])}.",
         )
+
+
+def accuracy_levels(target: Target) -> tuple[int, ...]:
+    """The levels of MatMulNBits that the target has kernels of their own for: 4 needs products of 8-bit numbers."""
+    multiplies_int8 = "asimddp" if target.arch == "aarch64" else "avx2"
+    return (4, 1) if multiplies_int8 in target.isa else (1,)
 
 
 def computable(target: Target) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 import transformers
@@ -16,6 +17,7 @@ from edgecompress.errors import QualityBudgetError, RecipeError, StudentError
 from edgecompress.formats.manifest import open_bundle
 from edgecompress.pipeline import export, plan
 from edgecompress.runtime import Generator, load
+from edgecompress.targets import accuracy_levels, find_target
 from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from tests.decoders import tiny_decoder
 
@@ -85,6 +87,66 @@ def test_weights_in_blocks_keep_the_perplexity(
         assert generator.generate("The", max_new_tokens=4, temperature=0).token_ids
 
 
+def test_mixed_bits_are_in_the_report_and_pay(
+    small_decoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"block_size": 32, "mean_bits": 5.0}
+    made = {name: export(recipe(small_decoder_dir, name, **options), tmp_path / name) for name in ("int4", "mixed")}
+    assert made["mixed"].manifest.precision == "mixed-weights"
+    kl = {name: result.report.fidelity.mean_kl for name, result in made.items()}
+    assert kl["mixed"] is not None
+    assert kl["int4"] is not None
+    assert kl["mixed"] < 0.8 * kl["int4"]
+    report = made["mixed"].report
+    measured = [layer for layer in report.layers if layer.alone_kl is not None]
+    assert {layer.precision for layer in measured} == {"int4", "int8"}
+    weights = {layer.name: layer.bytes * 8 // int(layer.precision[3:]) for layer in measured}
+    mean = sum(layer.bytes * 8 for layer in measured) / sum(weights.values())
+    assert 4.8 < mean <= 5.0
+    assert any(note.startswith(f"{mean:.2f} bits a weight") for note in report.notes)
+    packed = [layer for layer in measured if layer.name.endswith(("qkv_proj", "gate_up_proj"))]
+    assert len(packed) == 4  # two of each: one width a packed product
+    assert main(["inspect", str(tmp_path / "mixed")]) == 0
+    assert "KL if it alone is int4" in capsys.readouterr().out
+    with load(tmp_path / "mixed") as generator:
+        assert isinstance(generator, Generator)
+        assert generator.generate("The", max_new_tokens=4, temperature=0).token_ids
+
+
+def test_the_accuracy_level_is_measured_and_chosen(
+    small_decoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("capture.export", "compile.onnxruntime"):
+        monkeypatch.setattr(f"edgecompress.{module}.EXTERNAL_DATA_BYTES", 100_000)
+    made = export(recipe(small_decoder_dir, "int4", accuracy_level="auto"), tmp_path / "made")
+    rows = made.measurements.candidates
+    assert [row.accuracy_level for row in rows] == [4, 1]
+    assert all(set(row.shapes_ms) == {"1×128", "1×16", "1×1"} for row in rows)
+    # Only the rounding of inputs differs, so the figures do, and not by much.
+    assert rows[0].fidelity != rows[1].fidelity
+    assert rows[0].fidelity is not None
+    assert rows[1].fidelity is not None
+    assert rows[0].fidelity.mean_kl == pytest.approx(rows[1].fidelity.mean_kl, rel=0.2)
+    (taken,) = [row for row in rows if row.verdict == "chosen"]
+    assert f"MatMulNBits at accuracy level {taken.accuracy_level}" in made.report.notes
+    shutil.move(tmp_path / "made", tmp_path / "moved")
+    _, folder = open_bundle(tmp_path / "moved")
+    nodes = [node for node in ir.load(folder / "model.onnx").graph if node.op_type == "MatMulNBits"]
+    assert {node.attributes["accuracy_level"].as_int() for node in nodes} == {taken.accuracy_level}
+    assert main(["inspect", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "what was tried" in shown
+    assert "1×128 ms" in shown
+    with load(folder) as generator:
+        assert isinstance(generator, Generator)
+        assert generator.generate("The", max_new_tokens=4, temperature=0).token_ids
+
+
+def test_a_target_without_int8_products_has_one_level() -> None:
+    assert accuracy_levels(find_target("raspberry-pi-4")) == (1,)
+    assert accuracy_levels(find_target("raspberry-pi-5")) == accuracy_levels(find_target("x86-64-avx2")) == (4, 1)
+
+
 def test_large_weights_lie_beside_the_model(
     small_decoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float_bundle: Path
 ) -> None:
@@ -104,6 +166,7 @@ def test_large_weights_lie_beside_the_model(
 
 def test_auto_tries_what_decoders_can_be(small_decoder_dir: Path) -> None:
     assert plan(recipe(small_decoder_dir, "auto")).candidates == ("fp32", "int8-weights", "int4-weights")
+    assert plan(recipe(small_decoder_dir, "mixed")).candidates == ("mixed-weights",)
     with pytest.raises(RecipeError, match="a decoder is not exported as int8-static"):
         plan(recipe(small_decoder_dir, "int8-static"))
 

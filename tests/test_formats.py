@@ -45,7 +45,9 @@ def test_a_recipe_survives_toml(tmp_path: Path) -> None:
         (Recipe(quantize=QuantizeRecipe(method="gtpq")), "Did you mean 'gptq'"),
         (Recipe(quantize=QuantizeRecipe(head_bits=6)), "head_bits are 4 or 8"),
         (Recipe(quantize=QuantizeRecipe(embedding_bits=2)), "embedding_bits are 4 or 8"),
-        (Recipe(quantize=QuantizeRecipe(accuracy_level=2)), "accuracy_level is 0, 1 or 4"),
+        (Recipe(quantize=QuantizeRecipe(mean_bits=3.5)), "mean_bits are from 4 to 8"),
+        (Recipe(quantize=QuantizeRecipe(accuracy_level="best")), "accuracy_level is auto"),
+        (Recipe(quantize=QuantizeRecipe(accuracy_level=2)), "accuracy_level is auto, 0, 1 or 4"),
         (Recipe(quality=QualityRecipe(max_perplexity_ratio=0.0)), "max_perplexity_ratio"),
         (Recipe(student=StudentRecipe(task="sumarization")), "no task named"),
     ],
@@ -59,6 +61,10 @@ def test_short_precisions_are_a_decoder_s() -> None:
     validate_recipe(Recipe(precision="int4"))
     assert resolve_precision("int4", "text-generation") == "int4-weights"
     assert resolve_precision("int8", "text-generation") == "int8-weights"
+    assert resolve_precision("mixed", "text-generation") == "mixed-weights"
+    for name in ("mixed", "mixed-weights"):
+        with pytest.raises(RecipeError, match="this student's task is fill-mask"):
+            resolve_precision(name, "fill-mask")
     assert resolve_precision("int8-dynamic", "fill-mask") == "int8-dynamic"
     with pytest.raises(RecipeError, match="'int8' is short for a decoder's weights") as error:
         resolve_precision("int8", "fill-mask")

@@ -18,11 +18,12 @@ LAYER = {
     "targets": 1,
     "runtime": 2,
     **dict.fromkeys(STAGES, 3),
-    "stages": 4,
-    "decoder_stages": 5,
-    "pipeline": 6,
-    "cli": 7,
-    "__main__": 8,
+    "candidates": 4,
+    "stages": 5,
+    "decoder_stages": 6,
+    "pipeline": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 MODULES = sorted((ROOT / "edgecompress").rglob("*.py"))
 MAX_LINES = 400

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecompress.cli.output import add_json_flag, emit_json, progress, table
 from edgecompress.errors import UsageError
-from edgecompress.types.recipe import BLOCK_METHODS, CALIBRATION_METHODS, PRECISIONS, TASKS, Recipe
+from edgecompress.types.recipe import BLOCK_METHODS, CALIBRATION_METHODS, PRECISIONS, SHORT_PRECISIONS, TASKS, Recipe
 from edgecompress.types.report import Candidate, Fidelity
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _FIELDS = {
     "symmetric": ("quantize", "symmetric"),
     "head_bits": ("quantize", "head_bits"),
     "embedding_bits": ("quantize", "embedding_bits"),
+    "mean_bits": ("quantize", "mean_bits"),
     "accuracy_level": ("quantize", "accuracy_level"),
     "calibration": ("calibration", "text"),
     "calibration_samples": ("calibration", "samples"),
@@ -50,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", nargs="?", default=absent, help="checkpoint directory or hub id")
     parser.add_argument("-o", "--output", type=Path, help="the bundle, a folder that is made")
     parser.add_argument("--target", default=absent, help="a name of `edgecompress targets`, a .toml file, or local")
-    parser.add_argument("--precision", default=absent, help=f"auto, {', '.join(PRECISIONS)}; decoders: int4, int8")
+    names = ", ".join(("auto", *PRECISIONS))
+    parser.add_argument("--precision", default=absent, help=f"{names}; decoders: {', '.join(SHORT_PRECISIONS)}")
     parser.add_argument("--recipe", type=Path, help="a TOML file that says what the flags say; flags win")
     student = parser.add_argument_group("student")
     student.add_argument("--task", default=absent, help=f"found from the checkpoint unless given: {', '.join(TASKS)}")
@@ -72,8 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     quantize.add_argument("--head-bits", type=int, default=absent, help="of a decoder's last layer: 4 or 8")
     quantize.add_argument("--embedding-bits", type=int, default=absent, help="of a decoder's table: 4 or 8")
+    quantize.add_argument("--mean-bits", type=float, default=absent, help="of --precision mixed, from 4 to 8 (4.5)")
     quantize.add_argument(
-        "--accuracy-level", type=int, default=absent, help="of MatMulNBits: 0 or 1 float32 inputs, 4 int8 inputs"
+        "--accuracy-level",
+        type=_level,
+        default=absent,
+        help="of MatMulNBits: 0 or 1 float32 inputs, 4 int8 inputs (4), auto measures 4 and 1",
     )
     quality = parser.add_argument_group("quality budget")
     quality.add_argument("--min-fidelity", type=float, default=absent, help="mean cosine to the reference (0.99)")
@@ -88,6 +94,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, stages and estimates only")
     parser.add_argument("--force", action="store_true", help="replace the output if it is a bundle")
     add_json_flag(parser)
+
+
+def _level(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+_level.__name__ = "accuracy level"  # as argparse names what is wrong
 
 
 def recipe_from(options: argparse.Namespace) -> Recipe:
@@ -188,19 +201,30 @@ def _print_result(result: ExportResult, as_json: bool) -> None:
 
 
 def candidate_table(candidates: tuple[Candidate, ...]) -> str:
+    """What was tried; where accuracy levels were, with the time of every shape, else with that of the last."""
+    levels = any(c.accuracy_level is not None for c in candidates)
+    shapes = next((sorted(c.shapes_ms) for c in candidates if c.shapes_ms), []) if levels else []
     rows = []
     for c in candidates:
+        last = f"{c.latency_ms:.2f}" if c.latency_ms is not None else "—"
+        times = [f"{c.shapes_ms[shape]:.2f}" if c.shapes_ms else "—" for shape in shapes] or [last]
         rows.append(
             [
                 c.precision,
+                *([str(c.accuracy_level) if c.accuracy_level is not None else "—"] if levels else []),
                 describe(c.fidelity) if c.fidelity else "—",
                 f"{c.speedup:.2f}x" if c.speedup is not None else "—",
-                f"{c.latency_ms:.2f}" if c.latency_ms is not None else "—",
+                *times,
                 f"{c.model_bytes / 1e6:.1f}" if c.model_bytes else "—",
                 c.verdict,
             ]
         )
-    return table(["precision", "fidelity", "vs fp32", "ms", "MB", "verdict"], rows)
+    first = candidates[0]
+    versus = first.precision if first.accuracy_level is None else f"level {first.accuracy_level}"
+    measured = [f"{shape} ms" for shape in shapes] or ["ms"]
+    return table(
+        ["precision", *(["level"] if levels else []), "fidelity", f"vs {versus}", *measured, "MB", "verdict"], rows
+    )
 
 
 def describe(fidelity: Fidelity) -> str:

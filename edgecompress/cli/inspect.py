@@ -69,7 +69,7 @@ def _text(
         ]
         parts += ["", f"measured on {host}", table(["shape", "p50 ms", "p90 ms", "p99 ms", "threads"], latencies)]
     if measurements is not None and measurements.candidates:
-        parts += ["", "what --precision auto tried", candidate_table(measurements.candidates)]
+        parts += ["", "what was tried", candidate_table(measurements.candidates)]
     return "\n".join(parts)
 
 
@@ -82,7 +82,12 @@ def _precisions(report: Report) -> str:
         [layer.name, layer.op, "×".join(map(str, layer.shape)), layer.precision, f"{layer.bytes:_}"]
         for layer in report.layers
     ]
-    return table(["layer", "op", "weight", "precision", "bytes"], rows)
+    headers = ["layer", "op", "weight", "precision", "bytes"]
+    if any(layer.alone_kl is not None for layer in report.layers):
+        headers.append("KL if it alone is int4")
+        for row, layer in zip(rows, report.layers, strict=True):
+            row.append(f"{layer.alone_kl:.2e}" if layer.alone_kl is not None else "—")
+    return table(headers, rows)
 
 
 def _ops(report: Report) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 from collections.abc import Mapping
 
@@ -10,7 +11,7 @@ import onnx_ir as ir
 
 from edgecompress.formats.cpu import host_cpu_name
 from edgecompress.types.bundle import TargetRecord, TensorSpec
-from edgecompress.types.report import Layer
+from edgecompress.types.report import ALONE_KEY, Layer
 from edgecompress.types.target import Target
 
 _PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers", "numpy")
@@ -66,6 +67,7 @@ def op_counts(model: ir.Model) -> dict[str, int]:
 
 def weight_layers(model: ir.Model) -> tuple[Layer, ...]:
     """Every constant matrix of the graph: by which op it is read, and in what precision it is stored."""
+    alone = json.loads(model.metadata_props.get(ALONE_KEY, "{}"))
     layers = []
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
@@ -77,5 +79,26 @@ def weight_layers(model: ir.Model) -> tuple[Layer, ...]:
         precision = f"int{bits.as_int()}" if bits is not None else tensor.dtype.numpy().name
         shape = tuple(int(str(size)) for size in tensor.shape)
         label = (node.name or name).rsplit("/", 1)[0]
-        layers.append(Layer(name=label, op=node.op_type, shape=shape, precision=precision, bytes=tensor.nbytes))
+        kl = alone.get(label.removesuffix("/BlockEmbedding")) if tensor.dtype == ir.DataType.UINT8 else None
+        layers.append(
+            Layer(name=label, op=node.op_type, shape=shape, precision=precision, bytes=tensor.nbytes, alone_kl=kl)
+        )
     return tuple(sorted(layers, key=lambda layer: layer.name))
+
+
+def weight_notes(model: ir.Model) -> tuple[str, ...]:
+    """What a report says of all weights together: the mean of their bits where they differ, how products are made."""
+    bits: dict[int, int] = {}
+    for value in model.graph.initializers.values():
+        uses = list(value.uses())
+        width = uses[0][0].attributes.get("bits") if uses else None
+        if width is not None and value.const_value is not None and value.const_value.dtype == ir.DataType.UINT8:
+            bits[width.as_int()] = bits.get(width.as_int(), 0) + value.const_value.nbytes
+    notes = []
+    if len(bits) > 1:
+        mean = 8 * sum(bits.values()) / sum(8 * size / width for width, size in bits.items())
+        notes.append(f"{mean:.2f} bits a weight, scales not counted")
+    levels = {n.attributes["accuracy_level"].as_int() for n in model.graph.all_nodes() if n.op_type == "MatMulNBits"}
+    if levels:
+        notes.append(f"MatMulNBits at accuracy level {', '.join(map(str, sorted(levels)))}")
+    return tuple(notes)

@@ -7,6 +7,7 @@ LayerNormalization are vectorized, and takes several times as long.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -70,6 +71,22 @@ def compile_graph(graph: Graph, target: Target, out_dir: Path) -> Graph:
     raw.unlink()
     raw.with_name(raw.name + ".data").unlink(missing_ok=True)
     return Graph(path=path, stage="compiled", precision=graph.precision)
+
+
+def has_accuracy_level(graph: Graph) -> bool:
+    """Whether the graph has MatMulNBits, whose accuracy level can be chosen after all else is done."""
+    return any(node.op_type == "MatMulNBits" for node in ir.load(graph.path).graph.all_nodes())
+
+
+def at_accuracy_level(graph: Graph, level: int) -> Graph:
+    """Write ``<graph>-level-<level>.onnx``: the same with every MatMulNBits at ``level``, on the same data file."""
+    model = ir.load(graph.path)
+    for node in model.graph.all_nodes():
+        if node.op_type == "MatMulNBits":
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
+    path = graph.path.with_name(f"{graph.path.stem}-level-{level}.onnx")
+    ir.save(model, path)
+    return replace(graph, path=path, weights_of=graph.path)
 
 
 def _make_portable(model: ir.Model) -> None:

@@ -14,6 +14,7 @@ from edgecompress.types.recipe import (
     ACCURACY_LEVELS,
     BLOCK_METHODS,
     CALIBRATION_METHODS,
+    MIXED,
     PRECISIONS,
     SCHEMA_VERSION,
     SHORT_PRECISIONS,
@@ -70,7 +71,11 @@ def validate_recipe(recipe: Recipe) -> None:
         (16 <= block <= 256 and block & (block - 1) == 0, f"block_size is a power of two from 16 to 256, not {block}"),
         (quantize.head_bits in (None, 4, 8), f"head_bits are 4 or 8, not {quantize.head_bits}"),
         (quantize.embedding_bits in (None, 4, 8), f"embedding_bits are 4 or 8, not {quantize.embedding_bits}"),
-        (quantize.accuracy_level in ACCURACY_LEVELS, f"accuracy_level is 0, 1 or 4, not {quantize.accuracy_level}"),
+        (4 <= quantize.mean_bits <= 8, f"mean_bits are from 4 to 8, not {quantize.mean_bits:g}"),
+        (
+            quantize.accuracy_level in ("auto", *ACCURACY_LEVELS),
+            f"accuracy_level is auto, 0, 1 or 4, not {quantize.accuracy_level}",
+        ),
         ((recipe.runtime.threads or 1) >= 1, "threads are at least 1"),
         ((recipe.student.max_length_tokens or 8) >= 8, "max_length_tokens is at least 8"),
     )
@@ -80,7 +85,12 @@ def validate_recipe(recipe: Recipe) -> None:
 
 
 def resolve_precision(precision: str, task: str) -> str:
-    """The concrete name of a short one. Raises RecipeError if the student is no decoder and the name is ambiguous."""
+    """The concrete name of a short one. Raises RecipeError if the student is no decoder and only one could be it."""
+    if task != "text-generation" and SHORT_PRECISIONS.get(precision, precision) == MIXED:
+        raise RecipeError(
+            f"bits are mixed by what a decoder's logits lose, and this student's task is {task}",
+            way_out="Use --precision int4-weights or int8-weights.",
+        )
     if precision not in SHORT_PRECISIONS:
         return precision
     if task != "text-generation":

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgecompress.quantize.blockwise import BlockFormat
 from edgecompress.quantize.layers import Linear, find_embeddings, find_linears
 from edgecompress.quantize.numerics import Float
-from edgecompress.quantize.weights import quantize_embedding_blocks, quantize_embeddings, quantize_weights, tied_to
+from edgecompress.quantize.sensitivity import UNIFORM, Mixed
+from edgecompress.quantize.weights import (
+    quantize_embedding_blocks,
+    quantize_embeddings,
+    quantize_weights,
+    round_table,
+    tied_to,
+)
 from edgecompress.types.recipe import QuantizeRecipe
 
 # What may stand between the head and the logits: soft-capping (gemma 2), a scale (granite), a cut of the padding.
@@ -31,46 +39,46 @@ def quantize_decoder(
     bits: int,
     hessians: Mapping[str, Float] | None = None,
     only: Callable[[Linear], bool] = lambda _: True,
+    mixed: Mixed = UNIFORM,
 ) -> Quantized:
     """Quantize the weights of a text-generation graph in place.
 
     The head and the table have bits of their own in the recipe. Where the head is the table's transpose and both have
-    the same bits, one tensor serves both; with different bits each has its own.
+    the same bits, one tensor serves both; with different bits each has its own. ``mixed`` raises some weights to 8
+    bits; these are never rounded by ``gptq``, which gains nothing there that could be seen beside those in 4.
     """
     linears = [linear for linear in find_linears(model) if only(linear)]
     head = find_head(model, linears)
-    head_bits = recipe.head_bits or bits
-    table_bits = recipe.embedding_bits or bits
+    head_bits = recipe.head_bits or (8 if head is not None and head.name in mixed.raised else bits)
     tables = find_embeddings(model) if recipe.quantize_embeddings else []
     shared = None
     for table in tables:
+        table_bits = recipe.embedding_bits or (8 if table.name in mixed.raised else bits)
         tied = head if head is not None and table_bits == head_bits and tied_to(table, head) else None
-        done = quantize_embedding_blocks(
-            model,
-            table,
-            bits=table_bits,
-            block_size=recipe.block_size,
-            method="hqq" if recipe.method == "hqq" else "rtn",  # a lookup has no Hessian: its input is one row
-            symmetric=recipe.symmetric,
-            tied=tied,
-            accuracy_level=recipe.accuracy_level,
-        )
-        if not done:
+        blocks = round_table(table, _form(recipe, table_bits), recipe.method)
+        if blocks is None:
             quantize_embeddings(model, [table])
-        elif tied is not None:
-            shared = tied
-    for group, group_bits in ((_without(linears, head), bits), (_just(head, shared), head_bits)):
+            continue
+        quantize_embedding_blocks(model, table, blocks, tied=tied, accuracy_level=recipe.first_accuracy_level)
+        shared = tied or shared
+    for linear in [*_without(linears, head), *_just(head, shared)]:
+        raised = linear.name in mixed.raised
         quantize_weights(
             model,
-            group,
-            bits=group_bits,
+            [linear],
+            bits=head_bits if linear is head else 8 if raised else bits,
             block_size=recipe.block_size,
-            method=recipe.method,
+            method="rtn" if raised and recipe.method == "gptq" else recipe.method,
             symmetric=recipe.symmetric,
-            accuracy_level=recipe.accuracy_level,
+            accuracy_level=recipe.first_accuracy_level,
             hessians=hessians,
+            ready=mixed.blocks,
         )
     return Quantized(layers=len(linears), head=head.name if head else None, tables=len(tables), tied=shared is not None)
+
+
+def _form(recipe: QuantizeRecipe, bits: int) -> BlockFormat:
+    return BlockFormat(bits=bits, block_size=recipe.block_size, symmetric=recipe.symmetric)
 
 
 def _without(linears: Sequence[Linear], head: Linear | None) -> list[Linear]:

@@ -29,6 +29,23 @@ GROUP_BYTES = 3_000_000_000  # of Hessians held at a time; factoring the largest
 _IN_MEMORY_BYTES = 1_500_000_000  # a protobuf ends at 2 GiB
 
 
+class FloatGraph:
+    """A float graph that calibration runs, its weights in a file of its own where one protobuf could not hold them."""
+
+    def __init__(self, runnable: ir.Model) -> None:
+        self.model = runnable
+        if _bytes_in_memory(runnable) > _IN_MEMORY_BYTES:
+            folder = Path(tempfile.mkdtemp(prefix="edgecompress-calibration-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            self.model = _mapped(runnable, folder)
+
+    def session(self, overridable: Sequence[str]) -> ort.InferenceSession:
+        """A session in which a run may feed the initializers of these names in place of their own values."""
+        model = self.model.clone()
+        model.graph.inputs.extend(model.graph.initializers[name] for name in overridable)
+        return _open(model)
+
+
 class StreamedHessians(Mapping[str, Float]):
     """Name of a tensor [..., K] -> float32 [K, K], the mean of ``x^T x`` over all rows.
 
@@ -39,11 +56,7 @@ class StreamedHessians(Mapping[str, Float]):
     def __init__(
         self, runnable: ir.Model, tensors: Mapping[str, int], batches: Batches, *, group_bytes: int = GROUP_BYTES
     ) -> None:
-        self._runnable, self._batches = runnable, batches
-        if _bytes_in_memory(runnable) > _IN_MEMORY_BYTES:
-            folder = Path(tempfile.mkdtemp(prefix="edgecompress-hessians-"))
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            self._runnable = _mapped(runnable, folder)
+        self._float, self._batches = FloatGraph(runnable), batches
         self._tensors = dict(tensors)
         self._groups = groups(self._tensors, group_bytes)
         self._held: dict[str, Float] = {}
@@ -54,7 +67,7 @@ class StreamedHessians(Mapping[str, Float]):
         if name not in self._held:
             self._held = {}  # before the next group is made, not after
             group = next(g for g in self._groups if name in g)
-            self._held = collect_hessians(self._runnable, {n: self._tensors[n] for n in group}, self._batches())
+            self._held = collect_hessians(self._float.model, {n: self._tensors[n] for n in group}, self._batches())
         return self._held[name]
 
     def __iter__(self) -> Iterator[str]:

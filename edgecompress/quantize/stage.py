@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.capture.export import write_model
@@ -16,14 +15,15 @@ from edgecompress.lower.packing import pack_linears
 from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
 from edgecompress.quantize.decoder import quantize_decoder
-from edgecompress.quantize.hessians import StreamedHessians
+from edgecompress.quantize.hessians import Batches, FloatGraph, StreamedHessians
 from edgecompress.quantize.layers import Linear, find_embeddings, find_linears
+from edgecompress.quantize.mixed import mix
+from edgecompress.quantize.sensitivity import UNIFORM
 from edgecompress.quantize.smoothing import smooth
 from edgecompress.quantize.weights import quantize_embeddings, quantize_weights
 from edgecompress.types.graph import Graph
-from edgecompress.types.recipe import Recipe
-
-Batches = Callable[[], Iterable[Mapping[str, npt.NDArray[Any]]]]
+from edgecompress.types.recipe import MIXED, Recipe
+from edgecompress.types.report import ALONE_KEY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +75,14 @@ def quantize(
     weight_bits: int = 8,
     only: Callable[[Linear], bool] = lambda _: True,
     batches: Batches | None = None,
+    probes: Batches | None = None,
     make_runnable: Callable[[ir.Model], ir.Model] | None = None,
 ) -> Graph:
     """Write ``quantized-<precision>.onnx``. fp32 and fp16 come back as the captured graph: fp16 is made when lowering.
 
     ``only`` picks layers, for the search of the costly ones. ``batches`` and ``make_runnable`` (see
-    :func:`calibrate`) are what method ``gptq`` runs. Raises RecipeError if there is nothing to quantize.
+    :func:`calibrate`) are what method ``gptq`` runs; ``probes`` are the few short texts that ``mixed-weights`` runs for
+    each weight. Raises RecipeError if there is nothing to quantize.
     """
     if precision in ("fp32", "fp16"):
         return Graph(path=graph.path, stage="quantized", precision=precision)
@@ -109,16 +111,22 @@ def quantize(
         if recipe.quantize.quantize_embeddings:
             quantize_embeddings(model, find_embeddings(model))
     else:
-        hessians = None
-        if recipe.quantize.method == "gptq":
-            assert batches is not None, "gptq is calibrated"
-            assert make_runnable is not None
-            tensors = {linear.x.name or "": linear.width for linear in linears}
+        hessians, floats, mixed = None, None, UNIFORM
+        if recipe.quantize.method == "gptq" or precision == MIXED:
+            assert make_runnable is not None, "what is calibrated must be run"
             # A graph of its own: the weights of this one are let go of while it still runs.
-            hessians = StreamedHessians(make_runnable(ir.load(graph.path)), tensors, batches)
-        bits = 4 if precision == "int4-weights" else 8
+            floats = FloatGraph(make_runnable(ir.load(graph.path)))
+        if floats is not None and recipe.quantize.method == "gptq":
+            assert batches is not None, "gptq is calibrated"
+            tensors = {linear.x.name or "": linear.width for linear in linears}
+            hessians = StreamedHessians(floats.model, tensors, batches)
+        if floats is not None and precision == MIXED:
+            assert probes is not None, "bits are mixed by measurement"
+            mixed = mix(floats.model, recipe.quantize, probes, hessians)
+            model.metadata_props[ALONE_KEY] = json.dumps({name: float(f"{kl:.3g}") for name, kl in mixed.costs.items()})
+        bits = 8 if precision == "int8-weights" else 4
         if decodes:
-            quantize_decoder(model, recipe.quantize, bits=bits, hessians=hessians, only=only)
+            quantize_decoder(model, recipe.quantize, bits=bits, hessians=hessians, only=only, mixed=mixed)
         else:
             quantize_weights(
                 model,
@@ -127,7 +135,7 @@ def quantize(
                 block_size=recipe.quantize.block_size,
                 method=recipe.quantize.method,
                 symmetric=recipe.quantize.symmetric,
-                accuracy_level=recipe.quantize.accuracy_level,
+                accuracy_level=recipe.quantize.first_accuracy_level,
                 hessians=hessians,
             )
             if recipe.quantize.quantize_embeddings:

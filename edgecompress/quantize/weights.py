@@ -7,6 +7,7 @@ twice; weights that lie in a file are read one at a time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -29,27 +30,45 @@ def quantize_weights(
     symmetric: bool = True,
     accuracy_level: int = 4,
     hessians: Mapping[str, Float] | None = None,
+    ready: Mapping[str, Blocks] | None = None,
 ) -> int:
     """Replace layers by ``edgecompress::BlockLinear`` in place, one by one; return how many. Inputs stay float32.
 
     Inputs of the op: x, uint8 weight [N, blocks, block * bits / 8], float32 scales [N, blocks] and, where there are
     any, uint8 zero points [N, ceil(blocks * bits / 8)] and float32 bias [N]. ``hessians`` maps the name of a layer's
-    input to float32 [K, K]; method ``gptq`` needs it, and asks for each when its layer's turn comes.
+    input to float32 [K, K]; method ``gptq`` needs it, and asks for each when its layer's turn comes. ``ready`` maps the
+    names of layers to blocks of this format that :func:`round_linear` has made of them before.
     """
     form = BlockFormat(bits=bits, block_size=block_size, symmetric=symmetric)
     for linear in linears:
-        weight = linear.weight_array()
-        if method == "gptq":
-            assert hessians is not None, "gptq is calibrated: it needs the Hessian of every layer's input"
-            blocks = gptq(weight, hessians[linear.x.name or ""], form)
-        else:
-            blocks = quantize_blocks(weight, form, method)
-        del weight
+        blocks = (ready or {}).get(linear.name) or round_linear(linear, form, method, hessians)
         names = f"{linear.name}.weight"
         packed = constant(model.graph, f"{names}_int{bits}", blocks.packed)
         _replace(model.graph, linear, blocks, packed, names, accuracy_level)
     model.opset_imports[DOMAIN] = 1
     return len(linears)
+
+
+def round_linear(linear: Linear, form: BlockFormat, method: str, hessians: Mapping[str, Float] | None) -> Blocks:
+    """The layer's weight [K, N] in blocks; the layer stays as it is."""
+    if method == "gptq":
+        assert hessians is not None, "gptq is calibrated: it needs the Hessian of every layer's input"
+        return gptq(linear.weight_array(), hessians[linear.x.name or ""], form)
+    return quantize_blocks(linear.weight_array(), form, method)
+
+
+def round_table(embedding: Embedding, form: BlockFormat, method: str) -> Blocks | None:
+    """The table [V, H], read as the weight [H, V] of a head is, in blocks; None if it cannot be stored so.
+
+    Blocks must fill a row: the largest power of two is taken that divides H and is at most the form's. None if that is
+    below 16. A lookup has no Hessian, because its input is one row: ``gptq`` rounds to nearest here.
+    """
+    assert embedding.table.const_value is not None
+    table = embedding.table.const_value.numpy()
+    block = block_that_divides(table.shape[1], form.block_size)
+    if block < _SMALLEST_BLOCK:
+        return None
+    return quantize_blocks(table.T, replace(form, block_size=block), "hqq" if method == "hqq" else "rtn")
 
 
 def _replace(
@@ -98,44 +117,24 @@ def quantize_embeddings(model: ir.Model, embeddings: Sequence[Embedding]) -> int
 
 
 def quantize_embedding_blocks(
-    model: ir.Model,
-    embedding: Embedding,
-    *,
-    bits: int,
-    block_size: int,
-    method: str = "rtn",
-    symmetric: bool = True,
-    tied: Linear | None = None,
-    accuracy_level: int = 4,
-) -> bool:
-    """Replace a lookup by ``edgecompress::BlockEmbedding`` in place; return whether the table could be stored so.
+    model: ir.Model, embedding: Embedding, blocks: Blocks, *, tied: Linear | None = None, accuracy_level: int = 4
+) -> None:
+    """Replace a lookup by ``edgecompress::BlockEmbedding`` in place, with the ``blocks`` of :func:`round_table`.
 
     Inputs of the op: uint8 table [V, blocks, block * bits / 8], ids, float32 scales [V, blocks] and, where there are
-    any, uint8 zero points. A table is read as the weight [H, V] of a head is, so a head ``tied`` to it (its weight is
-    the table's transpose) becomes a BlockLinear that reads the very same tensors.
-
-    Blocks must fill a row: the largest power of two is taken that divides H and is at most ``block_size``. False, and
-    nothing is changed, if that is below 16.
+    any, uint8 zero points. A head ``tied`` to the table (its weight is the table's transpose) becomes a BlockLinear
+    that reads the very same tensors.
     """
-    assert embedding.table.const_value is not None
-    table = embedding.table.const_value.numpy()
-    block = block_that_divides(table.shape[1], block_size)
-    if block < _SMALLEST_BLOCK:
-        return False
-    form = BlockFormat(bits=bits, block_size=block, symmetric=symmetric)
-    blocks = quantize_blocks(table.T, form, method)
-    del table
-    names = embedding.table.name or embedding.name
-    packed = constant(model.graph, f"{names}_int{bits}", blocks.packed)
+    form, names = blocks.format, embedding.table.name or embedding.name
+    packed = constant(model.graph, f"{names}_int{form.bits}", blocks.packed)
     inputs = [packed, embedding.ids, constant(model.graph, f"{names}_scale", blocks.scales)]
     if blocks.zero_points is not None:
         inputs.append(constant(model.graph, f"{names}_zero_point", blocks.zero_points))
-    attributes = {"bits": bits, "block_size": block, "H": blocks.width}
+    attributes = {"bits": form.bits, "block_size": form.block_size, "H": blocks.width}
     _replace_lookup(model.graph, embedding, inputs, "BlockEmbedding", attributes)
     if tied is not None:
         _replace(model.graph, tied, blocks, packed, names, accuracy_level)
     model.opset_imports[DOMAIN] = 1
-    return True
 
 
 def block_that_divides(width: int, block_size: int) -> int:

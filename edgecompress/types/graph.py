@@ -13,8 +13,14 @@ class Graph:
     path: Path
     stage: str  # "captured", "quantized", "lowered", "compiled"
     precision: str = "fp32"
+    weights_of: Path | None = None  # a graph file in the same folder whose data file this one reads; None: its own
+
+    @property
+    def data(self) -> Path:
+        """Where large weights lie; there is no such file if they lie in the graph file."""
+        path = self.weights_of or self.path
+        return path.with_name(path.name + ".data")
 
     @property
     def bytes_on_disk(self) -> int:
-        data = self.path.with_name(self.path.name + ".data")
-        return self.path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+        return self.path.stat().st_size + (self.data.stat().st_size if self.data.exists() else 0)

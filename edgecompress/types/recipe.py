@@ -6,17 +6,23 @@ from dataclasses import dataclass, field
 
 SCHEMA_VERSION = 1
 
-PRECISIONS = ("fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "int4-weights")
+PRECISIONS = ("fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "int4-weights", "mixed-weights")
 """Concrete precisions; ``auto`` measures the candidates among them and takes the fastest inside the budget."""
 
-SHORT_PRECISIONS = {"int4": "int4-weights", "int8": "int8-weights"}
+MIXED = "mixed-weights"
+"""int8 for the weights of a decoder that cost its logits most, int4 for the others; only made when it is asked for."""
+
+SHORT_PRECISIONS = {"int4": "int4-weights", "int8": "int8-weights", "mixed": MIXED}
 """What decoders may say for short. For encoders "int8" could mean three things, so there it is refused."""
 
 BLOCK_METHODS = ("rtn", "hqq", "gptq")
 """How the weights of the weight-only precisions are rounded; ``gptq`` is calibrated."""
 
 ACCURACY_LEVELS = (0, 1, 4)
-"""MatMulNBits' own numbers: 0 and 1 compute in float32, 4 rounds the inputs to int8 a block and is 2-3x faster."""
+"""MatMulNBits' own numbers: 0 and 1 compute in float32, 4 rounds the inputs to int8 a block and is 2-3x faster.
+
+``auto`` measures what the target has of 4 and 1 and takes the fastest within the quality budget.
+"""
 
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
 
@@ -55,7 +61,13 @@ class QuantizeRecipe:
     symmetric: bool = True  # False: each block has a zero point of its own
     head_bits: int | None = None  # of a decoder's last layer; None: those of the precision
     embedding_bits: int | None = None  # of a decoder's embedding table; None: those of the precision
-    accuracy_level: int = 4  # one of ACCURACY_LEVELS
+    mean_bits: float = 4.5  # of mixed-weights, over all weights that may be int4 or int8; scales are not counted
+    accuracy_level: int | str = 4  # one of ACCURACY_LEVELS, or "auto"
+
+    @property
+    def first_accuracy_level(self) -> int:
+        """What a graph is made with; others are made from the compiled one."""
+        return 4 if isinstance(self.accuracy_level, str) else self.accuracy_level
 
 
 @dataclass(frozen=True, kw_only=True)

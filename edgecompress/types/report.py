@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+ALONE_KEY = "edgecompress.alone_kl"
+"""Of a graph's metadata: what was measured of each weight alone, as JSON, name of the layer -> nats."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
@@ -29,6 +32,7 @@ class Layer:
     shape: tuple[int, ...]
     precision: str  # "float32", "int8", "int4", …
     bytes: int
+    alone_kl: float | None = None  # nats: of the logits when this weight alone is int4; precision mixed-weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +58,16 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One row of the table that ``--precision auto`` prints."""
+    """One row of the table of what was tried: precisions, accuracy levels, or both."""
 
     precision: str
     fidelity: Fidelity | None
-    speedup: float | None  # over fp32 compiled the same way, median of paired ratios; None: not measured
-    latency_ms: float | None
+    speedup: float | None  # over the first row, median of paired ratios, mean of the shapes; None: not measured
+    latency_ms: float | None  # of the last shape
     model_bytes: int
     verdict: str  # "chosen", "slower than fp32", "below --min-fidelity", "refused: …"
+    accuracy_level: int | None = None  # of MatMulNBits; None: it has none, or the recipe says which
+    shapes_ms: Mapping[str, float] = field(default_factory=dict)  # batch×tokens -> median
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ _BUDGET_S = 1.5  # of timing for one shape and one side
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    median_ms: float
+    median_ms: float  # of the last feed
+    by_feed_ms: tuple[float, ...]  # medians
     speedup: float  # over the first side, median of the ratios round by round
 
 
@@ -67,14 +68,21 @@ def time_in_turn(sides: Mapping[str, Run], feed: Feed) -> dict[str, list[float]]
 def compare(sides: Mapping[str, Run], feeds: Sequence[Feed]) -> dict[str, Timing]:
     """Geometric mean over the feeds of each side's speed-up on the first side, and its median time on the last feed."""
     ratios: dict[str, list[float]] = {name: [] for name in sides}
-    last: dict[str, float] = {}
+    medians: dict[str, list[float]] = {name: [] for name in sides}
     for feed in feeds:
         seconds = time_in_turn(sides, feed)
         baseline = np.array(next(iter(seconds.values())))
         for name, values in seconds.items():
             ratios[name].append(float(np.median(baseline / np.array(values))))
-            last[name] = float(np.median(values)) * 1e3
-    return {name: Timing(median_ms=last[name], speedup=float(np.exp(np.mean(np.log(ratios[name]))))) for name in sides}
+            medians[name].append(float(np.median(values)) * 1e3)
+    return {
+        name: Timing(
+            median_ms=medians[name][-1],
+            by_feed_ms=tuple(medians[name]),
+            speedup=float(np.exp(np.mean(np.log(ratios[name])))),
+        )
+        for name in sides
+    }
 
 
 def percentiles(run: Run, feed: Feed, *, batch: int, length_tokens: int, threads: int) -> Latency:

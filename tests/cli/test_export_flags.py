@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+import pytest
+
 from edgecompress.cli.export import add_arguments, describe, recipe_from
 from edgecompress.types.recipe import QuantizeRecipe
 from edgecompress.types.report import Fidelity
@@ -23,6 +25,14 @@ def test_flags_fill_the_recipe() -> None:
         method="gptq", symmetric=False, head_bits=8, embedding_bits=8, accuracy_level=0, block_size=32
     )
     assert recipe.quality.max_perplexity_ratio == 1.01
+
+
+def test_mixed_bits_and_a_level_to_be_measured() -> None:
+    recipe = recipe_from(options("--precision", "mixed", "--mean-bits", "5.25", "--accuracy-level", "auto"))
+    assert recipe.precision == "mixed"
+    assert recipe.quantize == QuantizeRecipe(mean_bits=5.25, accuracy_level="auto")
+    with pytest.raises(SystemExit):
+        options("--accuracy-level", "best")
 
 
 def test_what_is_not_given_keeps_its_default() -> None:

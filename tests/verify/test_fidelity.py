@@ -87,6 +87,45 @@ def test_inside_the_noise_the_nearer_one_is_taken() -> None:
     assert choose(table, QualityRecipe()).precision == "int8-dynamic"
 
 
+def level(accuracy_level: int, kl: float, speedup: float | None) -> Candidate:
+    return Candidate(
+        precision="int4-weights",
+        fidelity=Fidelity(samples=8, perplexity_ratio=1.0, mean_kl=kl),
+        speedup=speedup,
+        latency_ms=None,
+        model_bytes=1,
+        verdict="",
+        accuracy_level=accuracy_level,
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "taken", "verdicts"),
+    [
+        ([level(4, 0.01, 1.0), level(1, 0.009, 0.4)], 4, ["chosen", "slower"]),
+        ([level(4, 0.2, 1.0), level(1, 0.009, 0.4)], 1, ["KL divergence 0.2000 is above 0.05", "chosen"]),
+        ([level(4, 0.01, 1.0), level(1, 0.009, 0.99)], 1, ["as fast, further from the reference", "chosen"]),
+        ([level(4, 0.01, None), level(1, 0.009, None)], 4, ["chosen", "later in the order"]),
+    ],
+)
+def test_the_fastest_accuracy_level_within_the_budget_is_taken(
+    rows: list[Candidate], taken: int, verdicts: list[str]
+) -> None:
+    choice = choose(rows, QualityRecipe())
+    assert choice.table[choice.index].accuracy_level == taken
+    assert [row.verdict for row in choice.table] == verdicts
+
+
+def test_slower_than_fp32_is_said_only_where_fp32_was_measured() -> None:
+    rows = [candidate("fp32", 1.0, 1.0), level(4, 0.01, 2.0), level(1, 0.01, 0.8)]
+    assert [row.verdict for row in choose(rows, QualityRecipe()).table] == ["slower", "chosen", "slower than fp32"]
+
+
+def test_no_level_within_the_budget_names_both() -> None:
+    with pytest.raises(QualityBudgetError, match=r"at accuracy level 4: KL.*; int4-weights at accuracy level 1: KL"):
+        choose([level(4, 0.2, 1.0), level(1, 0.1, 0.4)], QualityRecipe())
+
+
 def test_without_measurement_the_order_is_fixed() -> None:
     table = [
         candidate("fp32", 1.0, None),

@@ -1,0 +1,93 @@
+"""Precision mixed: every weight of a decoder is measured alone in 4 bits, and those that cost most get 8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgecompress.quantize.blockwise import BlockFormat, Blocks
+from edgecompress.quantize.decoder import find_head
+from edgecompress.quantize.hessians import Batches
+from edgecompress.quantize.layers import Embedding, Linear, find_embeddings, find_linears
+from edgecompress.quantize.numerics import Float
+from edgecompress.quantize.sensitivity import LoneCost, Mixed, choose_raised
+from edgecompress.quantize.weights import round_linear, round_table, tied_to
+from edgecompress.types.recipe import QuantizeRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """What is stored in 4 or in 8 bits as a whole: a layer, a table, or a head and table that are one tensor."""
+
+    linear: Linear | None
+    table: Embedding | None
+
+    @property
+    def name(self) -> str:
+        one = self.linear or self.table
+        assert one is not None
+        return one.name
+
+    @property
+    def names(self) -> list[str]:
+        """Of the initializers."""
+        values = [self.linear and self.linear.weight, self.table and self.table.table]
+        return [value.name for value in values if value is not None and value.name is not None]
+
+    def round(self, form: BlockFormat, method: str, hessians: Mapping[str, Float] | None) -> Blocks | None:
+        """None if it is a table that cannot be stored in blocks."""
+        if self.table is not None:
+            return round_table(self.table, form, method)
+        assert self.linear is not None
+        return round_linear(self.linear, form, method, hessians)
+
+    def initializers(self, blocks: Blocks) -> dict[str, Float]:
+        """The float weights that ``blocks`` stand for, by name."""
+        weight = blocks.dequantize()
+        shaped = [] if self.linear is None else [weight]
+        return dict(zip(self.names, shaped if self.table is None else [*shaped, weight.T], strict=True))
+
+
+def mix(
+    runnable: ir.Model, recipe: QuantizeRecipe, texts: Batches, hessians: Mapping[str, Float] | None = None
+) -> Mixed:
+    """Choose the bits of every weight of a decoder from its float graph, lowered to run here; it stays as it is.
+
+    ``texts`` gives the few texts that are run for every weight, ``hessians`` is what method ``gptq`` needs. The mean of
+    ``recipe.mean_bits`` is over all weights that may have either width: not over a head or table whose bits the recipe
+    says, nor a table that is not stored in blocks.
+    """
+    form = BlockFormat(bits=4, block_size=recipe.block_size, symmetric=recipe.symmetric)
+    choices = _choices(runnable, recipe)
+    cost = LoneCost(runnable, [name for choice in choices for name in choice.names], texts)
+    costs: dict[str, float] = {}
+    elements: dict[str, int] = {}
+    kept: dict[str, Blocks] = {}
+    for choice in choices:
+        blocks = choice.round(form, recipe.method, hessians)
+        if blocks is None:
+            continue
+        costs[choice.name] = cost.measure(choice.initializers(blocks))
+        elements[choice.name] = blocks.width * len(blocks.scales)
+        if choice.table is None:
+            kept[choice.name] = blocks
+    raised = choose_raised(costs, elements, recipe.mean_bits)
+    tables = {c.table.name for c in choices if c.table is not None and c.name in raised}
+    return Mixed(
+        raised=raised | tables, costs=costs, blocks={name: b for name, b in kept.items() if name not in raised}
+    )
+
+
+def _choices(model: ir.Model, recipe: QuantizeRecipe) -> list[_Choice]:
+    """In the graph's order, as the Hessians are streamed, and the tables last."""
+    linears = find_linears(model)
+    head = find_head(model, linears)
+    tables = find_embeddings(model) if recipe.quantize_embeddings and not recipe.embedding_bits else []
+    free = [linear for linear in linears if linear is not head or not recipe.head_bits]
+    twin = next((table for table in tables if head in free and head is not None and tied_to(table, head)), None)
+    return [
+        *(_Choice(linear=linear, table=twin if linear is head else None) for linear in free),
+        *(_Choice(linear=None, table=table) for table in tables if table is not twin),
+    ]
