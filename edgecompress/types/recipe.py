@@ -18,6 +18,9 @@ BLOCK_METHODS = ("rtn", "hqq", "gptq")
 ACCURACY_LEVELS = (0, 1, 4)
 """MatMulNBits' own numbers: 0 and 1 compute in float32, 4 rounds the inputs to int8 a block and is 2-3x faster."""
 
+FORMATS = ("bundle", "genai")
+"""What is written: a bundle, or a bundle that onnxruntime-genai runs too; the latter for decoders."""
+
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
 
 TASKS = (
@@ -85,6 +88,7 @@ class RuntimeRecipe:
 class Recipe:
     target: str = "local"
     precision: str = "auto"
+    format: str = "bundle"  # one of FORMATS
     student: StudentRecipe = field(default_factory=StudentRecipe)
     quantize: QuantizeRecipe = field(default_factory=QuantizeRecipe)
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
