@@ -1,9 +1,14 @@
-"""R1-Distill-Qwen-1.5B's shape in int4 on every side, in one process, at equal threads. See ``--help``.
+"""R1-Distill-Qwen-1.5B's shape in int4 on every side, at equal threads, each side in its own process. See ``--help``.
 
-Run from the repository's root: ``python -m benchmarks.bench_decoder --work FOLDER``. One process a thread count. Our
-logits are held against our own graph run from scratch before anything is timed; the peers quantize otherwise, so theirs
-are not comparable on random weights. Sides run in turn, each round in a new order; a row is the median of the rounds,
-its ratios are taken round by round. The roof is bytes read a token times tokens a second over the read bandwidth.
+Run from the repository's root: ``python -m benchmarks.bench_decoder --work FOLDER``. Our logits are held against our
+own graph run from scratch before anything is timed; the peers quantize otherwise, so theirs are not comparable on
+random weights. Sides run in turn, each round in a new order; a row is the median of the rounds, its ratios are taken
+round by round. The roof is bytes read a token times tokens a second over the read bandwidth.
+
+A peer that cannot live beside ours is run by the python of its own environment: --python-genai (onnxruntime-genai,
+torch, transformers), --python-llama (llama-cpp-python, gguf, torch, safetensors), --python-openvino (openvino-genai;
+optimum-intel to make the model); or FOLDER/venvs/genai, /llama and /openvino where they are; else by this one. A peer
+that is not there is a row that says why.
 """
 
 from __future__ import annotations
@@ -22,9 +27,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench_encoder import note, spread
+from benchmarks.decoder_process import Process
 from benchmarks.hosts import describe_host
-from benchmarks.ours_decoder import Ours, export_bundle
-from benchmarks.peers_decoder import Genai, LlamaCpp, Side, make_genai, make_gguf
+from benchmarks.models_decoder import make_genai, make_gguf, make_openvino
+from benchmarks.ours_decoder import export_bundle
 from benchmarks.r1_shape import make_checkpoint
 
 RESULTS = Path(__file__).with_name("results") / "decoder.jsonl"
@@ -53,7 +59,7 @@ def prompt(length: int) -> list[int]:
     return np.random.default_rng(length).integers(10, 4000, length).tolist()
 
 
-def in_turn(sides: list[Side], rounds: int, call: Callable[[Side], float]) -> dict[str, list[float]]:
+def in_turn(sides: list[Process], rounds: int, call: Callable[[Process], float]) -> dict[str, list[float]]:
     """Seconds of each side and round."""
     seconds: dict[str, list[float]] = {side.name: [] for side in sides}
     shuffle = random.Random(0)
@@ -64,22 +70,14 @@ def in_turn(sides: list[Side], rounds: int, call: Callable[[Side], float]) -> di
     return seconds
 
 
-def time_prefill(side: Side, ids: list[int]) -> float:
-    started = time.perf_counter()
-    side.prefill(ids)
-    return time.perf_counter() - started
-
-
-def time_decode(side: Side, context: int) -> float:
-    side.rewind(context)
-    side.step(2)
-    started = time.perf_counter()
-    side.step(DECODED_TOKENS)
-    return time.perf_counter() - started
-
-
 def rows_of(
-    kind: str, length: int, tokens: int, sides: list[Side], seconds: dict[str, list[float]], threads: int, roof: float
+    kind: str,
+    length: int,
+    tokens: int,
+    sides: list[Process],
+    seconds: dict[str, list[float]],
+    threads: int,
+    roof: float,
 ) -> list[dict[str, Any]]:
     rows = []
     peers = [side.name for side in sides if not side.ours]
@@ -96,6 +94,7 @@ def rows_of(
             "tokens_per_s": round(rate, 2),
             "rounds": len(taken),
             "model_bytes": side.model_bytes,
+            "huge_page_bytes": side.huge_page_bytes(),
         }
         if kind == "decode":
             read = side.weight_bytes_per_token + length * side.kv_bytes_per_token
@@ -107,42 +106,77 @@ def rows_of(
     return rows
 
 
-def measure(work: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
-    roof = read_bandwidth(threads)
-    results: list[dict[str, Any]] = [{"kind": "read bandwidth", "threads": threads, "bytes_per_s": round(roof)}]
-    sides: list[Side] = []
-    for bundle in sorted(work.glob("ours-*.bundle")):
-        sides.append(Ours(bundle, threads))
-    for name, make in (
-        ("onnxruntime-genai int4 block 32", lambda name: Genai(name, work / "genai-32", threads)),
-        ("onnxruntime-genai int4 block 128", lambda name: Genai(name, work / "genai-128", threads)),
-        ("llama.cpp Q4_0", lambda name: LlamaCpp(name, work / "q4_0.gguf", threads)),
-    ):
+def start(
+    work: Path, threads: int, pythons: dict[str, str], ours_only: bool
+) -> tuple[list[Process], list[dict[str, Any]]]:
+    """Every side in its process, and a row for each: how it is set, or why it does not run."""
+    wanted = [("edgecompress", f"edgecompress {bundle.stem}", bundle) for bundle in sorted(work.glob("ours-*.bundle"))]
+    if not ours_only:
+        wanted += [
+            ("genai", "onnxruntime-genai int4 block 32", work / "genai-32"),
+            ("genai", "onnxruntime-genai int4 block 128", work / "genai-128"),
+            ("llama.cpp", "llama.cpp Q4_0", work / "q4_0.gguf"),
+            ("llama.cpp", "llama.cpp Q4_K_M", work / "q4_k_m.gguf"),
+            ("openvino", "openvino-genai int4 group 128", work / "ov-int4"),
+        ]
+    sides, rows = [], []
+    for kind, name, model in wanted:
+        row = {"name": name, "threads": threads}
         try:
-            sides.append(make(name))
-        except Exception as error:  # a peer that does not load is a row, not a crash
-            results.append({"kind": "not run", "name": name, "threads": threads, "reason": str(error)[:300]})
-    for side in sides:
-        if isinstance(side, Ours):
-            row = {"kind": "check", "name": side.name, "threads": threads, "bytes_of_cache_copied": 0}
-            results.append(row | {"least_logit_correlation": round(side.check(prompt(40)), 5)})
-    for length in PROMPTS:
-        note(f"{threads} thread(s): prefill of {length}")
-        ids = prompt(length)
+            sides.append(Process(kind, name, model, threads, pythons.get(kind, sys.executable)))
+            rows.append({"kind": "side", **row, "settings": sides[-1].settings})
+        except (OSError, RuntimeError) as error:  # a peer that does not load is a row, not a crash
+            if kind == "edgecompress":
+                raise SystemExit(str(error)) from error
+            rows.append({"kind": "not run", **row, "reason": str(error)[:300]})
+    return sides, rows
+
+
+def measure(work: Path, threads: int, rounds: int, pythons: dict[str, str], ours_only: bool) -> list[dict[str, Any]]:
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # the threads are ours, not the dot product's
+    command = [sys.executable, "-m", "benchmarks.bench_decoder", "--work", str(work), "--bandwidth", str(threads)]
+    roof = float(subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout)
+    results: list[dict[str, Any]] = [{"kind": "read bandwidth", "threads": threads, "bytes_per_s": round(roof)}]
+    note(f"{threads} thread(s): starting")
+    sides, rows = start(work, threads, pythons, ours_only)
+    results += rows
+    try:
         for side in sides:
-            side.prefill(ids[:32])
-        seconds = in_turn(sides, rounds, lambda side, ids=ids: time_prefill(side, ids))  # type: ignore[misc]
-        results += rows_of("prefill", length, length, sides, seconds, threads, roof)
-    for context in CONTEXTS:
-        note(f"{threads} thread(s): decode at {context}")
+            if side.ours:
+                row = {"kind": "check", "name": side.name, "threads": threads, "bytes_of_cache_copied": 0}
+                results.append(row | {"least_logit_correlation": round(side.check(prompt(40)), 5)})
+        for length in PROMPTS:
+            note(f"{threads} thread(s): prefill of {length}")
+            ids = prompt(length)
+            for side in sides:
+                side.prefill(ids[:32])
+            seconds = in_turn(sides, rounds, lambda side, ids=ids: side.prefill(ids))  # type: ignore[misc]
+            results += rows_of("prefill", length, length, sides, seconds, threads, roof)
+        for context in CONTEXTS:
+            note(f"{threads} thread(s): decode at {context}")
+            for side in sides:
+                side.prefill(prompt(context))
+            seconds = in_turn(sides, 2 * rounds, lambda side, context=context: side.decode(context, DECODED_TOKENS))  # type: ignore[misc]
+            results += rows_of("decode", context, DECODED_TOKENS, sides, seconds, threads, roof)
+    except RuntimeError as error:
+        raise SystemExit(str(error)) from error
+    finally:
         for side in sides:
-            side.prefill(prompt(context))
-        seconds = in_turn(sides, 2 * rounds, lambda side, context=context: time_decode(side, context))  # type: ignore[misc]
-        results += rows_of("decode", context, DECODED_TOKENS, sides, seconds, threads, roof)
+            side.close()
     return results
 
 
-def prepare(args: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
+def find_pythons(args: argparse.Namespace, work: Path) -> dict[str, str]:
+    """Kind of side -> the python that runs it: as given, of the environment in ``work``, or this one."""
+    found = {}
+    given = {"genai": args.python_genai, "llama": args.python_llama, "openvino": args.python_openvino}
+    for kind, python in given.items():
+        own = work / "venvs" / kind / "bin" / "python"
+        found["llama.cpp" if kind == "llama" else kind] = python or (str(own) if own.exists() else sys.executable)
+    return found
+
+
+def prepare(args: argparse.Namespace, work: Path, pythons: dict[str, str]) -> list[dict[str, Any]]:
     """Make the checkpoint, the peers' models and our bundle, unless they are there already."""
     checkpoint = work / "r1-shape"
     if not (checkpoint / "model.safetensors.index.json").exists():
@@ -156,40 +190,49 @@ def prepare(args: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
             told.write_text(json.dumps(export_bundle(checkpoint, bundle, block, args.target)), encoding="utf-8")
         rows.append(json.loads(told.read_text(encoding="utf-8")))
     if not args.ours_only:
-        for block in (32, 128):
-            make_genai(checkpoint, work / f"genai-{block}", block)
-        make_gguf(checkpoint, work / "q4_0.gguf")
+        makers: list[tuple[str, Callable[[], Path]]] = [
+            ("genai-32", lambda: make_genai(checkpoint, work / "genai-32", 32, pythons["genai"])),
+            ("genai-128", lambda: make_genai(checkpoint, work / "genai-128", 128, pythons["genai"])),
+            ("q4_0.gguf", lambda: make_gguf(checkpoint, work / "q4_0.gguf", "q4_0", pythons["llama.cpp"])),
+            ("q4_k_m.gguf", lambda: make_gguf(checkpoint, work / "q4_k_m.gguf", "q4_k_m", pythons["llama.cpp"])),
+            ("ov-int4", lambda: make_openvino(checkpoint, work / "ov-int4", pythons["openvino"])),
+        ]
+        for name, make in makers:
+            try:
+                make()
+            except (OSError, subprocess.CalledProcessError) as error:  # told again as a row, when it does not start
+                note(f"{name} was not made: {error}")
     return rows
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoint and models, 12 GB; kept")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoint and models, 15 GB; kept")
     parser.add_argument("--target", default="local")
     parser.add_argument("--block-size", type=int, nargs="+", default=[128])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--ours-only", action="store_true", help="make no peer")
+    parser.add_argument("--ours-only", action="store_true", help="make and run no peer")
+    parser.add_argument("--python-genai", metavar="PATH", help="python that has onnxruntime-genai")
+    parser.add_argument("--python-llama", metavar="PATH", help="python that has llama-cpp-python and gguf")
+    parser.add_argument("--python-openvino", metavar="PATH", help="python that has openvino-genai")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--bandwidth", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--prepare", action="store_true", help="make what is not there yet, and measure nothing")
     args = parser.parse_args()
-    work = args.work.resolve()
-    if args.measure is not None:
-        rows = measure(work, args.measure, args.rounds)
-        (work / f"rows-{args.measure}.json").write_text(json.dumps(rows), encoding="utf-8")
+    if args.bandwidth is not None:
+        print(read_bandwidth(args.bandwidth))
         return 0
+    work = args.work.resolve()
     os.environ["HF_HUB_OFFLINE"] = "1"
     work.mkdir(parents=True, exist_ok=True)
+    pythons = find_pythons(args, work)
     lines: list[dict[str, Any]] = [{"kind": "header", "host": describe_host()}]
-    lines += prepare(args, work)
+    lines += prepare(args, work, pythons)
     if args.prepare:
         return 0
     for threads in args.threads:
-        command = [sys.executable, "-m", "benchmarks.bench_decoder", "--work", str(work), "--rounds", str(args.rounds)]
-        settings = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
-        subprocess.run([*command, "--measure", str(threads)], check=True, env={**os.environ, **settings})
-        lines += json.loads((work / f"rows-{threads}.json").read_text(encoding="utf-8"))
+        lines += measure(work, threads, args.rounds, pythons, args.ours_only)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     note(f"{len(lines) - 1} rows in {args.out}")

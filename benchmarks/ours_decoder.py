@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 
 from benchmarks.cold_start import command_row
 from benchmarks.ours_encoder import COMMAND
-from benchmarks.peers_decoder import KV_ELEMENTS, TOKENS_RESERVED, folder_bytes
+from benchmarks.peers_decoder import KV_ELEMENTS, TOKENS_RESERVED, folder_bytes, timed_steps
+from edgecompress import __version__
 from edgecompress.formats.manifest import open_bundle, read_report
 from edgecompress.runtime.cache import KVCache
 from edgecompress.runtime.decoder import Cancellation, Decoder
@@ -35,10 +37,11 @@ class Ours:
 
     ours = True
 
-    def __init__(self, bundle: Path, threads: int) -> None:
+    def __init__(self, name: str, bundle: Path, threads: int) -> None:
         manifest, folder = open_bundle(bundle)
         assert manifest.generation is not None
-        self.name = f"edgecompress {bundle.stem}"
+        self.name = name
+        self.settings = {"edgecompress": __version__, "onnxruntime": ort.__version__}
         self.model_bytes = folder_bytes(folder, "model.onnx*")
         layers = read_report(folder).layers
         self.weight_bytes_per_token = sum(layer.bytes for layer in layers if layer.op.startswith("MatMul"))
@@ -76,6 +79,9 @@ class Ours:
         del self._ids[length:]
         self._next = int(self._run(self._ids[-1:], length - 1, [0])[0].argmax())
 
+    def decode(self, length: int, count: int) -> float:
+        return timed_steps(self.rewind, self.step, length, count)
+
     def check(self, ids: list[int]) -> float:
         """Steps in the cache give what a run over the whole text from nothing gives: least correlation of their logits.
 
@@ -90,7 +96,9 @@ class Ours:
         logits = self._run(whole, 0, list(range(len(ids), len(whole))))
         least = min(float(np.corrcoef(a, b)[0, 1]) for a, b in zip(stepped, logits, strict=True))
         if least < LEAST_CORRELATION:
-            raise SystemExit(f"{self.name}: steps in the cache and a run over the whole text correlate by {least:.3f}")
+            raise RuntimeError(
+                f"{self.name}: steps in the cache and a run over the whole text correlate by {least:.3f}"
+            )
         if self._cache.bytes_copied:
-            raise SystemExit(f"{self.name}: {self._cache.bytes_copied} bytes of the cache were copied")
+            raise RuntimeError(f"{self.name}: {self._cache.bytes_copied} bytes of the cache were copied")
         return least

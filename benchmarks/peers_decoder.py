@@ -1,15 +1,16 @@
-"""The sides of the decoder benchmark, each as three verbs: prefill a prompt, step greedily, go back to a length.
+"""The peers of the decoder benchmark, each as two verbs: prefill a prompt, decode greedily behind some of it.
 
-Every side runs with the same number of threads, computes on the CPU, and keeps one sequence. What is timed is what an
-application would call: our runtime's own cache and session, onnxruntime-genai's Generator, llama.cpp's eval.
+Every side runs with the same number of threads in a process of its own (``decoder_process``), computes on the CPU, and
+keeps one sequence. What is timed is what an application would call: onnxruntime-genai's Generator, llama.cpp's eval,
+OpenVINO GenAI's LLMPipeline. The module is imported by the pythons of the peers too: it needs NumPy alone.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,14 +30,22 @@ class Side(Protocol):
     weight_bytes_per_token: int  # read by one token: all but the embedding table, of which it reads a row
     kv_bytes_per_token: int  # of the cache, read once by every later token
 
+    settings: dict[str, str]  # versions and what else decides its speed
+
     def prefill(self, ids: list[int]) -> None:
         """Start again with this prompt; the next token is known when it returns."""
 
-    def step(self, count: int) -> list[int]:
-        """``count`` greedy tokens."""
+    def decode(self, length: int, count: int) -> float:
+        """Seconds of ``count`` greedy tokens behind the first ``length`` of the prompt and two more."""
 
-    def rewind(self, length: int) -> None:
-        """Forget every token behind the first ``length``, and know the next one again at the next step."""
+
+def timed_steps(rewind: Callable[[int], None], step: Callable[[int], object], length: int, count: int) -> float:
+    """``decode`` of a side that steps: ``rewind`` forgets what is behind ``length`` and knows the next token again."""
+    rewind(length)
+    step(2)
+    started = time.perf_counter()
+    step(count)
+    return time.perf_counter() - started
 
 
 EMBEDDING_ELEMENTS = CONFIG["vocab_size"] * CONFIG["hidden_size"]
@@ -59,6 +68,7 @@ class Genai:
         self.name, self.model_bytes = name, folder_bytes(folder, "model.onnx*")
         self.weight_bytes_per_token = self.model_bytes - 4 * EMBEDDING_ELEMENTS  # its table stays in float32
         self.kv_bytes_per_token = 4 * KV_ELEMENTS
+        self.settings = {name: version(name) for name in ("onnxruntime-genai", "onnxruntime")} | {"kv_cache": "float32"}
         path = folder / "genai_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
         config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = threads
@@ -66,6 +76,9 @@ class Genai:
         path.write_text(json.dumps(config, indent=2), encoding="utf-8")
         self._og, self._model = og, og.Model(str(folder))
         self._generator: Any = None
+
+    def decode(self, length: int, count: int) -> float:
+        return timed_steps(self.rewind, self.step, length, count)
 
     def prefill(self, ids: list[int]) -> None:
         params = self._og.GeneratorParams(self._model)
@@ -93,11 +106,16 @@ class LlamaCpp:
     ours = False
 
     def __init__(self, name: str, path: Path, threads: int) -> None:
+        import gguf
         import llama_cpp
 
         self.name, self.model_bytes = name, path.stat().st_size
-        self.weight_bytes_per_token = self.model_bytes - EMBEDDING_ELEMENTS * 18 // 32  # Q4_0: 18 bytes for 32
-        self.kv_bytes_per_token = 2 * KV_ELEMENTS  # its default is float16
+        table = next(tensor for tensor in gguf.GGUFReader(path).tensors if tensor.name == "token_embd.weight")
+        self.weight_bytes_per_token = self.model_bytes - int(table.n_bytes)
+        self.kv_bytes_per_token = 2 * KV_ELEMENTS
+        info = llama_cpp.llama_print_system_info().decode()
+        self.settings = {"llama-cpp-python": version("llama-cpp-python"), "kv_cache": "float16, its default"}
+        self.settings["system"] = info.strip(" |")
         self._llama = llama_cpp.Llama(
             str(path),
             n_ctx=TOKENS_RESERVED,
@@ -107,6 +125,9 @@ class LlamaCpp:
             verbose=False,
         )
         self._next = 0
+
+    def decode(self, length: int, count: int) -> float:
+        return timed_steps(self.rewind, self.step, length, count)
 
     def prefill(self, ids: list[int]) -> None:
         self._llama.reset()
@@ -131,58 +152,54 @@ class LlamaCpp:
         self._next = self._best()
 
 
-def make_genai(checkpoint: Path, out_dir: Path, block_size: int) -> Path:
-    """onnxruntime-genai's own builder, int4 on the CPU. Block 32 is its default."""
-    if not (out_dir / "genai_config.json").exists():
-        cache = out_dir.with_name(out_dir.name + "-cache")
-        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint), "-o", str(out_dir)]
-        command += ["-p", "int4", "-e", "cpu", "-c", str(cache)]
-        command += ["--extra_options", "accuracy_level=4", f"block_size={block_size}"]
-        subprocess.run(command, check=True, stdout=sys.stderr)
-        shutil.rmtree(cache, ignore_errors=True)
-    return out_dir
+class OpenVino:
+    """OpenVINO GenAI's LLMPipeline with its defaults for a CPU: paged attention, its own choice of precision.
 
+    It gives no step to call: a prompt is given again, and its prefix is found in the pipeline's cache. Its own clock
+    tells the seconds between one token and the next.
+    """
 
-def make_gguf(checkpoint: Path, path: Path) -> Path:
-    """The checkpoint as GGUF with Q4_0 matrices, the head in Q8_0 and the embedding in Q4_0, by the gguf package."""
-    if path.exists():
-        return path
-    import gguf
-    import torch
-    from safetensors import safe_open
+    ours = False
 
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    writer = gguf.GGUFWriter(str(path), "qwen2")
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
-    size = config["vocab_size"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([f"<{i}>" for i in range(size)])
-    writer.add_token_types([int(gguf.TokenType.NORMAL)] * size)
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config["num_hidden_layers"])
-    for shard in sorted(checkpoint.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                data = file.get_tensor(name).to(torch.float32).numpy()
-                target = names.get_name(name, try_suffixes=(".weight", ".bias"))
-                if data.ndim == 1:
-                    writer.add_tensor(target, data)
-                    continue
-                kind = gguf.GGMLQuantizationType.Q8_0 if name == "lm_head.weight" else gguf.GGMLQuantizationType.Q4_0
-                writer.add_tensor(target, gguf.quants.quantize(data, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    def __init__(self, name: str, folder: Path, threads: int) -> None:
+        import openvino
+        import openvino_genai
+
+        self.name, self.model_bytes = name, folder_bytes(folder, "openvino_model.*")
+        # The table is in int8 with a float16 scale and an int8 zero point a row.
+        self.weight_bytes_per_token = self.model_bytes - EMBEDDING_ELEMENTS - 3 * CONFIG["vocab_size"]
+        self.kv_bytes_per_token = KV_ELEMENTS  # uint8; their scales are not counted
+        self._ov, self._og = openvino, openvino_genai
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.cache_size = 1  # GB
+        scheduler.max_num_batched_tokens = 2 * TOKENS_RESERVED  # a prompt in one pass
+        scheduler.enable_prefix_caching = True
+        options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        self._pipeline = openvino_genai.LLMPipeline(str(folder), "CPU", scheduler_config=scheduler, **options)
+        core = openvino.Core()
+        self.settings = {name: version(name) for name in ("openvino", "openvino-genai")} | {
+            "inference_precision": core.get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name(),
+            "kv_cache": core.get_property("CPU", "KV_CACHE_PRECISION").get_type_name(),
+            "dynamic_quantization_group": str(core.get_property("CPU", "DYNAMIC_QUANTIZATION_GROUP_SIZE")),
+        }
+        self._ids: list[int] = []
+        self._prompts = 0
+
+    def _generate(self, ids: list[int], count: int) -> Any:
+        config = self._og.GenerationConfig(max_new_tokens=count, ignore_eos=True, do_sample=False)
+        config.apply_chat_template = False
+        tensors = (np.array([ids], dtype=np.int64), np.ones((1, len(ids)), dtype=np.int64))
+        return self._pipeline.generate(self._og.TokenizedInputs(*map(self._ov.Tensor, tensors)), config)
+
+    def prefill(self, ids: list[int]) -> None:
+        """With another first token every time, so that nothing of it is in the cache."""
+        self._prompts += 1
+        self._ids = [4000 + self._prompts, *ids[1:]]
+        self._generate(self._ids, 1)
+
+    def decode(self, length: int, count: int) -> float:
+        found = self._generate(self._ids[:length], 1 + 2 + count)
+        between_us = list(found.perf_metrics.raw_metrics.m_durations)
+        if len(between_us) != 2 + count:
+            raise RuntimeError(f"OpenVINO GenAI told {len(between_us)} times between {3 + count} tokens")
+        return sum(between_us[2:]) / 1e6

@@ -18,6 +18,7 @@ from edgecompress.capture.export import capture
 from edgecompress.capture.generation import CHAT_TEMPLATE, chat_template, generation_settings
 from edgecompress.capture.lineage import read_lineage
 from edgecompress.capture.tokenizer import save_tokenizer, text_settings
+from edgecompress.compile.genai import GRAPH, genai_files, require_tokenizer
 from edgecompress.compile.inventory import (
     host_facts,
     op_counts,
@@ -64,6 +65,9 @@ class DecoderRun:
         self.recipe, self.student, self.target = plan.recipe, plan.student, plan.target
         self.threads = runtime_settings(self.target, self.recipe.runtime.threads).threads or host_cores()
         self.tokenizer = save_tokenizer(self.student, folder)
+        self.for_genai = self.recipe.format == "genai"
+        if self.for_genai:
+            require_tokenizer(self.tokenizer)
         self.past: dict[str, tuple[int, int]] = {}
         self.text_source = ""
 
@@ -219,7 +223,7 @@ class DecoderRun:
             versions=versions(),
         )
         files: dict[str, Path | str | bytes] = {
-            **model_files(graph),
+            **model_files(graph, weights_apart=self.for_genai),
             "tokenizer.json": self.tokenizer,
             "recipe.toml": recipe_toml(self.recipe),
             "report.json": codec.dumps(report),
@@ -230,10 +234,27 @@ class DecoderRun:
         template = chat_template(self.student)
         if template is not None:
             files[CHAT_TEMPLATE] = template
+        if self.for_genai:
+            with self.clock.stage("genai"):
+                files |= self._genai_files(files["model.onnx"], manifest, held_out[0])
         measurements = Measurements(
             manifest_sha256="", host=host_facts(self.threads), latencies=latencies, candidates=table
         )
         return Made(manifest=manifest, report=report, measurements=measurements, files=files)
+
+    def _genai_files(self, model: Path | str | bytes, manifest: Manifest, ids: Ids) -> dict[str, Path | str]:
+        """genai's own files, once its graph has given the logits that the bundle's gives."""
+        assert isinstance(model, Path)
+        assert manifest.generation is not None
+        made = genai_files(model, manifest.generation, manifest.runtime, self.tokenizer)
+        feed = text_feed(ids, self.past, np.array([len(ids) - 1], dtype=np.int64))
+        ours, theirs = (latency.open_session(model.with_name(name), self.threads)(feed) for name in (model.name, GRAPH))
+        if ours[0].shape != theirs[0].shape or not np.allclose(ours[0], theirs[0], rtol=1e-4, atol=1e-4):
+            raise StudentError(
+                "the graph for onnxruntime-genai gives other logits than the bundle's",
+                way_out="Export it as a bundle, without --format genai.",
+            )
+        return made
 
 
 def _past_shapes(captured: Graph) -> dict[str, tuple[int, int]]:

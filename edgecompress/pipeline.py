@@ -88,6 +88,11 @@ def plan(recipe: Recipe) -> Plan:
         ),
         runtime=replace(recipe.runtime, threads=recipe.runtime.threads or target.cores),
     )
+    if resolved.format == "genai" and not student.is_decoder:
+        raise RecipeError(
+            f"onnxruntime-genai runs decoders only, and this student's task is {student.task}",
+            way_out="Leave --format out: a bundle's model.onnx runs in plain onnxruntime.",
+        )
     candidates: tuple[str, ...] = (resolved.precision,)
     if recipe.precision == "auto":
         candidates = tuple(name for name in computable(target) if name != MIXED)
@@ -148,6 +153,8 @@ def _stages(
     stages.append(Stage(name="verify", description=f"{recipe.quality.samples} held-out samples against PyTorch"))
     if measured:
         stages.append(Stage(name="measure", description="latency on this machine, candidates in turn"))
+    if recipe.format == "genai":
+        stages.append(Stage(name="genai", description="a graph and configuration for onnxruntime-genai beside ours"))
     stages.append(Stage(name="bundle", description="manifest, hashes, lineage; written beside and renamed"))
     return tuple(stages)
 

@@ -241,9 +241,12 @@ class Run:
         )
 
 
-def model_files(graph: Graph) -> dict[str, Path | str | bytes]:
-    """The compiled model under the names it has in a bundle; large weights lie in a file of their own."""
-    if not graph.data.exists():
+def model_files(graph: Graph, *, weights_apart: bool = False) -> dict[str, Path | str | bytes]:
+    """The compiled model under the names it has in a bundle; weights that are large lie in a file of their own.
+
+    ``weights_apart``: small ones too, so that another graph can share them.
+    """
+    if not (graph.data.exists() or weights_apart):
         return {"model.onnx": graph.path}
     renamed = graph.path.with_name("model.onnx")
     ir.save(ir.load(graph.path), renamed, external_data="model.onnx.data")

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from edgecompress.cli.output import add_json_flag, emit_json, progress, table
 from edgecompress.errors import UsageError
-from edgecompress.types.recipe import BLOCK_METHODS, CALIBRATION_METHODS, PRECISIONS, SHORT_PRECISIONS, TASKS, Recipe
+from edgecompress.types.recipe import (
+    BLOCK_METHODS,
+    CALIBRATION_METHODS,
+    FORMATS,
+    PRECISIONS,
+    SHORT_PRECISIONS,
+    TASKS,
+    Recipe,
+)
 from edgecompress.types.report import Candidate, Fidelity
 
 if TYPE_CHECKING:
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
 _FIELDS = {
     "target": ("", "target"),
     "precision": ("", "precision"),
+    "format": ("", "format"),
     "checkpoint": ("student", "source"),
     "task": ("student", "task"),
     "revision": ("student", "revision"),
@@ -53,6 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default=absent, help="a name of `edgecompress targets`, a .toml file, or local")
     names = ", ".join(("auto", *PRECISIONS))
     parser.add_argument("--precision", default=absent, help=f"{names}; decoders: {', '.join(SHORT_PRECISIONS)}")
+    parser.add_argument(
+        "--format", default=absent, help=f"{' or '.join(FORMATS)}, a bundle that onnxruntime-genai runs too"
+    )
     parser.add_argument("--recipe", type=Path, help="a TOML file that says what the flags say; flags win")
     student = parser.add_argument_group("student")
     student.add_argument("--task", default=absent, help=f"found from the checkpoint unless given: {', '.join(TASKS)}")
@@ -195,6 +207,8 @@ def _print_result(result: ExportResult, as_json: bool) -> None:
     if not result.measurements.latencies:
         print(f"  latency   not measured: this machine is not a {manifest.target.name}")
     print(f"  size      {size / 1e6:.1f} MB")
+    if "genai_config.json" in manifest.files:
+        print("  genai     onnxruntime-genai runs this folder too")
     spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items())
     total, memory = sum(result.seconds.values()), result.peak_rss_bytes / 1e9
     print(f"  took      {total:.1f} s ({spent}), peak memory {memory:.2f} GB")

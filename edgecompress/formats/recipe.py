@@ -14,6 +14,7 @@ from edgecompress.types.recipe import (
     ACCURACY_LEVELS,
     BLOCK_METHODS,
     CALIBRATION_METHODS,
+    FORMATS,
     MIXED,
     PRECISIONS,
     SCHEMA_VERSION,
@@ -52,6 +53,7 @@ def read_recipe(path: Path) -> Recipe:
 def validate_recipe(recipe: Recipe) -> None:
     """Raises RecipeError for a value that no target could fulfil."""
     _one_of("precision", recipe.precision, ("auto", *PRECISIONS, *SHORT_PRECISIONS))
+    _one_of("format", recipe.format, FORMATS)
     _one_of("quantization method", recipe.quantize.method, BLOCK_METHODS)
     _one_of("calibration method", recipe.calibration.method, CALIBRATION_METHODS)
     if recipe.student.task is not None:

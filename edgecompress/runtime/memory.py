@@ -1,23 +1,36 @@
-"""Memory is asked about before it is taken, so that the answer is a sentence and not a killed process."""
+"""Memory is asked about before it is taken, so that the answer is a sentence and not a killed process.
+
+In a container the machine's memory says little: the control group's limit ends the process. Both are read, and the
+smaller counts. Swap is not counted.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 from edgecompress.errors import HostError
 
 _MEMINFO = Path("/proc/meminfo")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
+
+_Version = tuple[tuple[str, ...], str, str]
+# The files of limits, that of what is used, and the line of memory.stat that says how much of it is page cache that the
+# kernel drops when memory is needed.
+_VERSION_2: _Version = (("memory.max", "memory.high"), "memory.current", "inactive_file")
+_VERSION_1: _Version = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
 
 
 def available_bytes() -> int | None:
-    """What the kernel says a new process could take without swapping; None where it does not say."""
-    try:
-        for line in _MEMINFO.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
+    """What this process can still take without swapping or being killed; None where nobody says."""
+    machine = _line_of(_MEMINFO, "MemAvailable:")
+    known = [] if machine is None else [machine * 1024]
+    for folder, version in _own_groups():
+        left = _left_in(folder, *version)
+        if left is not None:
+            known.append(left)
+    return min(known, default=None)
 
 
 def check_available(wanted_bytes: int, what: str, way_out: str) -> None:
@@ -27,3 +40,49 @@ def check_available(wanted_bytes: int, what: str, way_out: str) -> None:
         raise HostError(
             f"{what} takes {wanted_bytes:_} bytes of memory, and {available:_} are available", way_out=way_out
         )
+
+
+def _own_groups() -> Iterator[tuple[Path, _Version]]:
+    """The folders of the control groups that this process is in, up to the root: each may have a limit."""
+    for line in _text(_OWN_GROUPS).splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, name = rest.partition(":")
+        if number == "0" and not controllers:
+            roots, version = [_GROUPS, _GROUPS / "unified"], _VERSION_2
+        elif "memory" in controllers.split(","):
+            roots, version = [_GROUPS / "memory"], _VERSION_1
+        else:
+            continue
+        path = PurePosixPath(name.lstrip("/"))
+        if ".." in path.parts:  # a group outside the container's own view: the root is all there is to see
+            path = PurePosixPath()
+        for root in roots:
+            for part in (path, *path.parents):
+                # A path that is not there is the host's: the container sees its own group as the root.
+                yield root / part, version
+
+
+def _left_in(folder: Path, limits: tuple[str, ...], used: str, reclaimable: str) -> int | None:
+    """Bytes below the lowest limit of one group, idle page cache counted as free; None without a limit."""
+    found = [int(text) for name in limits if (text := _text(folder / name).strip()).isdigit()]  # "max": none
+    current = _text(folder / used).strip()
+    if not found or not current.isdigit():
+        return None
+    cache = _line_of(folder / "memory.stat", reclaimable) or 0
+    return max(0, min(found) - int(current) + cache)
+
+
+def _line_of(path: Path, key: str) -> int | None:
+    """The number behind ``key`` in a file of names and numbers."""
+    for line in _text(path).splitlines():
+        name, *numbers = line.split()[:2] or [""]
+        if name == key and numbers and numbers[0].isdigit():
+            return int(numbers[0])
+    return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""

@@ -1,12 +1,12 @@
 """From logits to a token: repetition penalty, temperature, top-k, top-p, min-p, in transformers' order.
 
-No full sort of the vocabulary: candidates are narrowed first, and only they are sorted.
+The vocabulary is never sorted: top-k narrows it first, and top-p is asked of the token that was drawn.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,7 @@ from edgecompress.types.bundle import GenerationSettings
 FloatArray = npt.NDArray[np.float32]
 
 _BLOCK = 64
-_FIRST_NUCLEUS = 512
-_BINS = 4096
+_DRAWN = 1024  # weights that are summed up before one of them is drawn: long rows are summed faster than short ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,77 +114,89 @@ class Sampler:
             )
         if self._greedy:
             return best
-        ids, weights = _candidates(logits, float(logits[best]), sampling)
-        drawn = draw(weights, self._random.random())
-        return drawn if ids is None else int(ids[drawn])
+        if 0 < sampling.top_k < len(logits):
+            ids, weights = _candidates(logits, logits[best], sampling)
+            return int(ids[draw(weights, self._random.random())])
+        return _draw_from_all(logits, logits[best], sampling, self._random.random)
 
 
-def _candidates(
-    logits: FloatArray, peak: float, sampling: Sampling
-) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.floating]]:
-    """Tokens that may be drawn (None: all, by id), and their weights, not normalized; 0 for those left out."""
+def _weights(logits: FloatArray, peak: np.float32, sampling: Sampling) -> FloatArray:
+    """Probabilities of ``logits``, not normalized: the likeliest has 1."""
     cool = np.float32(1.0 / sampling.temperature) if sampling.temperature > 1e-6 else np.float32(1e6)
-    ids: npt.NDArray[np.int64] | None = None
-    weights: FloatArray
-    if 0 < sampling.top_k < len(logits):
-        ids = likeliest(logits, sampling.top_k)
-        weights = np.exp((logits[ids] - np.float32(peak)) * cool)
-        if sampling.top_p < 1.0:
-            kept = _reach(weights, sampling.top_p * float(weights.sum(dtype=np.float64)))
-            ids, weights = ids[:kept], weights[:kept]
-    else:
-        weights = np.exp((logits - np.float32(peak)) * cool)
-        if sampling.top_p < 1.0:
-            ids, weights = _nucleus(logits, weights, sampling.top_p * float(weights.sum(dtype=np.float64)))
+    weights: FloatArray = logits - peak
+    weights *= cool
+    np.exp(weights, out=weights)
+    return weights
+
+
+def _candidates(logits: FloatArray, peak: np.float32, sampling: Sampling) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """The top-k tokens that top-p and min-p leave, the likeliest first, and their weights."""
+    ids = likeliest(logits, sampling.top_k)
+    weights = _weights(logits[ids], peak, sampling)
+    kept = len(ids)
+    if sampling.top_p < 1.0:
+        sums = np.cumsum(weights, dtype=np.float64)
+        kept = int(np.searchsorted(sums, sampling.top_p * sums[-1], side="left")) + 1
     if sampling.min_p > 0.0:
-        kept_by_min_p = np.flatnonzero(weights >= sampling.min_p)
-        ids = kept_by_min_p if ids is None else ids[kept_by_min_p]
-        weights = weights[kept_by_min_p]
-    return ids, weights
+        kept = min(kept, int((weights >= sampling.min_p).sum()))
+    return ids[:kept], weights[:kept]
 
 
-def _nucleus(logits: FloatArray, weights: FloatArray, mass: float) -> tuple[npt.NDArray[np.int64] | None, FloatArray]:
-    """The fewest tokens, the likeliest first to go in, whose weights reach ``mass``; the weights of all others are 0.
+def _draw_from_all(logits: FloatArray, peak: np.float32, sampling: Sampling, uniform: Callable[[], float]) -> int:
+    """One token of the whole vocabulary, top-p and min-p kept to without the nucleus ever being made.
 
-    Mostly a few hundred are enough. Where they are not, the weights are summed up in bins by their logarithm, and only
-    the bin in which the mass is reached is sorted.
+    The nucleus is the fewest tokens, the likeliest first and of equal ones the smaller id, that reach the share top-p
+    of all. So a token is in it if those before it weigh less than that share: one is drawn from all and asked. If it is
+    outside, so are all behind it: they are left out, and another is drawn. Mostly the first is inside.
     """
-    ids = likeliest(logits, _FIRST_NUCLEUS)
-    few = weights[ids]
-    if float(few.sum(dtype=np.float64)) >= mass:
-        kept = _reach(few, mass)
-        return ids[:kept], few[:kept]
-    with np.errstate(divide="ignore"):
-        depth = np.minimum(np.log(weights) * np.float32(-_BINS / 32), np.float32(_BINS - 1)).astype(np.int64)
-    sums = np.cumsum(np.bincount(depth, weights=weights, minlength=_BINS))
-    edge = min(int(np.searchsorted(sums, mass, side="left")), _BINS - 1)
-    within = np.flatnonzero(depth == edge)
-    within = within[np.argsort(-logits[within], kind="stable")]
-    within = within[: _reach(weights[within], mass - (float(sums[edge - 1]) if edge else 0.0))]
-    chosen = weights * (depth < edge)
-    chosen[within] = weights[within]
-    return None, chosen
+    weights = _weights(logits, peak, sampling)
+    sums = _block_sums(weights)
+    mass = sampling.top_p * float(sums.sum())
+    if sampling.min_p > 0.0:
+        weights *= weights >= np.float32(sampling.min_p)
+        sums = _block_sums(weights)
+    while True:
+        token = _pick(weights, sums, uniform())
+        if sampling.top_p == 1.0:
+            return token
+        before = logits > logits[token]
+        before[:token] |= logits[:token] == logits[token]
+        weights = weights * before
+        sums = _block_sums(weights)
+        if float(sums.sum()) < mass:
+            return token
 
 
-def _reach(weights: npt.NDArray[np.floating], mass: float) -> int:
-    """How many of ``weights``, taken from the front, it takes to reach ``mass``; at least one."""
-    return int(np.searchsorted(np.cumsum(weights, dtype=np.float64), mass, side="left")) + 1
+def draw(weights: FloatArray, uniform: float) -> int:
+    """The index that ``uniform`` in [0, 1) falls on, the weights lying side by side."""
+    return _pick(weights, _block_sums(weights), uniform)
 
 
-def draw(weights: npt.NDArray[np.floating], uniform: float) -> int:
-    """The index that ``uniform`` in [0, 1) falls on: block by block first, then within one."""
-    whole = len(weights) // _BLOCK * _BLOCK
-    sums = weights[:whole].reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64)
-    cumulative = np.cumsum(np.append(sums, weights[whole:].sum(dtype=np.float64)))
+def _block_sums(weights: FloatArray) -> npt.NDArray[np.float64]:
+    """float64 sums of each _DRAWN weights, and of those that are left over."""
+    whole = len(weights) // _DRAWN * _DRAWN
+    sums = weights[:whole].reshape(-1, _DRAWN).sum(axis=1, dtype=np.float64)
+    return np.append(sums, weights[whole:].sum(dtype=np.float64))
+
+
+def _pick(weights: FloatArray, sums: npt.NDArray[np.float64], uniform: float) -> int:
+    """:func:`draw` with the sums at hand: the block first, then within it."""
+    cumulative = np.cumsum(sums)
     wanted = uniform * cumulative[-1]
-    block = min(int(np.searchsorted(cumulative, wanted, side="right")), len(cumulative) - 1)
-    inner = np.cumsum(weights[block * _BLOCK : (block + 1) * _BLOCK], dtype=np.float64)
-    rest = wanted - (cumulative[block - 1] if block else 0.0)
-    return block * _BLOCK + min(int(np.searchsorted(inner, rest, side="right")), len(inner) - 1)
+    block = _falls_on(cumulative, wanted)
+    start = block * _DRAWN
+    inner = np.cumsum(weights[start : start + _DRAWN], dtype=np.float64)
+    return start + _falls_on(inner, wanted - (cumulative[block - 1] if block else 0.0))
+
+
+def _falls_on(cumulative: npt.NDArray[np.float64], wanted: float) -> int:
+    """The place whose share ``wanted`` lies in; never one without a share, however the sums were rounded."""
+    last = np.searchsorted(cumulative, cumulative[-1], side="left")
+    return int(min(np.searchsorted(cumulative, wanted, side="right"), last))
 
 
 def likeliest(logits: FloatArray, count: int) -> npt.NDArray[np.int64]:
-    """Ids of the ``count`` largest of ``logits`` [V], the largest first.
+    """Ids of the ``count`` largest of ``logits`` [V], the largest first, and of equal ones the smallest id.
 
     The count-th largest of the blocks' maxima is a threshold that at least ``count`` values reach: what is below it is
     never looked at again, and the selection works on hundreds of values, not on a vocabulary.
@@ -200,6 +211,8 @@ def likeliest(logits: FloatArray, count: int) -> npt.NDArray[np.int64]:
         ids = np.arange(len(logits))
     values = logits[ids]
     if len(ids) > count:
-        kept = np.argpartition(values, len(ids) - count)[len(ids) - count :]
+        least = np.partition(values, len(ids) - count)[len(ids) - count]
+        kept = values > least
+        kept[np.flatnonzero(values == least)[: count - int(kept.sum())]] = True
         ids, values = ids[kept], values[kept]
     return ids[np.lexsort((ids, -values))]

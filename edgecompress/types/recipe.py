@@ -24,6 +24,9 @@ ACCURACY_LEVELS = (0, 1, 4)
 ``auto`` measures what the target has of 4 and 1 and takes the fastest within the quality budget.
 """
 
+FORMATS = ("bundle", "genai")
+"""What is written: a bundle, or a bundle that onnxruntime-genai runs too; the latter for decoders."""
+
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
 
 TASKS = (
@@ -97,6 +100,7 @@ class RuntimeRecipe:
 class Recipe:
     target: str = "local"
     precision: str = "auto"
+    format: str = "bundle"  # one of FORMATS
     student: StudentRecipe = field(default_factory=StudentRecipe)
     quantize: QuantizeRecipe = field(default_factory=QuantizeRecipe)
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)

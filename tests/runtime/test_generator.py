@@ -431,14 +431,6 @@ def test_memory_is_refused_before_it_is_taken(
     assert generator.generate("why", max_new_tokens=3)
 
 
-def test_available_memory_is_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable:   12 kB\n")
-    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
-    assert memory.available_bytes() == 12 * 1024
-    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
-    assert memory.available_bytes() is None
-
-
 @pytest.mark.parametrize(
     ("prompt", "options", "message"),
     [

@@ -7,7 +7,7 @@ import pytest
 
 from edgecompress.errors import BundleError, UsageError
 from edgecompress.runtime.lookup import PromptLookup
-from edgecompress.runtime.sampling import Sampler, Sampling, _candidates, draw, likeliest, sampling_for
+from edgecompress.runtime.sampling import Sampler, Sampling, _candidates, _draw_from_all, draw, likeliest, sampling_for
 from edgecompress.types.bundle import GenerationSettings
 
 SETTINGS = GenerationSettings(
@@ -48,7 +48,8 @@ def reference(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
 @pytest.mark.parametrize("count", [1, 2, 50, 900])
 def test_the_likeliest_are_those_of_a_full_sort(size: int, count: int, rng: np.random.Generator) -> None:
     logits = rng.standard_normal(size).astype(np.float32)
-    np.testing.assert_array_equal(likeliest(logits, count), np.argsort(-logits, kind="stable")[:count])
+    for values in (logits, logits.round(1), np.zeros_like(logits)):  # with ties of many too
+        np.testing.assert_array_equal(likeliest(values, count), np.argsort(-values, kind="stable")[:count])
 
 
 @pytest.mark.parametrize(
@@ -65,12 +66,32 @@ def test_the_likeliest_are_those_of_a_full_sort(size: int, count: int, rng: np.r
         Sampling(temperature=100.0, top_p=0.6, min_p=0.9),
     ],
 )
-def test_candidates_are_transformers(sampling: Sampling, rng: np.random.Generator) -> None:
+def test_what_may_be_drawn_is_transformers(sampling: Sampling, rng: np.random.Generator) -> None:
+    """Each token is asked for by the number that falls on it among all: it comes back if it is allowed, else another.
+
+    With top-k the weights are at hand, and are held against transformers' probabilities themselves.
+    """
     logits = (rng.standard_normal(5000) * 3).astype(np.float32)
-    ids, weights = _candidates(logits, float(logits.max()), sampling)
-    ours = np.zeros(len(logits))
-    ours[slice(None) if ids is None else ids] = weights / weights.sum(dtype=np.float64)
-    np.testing.assert_allclose(ours, reference(logits, sampling), atol=1e-6)
+    expected = reference(logits, sampling)
+    if sampling.top_k:
+        ids, weights = _candidates(logits, logits.max(), sampling)
+        ours = np.zeros(len(logits))
+        ours[ids] = weights / weights.sum(dtype=np.float64)
+        np.testing.assert_allclose(ours, expected, atol=1e-6)
+        return
+    middles = middle_of_each(logits, sampling)
+    for token in rng.choice(len(logits), 400):
+        numbers = iter([middles[token], *rng.random(50)])
+        drawn = _draw_from_all(logits, logits.max(), sampling, lambda numbers=numbers: next(numbers))
+        assert (drawn == token) == (expected[token] > 0)
+        assert expected[drawn] > 0
+
+
+def middle_of_each(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """For each token the uniform number in the middle of its share of what is drawn from first."""
+    weights = np.exp((logits - logits.max()) * np.float32(1 / sampling.temperature)).astype(np.float64)
+    weights[weights < sampling.min_p] = 0.0
+    return (np.cumsum(weights) - weights / 2) / weights.sum()
 
 
 def test_draws_follow_the_probabilities() -> None:
@@ -89,6 +110,14 @@ def test_a_draw_is_the_plain_inverse_of_the_sum(size: int, rng: np.random.Genera
     for uniform in (*rng.random(200), 0.0, 1 - 2**-53):
         expected = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
         assert draw(weights, uniform) == min(expected, size - 1)
+
+
+def test_a_token_without_weight_is_never_drawn() -> None:
+    for size in (3, 2500):
+        weights = np.zeros(size, dtype=np.float32)
+        weights[1] = 0.1
+        for uniform in (0.0, 0.5, 1 - 2**-53, 1.0):  # 1.0 is what rounding may make of a number below it
+            assert draw(weights, uniform) == 1
 
 
 def test_seeds_reproduce_and_rows_differ(rng: np.random.Generator) -> None:
@@ -168,3 +197,61 @@ def test_lookup_drafts_what_followed_last_time() -> None:
     assert lookup.draft(10) == [9]
     assert PromptLookup(8, [7, 8, 7, 8, 7, 8]).draft(5) == [7, 8, 7, 8, 7]
     assert PromptLookup(8, [1]).draft(5) == []
+
+
+def full_sort_nucleus(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """Ids of the nucleus by its definition: sort everything, likeliest and then smallest id first, and sum up."""
+    cool = np.float32(1.0 / sampling.temperature)
+    weights = np.exp((logits - logits.max()) * cool)
+    order = np.lexsort((np.arange(len(logits)), -logits))
+    sums = np.cumsum(weights[order], dtype=np.float64)
+    return np.sort(order[: int(np.searchsorted(sums, sampling.top_p * sums[-1], side="left")) + 1])
+
+
+SPREADS = {
+    "flat": lambda rng, size: rng.standard_normal(size) * 0.8,
+    "nearly even": lambda rng, size: rng.standard_normal(size) * 1e-3,
+    "peaked": lambda rng, size: rng.standard_normal(size) * 5,
+    "between": lambda rng, size: rng.standard_normal(size) * 2,
+    "one far ahead": lambda rng, size: np.where(np.arange(size) == size // 3, 9.0, rng.standard_normal(size) * 0.5),
+    "of few values": lambda rng, size: rng.integers(0, 4, size) * 0.7,
+    "all the same": lambda rng, size: np.zeros(size),
+    "mostly ruled out": lambda rng, size: np.where(rng.random(size) < 0.9, -np.inf, rng.standard_normal(size)),
+    "in the sample's own step": lambda rng, size: np.where(np.arange(size) % (size // 2048 or 1) == 0, -9.0, 0.0),
+    "only there": lambda rng, size: np.where(np.arange(size) % (size // 2048 or 1) == 0, 3.0, 0.0),
+    "by id": lambda rng, size: np.linspace(0, 6, size),
+}
+
+
+def plain_draw(logits: np.ndarray, sampling: Sampling, random: np.random.Generator) -> int:
+    """As the runtime draws, by a full sort: from all, again from those before it as long as it is outside."""
+    weights = np.exp((logits - logits.max()) * np.float32(1.0 / sampling.temperature)).astype(np.float64)
+    order = np.lexsort((np.arange(len(logits)), -logits))
+    rank = np.argsort(order)
+    nucleus = set(full_sort_nucleus(logits, sampling).tolist())
+    while True:
+        cumulative = np.cumsum(weights)
+        token = int(np.searchsorted(cumulative, random.random() * cumulative[-1], side="right"))
+        if token in nucleus:
+            return token
+        weights = np.where(rank < rank[token], weights, 0.0)
+
+
+@pytest.mark.parametrize("size", [5, 1000, 151_936])
+@pytest.mark.parametrize("spread", SPREADS)
+def test_top_p_draws_what_a_full_sort_draws(size: int, spread: str) -> None:
+    logits = SPREADS[spread](np.random.default_rng(size), size).astype(np.float32)
+    if not np.isfinite(logits).any():
+        logits[0] = 0.0
+    for seed, (top_p, temperature) in enumerate(((0.05, 1.0), (0.5, 0.6), (0.95, 0.6), (0.95, 3.0), (0.999, 1.0))):
+        sampling = Sampling(temperature=temperature, top_p=top_p)
+        sampler, random = Sampler(sampling, size, seed), np.random.default_rng([seed, 0])
+        assert [sampler.choose(logits) for _ in range(3)] == [plain_draw(logits, sampling, random) for _ in range(3)]
+
+
+def test_the_nucleus_ends_where_the_sum_reaches_the_share() -> None:
+    """Powers of two, so that every sum is exact: half of all is reached by the first, three quarters by the second."""
+    logits = np.log2(np.array([0.125, 0.5, 0.125, 0.25])).astype(np.float32) * np.float32(np.log(2))
+    for top_p, nucleus in ((0.4, {1}), (0.6, {1, 3}), (0.8, {1, 3, 0}), (0.95, {1, 3, 0, 2})):
+        sampler = Sampler(Sampling(temperature=1.0, top_p=top_p), 4, seed=0)
+        assert {sampler.choose(logits) for _ in range(300)} == nucleus

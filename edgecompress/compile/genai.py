@@ -1,0 +1,130 @@
+"""What onnxruntime-genai needs to run a bundle's model: a graph, genai_config.json and tokenizer_config.json.
+
+Written for onnxruntime-genai 0.18, for its type "decoder", which takes any decoder with a KV cache: no architecture is
+named. Its graph is the bundle's own but for the positions of the logits, and shares the bundle's file of weights. A
+graph whose logits are [B, 1, V] is taken by genai as one that gives the last position only.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from tokenizers import Tokenizer
+
+from edgecompress.errors import RecipeError, StudentError
+from edgecompress.formats.codec import dumps
+from edgecompress.lower.last_logits import POSITIONS, keep_last_logits
+from edgecompress.types.bundle import GenerationSettings, RuntimeSettings
+
+GRAPH = "genai.onnx"
+_INPUTS = ("input_ids", "attention_mask", "position_ids")
+_PAST, _PRESENT = "past_key_values.%d.", "present.%d."
+# tokenizer.json's kind of model -> the class by which genai's tokenizer (onnxruntime-extensions) takes the whole of
+# tokenizer.json as it stands. The checkpoint's own class would bring rules of its own.
+_TOKENIZER_CLASSES = {"BPE": "TokenizersBackend", "Unigram": "SentencePieceBackend"}
+
+
+def require_tokenizer(tokenizer: Path) -> str:
+    """The class that genai's tokenizer reads it by. Raises StudentError if it reads no such tokenizer."""
+    kind = json.loads(tokenizer.read_text(encoding="utf-8")).get("model", {}).get("type")
+    if kind not in _TOKENIZER_CLASSES:
+        raise StudentError(
+            f"onnxruntime-genai reads no tokenizer of type {kind}, only {' and '.join(_TOKENIZER_CLASSES)}",
+            way_out="Export it as a bundle, without --format genai.",
+        )
+    return _TOKENIZER_CLASSES[kind]
+
+
+def genai_files(
+    model: Path, settings: GenerationSettings, runtime: RuntimeSettings, tokenizer: Path
+) -> dict[str, Path | str]:
+    """Name in the bundle -> content. ``model`` is the bundle's model.onnx, its weights in a file beside it.
+
+    Writes ``genai.onnx`` beside ``model``. Raises RecipeError if genai has no place for an input of the graph,
+    StudentError if it cannot read the tokenizer.
+    """
+    loaded = ir.load(model)
+    names = [value.name or "" for value in loaded.graph.inputs]
+    cache = {_PAST % layer + side for layer in range(settings.layers) for side in ("key", "value")}
+    unknown = [name for name in names if name not in cache and name not in (*_INPUTS, POSITIONS)]
+    if unknown or not cache <= set(names):
+        what = f"the input '{unknown[0]}'" if unknown else "a cache with keys and values in some of its layers only"
+        raise RecipeError(
+            f"onnxruntime-genai has no place for {what}", way_out="Export it as a bundle, without --format genai."
+        )
+    keep_last_logits(loaded)
+    path = model.with_name(GRAPH)
+    ir.save(loaded, path)  # weights stay where they are: in the file beside model.onnx
+    inputs = [name for name in _INPUTS if name in names]
+    return {
+        GRAPH: path,
+        "genai_config.json": dumps(_config(inputs, settings, runtime)),
+        "tokenizer_config.json": dumps(_tokenizer_config(settings, tokenizer)),
+    }
+
+
+def _config(inputs: list[str], settings: GenerationSettings, runtime: RuntimeSettings) -> dict[str, Any]:
+    """genai_config.json. genai refuses names that it does not know, so there are none for the reader's sake."""
+    options: dict[str, Any] = {"provider_options": []}
+    if runtime.threads is not None:
+        options["intra_op_num_threads"] = runtime.threads  # it takes one thread otherwise
+    if runtime.graph_optimization == "disabled":
+        options["graph_optimization_level"] = "ORT_DISABLE_ALL"  # the model was optimized offline
+    decoder = {
+        "filename": GRAPH,
+        "session_options": options,
+        "num_hidden_layers": settings.layers,
+        "num_key_value_heads": settings.kv_heads,
+        "head_size": settings.head_size,
+        "inputs": {name: name for name in inputs}
+        | {"past_key_names": _PAST + "key", "past_value_names": _PAST + "value"},
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": _PRESENT + "key",
+            "present_value_names": _PRESENT + "value",
+        },
+    }
+    model: dict[str, Any] = {
+        "type": "decoder",
+        "vocab_size": settings.vocab_size,
+        "context_length": settings.context_length_tokens,
+        "pad_token_id": settings.pad_token_id,
+        "decoder": decoder,
+    }
+    if settings.bos_token_id is not None:
+        model["bos_token_id"] = settings.bos_token_id
+    if settings.eos_token_ids:
+        model["eos_token_id"] = list(settings.eos_token_ids)
+    search = {
+        "do_sample": settings.do_sample,
+        "temperature": settings.temperature,
+        "top_k": settings.top_k,  # 0: no limit, for genai too
+        "top_p": settings.top_p,
+        "repetition_penalty": settings.repetition_penalty,
+        "max_length": settings.context_length_tokens,
+        "past_present_share_buffer": True,
+    }
+    return {"model": model, "search": search}
+
+
+def _tokenizer_config(settings: GenerationSettings, path: Path) -> dict[str, Any]:
+    tokenizer = Tokenizer.from_file(str(path))
+    unknown = json.loads(path.read_text(encoding="utf-8"))["model"].get("unk_token")
+    ids = {
+        "bos_token": settings.bos_token_id,
+        "eos_token": settings.eos_token_ids[0] if settings.eos_token_ids else None,
+        "pad_token": settings.pad_token_id,
+    }
+    tokens = {name: tokenizer.id_to_token(token) for name, token in ids.items() if token is not None}
+    encoded = tokenizer.encode("a").ids
+    return {
+        "tokenizer_class": require_tokenizer(path),
+        **{name: token for name, token in {**tokens, "unk_token": unknown}.items() if token is not None},
+        "add_bos_token": settings.bos_token_id is not None and encoded[:1] == [settings.bos_token_id],
+        "add_eos_token": encoded[-1:] == [ids["eos_token"]],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": settings.context_length_tokens,
+    }
