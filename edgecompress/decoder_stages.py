@@ -28,6 +28,7 @@ from edgecompress.compile.inventory import (
     weight_layers,
     weight_notes,
 )
+from edgecompress.compile.kernels import LIBRARY, WEIGHTS, Kerneled, use_kernels, weights_table
 from edgecompress.compile.onnxruntime import PROVIDERS, compile_graph, runtime_settings
 from edgecompress.errors import CalibrationError, StudentError
 from edgecompress.formats import codec
@@ -90,7 +91,21 @@ class DecoderRun:
             shapes=lambda: self._shapes(held_out[0]),
         )
         require(taken.fidelity, self.recipe.quality, precision=taken.graph.precision)
-        return self._made(captured, taken.graph, taken.fidelity, taken.table, held_out, reference)
+        kerneled = self._with_kernels(taken.graph)
+        fidelity = taken.fidelity
+        if kerneled.graph.library is not None:
+            with self.clock.stage("verify", "with our kernels"):
+                fidelity = self._fidelity(kerneled.graph, held_out, reference)
+            require(fidelity, self.recipe.quality, precision=taken.graph.precision)
+        return self._made(captured, kerneled, fidelity, taken.table, held_out, reference)
+
+    def _with_kernels(self, graph: Graph) -> Kerneled:
+        """Our kernels where they are faster; onnxruntime-genai could not load them."""
+        wanted = "none" if self.for_genai and self.recipe.runtime.kernels == "auto" else self.recipe.runtime.kernels
+        with self.clock.stage("compile", "kernels"):
+            return use_kernels(
+                graph, self.target, wanted, self.threads, self.folder, measured_here=self.plan.measured_here
+            )
 
     def _texts(self) -> tuple[list[Ids], list[Ids]]:
         """Token sequences int64 [T] for calibration and, from other topics, for the figures of quality."""
@@ -167,7 +182,7 @@ class DecoderRun:
             return compile_graph(lowered, self.target, self.folder)
 
     def _fidelity(self, graph: Graph, held_out: Sequence[Ids], reference: Sequence[Logits]) -> Fidelity:
-        run = logits_of(latency.make_session(graph.path, self.threads))
+        run = logits_of(latency.make_session(graph.path, self.threads, graph.library))
         return measure_decoder((expected, run(ids), ids) for ids, expected in zip(held_out, reference, strict=True))
 
     def _shapes(self, ids: Ids) -> dict[tuple[int, int], Feed]:
@@ -183,17 +198,18 @@ class DecoderRun:
     def _made(
         self,
         captured: Graph,
-        graph: Graph,
+        kerneled: Kerneled,
         fidelity: Fidelity,
         table: tuple[Candidate, ...],
         held_out: Sequence[Ids],
         reference: Sequence[Logits],
     ) -> Made:
+        graph = kerneled.graph
         model = ir.load(graph.path)
         latencies: tuple[Latency, ...] = ()
         if self.plan.measured_here:
             with self.clock.stage("measure", graph.precision):
-                run = latency.open_session(graph.path, self.threads)
+                run = latency.open_session(graph.path, self.threads, graph.library)
                 latencies = tuple(
                     latency.percentiles(run, feed, batch=batch, length_tokens=tokens, threads=self.threads)
                     for (batch, tokens), feed in self._shapes(held_out[0]).items()
@@ -220,10 +236,11 @@ class DecoderRun:
             runtime=runtime_settings(self.target, self.recipe.runtime.threads),
             text=text_settings(self.student, self.tokenizer),
             generation=generation_settings(self.student, captured, self.tokenizer),
+            kernels=kerneled.record,
             versions=versions(),
         )
         files: dict[str, Path | str | bytes] = {
-            **model_files(graph, weights_apart=self.for_genai),
+            **model_files(graph, weights_apart=self.for_genai or graph.library is not None),
             "tokenizer.json": self.tokenizer,
             "recipe.toml": recipe_toml(self.recipe),
             "report.json": codec.dumps(report),
@@ -234,11 +251,19 @@ class DecoderRun:
         template = chat_template(self.student)
         if template is not None:
             files[CHAT_TEMPLATE] = template
+        if graph.library is not None:
+            written = files["model.onnx"]
+            assert isinstance(written, Path)
+            files |= {LIBRARY: graph.library, WEIGHTS: weights_table(written)}
         if self.for_genai:
             with self.clock.stage("genai"):
                 files |= self._genai_files(files["model.onnx"], manifest, held_out[0])
         measurements = Measurements(
-            manifest_sha256="", host=host_facts(self.threads), latencies=latencies, candidates=table
+            manifest_sha256="",
+            host=host_facts(self.threads),
+            latencies=latencies,
+            candidates=table,
+            kernels=kerneled.uses,
         )
         return Made(manifest=manifest, report=report, measurements=measurements, files=files)
 

@@ -13,12 +13,13 @@ from edgecompress.types.recipe import (
     BLOCK_METHODS,
     CALIBRATION_METHODS,
     FORMATS,
+    KERNELS,
     PRECISIONS,
     SHORT_PRECISIONS,
     TASKS,
     Recipe,
 )
-from edgecompress.types.report import Candidate, Fidelity
+from edgecompress.types.report import Candidate, Fidelity, KernelUse
 
 if TYPE_CHECKING:
     from edgecompress.pipeline import ExportResult, Plan
@@ -52,6 +53,7 @@ _FIELDS = {
     "min_top1": ("quality", "min_top1"),
     "max_perplexity_ratio": ("quality", "max_perplexity_ratio"),
     "threads": ("runtime", "threads"),
+    "kernels": ("runtime", "kernels"),
 }
 
 
@@ -103,6 +105,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-perplexity-ratio", type=float, default=absent, help="of a decoder over the reference (1.05)"
     )
     parser.add_argument("--threads", type=int, default=absent, help="of the runtime; the target's cores unless given")
+    parser.add_argument(
+        "--kernels",
+        default=absent,
+        help=f"of a decoder: auto measures ours and takes the faster, none, {', '.join(KERNELS)}",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, stages and estimates only")
     parser.add_argument("--force", action="store_true", help="replace the output if it is a bundle")
     add_json_flag(parser)
@@ -198,6 +205,8 @@ def _print_result(result: ExportResult, as_json: bool) -> None:
     candidates = result.measurements.candidates
     if candidates:
         print(candidate_table(candidates) + "\n")
+    if result.measurements.kernels:
+        print(kernel_table(result.measurements.kernels) + "\n")
     manifest, size = result.manifest, sum(record.bytes for record in result.manifest.files.values())
     print(f"{result.output}: {manifest.name}, {manifest.task}, {manifest.precision} for {manifest.target.name}")
     print(f"  fidelity  {describe(result.report.fidelity)}")
@@ -239,6 +248,15 @@ def candidate_table(candidates: tuple[Candidate, ...]) -> str:
     return table(
         ["precision", *(["level"] if levels else []), "fidelity", f"vs {versus}", *measured, "MB", "verdict"], rows
     )
+
+
+def kernel_table(uses: tuple[KernelUse, ...]) -> str:
+    """Our kernels beside ONNX Runtime's ops: where they are used, and how much faster they were."""
+    rows = []
+    for use in uses:
+        speeds = ", ".join(f"{label} {ratio:.2f}x" for label, ratio in use.speedups.items())
+        rows.append([use.kernel, use.what, str(use.nodes), "ours" if use.used else "stock", speeds or "—", use.reason])
+    return table(["kernel", "of", "nodes", "used", "over ONNX Runtime's op", "why"], rows)
 
 
 def describe(fidelity: Fidelity) -> str:

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
 def _text(
     manifest: Manifest, report: Report, lineage: Lineage, measurements: Measurements | None, identity: str
 ) -> str:
-    from edgecompress.cli.export import candidate_table, describe
+    from edgecompress.cli.export import candidate_table, describe, kernel_table
 
     size = sum(record.bytes for record in manifest.files.values())
     runtime = manifest.runtime
@@ -57,6 +57,8 @@ def _text(
         f"fidelity  {describe(report.fidelity)} ({report.fidelity.samples} held-out samples: {report.held_out_text})",
     ]
     parts += [f"note      {note}" for note in report.notes]
+    if measurements is not None and measurements.kernels:
+        parts += ["", kernel_table(measurements.kernels)]
     parts += ["", _precisions(report), "", _ops(report), ""]
     rows = [[name, f"{r.bytes:_}", r.sha256[:16] + "…"] for name, r in manifest.files.items()]
     parts += [table(["file", "bytes", "sha256"], [*rows, ["total", f"{size:_}", ""]]), ""]

@@ -15,6 +15,7 @@ from edgecompress.types.recipe import (
     BLOCK_METHODS,
     CALIBRATION_METHODS,
     FORMATS,
+    KERNELS,
     MIXED,
     PRECISIONS,
     SCHEMA_VERSION,
@@ -77,6 +78,10 @@ def validate_recipe(recipe: Recipe) -> None:
         (
             quantize.accuracy_level in ("auto", *ACCURACY_LEVELS),
             f"accuracy_level is auto, 0, 1 or 4, not {quantize.accuracy_level}",
+        ),
+        (
+            recipe.runtime.kernels in ("auto", "none") or set(recipe.runtime.kernels.split(",")) <= set(KERNELS),
+            f"kernels are auto, none or of {', '.join(KERNELS)}, not '{recipe.runtime.kernels}'",
         ),
         ((recipe.runtime.threads or 1) >= 1, "threads are at least 1"),
         ((recipe.student.max_length_tokens or 8) >= 8, "max_length_tokens is at least 8"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 
 from edgecompress.errors import BundleError, HostError, UsageError
 from edgecompress.formats.cpu import host_arch, host_cores, host_features
 from edgecompress.runtime.pages import anonymous_regions, collapse_new
+from edgecompress.runtime.weights import add_weights, read_table
 from edgecompress.types.bundle import Manifest
 
 
@@ -59,6 +61,8 @@ def make_session(folder: Path, manifest: Manifest, threads: int, *, huge_pages: 
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     for key, value in settings.session_config.items():
         options.add_session_config_entry(key, value)
+    kept = _add_kernels(options, folder, manifest)
+    huge_pages = huge_pages and not kept
     before = anonymous_regions() if huge_pages else {}
     try:
         session = ort.InferenceSession(str(folder / manifest.model), options, providers=wanted)
@@ -74,6 +78,23 @@ def make_session(folder: Path, manifest: Manifest, threads: int, *, huge_pages: 
             f"{silent[0]} was asked for and the session runs on {', '.join(live)}",
             way_out="A library it needs is missing; `edgecompress doctor` shows what is here.",
         )
+    session.edgecompress_weights = kept  # they live as long as the session that reads them
     if huge_pages:
         threading.Thread(target=collapse_new, args=(before,), name="edgecompress-pages", daemon=True).start()
     return session
+
+
+def _add_kernels(options: ort.SessionOptions, folder: Path, manifest: Manifest) -> list[Any]:
+    """Register the bundle's library of custom ops and read its weights; return what must be kept. Raises BundleError."""
+    if manifest.kernels is None:
+        return []
+    try:
+        options.register_custom_ops_library(str(folder / manifest.kernels.path))
+    except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
+        raise BundleError(
+            f"onnxruntime {ort.__version__} cannot take the kernels for {manifest.kernels.isa} in "
+            f"'{manifest.kernels.path}': {str(error).splitlines()[0][:200]}",
+            way_out="Use onnxruntime 1.18 or later on Linux, or export it again with --kernels none.",
+        ) from error
+    table = read_table(folder / manifest.kernels.weights)
+    return add_weights(options, table, folder / f"{manifest.model}.data") if table else []

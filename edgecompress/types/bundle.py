@@ -72,6 +72,15 @@ class RuntimeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KernelLibrary:
+    """A library of custom ops in the bundle, for one instruction set, and where the weights that it reads lie."""
+
+    path: str
+    isa: str  # e.g. "x86-64-v4-vnni"
+    weights: str  # a JSON file: the initializers that are read into memory of their own, in huge pages where there are
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerationSettings:
     """What a decoder's runtime must know: its cache, its special tokens and how its checkpoint samples."""
 
@@ -111,6 +120,7 @@ class Manifest:
     image: ImageSettings | None = None
     generation: GenerationSettings | None = None
     labels: tuple[str, ...] = ()
+    kernels: KernelLibrary | None = None
     files: Mapping[str, FileRecord] = field(default_factory=dict)  # every file but the manifest and the measurements
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that made it
     schema_version: int = SCHEMA_VERSION

@@ -15,6 +15,8 @@ class Graph:
     precision: str = "fp32"
     weights_of: Path | None = None  # a graph file in the same folder whose data file this one reads; None: its own
 
+    library: Path | None = None  # custom ops that it needs
+
     @property
     def data(self) -> Path:
         """Where large weights lie; there is no such file if they lie in the graph file."""

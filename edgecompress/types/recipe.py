@@ -27,6 +27,9 @@ ACCURACY_LEVELS = (0, 1, 4)
 FORMATS = ("bundle", "genai")
 """What is written: a bundle, or a bundle that onnxruntime-genai runs too; the latter for decoders."""
 
+KERNELS = ("matmul", "attention")
+"""Our own; ``auto`` takes those that are measured to be faster on the target, ``none`` leaves ONNX Runtime's."""
+
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
 
 TASKS = (
@@ -94,6 +97,7 @@ class QualityRecipe:
 @dataclass(frozen=True, kw_only=True)
 class RuntimeRecipe:
     threads: int | None = None  # None: the target's cores
+    kernels: str = "auto"  # "auto", "none", or names of KERNELS with commas between
 
 
 @dataclass(frozen=True, kw_only=True)

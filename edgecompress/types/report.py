@@ -83,6 +83,18 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KernelUse:
+    """One kind of op in a model: whether our kernel is used for it, and why."""
+
+    kernel: str  # of KERNELS
+    what: str  # e.g. "1536 x 17920, int4 in blocks of 128"
+    nodes: int
+    used: bool
+    reason: str  # "faster", "slower", "asked for", or what is in the way
+    speedups: Mapping[str, float] = field(default_factory=dict)  # shape -> over ONNX Runtime's op, paired medians
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measurements:
     """Times, which belong to one machine; kept out of the bundle's identity."""
 
@@ -90,3 +102,4 @@ class Measurements:
     host: Mapping[str, str] = field(default_factory=dict)
     latencies: tuple[Latency, ...] = ()
     candidates: tuple[Candidate, ...] = ()
+    kernels: tuple[KernelUse, ...] = ()

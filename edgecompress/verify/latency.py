@@ -28,16 +28,18 @@ class Timing:
     speedup: float  # over the first side, median of the ratios round by round
 
 
-def make_session(path: Path, threads: int) -> ort.InferenceSession:
-    """A session for a graph as it is: nothing is optimized any more."""
+def make_session(path: Path, threads: int, library: Path | None = None) -> ort.InferenceSession:
+    """A session for a graph as it is: nothing is optimized any more. ``library`` has the custom ops that it needs."""
     options = session_options(threads)
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
 
 
-def open_session(path: Path, threads: int) -> Run:
+def open_session(path: Path, threads: int, library: Path | None = None) -> Run:
     """The compiled graph as a function from a feed to its outputs; input names it does not have are left out."""
-    session = make_session(path, threads)
+    session = make_session(path, threads, library)
     names = {i.name for i in session.get_inputs()}
 
     def run(feed: Feed) -> Sequence[npt.NDArray[Any]]:

@@ -98,7 +98,18 @@ def attend_split(size: int, count: int, jit: Any) -> Callable[..., None]:
     zero = numba.float32(0.0)
 
     @jit
-    def attend(q: int, keys: int, values: int, first_row: int, group: int, past: int, window: int, begin: int, end: int, result: int) -> None:
+    def attend(
+        q: int,
+        keys: int,
+        values: int,
+        first_row: int,
+        group: int,
+        past: int,
+        window: int,
+        begin: int,
+        end: int,
+        result: int,
+    ) -> None:
         scores, factors = scores_of(), factors_of()
         for r in range(count):
             for at in range(0, size * 4, 64):
@@ -167,7 +178,9 @@ def joining(size: int, jit: Any) -> tuple[Callable[..., None], Callable[..., Non
             second = v.first_lane(v.exponential(v.splat_float(b - new)))
             for at in range(0, size * 4, 64):
                 scaled = v.multiply(v.load_floats(into + at), v.splat_float(first))
-                v.store_floats(into + at, v.fused_multiply_add(v.load_floats(other + at), v.splat_float(second), scaled))
+                v.store_floats(
+                    into + at, v.fused_multiply_add(v.load_floats(other + at), v.splat_float(second), scaled)
+                )
             total = v.read_float(into + size * 4 + 4) * first + v.read_float(other + size * 4 + 4) * second
             v.write_float(into + size * 4 + 4, total)
             v.write_float(into + size * 4, new)

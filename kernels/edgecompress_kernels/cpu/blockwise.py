@@ -60,6 +60,7 @@ def quantize_rows(block: int) -> Callable[[int, int], None]:
             v.write_int(sums + 4 * b, numba.int32(-total))
             x += 4 * block
             q += block
+
     return kernel
 
 
@@ -105,14 +106,15 @@ def multiply_tile(bits: int, block: int, count: int, half: bool, zero_points: bo
             sums = add(sums, v.load_part(bias + 64 * tile, outputs - 16 * tile))
         y = v.read_address(p + Y) + (row * outputs + 16 * tile) * 4
         store(sums, y, 4 * outputs, outputs - 16 * tile)
+
     return tile_of
 
 
-def multiply(bits: int, block: int, half: bool, zero_points: bool, most_rows: int, jit: Any) -> Callable[[int, int], None]:
+def multiply(
+    bits: int, block: int, half: bool, zero_points: bool, most_rows: int, jit: Any
+) -> Callable[[int, int], None]:
     """Part ``part`` of the product: ``tiles_per_part`` tiles, every row, ``most_rows`` at a time, then what is left."""
-    one, two, four, most = (
-        jit(multiply_tile(bits, block, count, half, zero_points)) for count in (1, 2, 4, most_rows)
-    )
+    one, two, four, most = (jit(multiply_tile(bits, block, count, half, zero_points)) for count in (1, 2, 4, most_rows))
 
     def kernel(p: int, part: int) -> None:
         rows = v.read_address(p + ROWS)
@@ -136,4 +138,5 @@ def multiply(bits: int, block: int, half: bool, zero_points: bool, most_rows: in
         if row < rows:
             for tile in range(first, last):
                 one(p, row, tile)
+
     return kernel

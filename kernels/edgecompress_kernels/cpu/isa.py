@@ -20,6 +20,7 @@ class Isa:
     """One instruction set: how LLVM names it, and the dot product in its own words."""
 
     name: str
+    arch: str
     triple: str
     cpu: str
     features: str
@@ -31,10 +32,11 @@ class Isa:
 
 X86_64_V4_VNNI = Isa(
     name="x86-64-v4-vnni",
+    arch="x86_64",
     triple="x86_64-unknown-linux-gnu",
     cpu="x86-64-v4",
     features="+avx512vnni",
-    needs=("avx2", "avx512f", "avx512_vnni"),
+    needs=("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"),
     zig="x86_64-linux-gnu.2.17",
     own=_VNNI,
     most_rows=8,

@@ -27,7 +27,14 @@ LANES = 16
 BYTES = 64  # of one vector
 DOT = "edgecompress_dot"  # (i32x16, u8x64, s8x64) -> i32x16, which isa.py defines
 JIT = not numba.config.DISABLE_JIT
-I8, I16, I32, I64, F16, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.HalfType(), ir.FloatType()
+I8, I16, I32, I64, F16, F32 = (
+    ir.IntType(8),
+    ir.IntType(16),
+    ir.IntType(32),
+    ir.IntType(64),
+    ir.HalfType(),
+    ir.FloatType(),
+)
 I32X16, F32X16, U8X64 = ir.VectorType(I32, LANES), ir.VectorType(F32, LANES), ir.VectorType(I8, BYTES)
 _ALIGN = ir.Constant(I32, 4)
 
@@ -117,7 +124,11 @@ def _lanewise(name: str) -> Any:
         for half in (8, 4, 2, 1):
             mask = ir.Constant(ir.VectorType(I32, LANES), [(i + half) % LANES for i in range(LANES)])
             other = builder.shuffle_vector(value, ir.Constant(F32X16, ir.Undefined), mask)
-            value = builder.fadd(value, other) if name == "sum" else _call(builder, f"llvm.{name}.v16f32", F32X16, value, other)
+            value = (
+                builder.fadd(value, other)
+                if name == "sum"
+                else _call(builder, f"llvm.{name}.v16f32", F32X16, value, other)
+            )
         return builder.extract_element(value, ir.Constant(I32, 0))
 
     return reduce
@@ -391,9 +402,7 @@ def panel(count: int, width: int) -> SimpleNamespace:
         return b.add(b.add(address, b.mul(stride, ir.Constant(I64, row))), ir.Constant(I64, BYTES * column))
 
     def factors(b: Any, address: Any, stride: Any) -> list[Any]:
-        return [
-            _splat(b, b.load(_at(b, place(b, address, stride, r), F32), align=4), F32X16) for r in range(count)
-        ]
+        return [_splat(b, b.load(_at(b, place(b, address, stride, r), F32), align=4), F32X16) for r in range(count)]
 
     def load(b: Any, address: Any, stride: Any) -> Any:
         return fill(lambda r, c: b.load(_at(b, place(b, address, stride, r, c), F32X16), align=4), b)

@@ -1,0 +1,275 @@
+"""Our own kernels in the place of ONNX Runtime's ops, where they were measured to be faster on this target.
+
+The last step of compiling: nodes are replaced, their weights laid out anew, and a library of custom ops is built for the
+target's instruction set. What has no kernel keeps ONNX Runtime's op, and the report says why.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgecompress.capture.export import write_model
+from edgecompress.compile.kernel_timing import time_kernels
+from edgecompress.errors import RecipeError
+from edgecompress.lower.rewrite import constant
+from edgecompress.types.bundle import KernelLibrary
+from edgecompress.types.graph import Graph
+from edgecompress.types.report import KernelUse
+from edgecompress.types.target import Target
+
+DOMAIN = "edgecompress"
+LIBRARY = "kernels.so"
+WEIGHTS = "model.weights.json"
+_FASTER = 1.02  # a kernel must win by more than noise, taken over its shapes
+_NEVER_BELOW = 0.9  # on any shape
+_LEAST_WEIGHT_BYTES = 1 << 16  # what is read into huge pages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kerneled:
+    """A graph with our kernels in it, or the one that was given if there is no use for them."""
+
+    graph: Graph
+    isa: str
+    uses: tuple[KernelUse, ...]
+
+    @property
+    def record(self) -> KernelLibrary | None:
+        """What a manifest says of it."""
+        return KernelLibrary(path=LIBRARY, isa=self.isa, weights=WEIGHTS) if self.graph.library is not None else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A node that could be ours, as the key of all nodes that are alike."""
+
+    kernel: str
+    what: str
+    key: tuple[Any, ...]
+
+
+def use_kernels(
+    graph: Graph, target: Target, wanted: str, threads: int, out_dir: Path, *, measured_here: bool
+) -> Kerneled:
+    """Write ``kernels-<precision>.onnx`` and ``kernels.so`` and return the graph, or the given one as it is.
+
+    ``wanted``: "auto", "none" or names of KERNELS. Raises RecipeError if a kernel that was asked for by name cannot be had.
+    """
+    if wanted == "none":
+        return Kerneled(graph=graph, isa="", uses=())
+    named = () if wanted == "auto" else tuple(wanted.split(","))
+    model = ir.load(graph.path)
+    sites: dict[Site, list[ir.Node]] = {}
+    uses: list[KernelUse] = []
+    refused: dict[tuple[str, str, str], int] = {}
+    for node in model.graph:
+        found = _site(model, node)
+        if isinstance(found, Site):
+            sites.setdefault(found, []).append(node)
+        elif found is not None:
+            refused[found] = refused.get(found, 0) + 1
+    uses += [
+        KernelUse(kernel=kernel, what=what, nodes=count, used=False, reason=reason)
+        for (kernel, what, reason), count in refused.items()
+    ]
+    if not sites:
+        if named:
+            raise RecipeError(
+                f"no op of this model can be computed by the kernel '{named[0]}'"
+                + (f": {uses[0].reason}" if uses else ""),
+                way_out="Leave --kernels out.",
+            )
+        return Kerneled(graph=graph, isa="", uses=tuple(uses))
+    isa, missing = _isa(target)
+    if isa is None:
+        if named:
+            raise RecipeError(
+                f"the kernels cannot be built for {target.name}: {missing}", way_out="Leave --kernels out."
+            )
+        uses += [_use(site, nodes, used=False, reason=missing) for site, nodes in sites.items()]
+        return Kerneled(graph=graph, isa="", uses=tuple(uses))
+    library = out_dir / LIBRARY
+    library.write_bytes(_library(list(sites), isa))
+    chosen: list[Site] = []
+    for site, nodes in sites.items():
+        speedups: dict[str, float] = {}
+        if named:
+            used, reason = site.kernel in named, "asked for" if site.kernel in named else "not asked for"
+        elif not measured_here:
+            used, reason = False, f"not measured: this machine is not a {target.name}"
+        else:
+            speedups = time_kernels(site.kernel, site.key, threads, library)
+            mean = float(np.exp(np.mean(np.log(list(speedups.values())))))
+            used = mean >= _FASTER and min(speedups.values()) >= _NEVER_BELOW
+            reason = "faster" if used else "not faster"
+        uses.append(_use(site, nodes, used=used, reason=reason, speedups=speedups))
+        if used:
+            chosen.append(site)
+    if not chosen:
+        return Kerneled(graph=graph, isa="", uses=tuple(uses))
+    if len(chosen) < len(sites):
+        library.write_bytes(_library(chosen, isa))
+    for site in chosen:
+        for node in sites[site]:
+            (_replace_matmul if site.kernel == "matmul" else _replace_attention)(model, node)
+    model.opset_imports[DOMAIN] = 1
+    for name in [n for n, v in model.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
+        del model.graph.initializers[name]
+    path = out_dir / f"kernels-{graph.precision}.onnx"
+    write_model(model, path)
+    return Kerneled(graph=replace(graph, path=path, weights_of=None, library=library), isa=isa.name, uses=tuple(uses))
+
+
+def weights_table(model_path: Path) -> str:
+    """JSON of the initializers that MatMulBlocks reads and that lie in the model's data file; [] if none does."""
+    rows = []
+    for name, value in ir.load(model_path).graph.initializers.items():
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < _LEAST_WEIGHT_BYTES:
+            continue
+        if all(node.domain == DOMAIN for node, _ in value.uses()):
+            row = {"name": name, "dtype": tensor.dtype.numpy().name, "shape": [int(d) for d in tensor.shape.numpy()]}
+            rows.append({**row, "offset": tensor.offset or 0, "bytes": tensor.nbytes})
+    return json.dumps(rows)
+
+
+def _use(
+    site: Site, nodes: Sequence[ir.Node], *, used: bool, reason: str, speedups: dict[str, float] | None = None
+) -> KernelUse:
+    return KernelUse(
+        kernel=site.kernel, what=site.what, nodes=len(nodes), used=used, reason=reason, speedups=speedups or {}
+    )
+
+
+def _site(model: ir.Model, node: ir.Node) -> Site | tuple[str, str, str] | None:
+    """What could be ours; (kernel, what, what is in the way) if it nearly could; None if it is another op."""
+    if node.domain != "com.microsoft" or node.op_type not in ("MatMulNBits", "GroupQueryAttention"):
+        return None
+    attributes = {name: a.value for name, a in node.attributes.items()}
+    inputs = [value if value is not None and value.name else None for value in node.inputs]
+    inputs += [None] * (14 - len(inputs))
+    if node.op_type == "MatMulNBits":
+        k, n, bits, block = (int(attributes[name]) for name in ("K", "N", "bits", "block_size"))
+        what = f"{k} x {n}, int{bits} in blocks of {block}"
+        reason = ""
+        weight = inputs[1]
+        if int(attributes.get("accuracy_level", 0)) != 4:
+            reason = "its inputs stay in float32 (accuracy level below 4)"
+        elif bits not in (4, 8) or k % block or inputs[4] is not None:
+            reason = "its blocks do not fill its inputs"
+        elif weight is None or weight.const_value is None or len(list(weight.uses())) != 1:
+            reason = "its weights are shared with the embedding table"
+        elif inputs[3] is not None and inputs[3].dtype != ir.DataType.UINT8:
+            reason = "its zero points are not integers"
+        if reason:
+            return "matmul", what, reason
+        return Site(kernel="matmul", what=what, key=(k, n, bits, block, inputs[3] is not None))
+    heads, kv_heads = int(attributes["num_heads"]), int(attributes["kv_num_heads"])
+    past = inputs[3]
+    size = int(str(past.shape[3])) if past is not None and past.shape is not None else 0
+    what = f"{heads} heads on {kv_heads}, {size} wide"
+    rotary = 0
+    if inputs[7] is not None and attributes.get("do_rotary", 0):
+        assert inputs[7].shape is not None
+        rotary = 2 * int(str(inputs[7].shape[1]))
+    reason = ""
+    if past is None or past.dtype != ir.DataType.FLOAT:
+        reason = "its cache is not float32"
+    elif size % 16 or not 16 <= size <= 256 or rotary % 32:
+        reason = "its heads are no multiple of sixteen, or their turned half is not"
+    elif attributes.get("softcap") or int(attributes.get("smooth_softmax", -1)) > 0 or inputs[11] is not None:
+        reason = "it has a soft-cap or sinks"
+    elif attributes.get("rotary_interleaved") or inputs[10] is not None:
+        reason = "it turns pairs of neighbours, or has an additive bias"
+    if reason:
+        return "attention", what, reason
+    window = int(attributes.get("local_window_size", -1))
+    return Site(kernel="attention", what=what, key=(heads, kv_heads, size, rotary, window))
+
+
+def _isa(target: Target) -> tuple[Any, str]:
+    """The best instruction set that kernels exist for and the target has; or None and why."""
+    for package in ("numba", "ziglang"):
+        if importlib.util.find_spec(package) is None:
+            return None, f"{package} is not installed (pip install 'edgecompress[kernels]')"
+    from edgecompress_kernels.cpu.isa import ISAS
+
+    for isa in ISAS.values():
+        if isa.arch == target.arch and set(isa.needs) <= set(target.isa):
+            return isa, ""
+    return None, f"there is no kernel for {target.arch} with {', '.join(target.isa) or 'its features'}"
+
+
+def _library(sites: Sequence[Site], isa: Any) -> bytes:
+    from edgecompress_kernels.cpu.build import Attention, Matmul, build
+
+    matmuls = [Matmul(bits=s.key[2], block=s.key[3], zero_points=s.key[4]) for s in sites if s.kernel == "matmul"]
+    attentions = [Attention(head_size=s.key[2]) for s in sites if s.kernel == "attention"]
+    return build(matmuls, attentions, isa)
+
+
+def _array(value: ir.Value | None) -> Any:
+    assert value is not None
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def _replace_matmul(model: ir.Model, node: ir.Node) -> None:
+    from edgecompress_kernels.cpu.packing import pack_lanes, pack_weights
+
+    attributes = {name: int(node.attributes[name].value) for name in ("K", "N", "bits", "block_size")}
+    n, blocks = attributes["N"], attributes["K"] // attributes["block_size"]
+    inputs = [*node.inputs, *[None] * (6 - len(node.inputs))]
+    assert inputs[1] is not None
+    name = inputs[1].name or node.name or "weight"
+    packed = pack_weights(_array(inputs[1]).reshape(n, blocks, -1), attributes["bits"])
+    scales = pack_lanes(_array(inputs[2]).reshape(n, blocks))
+    new: list[ir.Value | None] = [
+        inputs[0],
+        constant(model.graph, ir.tensor(packed, name=f"{name}.tiles")),
+        constant(model.graph, ir.tensor(scales, name=f"{name}.tile_scales")),
+        None,
+        inputs[5],
+    ]
+    if inputs[3] is not None and inputs[3].name:
+        points = _array(inputs[3]).reshape(n, -1)
+        if attributes["bits"] == 4:
+            points = np.stack([points & 15, points >> 4], axis=-1).reshape(n, -1)[:, :blocks]
+        new[3] = constant(model.graph, ir.tensor(pack_lanes(points), name=f"{name}.tile_zero_points"))
+    while new[-1] is None:
+        new.pop()
+    _swap(model, node, "MatMulBlocks", new, attributes)
+
+
+def _replace_attention(model: ir.Model, node: ir.Node) -> None:
+    inputs = [*node.inputs, *[None] * (10 - len(node.inputs))]
+    past = inputs[3]
+    assert past is not None
+    assert past.shape is not None
+    kept = {name: node.attributes[name].value for name in ("num_heads", "kv_num_heads", "scale")}
+    window = node.attributes.get("local_window_size")
+    kept |= {"head_size": int(str(past.shape[3])), "local_window_size": int(window.value) if window else -1}
+    turned = node.attributes.get("do_rotary")
+    new = list(inputs[:10]) if turned is not None and turned.value else list(inputs[:7])
+    _swap(model, node, "CachedAttention", new, kept)
+
+
+def _swap(
+    model: ir.Model, node: ir.Node, op: str, inputs: Sequence[ir.Value | None], attributes: dict[str, Any]
+) -> None:
+    new = ir.node(op, inputs, attributes=attributes, domain=DOMAIN, num_outputs=len(node.outputs), name=node.name)
+    model.graph.insert_before(node, new)
+    for old, made in zip(node.outputs, new.outputs, strict=True):
+        name = old.name
+        made.type, made.shape = old.type, old.shape
+        ir.convenience.replace_all_uses_with(old, made, replace_graph_outputs=True)
+        old.name, made.name = None, name
+    model.graph.remove(node, safe=True)
