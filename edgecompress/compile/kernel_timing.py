@@ -22,7 +22,7 @@ _AGREE = 2e-2  # of the largest output: int8 inputs are rounded alike, sums are 
 
 
 def time_kernels(kernel: str, key: tuple[Any, ...], threads: int, library: Path) -> dict[str, float]:
-    """Shape -> how many times as fast as ONNX Runtime's op; outputs are compared first. Raises HostError if they differ."""
+    """Shape -> how many times as fast as ONNX Runtime's op. Outputs are compared first: HostError if they differ."""
     sides = _matmul(key, threads, library) if kernel == "matmul" else _attention(key, threads, library)
     speedups = {}
     for label, (ours, theirs) in sides.items():

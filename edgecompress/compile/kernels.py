@@ -1,7 +1,7 @@
 """Our own kernels in the place of ONNX Runtime's ops, where they were measured to be faster on this target.
 
-The last step of compiling: nodes are replaced, their weights laid out anew, and a library of custom ops is built for the
-target's instruction set. What has no kernel keeps ONNX Runtime's op, and the report says why.
+The last step of compiling: nodes are replaced, their weights laid out anew, and a library of custom ops is built for
+the target's instruction set. What has no kernel keeps ONNX Runtime's op, and the measurements say why.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def use_kernels(
 ) -> Kerneled:
     """Write ``kernels-<precision>.onnx`` and ``kernels.so`` and return the graph, or the given one as it is.
 
-    ``wanted``: "auto", "none" or names of KERNELS. Raises RecipeError if a kernel that was asked for by name cannot be had.
+    ``wanted``: "auto", "none" or names of KERNELS. Raises RecipeError if a kernel that was named cannot be had.
     """
     if wanted == "none":
         return Kerneled(graph=graph, isa="", uses=())

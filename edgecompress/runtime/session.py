@@ -85,7 +85,7 @@ def make_session(folder: Path, manifest: Manifest, threads: int, *, huge_pages: 
 
 
 def _add_kernels(options: ort.SessionOptions, folder: Path, manifest: Manifest) -> list[Any]:
-    """Register the bundle's library of custom ops and read its weights; return what must be kept. Raises BundleError."""
+    """Register the bundle's custom ops and read the weights they take; return what must be kept. Raises BundleError."""
     if manifest.kernels is None:
         return []
     try:

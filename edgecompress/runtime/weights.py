@@ -1,12 +1,13 @@
 """Weights in memory that this process lays out itself: read once, in huge pages, and used where they lie.
 
 A decode step reads every weight once. From a mapped file they come in pages of 4 KiB, and looking those up costs up to
-half of the bandwidth in a virtual machine. So the weights that our kernels read are read from the file into one anonymous
-region for which huge pages were asked first; ONNX Runtime is handed the memory and copies nothing.
+half of the bandwidth in a virtual machine. So the weights that our kernels read are read from the file into one
+anonymous region for which huge pages were asked first; ONNX Runtime is handed the memory and copies nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -41,10 +42,8 @@ def huge_region(size: int) -> npt.NDArray[np.uint8]:
     """``size`` bytes of zeros, uint8 [size], in huge pages where the system gives them; begins at such a page."""
     region = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with contextlib.suppress(OSError):  # a kernel without them: nothing changes but the speed
             region.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without them: nothing changes but the speed
-            pass
     raw = np.frombuffer(region, dtype=np.uint8)
     start = -raw.ctypes.data % HUGE
     return raw[start : start + size]

@@ -36,7 +36,6 @@ INFINITY = float("inf")
 def turn(jit: Any, size: int) -> Callable[..., None]:
     """One head float32 [D]: its first ``rotary`` values turned, halves against each other, all times ``factor``."""
 
-    @jit
     def turn_head(source: int, target: int, cos: int, sin: int, rotary: int, factor: float) -> None:
         scale = v.splat_float(factor)
         half = rotary // 2
@@ -48,11 +47,11 @@ def turn(jit: Any, size: int) -> Callable[..., None]:
         for at in range(rotary * 4, size * 4, 64):
             v.store_floats(target + at, v.multiply(v.load_floats(source + at), scale))
 
-    return turn_head  # type: ignore[no-any-return]
+    return jit(turn_head)  # type: ignore[no-any-return]
 
 
 def append(size: int, jit: Any) -> Callable[[int, int], None]:
-    """Part ``part``, a token of a text: its queries turned and scaled into ``q``, its keys and values into the cache."""
+    """Part ``part``, a token of a text: its queries turned and scaled into ``q``, keys and values into the cache."""
     turn_head = turn(jit, size)
     one = numba.float32(1.0)
 
@@ -97,7 +96,6 @@ def attend_split(size: int, count: int, jit: Any) -> Callable[..., None]:
     result_stride = (size + 16) * 4
     zero = numba.float32(0.0)
 
-    @jit
     def attend(
         q: int,
         keys: int,
@@ -162,14 +160,13 @@ def attend_split(size: int, count: int, jit: Any) -> Callable[..., None]:
                         sums = weigh(sums, values + here, scores + (r * BLOCK + j) * 4, BLOCK * 4)
                     keep(sums, place, result_stride)
 
-    return attend  # type: ignore[no-any-return]
+    return jit(attend)  # type: ignore[no-any-return]
 
 
 def joining(size: int, jit: Any) -> tuple[Callable[..., None], Callable[..., None]]:
     """(join, finish): add one row's result of a later split to that of the earlier ones; divide by the sum."""
     zero = numba.float32(0.0)
 
-    @jit
     def join(into: int, other: int) -> None:
         a, b = v.read_float(into + size * 4), v.read_float(other + size * 4)
         new = max(a, b)
@@ -185,7 +182,6 @@ def joining(size: int, jit: Any) -> tuple[Callable[..., None], Callable[..., Non
             v.write_float(into + size * 4 + 4, total)
             v.write_float(into + size * 4, new)
 
-    @jit
     def finish(result: int, y: int) -> None:
         total = v.read_float(result + size * 4 + 4)
         inverse = zero  # no key was seen: a row of zeros, as ONNX Runtime gives it
@@ -194,7 +190,7 @@ def joining(size: int, jit: Any) -> tuple[Callable[..., None], Callable[..., Non
         for at in range(0, size * 4, 64):
             v.store_floats(y + at, v.multiply(v.load_floats(result + at), v.splat_float(inverse)))
 
-    return join, finish
+    return jit(join), jit(finish)
 
 
 def attend(size: int, jit: Any) -> Callable[[int, int], None]:

@@ -1,15 +1,15 @@
 """Matrices of 4 or 8 bits in blocks, times rows of activations that are rounded to int8 in the same blocks.
 
-What ``MatMulNBits`` computes at accuracy_level 4, from weights laid out for one pass through memory: sixteen outputs side
-by side (a *tile*), and of each the four or eight weights that one dot-product instruction takes::
+What ``MatMulNBits`` computes at accuracy_level 4, from weights laid out for one pass through memory: sixteen outputs
+side by side (a *tile*), and of each the four or eight weights that one dot-product instruction takes::
 
     weights  uint8   [tiles, blocks, block / 4 (8 bits) or block / 8 (4 bits), 64]
     scales   float32 or float16 [tiles, blocks, 16]
     zeros    uint8   [tiles, blocks, 16], optional: without them the zero is 8 or 128
 
-Byte ``4 r + i`` of a vector is weight ``i`` of output ``r``; with 4 bits the low halves are the first four inputs and the
-high halves the next four. The sums of a block are exact integers, and blocks are added in order whatever the number of
-rows: one row gives bit for bit what it gives among many.
+Byte ``4 r + i`` of a vector is weight ``i`` of output ``r``; with 4 bits the low halves are the first four inputs and
+the high halves the next four. The sums of a block are exact integers, and blocks are added in order whatever the number
+of rows: one row gives bit for bit what it gives among many.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _FLAGS = (
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Matmul:
-    """A matrix in blocks: 4 or 8 bits, its block size, whether its scales are float16 and whether it has zero points."""
+    """A matrix in blocks: 4 or 8 bits, its block size, whether scales are float16, whether it has zero points."""
 
     bits: int
     block: int

@@ -53,6 +53,7 @@ def to_assembly(kernels: Mapping[str, Callable[[int, int], None]], isa: Isa) -> 
         for function in module.functions:
             if function.name == entry:
                 function.name = name
+                function.visibility = "hidden"
             elif not function.is_declaration:
                 function.linkage = "internal"
         for variable in module.global_variables:

@@ -1,10 +1,10 @@
 """Vectors of sixteen 32-bit lanes for numba, on plain addresses: what a kernel needs and LLVM's own loops do not give.
 
 A kernel is a function of integers: addresses and counts. Every operation here is an LLVM instruction or intrinsic on
-``<16 x i32>`` or ``<16 x float>``, which LLVM splits where the CPU's registers are narrower. Only the dot product of bytes
-differs from one instruction set to the next: it stays a call, which ``isa`` defines when the kernel is compiled for one.
+``<16 x i32>`` or ``<16 x float>``, which LLVM splits where the CPU's registers are narrower. Only the dot product of
+bytes differs from one instruction set to the next: a call, which ``isa`` defines when a kernel is compiled for one.
 
-``rows(count)`` gives the operations on ``count`` vectors at once, one a row of activations, which LLVM keeps in registers.
+``rows(count)`` gives the operations on ``count`` vectors at once, one a row of activations, kept in registers.
 With ``NUMBA_DISABLE_JIT=1`` the same names are NumPy functions on the same addresses, so that a kernel can be stepped.
 """
 
@@ -214,7 +214,6 @@ def _between(builder: Any, values: Any, index: Any, first: Any, last: Any) -> An
 
 def _transpose_and_add(builder: Any, vectors: list[Any]) -> Any:
     """Sixteen vectors -> one whose lane i is the sum of the lanes of vector i."""
-    empty = ir.Constant(F32X16, ir.Undefined)
     width = 1
     while len(vectors) > 1:
         masks = ([], [])  # type: tuple[list[int], list[int]]
@@ -380,7 +379,7 @@ def rows(count: int) -> SimpleNamespace:
 
 
 def panel(count: int, width: int) -> SimpleNamespace:
-    """Operations on ``count`` rows of ``width`` vectors each; a row's value lies ``stride`` bytes behind the one before.
+    """Operations on ``count`` rows of ``width`` vectors each; a row's value is ``stride`` bytes behind the one before.
 
     load(address, stride)               the vectors of each row
     grow(floats, address, stride)       each row times the float at its place

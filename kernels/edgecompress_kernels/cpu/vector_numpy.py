@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Ints, Floats = npt.NDArray[np.int32], npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
 
 
 def _view(address: int, dtype: Any, count: int) -> Any:
@@ -131,7 +133,60 @@ def sum_int_lanes(a: Ints) -> np.int32:
 
 def dot(sums: Ints, unsigned: Ints, signed: Ints) -> Ints:
     product = unsigned.view(np.uint8).astype(np.int32) * signed.view(np.int8).astype(np.int32)
-    return sums + product.reshape(16, 4).sum(axis=1, dtype=np.int32)
+    found: Ints = sums + product.reshape(16, 4).sum(axis=1, dtype=np.int32)
+    return found
+
+
+def subtract(a: Floats, b: Floats) -> Floats:
+    return a - b
+
+
+def exponential(x: Floats) -> Floats:
+    return np.where(x < -87, 0, np.exp(np.maximum(x, -87).astype(np.float64))).astype(np.float32)
+
+
+def between(values: Floats, index: int, first: int, last: int) -> Floats:
+    numbers = index + np.arange(16)
+    return np.where((numbers >= first) & (numbers <= last), values, -np.inf).astype(np.float32)
+
+
+def first_lane(a: Floats) -> np.float32:
+    return np.float32(a[0])
+
+
+def stack(size: int) -> Callable[[], int]:
+    buffer = np.zeros(size + 64, dtype=np.uint8)
+    return lambda: int(buffer.ctypes.data + 63) // 64 * 64
+
+
+def sixteen_dots(size: int) -> Callable[[int, int, int, int], Floats]:
+    def dots(q: int, keys: int, stride: int, last: int) -> Floats:
+        left = _view(q, np.float32, size)
+        rows = [_view(keys + min(i, last) * stride, np.float32, size) for i in range(16)]
+        return np.array([np.dot(left, right) for right in rows], dtype=np.float32)
+
+    return dots
+
+
+def panel(count: int, width: int) -> SimpleNamespace:
+    """As ``vector.panel``: rows are an array [count, 16 * width]."""
+    lanes = 16 * width
+
+    def of_rows(address: int, stride: int, size: int) -> Floats:
+        return np.stack([_view(address + r * stride, np.float32, size) for r in range(count)])
+
+    def keep(sums: Floats, address: int, stride: int) -> None:
+        for r in range(count):
+            _view(address + r * stride, np.float32, lanes)[:] = sums[r]
+
+    return SimpleNamespace(
+        load=lambda address, stride: of_rows(address, stride, lanes).copy(),
+        grow=lambda sums, address, stride: sums * of_rows(address, stride, 1),
+        weigh=lambda sums, values, address, stride: fused_multiply_add(
+            np.repeat(_view(values, np.float32, lanes)[None], count, 0), of_rows(address, stride, 1), sums
+        ),
+        keep=keep,
+    )
 
 
 def rows(count: int) -> SimpleNamespace:

@@ -1,0 +1,95 @@
+"""Our custom ops in ONNX Runtime, one a session, and their arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from edgecompress_kernels.cpu.build import Attention, Matmul
+from onnx import TensorProto, helper, numpy_helper
+
+MATMULS = (
+    Matmul(bits=4, block=32),
+    Matmul(bits=4, block=64, zero_points=True),
+    Matmul(bits=4, block=128),
+    Matmul(bits=8, block=128),
+    Matmul(bits=8, block=32, zero_points=True),
+)
+ATTENTIONS = (64, 80, 96, 128, 256)
+LIBRARY = (MATMULS, tuple(Attention(head_size=size) for size in ATTENTIONS))
+
+
+def _session(graph: onnx.GraphProto, library: Path, threads: int) -> ort.InferenceSession:
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("edgecompress", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(library))
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def matmul(
+    library: Path, kind: Matmul, packed: dict[str, Any], k: int, n: int, *, bias: bool = False, threads: int = 2
+) -> ort.InferenceSession:
+    """y = MatMulBlocks(x, weights, scales, zeros, bias) with all but x constant."""
+    names = ["x", "w", "s", "z" if "z" in packed else "", "b" if bias else ""]
+    node = helper.make_node(
+        "MatMulBlocks", names, ["y"], domain="edgecompress", K=k, N=n, bits=kind.bits, block_size=kind.block
+    )
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in packed.items()],
+    )
+    return _session(graph, library, threads)
+
+
+def attention(
+    library: Path,
+    *,
+    heads: int,
+    kv_heads: int,
+    size: int,
+    rotary: int = 0,
+    window: int = -1,
+    packed: bool = True,
+    threads: int = 2,
+) -> ort.InferenceSession:
+    names = ["q", "" if packed else "k", "" if packed else "v", "past_k", "past_v", "last", "total"]
+    kinds = {"q": TensorProto.FLOAT, "past_k": TensorProto.FLOAT, "past_v": TensorProto.FLOAT}
+    kinds |= {"last": TensorProto.INT32, "total": TensorProto.INT32}
+    if not packed:
+        kinds |= {"k": TensorProto.FLOAT, "v": TensorProto.FLOAT}
+    if rotary:
+        names += ["cos", "sin", "positions"]
+        kinds |= {"cos": TensorProto.FLOAT, "sin": TensorProto.FLOAT, "positions": TensorProto.INT64}
+    node = helper.make_node(
+        "CachedAttention",
+        names,
+        ["y", "k_out", "v_out"],
+        domain="edgecompress",
+        num_heads=heads,
+        kv_num_heads=kv_heads,
+        head_size=size,
+        scale=float(size) ** -0.5,
+        local_window_size=window,
+    )
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "k_out", "v_out")],
+    )
+    return _session(graph, library, threads)
+
+
+def angles(positions: int, rotary: int) -> tuple[Any, Any]:
+    """cos and sin float32 [positions, rotary / 2]."""
+    turn = np.arange(positions)[:, None] / 10_000 ** (np.arange(rotary // 2) / (rotary // 2))
+    return np.cos(turn).astype(np.float32), np.sin(turn).astype(np.float32)

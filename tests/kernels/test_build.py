@@ -1,0 +1,98 @@
+"""The library itself: what it asks for, that it is the same every time, and the kernels stepped in Python."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from edgecompress_kernels.cpu.build import Matmul, build
+from edgecompress_kernels.cpu.compile import KernelError, to_assembly
+from edgecompress_kernels.cpu.isa import X86_64_V4_VNNI
+
+STEPPED = """
+import numpy as np
+from edgecompress_kernels.cpu import attention, blockwise
+from edgecompress_kernels.cpu.packing import pack_lanes, pack_weights
+from edgecompress_kernels import reference
+
+rng = np.random.default_rng(0)
+
+def parameters(slots, values, kept=[]):
+    found = np.zeros(len(slots), dtype=np.int64)
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            kept.append(value)
+            value = value.ctypes.data
+        found[slots.index(name)] = value
+    return found
+
+plain = lambda function: function
+for bits, block, zero_points in ((4, 32, True), (8, 64, False)):
+    rows, n, k = 3, 20, 2 * block
+    w = rng.integers(0, 256, (n, 2, block * bits // 8), dtype=np.uint8)
+    s = rng.random((n, 2), dtype=np.float32)
+    z = rng.integers(0, 1 << bits, (n, 2), dtype=np.uint8) if zero_points else None
+    x, y = rng.standard_normal((rows, k)).astype(np.float32), np.zeros((rows, n), dtype=np.float32)
+    given = {"x": x, "q": np.zeros((rows, k), np.int8), "x_scales": np.zeros((rows, 2), np.float32),
+             "x_sums": np.zeros((rows, 2), np.int32), "weights": pack_weights(w, bits), "scales": pack_lanes(s),
+             "y": y, "rows": rows, "outputs": n, "inputs": k, "tiles_per_part": 1}
+    if z is not None:
+        given["zeros"] = pack_lanes(z)
+    p = parameters(blockwise.SLOTS, given)
+    for row in range(rows):
+        blockwise.quantize_rows(block)(p.ctypes.data, row)
+    for part in range(2):
+        blockwise.multiply(bits, block, False, zero_points, 8, plain)(p.ctypes.data, part)
+    expected = reference.quantized_rows(x, block) @ reference.block_weights(w, s, z, bits).T
+    assert np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
+
+size, group, past, capacity = 64, 3, 530, 540
+q, k, v = (rng.standard_normal((1, heads * size)).astype(np.float32) for heads in (group, 1, 1))
+keys, values = (rng.standard_normal((capacity, size)).astype(np.float32) for _ in range(2))
+y = np.zeros((group, size), dtype=np.float32)
+p = parameters(attention.SLOTS, {
+    "q_in": q, "k_in": k, "v_in": v, "past": np.array([past]), "positions": np.array([0]),
+    "q": np.zeros((group, size), np.float32), "keys": keys, "values": values,
+    "partials": np.zeros((group, 2, size + 16), np.float32), "y": y, "batch": 1, "tokens": 1, "kv_heads": 1,
+    "group": group, "capacity": capacity, "window": -1,
+    "scale": int(np.array([0.125, 0], np.float32).view(np.int64)[0]),
+    "rows_per_part": group, "row_parts": 1, "splits": 2, "split_parts": 2})
+attention.append(size, plain)(p.ctypes.data, 0)
+for part in range(2):
+    attention.attend(size, plain)(p.ctypes.data, part)
+attention.combine(size, plain)(p.ctypes.data, 0)
+expected = reference.attention(q.reshape(group, 1, size), keys[None], values[None], past, 0.125)
+assert np.abs(y - expected[:, 0]).max() < 1e-5
+print("as expected")
+"""
+
+
+def test_kernels_can_be_stepped_in_python() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STEPPED], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "as expected", done.stderr[-2000:]
+
+
+def test_nothing_is_asked_for_from_outside_but_memory_functions(library: Path) -> None:
+    done = subprocess.run(["nm", "-D", str(library)], capture_output=True, text=True, check=True)
+    symbols = [line.split() for line in done.stdout.splitlines()]
+    assert {s[-1] for s in symbols if s[-2] == "U"} <= {"memset", "memcpy", "memmove"}
+    assert [s[-1] for s in symbols if s[-2] == "T"] == ["RegisterCustomOps"]
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    wanted = [Matmul(bits=4, block=32)]
+    assert build(wanted, [], X86_64_V4_VNNI) == build(wanted, [], X86_64_V4_VNNI)
+
+
+def test_a_kernel_that_needs_python_is_refused() -> None:
+    def kernel(p: int, part: int) -> None:
+        if p > part:
+            raise ValueError("no device has exceptions")
+
+    with pytest.raises(KernelError, match="which no device has"):
+        to_assembly({"kernel": kernel}, X86_64_V4_VNNI)
