@@ -25,7 +25,7 @@ from edgecompress.types.student import Student
 from edgecompress.types.target import Target
 
 if TYPE_CHECKING:
-    from edgecompress.stages import Made
+    from edgecompress.assembly import Made
 
 Progress = Callable[[str], None]
 
