@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from edgecompress.compile.onnxruntime import at_accuracy_level, has_accuracy_level
 from edgecompress.errors import EdgeCompressError
 from edgecompress.targets import accuracy_levels
+from edgecompress.types.bundle import KernelLibrary
 from edgecompress.types.graph import Graph
-from edgecompress.types.report import Candidate, Fidelity
+from edgecompress.types.report import Candidate, Fidelity, KernelUse
 from edgecompress.verify import latency
 from edgecompress.verify.choice import choose
 
@@ -23,6 +24,8 @@ class Taken:
     graph: Graph
     fidelity: Fidelity
     table: tuple[Candidate, ...]  # empty if there was nothing to choose from
+    kernels: tuple[KernelUse, ...] = ()
+    library: KernelLibrary | None = None  # of the kernels that are used
 
 
 def take(

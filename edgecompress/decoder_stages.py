@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,38 +11,24 @@ import numpy as np
 import onnx_ir as ir
 from tokenizers import Tokenizer
 
-from edgecompress import __version__
-from edgecompress.bundle_card import model_card
-from edgecompress.candidates import take
+from edgecompress.assembly import REFERENCE_BYTES, Made, Parts, assemble
+from edgecompress.candidates import Taken, take
 from edgecompress.capture.decoder_reference import reference_logits
 from edgecompress.capture.export import capture
 from edgecompress.capture.generation import CHAT_TEMPLATE, chat_template, generation_settings
-from edgecompress.capture.lineage import read_lineage
 from edgecompress.capture.tokenizer import save_tokenizer, text_settings
 from edgecompress.compile.genai import GRAPH, genai_files, require_tokenizer
-from edgecompress.compile.inventory import (
-    host_facts,
-    op_counts,
-    target_record,
-    tensor_spec,
-    versions,
-    weight_layers,
-    weight_notes,
-)
-from edgecompress.compile.kernels import LIBRARY, WEIGHTS, Kerneled, use_kernels, weights_table
-from edgecompress.compile.onnxruntime import PROVIDERS, compile_graph, runtime_settings
+from edgecompress.compile.kernels import use_kernels
+from edgecompress.compile.onnxruntime import compile_graph, runtime_settings
 from edgecompress.errors import CalibrationError, StudentError
-from edgecompress.formats import codec
 from edgecompress.formats.cpu import host_cores
-from edgecompress.formats.recipe import recipe_toml
 from edgecompress.lower.onnxruntime import lower, lower_model
 from edgecompress.quantize import sensitivity
 from edgecompress.quantize.stage import quantize
 from edgecompress.quantize.text import load_texts
-from edgecompress.stages import Made, model_files
-from edgecompress.types.bundle import Manifest
+from edgecompress.types.bundle import GenerationSettings, Manifest
 from edgecompress.types.graph import Graph
-from edgecompress.types.report import Candidate, Fidelity, Latency, Measurements, Report
+from edgecompress.types.report import Fidelity
 from edgecompress.verify import latency
 from edgecompress.verify.decoder import measure_decoder
 from edgecompress.verify.decoder_check import Feed, Ids, Logits, logits_of, reference_file, text_feed
@@ -53,7 +40,6 @@ if TYPE_CHECKING:
 _TEXT_TOKENS = 128  # of a held-out text; perplexity is taken over them
 _REFERENCE_WORK = 2e12  # parameters x tokens that PyTorch may spend on the reference: a minute on two quiet cores
 _FEWEST_TEXTS = 8
-_REFERENCE_BYTES = 300_000
 _PARITY_TOLERANCE = 1e-3  # of the largest logit
 _PARITY_BYTES = 2_000_000_000  # a float32 graph beyond is not run beside PyTorch: the compiled one is held against it
 
@@ -77,7 +63,8 @@ class DecoderRun:
         with self.clock.stage("capture"):
             captured = capture(self.student, self.folder, opset=self.target.opset)
             self.past = _past_shapes(captured)
-            self._require_tokens_fit(captured)
+            generation = generation_settings(self.student, captured, self.tokenizer)
+            self._require_tokens_fit(generation.vocab_size)
         with self.clock.stage("verify", "reference"):
             reference = self._reference(held_out)
             if captured.bytes_on_disk <= _PARITY_BYTES:
@@ -91,21 +78,22 @@ class DecoderRun:
             shapes=lambda: self._shapes(held_out[0]),
         )
         require(taken.fidelity, self.recipe.quality, precision=taken.graph.precision)
-        kerneled = self._with_kernels(taken.graph)
-        fidelity = taken.fidelity
-        if kerneled.graph.library is not None:
-            with self.clock.stage("verify", "with our kernels"):
-                fidelity = self._fidelity(kerneled.graph, held_out, reference)
-            require(fidelity, self.recipe.quality, precision=taken.graph.precision)
-        return self._made(captured, kerneled, fidelity, taken.table, held_out, reference)
+        taken = self._with_kernels(taken, held_out, reference)
+        return assemble(self.plan, self.clock, self.threads, taken, self._parts(generation, held_out, reference))
 
-    def _with_kernels(self, graph: Graph) -> Kerneled:
-        """Our kernels where they are faster; onnxruntime-genai could not load them."""
+    def _with_kernels(self, taken: Taken, held_out: Sequence[Ids], reference: Sequence[Logits]) -> Taken:
+        """Our kernels where they are faster, held against the reference again; onnxruntime-genai cannot load them."""
         wanted = "none" if self.for_genai and self.recipe.runtime.kernels == "auto" else self.recipe.runtime.kernels
         with self.clock.stage("compile", "kernels"):
-            return use_kernels(
-                graph, self.target, wanted, self.threads, self.folder, measured_here=self.plan.measured_here
+            found = use_kernels(
+                taken.graph, self.target, wanted, self.threads, self.folder, measured_here=self.plan.measured_here
             )
+        if found.record is None:
+            return replace(taken, kernels=found.uses)
+        with self.clock.stage("verify", "with our kernels"):
+            fidelity = self._fidelity(found.graph, held_out, reference)
+        require(fidelity, self.recipe.quality, precision=taken.graph.precision)
+        return replace(taken, graph=found.graph, fidelity=fidelity, kernels=found.uses, library=found.record)
 
     def _texts(self) -> tuple[list[Ids], list[Ids]]:
         """Token sequences int64 [T] for calibration and, from other topics, for the figures of quality."""
@@ -127,9 +115,8 @@ class DecoderRun:
         pieces = [np.array(stream[i : i + tokens], dtype=np.int64) for i in range(0, len(stream), tokens)]
         return [piece for piece in pieces if len(piece) > 1][:count]
 
-    def _require_tokens_fit(self, captured: Graph) -> None:
+    def _require_tokens_fit(self, size: int) -> None:
         largest = Tokenizer.from_file(str(self.tokenizer)).get_vocab_size(with_added_tokens=True) - 1
-        size = generation_settings(self.student, captured, self.tokenizer).vocab_size
         if largest >= size:
             raise StudentError(
                 f"the tokenizer has token {largest} and the embedding table has only {size} rows",
@@ -195,77 +182,20 @@ class DecoderRun:
             shapes[1, tokens] = text_feed(whole[:tokens], self.past, wanted, behind=behind)
         return shapes
 
-    def _made(
-        self,
-        captured: Graph,
-        kerneled: Kerneled,
-        fidelity: Fidelity,
-        table: tuple[Candidate, ...],
-        held_out: Sequence[Ids],
-        reference: Sequence[Logits],
-    ) -> Made:
-        graph = kerneled.graph
-        model = ir.load(graph.path)
-        latencies: tuple[Latency, ...] = ()
-        if self.plan.measured_here:
-            with self.clock.stage("measure", graph.precision):
-                run = latency.open_session(graph.path, self.threads, graph.library)
-                latencies = tuple(
-                    latency.percentiles(run, feed, batch=batch, length_tokens=tokens, threads=self.threads)
-                    for (batch, tokens), feed in self._shapes(held_out[0]).items()
-                )
-        notes = () if self.plan.measured_here else (f"not measured: this machine is not a {self.target.name}",)
-        report = Report(
-            fidelity=fidelity,
-            layers=weight_layers(model),
-            ops=op_counts(model),
-            held_out_text=self.text_source,
-            notes=(*notes, f"texts of {len(held_out[0])} tokens", *weight_notes(model)),
-        )
-        lineage = read_lineage(self.student, self.text_source)
-        manifest = Manifest(
-            tool_version=__version__,
-            name=Path(self.student.source).name or self.student.source,
-            task=self.student.task,
-            architecture=self.student.architecture,
-            precision=graph.precision,
-            model="model.onnx",
-            inputs=tuple(tensor_spec(value) for value in model.graph.inputs),
-            outputs=tuple(tensor_spec(value) for value in model.graph.outputs),
-            target=target_record(self.target, graph.precision, PROVIDERS),
-            runtime=runtime_settings(self.target, self.recipe.runtime.threads),
-            text=text_settings(self.student, self.tokenizer),
-            generation=generation_settings(self.student, captured, self.tokenizer),
-            kernels=kerneled.record,
-            versions=versions(),
-        )
-        files: dict[str, Path | str | bytes] = {
-            **model_files(graph, weights_apart=self.for_genai or graph.library is not None),
-            "tokenizer.json": self.tokenizer,
-            "recipe.toml": recipe_toml(self.recipe),
-            "report.json": codec.dumps(report),
-            "lineage.json": codec.dumps(lineage),
-            "reference.npz": reference_file(held_out, reference, _REFERENCE_BYTES),
-            "README.md": model_card(manifest, report, lineage),
-        }
+    def _parts(self, generation: GenerationSettings, held_out: Sequence[Ids], reference: Sequence[Logits]) -> Parts:
         template = chat_template(self.student)
-        if template is not None:
-            files[CHAT_TEMPLATE] = template
-        if graph.library is not None:
-            written = files["model.onnx"]
-            assert isinstance(written, Path)
-            files |= {LIBRARY: graph.library, WEIGHTS: weights_table(written)}
-        if self.for_genai:
-            with self.clock.stage("genai"):
-                files |= self._genai_files(files["model.onnx"], manifest, held_out[0])
-        measurements = Measurements(
-            manifest_sha256="",
-            host=host_facts(self.threads),
-            latencies=latencies,
-            candidates=table,
-            kernels=kerneled.uses,
+        return Parts(
+            text_source=self.text_source,
+            reference=reference_file(held_out, reference, REFERENCE_BYTES),
+            shapes=self._shapes(held_out[0]),
+            text=text_settings(self.student, self.tokenizer),
+            generation=generation,
+            notes=(f"texts of {len(held_out[0])} tokens",),
+            more_files=(lambda model, manifest: self._genai_files(model, manifest, held_out[0]))
+            if self.for_genai
+            else None,
+            files={"tokenizer.json": self.tokenizer} | ({CHAT_TEMPLATE: template} if template is not None else {}),
         )
-        return Made(manifest=manifest, report=report, measurements=measurements, files=files)
 
     def _genai_files(self, model: Path | str | bytes, manifest: Manifest, ids: Ids) -> dict[str, Path | str]:
         """genai's own files, once its graph has given the logits that the bundle's gives."""

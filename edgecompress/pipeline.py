@@ -25,7 +25,7 @@ from edgecompress.types.student import Student
 from edgecompress.types.target import Target
 
 if TYPE_CHECKING:
-    from edgecompress.stages import Made
+    from edgecompress.assembly import Made
 
 Progress = Callable[[str], None]
 
@@ -88,6 +88,10 @@ def plan(recipe: Recipe) -> Plan:
         ),
         runtime=replace(recipe.runtime, threads=recipe.runtime.threads or target.cores),
     )
+    if resolved.format == "genai" and resolved.runtime.kernels not in ("auto", "none"):
+        raise RecipeError(
+            "onnxruntime-genai cannot load our kernels", way_out="Leave --kernels out, or export a bundle."
+        )
     if resolved.format == "genai" and not student.is_decoder:
         raise RecipeError(
             f"onnxruntime-genai runs decoders only, and this student's task is {student.task}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,35 +11,21 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgecompress import __version__
-from edgecompress.bundle_card import model_card
+from edgecompress.assembly import REFERENCE_BYTES, Made, Parts, assemble
 from edgecompress.candidates import take
 from edgecompress.capture.export import capture
 from edgecompress.capture.image import image_settings
-from edgecompress.capture.lineage import read_lineage
 from edgecompress.capture.reference import reference_outputs
 from edgecompress.capture.tokenizer import save_tokenizer, text_settings
-from edgecompress.compile.inventory import (
-    host_facts,
-    op_counts,
-    target_record,
-    tensor_spec,
-    versions,
-    weight_layers,
-    weight_notes,
-)
-from edgecompress.compile.onnxruntime import PROVIDERS, compile_graph, runtime_settings
-from edgecompress.formats import codec
+from edgecompress.compile.onnxruntime import compile_graph, runtime_settings
 from edgecompress.formats.cpu import host_cores
-from edgecompress.formats.recipe import recipe_toml
 from edgecompress.lower.onnxruntime import lower, lower_model
 from edgecompress.quantize.feeds import Feed, image_feeds, in_batches, text_feeds
 from edgecompress.quantize.layers import Linear
 from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration, quantize
 from edgecompress.quantize.text import load_texts
-from edgecompress.types.bundle import Manifest
 from edgecompress.types.graph import Graph
-from edgecompress.types.report import Candidate, Fidelity, Latency, LayerCost, Measurements, Report
+from edgecompress.types.report import Fidelity, LayerCost
 from edgecompress.verify import latency
 from edgecompress.verify.fidelity import measure, require, shortfall
 from edgecompress.verify.parity import parity_feeds, require_parity
@@ -48,18 +33,9 @@ from edgecompress.verify.parity import parity_feeds, require_parity
 if TYPE_CHECKING:
     from edgecompress.pipeline import Clock, Plan
 
-_REFERENCE_BYTES = 300_000  # of reference outputs that travel with the bundle, for `edgecompress verify`
 _COSTLY_SAMPLES = 16
 _VERIFY_BATCH = 8
 _COSTLY_NAMED = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    manifest: Manifest
-    report: Report
-    measurements: Measurements
-    files: Mapping[str, Path | str | bytes]
 
 
 class Run:
@@ -90,15 +66,15 @@ class Run:
             self.threads,
             compiled=lambda name: self._compile(captured, name),
             fidelity=lambda graph: self._fidelity(graph, held_out, reference),
-            shapes=lambda: latency.shape_feeds(self.student.is_vision, held_out[0], self.student.max_length_tokens),
+            shapes=lambda: self._shapes(held_out[0]),
         )
         precision, quality = taken.graph.precision, self.recipe.quality
-        costly: tuple[LayerCost, ...] = ()
         if shortfall(taken.fidelity, quality):
             with self.clock.stage("verify", "costly layers"):
                 costly = self._costly_layers(captured, precision, held_out, reference)
             require(taken.fidelity, quality, precision=precision, costly=[cost.name for cost in costly])
-        return self._made(taken.graph, taken.fidelity, taken.table, held_out, reference)
+        inputs = {value.name or "" for value in ir.load(taken.graph.path).graph.inputs}
+        return assemble(self.plan, self.clock, self.threads, taken, self._parts(inputs, held_out, reference))
 
     def _feeds(self) -> tuple[list[Feed], list[Feed]]:
         calibration, quality = self.recipe.calibration, self.recipe.quality
@@ -174,83 +150,21 @@ class Run:
             costs.append(LayerCost(name=name, cost=round(cost, 8)))
         return tuple(sorted(costs, key=lambda c: -c.cost)[:_COSTLY_NAMED])
 
-    def _made(
-        self,
-        graph: Graph,
-        fidelity: Fidelity,
-        table: tuple[Candidate, ...],
-        held_out: Sequence[Feed],
-        reference: Sequence[Any],
-    ) -> Made:
-        model = ir.load(graph.path)
-        inputs = tuple(tensor_spec(value) for value in model.graph.inputs)
-        latencies: tuple[Latency, ...] = ()
-        if self.plan.measured_here:
-            with self.clock.stage("measure", graph.precision):
-                latencies = self._latencies(graph, held_out[0])
-        notes = () if self.plan.measured_here else (f"not measured: this machine is not a {self.target.name}",)
-        report = Report(
-            fidelity=fidelity,
-            layers=weight_layers(model),
-            ops=op_counts(model),
-            held_out_text=self.text_source,
-            notes=(
-                *notes,
-                *(("smoothed: " + ", ".join(self.calibrated.smoothed_layers),) if self.calibrated else ()),
-                *weight_notes(model),
-            ),
-        )
-        lineage = read_lineage(self.student, self.text_source)
-        manifest = Manifest(
-            tool_version=__version__,
-            name=Path(self.student.source).name or self.student.source,
-            task=self.student.task,
-            architecture=self.student.architecture,
-            precision=graph.precision,
-            model="model.onnx",
-            inputs=inputs,
-            outputs=tuple(tensor_spec(value) for value in model.graph.outputs),
-            target=target_record(self.target, graph.precision, PROVIDERS),
-            runtime=runtime_settings(self.target, self.recipe.runtime.threads),
+    def _parts(self, model_inputs: set[str], held_out: Sequence[Feed], reference: Sequence[Any]) -> Parts:
+        smoothed = self.calibrated.smoothed_layers if self.calibrated else None
+        return Parts(
+            text_source=self.text_source,
+            reference=_reference_file(held_out, reference, model_inputs),
+            shapes=self._shapes(held_out[0]),
             text=text_settings(self.student, self.tokenizer) if self.tokenizer else None,
             image=image_settings(self.student) if self.student.is_vision else None,
             labels=self.student.labels,
-            versions=versions(),
-        )
-        files: dict[str, Path | str | bytes] = {
-            **model_files(graph),
-            "recipe.toml": recipe_toml(self.recipe),
-            "report.json": codec.dumps(report),
-            "lineage.json": codec.dumps(lineage),
-            "reference.npz": _reference_file(held_out, reference, {spec.name for spec in inputs}),
-            "README.md": model_card(manifest, report, lineage),
-        }
-        if self.tokenizer:
-            files["tokenizer.json"] = self.tokenizer
-        measurements = Measurements(
-            manifest_sha256="", host=host_facts(self.threads), latencies=latencies, candidates=table
-        )
-        return Made(manifest=manifest, report=report, measurements=measurements, files=files)
-
-    def _latencies(self, graph: Graph, feed: Feed) -> tuple[Latency, ...]:
-        run = latency.open_session(graph.path, self.threads)
-        shapes = latency.shape_feeds(self.student.is_vision, feed, self.student.max_length_tokens)
-        return tuple(
-            latency.percentiles(run, shaped, batch=batch, length_tokens=tokens, threads=self.threads)
-            for (batch, tokens), shaped in shapes.items()
+            notes=("smoothed: " + ", ".join(smoothed),) if smoothed is not None else (),
+            files={"tokenizer.json": self.tokenizer} if self.tokenizer else {},
         )
 
-
-def model_files(graph: Graph, *, weights_apart: bool = False) -> dict[str, Path | str | bytes]:
-    """The compiled model under the names it has in a bundle; weights that are large lie in a file of their own.
-
-    ``weights_apart``: small ones too, so that another graph can share them.
-    """
-    if not (graph.data.exists() or weights_apart):
-        return {"model.onnx": graph.path}
-    renamed = graph.path.with_name("model.onnx")
-    ir.save(ir.load(graph.path), renamed, external_data="model.onnx.data")
-    return {"model.onnx": renamed, "model.onnx.data": renamed.with_name("model.onnx.data")}
+    def _shapes(self, feed: Feed) -> Mapping[tuple[int, int], latency.Feed]:
+        return latency.shape_feeds(self.student.is_vision, feed, self.student.max_length_tokens)
 
 
 def _reference_file(held_out: Sequence[Feed], reference: Sequence[Any], names: set[str]) -> bytes:
@@ -261,7 +175,7 @@ def _reference_file(held_out: Sequence[Feed], reference: Sequence[Any], names: s
         sample = {f"{index}/in/{name}": value for name, value in feed.items() if name in names}
         sample |= {f"{index}/out/{position}": value for position, value in enumerate(outputs)}
         size += sum(value.nbytes for value in sample.values())
-        if index and size > _REFERENCE_BYTES:
+        if index and size > REFERENCE_BYTES:
             break
         arrays |= sample
     buffer = io.BytesIO()

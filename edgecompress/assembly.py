@@ -1,0 +1,143 @@
+"""What a bundle is made of once its graph is chosen: manifest, report, files, measurements; encoders and decoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from edgecompress import __version__
+from edgecompress.bundle_card import model_card
+from edgecompress.candidates import Taken
+from edgecompress.capture.lineage import read_lineage
+from edgecompress.compile.inventory import (
+    host_facts,
+    op_counts,
+    target_record,
+    tensor_spec,
+    versions,
+    weight_layers,
+    weight_notes,
+)
+from edgecompress.compile.kernels import LIBRARY, WEIGHTS, weights_table
+from edgecompress.compile.onnxruntime import PROVIDERS, runtime_settings
+from edgecompress.formats import codec
+from edgecompress.formats.recipe import recipe_toml
+from edgecompress.types.bundle import GenerationSettings, ImageSettings, Manifest, TextSettings
+from edgecompress.types.graph import Graph
+from edgecompress.types.report import Latency, Measurements, Report
+from edgecompress.verify import latency
+from edgecompress.verify.device import REFERENCE
+
+if TYPE_CHECKING:
+    from edgecompress.pipeline import Clock, Plan
+
+REFERENCE_BYTES = 300_000  # of reference outputs that travel with the bundle, for `edgecompress verify`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    manifest: Manifest
+    report: Report
+    measurements: Measurements
+    files: Mapping[str, Path | str | bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What an encoder and a decoder bring along differently."""
+
+    text_source: str  # where the held-out inputs came from
+    reference: bytes  # the reference's outputs for them, as an .npz file
+    shapes: Mapping[tuple[int, int], latency.Feed]  # (batch, tokens) -> feed, to be timed
+    text: TextSettings | None = None
+    image: ImageSettings | None = None
+    generation: GenerationSettings | None = None
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    files: Mapping[str, Path | str | bytes] = field(default_factory=dict)  # beside those that every bundle has
+    more_files: Callable[[Path | str | bytes, Manifest], Mapping[str, Path | str]] | None = (
+        None  # from the model's file
+    )
+
+
+def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts) -> Made:
+    """Time the chosen graph if this machine may, and write down all that is known of it."""
+    model = ir.load(taken.graph.path)
+    latencies: tuple[Latency, ...] = ()
+    notes = parts.notes
+    if plan.measured_here:
+        with clock.stage("measure", taken.graph.precision):
+            run = latency.open_session(taken.graph.path, threads, taken.graph.library)
+            latencies = tuple(
+                latency.percentiles(run, feed, batch=batch, length_tokens=tokens, threads=threads)
+                for (batch, tokens), feed in parts.shapes.items()
+            )
+    else:
+        notes = (f"not measured: this machine is not a {plan.target.name}", *notes)
+    report = Report(
+        fidelity=taken.fidelity,
+        layers=weight_layers(model),
+        ops=op_counts(model),
+        held_out_text=parts.text_source,
+        notes=(*notes, *weight_notes(model)),
+    )
+    lineage = read_lineage(plan.student, parts.text_source)
+    manifest = Manifest(
+        tool_version=__version__,
+        name=Path(plan.student.source).name or plan.student.source,
+        task=plan.student.task,
+        architecture=plan.student.architecture,
+        precision=taken.graph.precision,
+        model="model.onnx",
+        inputs=tuple(tensor_spec(value) for value in model.graph.inputs),
+        outputs=tuple(tensor_spec(value) for value in model.graph.outputs),
+        target=target_record(plan.target, taken.graph.precision, PROVIDERS),
+        runtime=runtime_settings(plan.target, plan.recipe.runtime.threads),
+        text=parts.text,
+        image=parts.image,
+        generation=parts.generation,
+        labels=parts.labels,
+        kernels=taken.library,
+        versions=versions(),
+    )
+    files: dict[str, Path | str | bytes] = {
+        **model_files(taken.graph, apart=parts.more_files is not None),
+        "recipe.toml": recipe_toml(plan.recipe),
+        "report.json": codec.dumps(report),
+        "lineage.json": codec.dumps(lineage),
+        REFERENCE: parts.reference,
+        "README.md": model_card(manifest, report, lineage),
+        **parts.files,
+    }
+    if parts.more_files is not None:
+        files |= parts.more_files(files["model.onnx"], manifest)
+    measurements = Measurements(
+        manifest_sha256="",
+        host=host_facts(threads),
+        latencies=latencies,
+        candidates=taken.table,
+        kernels=taken.kernels,
+    )
+    return Made(manifest=manifest, report=report, measurements=measurements, files=files)
+
+
+def model_files(graph: Graph, *, apart: bool = False) -> dict[str, Path | str | bytes]:
+    """The compiled model under the names it has in a bundle; weights that are large lie in a file of their own.
+
+    ``apart``: small ones too, so that another graph can share them; also where our kernels read them.
+    """
+    if not (graph.data.exists() or apart or graph.library is not None):
+        return {"model.onnx": graph.path}
+    renamed = graph.path.with_name("model.onnx")
+    ir.save(ir.load(graph.path), renamed, external_data="model.onnx.data")
+    files: dict[str, Path | str | bytes] = {
+        "model.onnx": renamed,
+        "model.onnx.data": renamed.with_name("model.onnx.data"),
+    }
+    if graph.library is not None:
+        files |= {LIBRARY: graph.library, WEIGHTS: weights_table(renamed)}
+    return files
