@@ -17,7 +17,15 @@ from edgecompress.capture.export import capture
 from edgecompress.capture.generation import CHAT_TEMPLATE, chat_template, generation_settings
 from edgecompress.capture.lineage import read_lineage
 from edgecompress.capture.tokenizer import save_tokenizer, text_settings
-from edgecompress.compile.inventory import host_facts, op_counts, target_record, tensor_spec, versions, weight_layers
+from edgecompress.compile.inventory import (
+    expert_notes,
+    host_facts,
+    op_counts,
+    target_record,
+    tensor_spec,
+    versions,
+    weight_layers,
+)
 from edgecompress.compile.onnxruntime import PROVIDERS, compile_graph, runtime_settings
 from edgecompress.errors import CalibrationError, EdgeCompressError, StudentError
 from edgecompress.formats import codec
@@ -190,7 +198,7 @@ class DecoderRun:
             layers=weight_layers(model),
             ops=op_counts(model),
             held_out_text=self.text_source,
-            notes=(*notes, f"texts of {len(held_out[0])} tokens"),
+            notes=(*notes, *expert_notes(model), f"texts of {len(held_out[0])} tokens"),
         )
         lineage = read_lineage(self.student, self.text_source)
         manifest = Manifest(

@@ -85,6 +85,33 @@ def test_weights_in_blocks_keep_the_perplexity(
         assert generator.generate("The", max_new_tokens=4, temperature=0).token_ids
 
 
+@pytest.mark.parametrize(("name", "method"), [("gpt_oss", "hqq"), ("qwen2_moe", "gptq")])
+def test_a_mixture_in_int4_keeps_only_its_routers_in_float(name: str, method: str, tmp_path: Path) -> None:
+    source = tiny_decoder(tmp_path / "s", name)
+    made = export(recipe(source, "int4", method=method, block_size=32), tmp_path / "b")
+    experts = [layer for layer in made.report.layers if layer.op == "QMoE"]
+    assert {layer.precision for layer in experts} == {"int4"}
+    assert {layer.name for layer in experts if len(layer.shape) == 3} == {
+        f"layers.{index}.mlp.experts.{part}" for index in range(2) for part in ("gate_up_proj", "down_proj")
+    }
+    products = [layer for layer in made.report.layers if layer.op in ("MatMul", "Gemm")]
+    assert {layer.name.rpartition(".")[2] for layer in products} == {"router" if name == "gpt_oss" else "gate"}
+    assert not any("expert" in note for note in made.report.notes)
+    assert made.report.fidelity.mean_kl is not None
+    assert made.report.fidelity.mean_kl < 0.5
+    with load(tmp_path / "b") as generator:
+        assert isinstance(generator, Generator)
+        assert len(generator.generate("The", max_new_tokens=4, temperature=0).token_ids) > 0
+
+
+def test_gathered_experts_are_rounded_too_and_said(tmp_path: Path) -> None:
+    source = tiny_decoder(tmp_path / "s", "gelu-experts")
+    made = export(recipe(source, "int8", method="rtn", block_size=32), tmp_path / "b")
+    (note,) = [note for note in made.report.notes if "expert" in note]
+    assert "in int8" in note
+    assert "gated by gelu_tanh" in note
+
+
 def test_large_weights_lie_beside_the_model(
     small_decoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float_bundle: Path
 ) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgecompress.quantize.experts import quantize_experts
 from edgecompress.quantize.layers import Linear, find_embeddings, find_linears
 from edgecompress.quantize.numerics import Float
 from edgecompress.quantize.weights import quantize_embedding_blocks, quantize_embeddings, quantize_weights, tied_to
@@ -70,6 +71,7 @@ def quantize_decoder(
             accuracy_level=recipe.accuracy_level,
             hessians=hessians,
         )
+    quantize_experts(model, recipe, bits=bits)
     return Quantized(layers=len(linears), head=head.name if head else None, tables=len(tables), tied=shared is not None)
 
 

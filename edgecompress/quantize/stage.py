@@ -16,6 +16,7 @@ from edgecompress.lower.packing import pack_linears
 from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
 from edgecompress.quantize.decoder import quantize_decoder
+from edgecompress.quantize.experts import routers
 from edgecompress.quantize.hessians import StreamedHessians
 from edgecompress.quantize.layers import Linear, find_embeddings, find_linears
 from edgecompress.quantize.smoothing import smooth
@@ -92,7 +93,8 @@ def quantize(
     decodes = model.metadata_props.get("edgecompress.task") == "text-generation"
     if decodes:
         pack_linears(model)  # one product for query, key and value, one for gate and up
-    linears = [linear for linear in find_linears(model) if only(linear)]
+    kept = routers(model)
+    linears = [linear for linear in find_linears(model) if linear.name not in kept and only(linear)]
     if not linears:
         raise RecipeError(
             f"the graph has no linear layer that {precision} could quantize", way_out="Use --precision fp32."
@@ -118,7 +120,10 @@ def quantize(
             hessians = StreamedHessians(make_runnable(ir.load(graph.path)), tensors, batches)
         bits = 4 if precision == "int4-weights" else 8
         if decodes:
-            quantize_decoder(model, recipe.quantize, bits=bits, hessians=hessians, only=only)
+            wanted = {linear.name for linear in linears}
+            quantize_decoder(
+                model, recipe.quantize, bits=bits, hessians=hessians, only=lambda linear: linear.name in wanted
+            )
         else:
             quantize_weights(
                 model,

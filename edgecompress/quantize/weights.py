@@ -16,7 +16,7 @@ from edgecompress.quantize.gptq import gptq
 from edgecompress.quantize.layers import DOMAIN, Embedding, Linear, constant, replace_linear
 from edgecompress.quantize.numerics import Float, per_row_int8
 
-_SMALLEST_BLOCK = 16  # that GatherBlockQuantized takes
+SMALLEST_BLOCK = 16  # that GatherBlockQuantized takes
 
 
 def quantize_weights(
@@ -120,7 +120,7 @@ def quantize_embedding_blocks(
     assert embedding.table.const_value is not None
     table = embedding.table.const_value.numpy()
     block = block_that_divides(table.shape[1], block_size)
-    if block < _SMALLEST_BLOCK:
+    if block < SMALLEST_BLOCK:
         return False
     form = BlockFormat(bits=bits, block_size=block, symmetric=symmetric)
     blocks = quantize_blocks(table.T, form, method)
