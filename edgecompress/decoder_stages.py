@@ -69,7 +69,7 @@ class DecoderRun:
         calibration, held_out = self._texts()
         with self.clock.stage("capture"):
             captured = capture(self.student, self.folder, opset=self.target.opset)
-            self.past = _past_shapes(captured)
+            self.past = past_shapes(captured)
             self._require_tokens_fit(captured)
         with self.clock.stage("verify", "reference"):
             reference = self._reference(held_out)
@@ -234,7 +234,7 @@ class DecoderRun:
         return Made(manifest=manifest, report=report, measurements=measurements, files=files)
 
 
-def _past_shapes(captured: Graph) -> dict[str, tuple[int, int]]:
+def past_shapes(captured: Graph) -> dict[str, tuple[int, int]]:
     """Cache input -> (heads, head size)."""
     shapes: dict[str, tuple[int, int]] = {}
     for value in ir.load(captured.path).graph.inputs:
