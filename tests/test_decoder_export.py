@@ -104,12 +104,19 @@ def test_a_mixture_in_int4_keeps_only_its_routers_in_float(name: str, method: st
         assert len(generator.generate("The", max_new_tokens=4, temperature=0).token_ids) > 0
 
 
-def test_gathered_experts_are_rounded_too_and_said(tmp_path: Path) -> None:
-    source = tiny_decoder(tmp_path / "s", "gelu-experts")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gelu-experts", ["in int8: ONNX Runtime's CPU kernels gate experts by swiglu only"]),
+        ("mish-experts", ["in float32: their gate is none that is known", "stay in float32"]),
+    ],
+)
+def test_gathered_experts_are_named_with_their_precision(name: str, said: list[str], tmp_path: Path) -> None:
+    source = tiny_decoder(tmp_path / "s", name)
     made = export(recipe(source, "int8", method="rtn", block_size=32), tmp_path / "b")
-    (note,) = [note for note in made.report.notes if "expert" in note]
-    assert "in int8" in note
-    assert "gated by gelu_tanh" in note
+    notes = [note for note in made.report.notes if "expert" in note]
+    assert len(notes) == len(said)
+    assert all(part in note for part, note in zip(said, notes, strict=True))
 
 
 def test_large_weights_lie_beside_the_model(

@@ -81,7 +81,7 @@ def _layer(name: str, value: ir.Value) -> Layer | None:
     bits = node.attributes.get("bits") or node.attributes.get("expert_weight_bits")
     precision = f"int{bits.as_int()}" if bits is not None else tensor.dtype.numpy().name
     label = (node.name or name).split("/", 1)[0]
-    if _computes_experts(node):  # one node reads several of their weights
+    if _computes_experts(node) and node.op_type != "GatherND":  # one node reads several of their weights
         label = _EXPERT_PART.sub("", name)
     shape = tuple(int(str(size)) for size in tensor.shape)
     return Layer(name=label, op=node.op_type, shape=shape, precision=precision, bytes=tensor.nbytes)
@@ -90,7 +90,7 @@ def _layer(name: str, value: ir.Value) -> Layer | None:
 def _computes_experts(node: ir.Node) -> bool:
     if node.op_type in ("MoE", "QMoE"):
         return True
-    gathers = node.op_type in ("Gather", "GatherBlockQuantized")
+    gathers = node.op_type in ("Gather", "GatherND", "GatherBlockQuantized")  # ND: as the exporter writes it
     return gathers and any("MatMul" in reader.op_type for reader, _ in node.outputs[0].uses())
 
 
