@@ -30,8 +30,9 @@ _DECODERS = (
 )  # fmt: skip
 
 _MIXTURES = (
-    "afmoe", "ernie4_5_moe", "flex_olmo", "glm4_moe", "gpt_oss", "granitemoe", "granitemoeshared", "hunyuan_v1_moe",
-    "mellum", "minimax_m2", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe", "solar_open",
+    "afmoe", "cohere2_moe", "ernie4_5_moe", "flex_olmo", "flint", "glm4_moe", "gpt_oss", "granitemoe",
+    "granitemoeshared", "hunyuan_v1_moe", "mellum", "minimax_m2", "mixtral", "olmoe", "phimoe", "qwen2_moe",
+    "qwen3_moe", "solar_open",
 )  # fmt: skip
 _EXPERTS = "a mixture of experts, each layer's as one op"
 

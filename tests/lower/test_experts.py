@@ -149,15 +149,18 @@ def rounded(weights: dict[str, np.ndarray], recipe: QuantizeRecipe, bits: int, b
     return changed
 
 
+@pytest.mark.parametrize("tokens", [1, N])
 @pytest.mark.parametrize("gate", ["silu", "clamped", "gelu"])
 @pytest.mark.parametrize("method", ["rtn", "hqq"])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_experts_in_blocks(rng: np.random.Generator, bits: int, symmetric: bool, method: str, gate: str) -> None:
+def test_experts_in_blocks(
+    rng: np.random.Generator, bits: int, symmetric: bool, method: str, gate: str, tokens: int
+) -> None:
     """The widths are 32 and 48: of a block of 128, 16 is left."""
     model = mixture(rng, gate, "the best, then softmax", bias=True)
     recipe = QuantizeRecipe(method=method, symmetric=symmetric, accuracy_level=0, block_size=128)
-    weights, x = arrays_of(model), rng.normal(size=(N, H)).astype(np.float32)
+    weights, x = arrays_of(model), rng.normal(size=(tokens, H)).astype(np.float32)
     assert quantize_experts(model, recipe, bits=bits) == 1
     assert not {"gate_up", "down"} & set(model.graph.initializers)
     lowered = lower_model(model)
