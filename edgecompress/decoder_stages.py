@@ -62,7 +62,7 @@ class DecoderRun:
         calibration, held_out = self._texts()
         with self.clock.stage("capture"):
             captured = capture(self.student, self.folder, opset=self.target.opset)
-            self.past = _past_shapes(captured)
+            self.past = past_shapes(captured)
             generation = generation_settings(self.student, captured, self.tokenizer)
             self._require_tokens_fit(generation.vocab_size)
         with self.clock.stage("verify", "reference"):
@@ -212,7 +212,7 @@ class DecoderRun:
         return made
 
 
-def _past_shapes(captured: Graph) -> dict[str, tuple[int, int]]:
+def past_shapes(captured: Graph) -> dict[str, tuple[int, int]]:
     """Cache input -> (heads, head size)."""
     shapes: dict[str, tuple[int, int]] = {}
     for value in ir.load(captured.path).graph.inputs:

@@ -79,6 +79,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("olmo3", _ALTERNATING),
     "exaone4": ("exaone4", _ALTERNATING),
     "gpt_oss": ("gpt_oss", _ALTERNATING | _EXPERTS),
+    "gelu-experts": ("qwen3_moe", _EXPERTS | {"hidden_act": "gelu_pytorch_tanh"}),
+    "mish-experts": ("qwen3_moe", _EXPERTS | {"hidden_act": "mish"}),  # no gate that the op can say
+    "gpt_oss-limited": ("gpt_oss", _ALTERNATING | _EXPERTS | {"swiglu_limit": 0.5}),
     "opt": ("opt", {"ffn_dim": 96, "word_embed_proj_dim": 64}),
     "gpt_bigcode": ("gpt_bigcode", _GPT2),
     "lfm2": ("lfm2", {"layer_types": ["conv", "full_attention"]}),

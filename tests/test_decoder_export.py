@@ -147,6 +147,40 @@ def test_a_target_without_int8_products_has_one_level() -> None:
     assert accuracy_levels(find_target("raspberry-pi-5")) == accuracy_levels(find_target("x86-64-avx2")) == (4, 1)
 
 
+@pytest.mark.parametrize(("name", "method"), [("gpt_oss", "hqq"), ("qwen2_moe", "gptq")])
+def test_a_mixture_in_int4_keeps_only_its_routers_in_float(name: str, method: str, tmp_path: Path) -> None:
+    source = tiny_decoder(tmp_path / "s", name)
+    made = export(recipe(source, "int4", method=method, block_size=32), tmp_path / "b")
+    experts = [layer for layer in made.report.layers if layer.op == "QMoE"]
+    assert {layer.precision for layer in experts} == {"int4"}
+    assert {layer.name for layer in experts if len(layer.shape) == 3} == {
+        f"layers.{index}.mlp.experts.{part}" for index in range(2) for part in ("gate_up_proj", "down_proj")
+    }
+    products = [layer for layer in made.report.layers if layer.op in ("MatMul", "Gemm")]
+    assert {layer.name.rpartition(".")[2] for layer in products} == {"router" if name == "gpt_oss" else "gate"}
+    assert not any("expert" in note for note in made.report.notes)
+    assert made.report.fidelity.mean_kl is not None
+    assert made.report.fidelity.mean_kl < 0.5
+    with load(tmp_path / "b") as generator:
+        assert isinstance(generator, Generator)
+        assert len(generator.generate("The", max_new_tokens=4, temperature=0).token_ids) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gelu-experts", ["in int8: ONNX Runtime's CPU kernels gate experts by swiglu only"]),
+        ("mish-experts", ["in float32: their gate is none that is known", "stay in float32"]),
+    ],
+)
+def test_gathered_experts_are_named_with_their_precision(name: str, said: list[str], tmp_path: Path) -> None:
+    source = tiny_decoder(tmp_path / "s", name)
+    made = export(recipe(source, "int8", method="rtn", block_size=32), tmp_path / "b")
+    notes = [note for note in made.report.notes if "expert" in note]
+    assert len(notes) == len(said)
+    assert all(part in note for part, note in zip(said, notes, strict=True))
+
+
 def test_large_weights_lie_beside_the_model(
     small_decoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float_bundle: Path
 ) -> None:

@@ -30,10 +30,11 @@ _DECODERS = (
 )  # fmt: skip
 
 _MIXTURES = (
-    "afmoe", "ernie4_5_moe", "flex_olmo", "glm4_moe", "gpt_oss", "granitemoe", "granitemoeshared", "hunyuan_v1_moe",
-    "mellum", "minimax_m2", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe", "solar_open",
+    "afmoe", "cohere2_moe", "ernie4_5_moe", "flex_olmo", "flint", "glm4_moe", "gpt_oss", "granitemoe",
+    "granitemoeshared", "hunyuan_v1_moe", "mellum", "minimax_m2", "mixtral", "olmoe", "phimoe", "qwen2_moe",
+    "qwen3_moe", "solar_open",
 )  # fmt: skip
-_GATHERED = "a mixture of experts: each token gathers its experts' weights, which is right and slow"
+_EXPERTS = "a mixture of experts, each layer's as one op"
 
 _OTHER_STATE = "keeps more between tokens than keys and values"
 _OTHER_MASK = "attention mask is something else than causal with a sliding window"
@@ -70,7 +71,7 @@ _ALL = (
         refused="the captured graph of architecture 'mpnet' does not run with other batch sizes and lengths",
     ),
     *(Architecture(name=name, kind="decoder") for name in _DECODERS),
-    *(Architecture(name=name, kind="decoder", note=_GATHERED) for name in _MIXTURES),
+    *(Architecture(name=name, kind="decoder", note=_EXPERTS) for name in _MIXTURES),
     *(Architecture(name=name, kind="decoder", refused=why) for name, why in _REFUSED_DECODERS.items()),
 )
 

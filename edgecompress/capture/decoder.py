@@ -26,8 +26,10 @@ from edgecompress.capture.cached_attention import (
     register,
     running,
 )
+from edgecompress.capture.experts import IMPLEMENTATION as EXPERTS
+from edgecompress.capture.experts import arrange_experts, find_gates, register_experts
 from edgecompress.capture.export import cannot_capture, quiet, write_captured
-from edgecompress.capture.lazy_weights import fill_initializers, skeleton
+from edgecompress.capture.lazy_weights import fill_initializers, skeleton, transposed
 from edgecompress.capture.pieces import RotaryTables, whole_pieces
 from edgecompress.errors import StudentError
 from edgecompress.types.graph import Graph
@@ -100,12 +102,14 @@ def capture_decoder(student: Student, out_dir: Path, *, opset: int) -> Graph:
     Raises StudentError if the architecture cannot be captured without changing what it computes.
     """
     register()
+    register_experts()
     try:
-        made = skeleton(student, IMPLEMENTATION)
+        made = skeleton(student, IMPLEMENTATION, EXPERTS)
     except (ValueError, KeyError, ImportError) as error:
         if IMPLEMENTATION in str(error):
             raise _no_interface(student.architecture) from error
         raise cannot_capture(student, error) from error
+    find_gates(made.model)
     wrapper = Decoder(made.model).eval()
     assert student.max_length_tokens is not None
     tables = RotaryTables(context_tokens=student.max_length_tokens)
@@ -121,6 +125,7 @@ def capture_decoder(student: Student, out_dir: Path, *, opset: int) -> Graph:
         except Exception as error:
             raise cannot_capture(student, error) from error
     fill_initializers(model, made)
+    arrange_experts(model)
     _products_as_matmul(model)
     onnxscript.optimizer.optimize_ir(model)
     _name_axes(model)
@@ -197,10 +202,12 @@ def _products_as_matmul(model: ir.Model) -> None:
         x, weight, bias = [*node.inputs, None][:3]
         flags = {name: attribute.value for name, attribute in node.attributes.items()}
         plain = flags.get("alpha", 1.0) == 1.0 and flags.get("beta", 1.0) == 1.0
-        if not plain or flags.get("transA", 0) or flags.get("transB", 0):
+        if not plain or flags.get("transA", 0):
             continue
         if x is None or weight is None or weight.const_value is None or len(weight.const_value.shape) != 2:
             continue
+        if flags.get("transB", 0):
+            weight = transposed(graph, weight)
         product = ir.node("MatMul", [x, weight], name=node.name)
         made = [product]
         if bias is not None:
@@ -212,6 +219,8 @@ def _products_as_matmul(model: ir.Model) -> None:
         graph.insert_before(node, made)
         ir.convenience.replace_all_uses_with(old, made[-1].outputs[0], replace_graph_outputs=True)
         graph.remove(node, safe=True)
+    for name in [n for n, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()]:
+        del graph.initializers[name]
 
 
 def _name_axes(model: ir.Model) -> None:

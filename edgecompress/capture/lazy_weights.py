@@ -28,10 +28,6 @@ from edgecompress.capture.model import load_model
 from edgecompress.errors import StudentError
 from edgecompress.types.student import Student
 
-# Of transformers' ways to compute a mixture of experts, the one that is plain products of gathered weights: the others
-# loop over the experts that were hit, or call a grouped kernel.
-EXPERTS = "batched_mm"
-
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
@@ -55,7 +51,7 @@ class Skeleton:
     stored: Mapping[str, StoredTensor]
 
 
-def skeleton(student: Student, attention: str) -> Skeleton:
+def skeleton(student: Student, attention: str, experts: str) -> Skeleton:
     """Build the causal language model of a checkpoint without reading its weights, if that can be done.
 
     Raises StudentError as :func:`edgecompress.capture.model.load_model` does.
@@ -70,7 +66,7 @@ def skeleton(student: Student, attention: str) -> Skeleton:
             model = transformers.AutoModelForCausalLM.from_config(
                 copy.deepcopy(config),
                 attn_implementation=attention,
-                experts_implementation=EXPERTS,
+                experts_implementation=experts,
                 dtype=torch.float32,
             )
         model.tie_weights()
@@ -78,7 +74,7 @@ def skeleton(student: Student, attention: str) -> Skeleton:
         if stored is not None:
             return Skeleton(model=model.eval(), stored=stored)
         del model
-    return Skeleton(model=load_model(student, attention, EXPERTS), stored={})
+    return Skeleton(model=load_model(student, attention, experts), stored={})
 
 
 def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
@@ -148,29 +144,34 @@ def fill_initializers(model: ir.Model, made: Skeleton) -> None:
             continue
         if tuple(value.const_value.shape) != source.shape:  # type: ignore[union-attr]
             raise StudentError(f"the exporter reshaped the weight '{name}', so its numbers are unknown")
-        value.const_value = _lazy(source, name, transposed=False)
+        value.const_value = _lazy(source, name)
         for node in [n for n, _ in value.uses() if n.op_type == "Transpose" and not n.domain]:
             if list(node.attributes["perm"].as_ints()) == [1, 0]:
-                _fold_transpose(graph, node, value, source)
+                ir.convenience.replace_all_uses_with(node.outputs[0], transposed(graph, value))
+                graph.remove(node, safe=True)
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
 
 
-def _fold_transpose(graph: ir.Graph, node: ir.Node, value: ir.Value, source: StoredTensor) -> None:
-    assert value.name is not None
+def transposed(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """The initializer ``value`` [K, N] as [N, K]: ``name.transposed``, made once and turned when it is read."""
     name = f"{value.name}.transposed"
     if name not in graph.initializers:
-        tensor = _lazy(source, name, transposed=True)
-        made = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        tensor = value.const_value
+        assert tensor is not None
+
+        def read() -> ir.TensorProtocol:
+            return ir.tensor(np.ascontiguousarray(tensor.numpy().T), name=name)
+
+        shape = ir.Shape(tuple(reversed(tensor.shape.numpy())))
+        lazy = ir.LazyTensor(read, dtype=tensor.dtype, shape=shape, name=name)
+        made = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=lazy)
         graph.register_initializer(made)
-    ir.convenience.replace_all_uses_with(node.outputs[0], graph.initializers[name])
-    graph.remove(node, safe=True)
+    return graph.initializers[name]
 
 
-def _lazy(source: StoredTensor, name: str, *, transposed: bool) -> ir.LazyTensor:
+def _lazy(source: StoredTensor, name: str) -> ir.LazyTensor:
     def read() -> ir.TensorProtocol:
-        array = source.read().numpy()
-        return ir.tensor(np.ascontiguousarray(array.T if transposed else array), name=name)
+        return ir.tensor(source.read().numpy(), name=name)
 
-    shape = tuple(reversed(source.shape)) if transposed else source.shape
-    return ir.LazyTensor(read, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape), name=name)
+    return ir.LazyTensor(read, dtype=ir.DataType.FLOAT, shape=ir.Shape(source.shape), name=name)

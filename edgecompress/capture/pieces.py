@@ -1,6 +1,6 @@
-"""RMSNorm and rotary embedding caught whole while a decoder is captured.
+"""RMSNorm, rotary embedding and the gated MLP (``capture/gated.py``) caught whole while a decoder is captured.
 
-Neither is found by its class: a module or function is run on random numbers beside the formula, and taken for what it
+None is found by its class: a module or function is run on random numbers beside the formula, and taken for what it
 is only if the two agree. What is not recognised stays as the plain operations it is made of, which is exact too.
 """
 
@@ -18,6 +18,7 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from edgecompress.capture.cached_attention import DOMAIN, current_run
+from edgecompress.capture.gated import catch_gated_mlp
 from edgecompress.errors import StudentError
 
 _TAG = "_edgecompress_rotary"
@@ -66,10 +67,11 @@ class RotaryTables:
 
 @contextmanager
 def whole_pieces(model: torch.nn.Module, tables: RotaryTables) -> Iterator[None]:
-    """While inside, RMSNorms and rotary embeddings of ``model`` emit one op each."""
+    """While inside, RMSNorms, rotary embeddings and the middle of gated MLPs of ``model`` emit one op each."""
     with ExitStack() as stack:
         for name, module in model.named_modules():
             _catch_norm(module, stack)
+            catch_gated_mlp(module, stack)
             _catch_rotary_module(name, module, tables, stack)
         for owner in {sys.modules[type(module).__module__] for module in model.modules()}:
             function = getattr(owner, "apply_rotary_pos_emb", None)

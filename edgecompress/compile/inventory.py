@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from edgecompress.formats.cpu import host_cpu_name
+from edgecompress.lower.experts import REASON
 from edgecompress.types.bundle import TargetRecord, TensorSpec
 from edgecompress.types.report import ALONE_KEY, Layer
 from edgecompress.types.target import Target
 
 _PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers", "numpy")
+_EXPERT_PART = re.compile(r"^(model\.)*|(\.arranged|_int\d|_scale|_zero_point)$")
 _ISA_REASON = {
     True: "its int8 products are summed in 32 bits by VNNI; without it u8 x s8 pairs saturate and answers are wrong",
     False: "it was compiled for these CPU features",
@@ -68,22 +71,23 @@ def op_counts(model: ir.Model) -> dict[str, int]:
 def weight_layers(model: ir.Model) -> tuple[Layer, ...]:
     """Every constant matrix of the graph: by which op it is read, and in what precision it is stored."""
     alone = json.loads(model.metadata_props.get(ALONE_KEY, "{}"))
-    layers = []
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        uses = list(value.uses())
-        if tensor is None or len(tensor.shape) < 2 or not uses or tensor.dtype == ir.DataType.INT64:
-            continue
-        node = uses[0][0]
-        bits = node.attributes.get("bits")
-        precision = f"int{bits.as_int()}" if bits is not None else tensor.dtype.numpy().name
-        shape = tuple(int(str(size)) for size in tensor.shape)
-        label = (node.name or name).rsplit("/", 1)[0]
-        kl = alone.get(label.removesuffix("/BlockEmbedding")) if tensor.dtype == ir.DataType.UINT8 else None
-        layers.append(
-            Layer(name=label, op=node.op_type, shape=shape, precision=precision, bytes=tensor.nbytes, alone_kl=kl)
-        )
-    return tuple(sorted(layers, key=lambda layer: layer.name))
+    layers = (_layer(name, value, alone) for name, value in model.graph.initializers.items())
+    return tuple(sorted((layer for layer in layers if layer is not None), key=lambda layer: layer.name))
+
+
+def _layer(name: str, value: ir.Value, alone: Mapping[str, float]) -> Layer | None:
+    tensor = value.const_value
+    node = next((node for node, _ in value.uses()), None)
+    if tensor is None or len(tensor.shape) < 2 or node is None or tensor.dtype == ir.DataType.INT64:
+        return None
+    bits = node.attributes.get("bits") or node.attributes.get("expert_weight_bits")
+    precision = f"int{bits.as_int()}" if bits is not None else tensor.dtype.numpy().name
+    label = (node.name or name).split("/", 1)[0]
+    if _computes_experts(node) and node.op_type != "GatherND":  # one node reads several of their weights
+        label = _EXPERT_PART.sub("", name)
+    shape = tuple(int(str(size)) for size in tensor.shape)
+    kl = alone.get(label) if tensor.dtype == ir.DataType.UINT8 else None
+    return Layer(name=label, op=node.op_type, shape=shape, precision=precision, bytes=tensor.nbytes, alone_kl=kl)
 
 
 def weight_notes(model: ir.Model) -> tuple[str, ...]:
@@ -101,4 +105,35 @@ def weight_notes(model: ir.Model) -> tuple[str, ...]:
     levels = {n.attributes["accuracy_level"].as_int() for n in model.graph.all_nodes() if n.op_type == "MatMulNBits"}
     if levels:
         notes.append(f"MatMulNBits at accuracy level {', '.join(map(str, sorted(levels)))}")
+    return (*notes, *_expert_notes(model))
+
+
+def _computes_experts(node: ir.Node) -> bool:
+    if node.op_type in ("MoE", "QMoE"):
+        return True
+    gathers = node.op_type in ("Gather", "GatherND", "GatherBlockQuantized")  # ND: as the exporter writes it
+    return gathers and any("MatMul" in reader.op_type for reader, _ in node.outputs[0].uses())
+
+
+def _expert_notes(model: ir.Model) -> tuple[str, ...]:
+    """What a report says of a mixture's experts: which are gathered, and which stay float among rounded weights."""
+    experts = []
+    for name, value in model.graph.initializers.items():
+        if any(_computes_experts(node) for node, _ in value.uses()):
+            experts.append(_layer(name, value, {}))
+    layers = [layer for layer in experts if layer is not None and len(layer.shape) == 3]
+    notes = []
+    gathered = [layer for layer in layers if layer.op.startswith("Gather")]
+    if gathered:
+        kinds = ", ".join(sorted({layer.precision for layer in gathered}))
+        reason = model.metadata_props.get(REASON, "their gate is none that is known")
+        notes.append(f"each token gathers its experts' weights, {_megabytes(gathered)} in {kinds}: {reason}")
+    floats = [layer for layer in layers if layer.precision == "float32"]
+    if floats and model.metadata_props.get("edgecompress.precision", "fp32") != "fp32":
+        reason = "" if gathered else ": no block of 16 or more divides their widths"
+        notes.append(f"experts of {_megabytes(floats)} stay in float32{reason}")
     return tuple(notes)
+
+
+def _megabytes(layers: Sequence[Layer]) -> str:
+    return f"{sum(layer.bytes for layer in layers) / 1e6:.1f} MB"

@@ -16,6 +16,8 @@ from onnx_ir.passes.common import (
 from edgecompress.capture.export import write_model
 from edgecompress.lower.attention import lower_attention
 from edgecompress.lower.cached_attention import lower_cached_attention
+from edgecompress.lower.experts import lower_experts
+from edgecompress.lower.gated import lower_gated
 from edgecompress.lower.half import to_float16
 from edgecompress.lower.packing import pack_linears
 from edgecompress.lower.padding import skip_mask_when_unpadded
@@ -35,6 +37,8 @@ def lower_model(model: ir.Model) -> ir.Model:
     RemoveUnusedNodesPass()(model)
     lower_rotary(model)
     lower_rms_norm(model)
+    lower_gated(model)
+    lower_experts(model)
     lower_quantized(model)
     RemoveUnusedNodesPass()(model)
     CommonSubexpressionEliminationPass()(model)

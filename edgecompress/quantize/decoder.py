@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgecompress.quantize.blockwise import BlockFormat
+from edgecompress.quantize.experts import quantize_experts
 from edgecompress.quantize.layers import Linear, find_embeddings, find_linears
 from edgecompress.quantize.numerics import Float
 from edgecompress.quantize.sensitivity import UNIFORM, Mixed
@@ -74,6 +75,7 @@ def quantize_decoder(
             hessians=hessians,
             ready=mixed.blocks,
         )
+    quantize_experts(model, recipe, bits=bits)
     return Quantized(layers=len(linears), head=head.name if head else None, tables=len(tables), tied=shared is not None)
 
 

@@ -15,6 +15,7 @@ from edgecompress.lower.packing import pack_linears
 from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
 from edgecompress.quantize.decoder import quantize_decoder
+from edgecompress.quantize.experts import routers
 from edgecompress.quantize.hessians import Batches, FloatGraph, StreamedHessians
 from edgecompress.quantize.layers import Linear, find_embeddings, find_linears
 from edgecompress.quantize.mixed import mix
@@ -94,7 +95,8 @@ def quantize(
     decodes = model.metadata_props.get("edgecompress.task") == "text-generation"
     if decodes:
         pack_linears(model)  # one product for query, key and value, one for gate and up
-    linears = [linear for linear in find_linears(model) if only(linear)]
+    kept = routers(model)
+    linears = [linear for linear in find_linears(model) if linear.name not in kept and only(linear)]
     if not linears:
         raise RecipeError(
             f"the graph has no linear layer that {precision} could quantize", way_out="Use --precision fp32."
@@ -126,7 +128,15 @@ def quantize(
             model.metadata_props[ALONE_KEY] = json.dumps({name: float(f"{kl:.3g}") for name, kl in mixed.costs.items()})
         bits = 8 if precision == "int8-weights" else 4
         if decodes:
-            quantize_decoder(model, recipe.quantize, bits=bits, hessians=hessians, only=only, mixed=mixed)
+            wanted = {linear.name for linear in linears}
+            quantize_decoder(
+                model,
+                recipe.quantize,
+                bits=bits,
+                hessians=hessians,
+                only=lambda linear: linear.name in wanted,
+                mixed=mixed,
+            )
         else:
             quantize_weights(
                 model,

@@ -17,7 +17,7 @@ from edgecompress.quantize.gptq import gptq
 from edgecompress.quantize.layers import DOMAIN, Embedding, Linear, constant, replace_linear
 from edgecompress.quantize.numerics import Float, per_row_int8
 
-_SMALLEST_BLOCK = 16  # that GatherBlockQuantized takes
+SMALLEST_BLOCK = 16  # that GatherBlockQuantized takes
 
 
 def quantize_weights(
@@ -66,7 +66,7 @@ def round_table(embedding: Embedding, form: BlockFormat, method: str) -> Blocks 
     assert embedding.table.const_value is not None
     table = embedding.table.const_value.numpy()
     block = block_that_divides(table.shape[1], form.block_size)
-    if block < _SMALLEST_BLOCK:
+    if block < SMALLEST_BLOCK:
         return None
     return quantize_blocks(table.T, replace(form, block_size=block), "hqq" if method == "hqq" else "rtn")
 

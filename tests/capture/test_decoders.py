@@ -15,6 +15,7 @@ from edgecompress.capture.export import capture
 from edgecompress.capture.generation import chat_template, generation_settings
 from edgecompress.capture.lazy_weights import skeleton
 from edgecompress.capture.student import load_student
+from edgecompress.compile.inventory import expert_notes
 from edgecompress.errors import EdgeCompressError, StudentError
 from edgecompress.lower.onnxruntime import lower
 from edgecompress.types.graph import Graph
@@ -48,6 +49,28 @@ def test_supported_decoders_match_eager(name: str, tmp_path: Path) -> None:
     lowered = lower(captured(tmp_path, name), tmp_path)
     assert ops(lowered.path)["GroupQueryAttention"] == 2
     assert largest_difference(tmp_path, lowered.path) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [*((n, 2) for n in ("gpt_oss", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe")), ("ernie4_5_moe", 1)],
+)
+def test_a_mixture_s_experts_are_one_op(name: str, layers: int, tmp_path: Path) -> None:
+    """Captured whole, lowered to one op, and no expert's weights are gathered."""
+    graph = captured(tmp_path, name)
+    assert ops(graph.path)["Experts"] == layers
+    lowered = ir.load(lower(graph, tmp_path).path)
+    assert sum(node.op_type == "MoE" for node in lowered.graph) == layers
+    assert expert_notes(lowered) == ()
+
+
+@pytest.mark.parametrize(("name", "reason"), [("gelu-experts", "gated by gelu_tanh"), ("mish-experts", "none that is")])
+def test_experts_with_another_gate_are_gathered_and_named(name: str, reason: str, tmp_path: Path) -> None:
+    """That they match eager too is tested above, with the other variants."""
+    lowered = ir.load(lower(captured(tmp_path, name), tmp_path).path)
+    assert not any(node.op_type == "MoE" for node in lowered.graph)
+    (note,) = expert_notes(lowered)
+    assert reason in note
 
 
 @pytest.mark.parametrize("name", [n for n, a in DECODERS.items() if a.refused is not None])
@@ -100,7 +123,7 @@ def test_weights_stay_in_the_checkpoint_until_they_are_written(name: str, tmp_pa
     from safetensors.torch import load_file
 
     folder = tiny_decoder(tmp_path, name, torch.bfloat16)
-    made = skeleton(student_of(folder), "sdpa")
+    made = skeleton(student_of(folder), "sdpa", "batched_mm")
     assert set(made.stored) == {n for n, _ in made.model.named_parameters(remove_duplicate=False)}
     stored = load_file(folder / "model.safetensors")
     graph = ir.load(capture(student_of(folder), tmp_path, opset=21).path).graph
