@@ -23,13 +23,15 @@ from edgecompress.errors import CalibrationError, EdgeCompressError, StudentErro
 from edgecompress.formats import codec
 from edgecompress.formats.cpu import host_cores
 from edgecompress.formats.recipe import recipe_toml
+from edgecompress.lower.kv_cache import lower_cache
 from edgecompress.lower.onnxruntime import lower, lower_model
+from edgecompress.quantize.kv_cache import affordable_texts, cache_scales, spread_positions
 from edgecompress.quantize.stage import quantize
 from edgecompress.quantize.text import load_texts
 from edgecompress.stages import Made, model_files, pick
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.graph import Graph
-from edgecompress.types.report import Candidate, Fidelity, Latency, Measurements, Report
+from edgecompress.types.report import Candidate, Fidelity, Latency, Measurements, QuantizedCache, Report
 from edgecompress.verify import latency
 from edgecompress.verify.decoder import measure_decoder
 from edgecompress.verify.decoder_check import Feed, Ids, Logits, logits_of, reference_file, text_feed
@@ -56,6 +58,9 @@ class DecoderRun:
         self.tokenizer = save_tokenizer(self.student, folder)
         self.past: dict[str, tuple[int, int]] = {}
         self.text_source = ""
+        self.cache_dtype = np.dtype(np.int8 if self.recipe.quantize.kv_cache == "int8" else np.float32)
+        self.float_cache: dict[str, Fidelity] = {}  # candidate -> what it is with a float32 cache
+        self.cache_calibration_tokens = 0
 
     def all(self) -> Made:
         calibration, held_out = self._texts()
@@ -72,12 +77,18 @@ class DecoderRun:
         refused: dict[str, str] = {}
         for name in self.plan.candidates:
             try:
-                compiled[name] = self._compile(captured, name, calibration)
+                graph = self._compile(captured, name, calibration)
+                if self.cache_dtype == np.int8:
+                    with self.clock.stage("verify", f"{name} with an fp32 cache"):
+                        self.float_cache[name] = self._fidelity(graph, held_out, reference)
+                    with self.clock.stage("calibrate", f"KV cache of {name}"):
+                        graph = self._with_int8_cache(graph, calibration)
             except EdgeCompressError as error:
                 if len(self.plan.candidates) == 1:
                     raise
                 refused[name] = f"refused: {error.message}"
                 continue
+            compiled[name] = graph
             with self.clock.stage("verify", name):
                 fidelity[name] = self._fidelity(compiled[name], held_out, reference)
         timings: dict[str, latency.Timing] = {}
@@ -152,6 +163,33 @@ class DecoderRun:
         with self.clock.stage("compile", precision):
             return compile_graph(lowered, self.target, self.folder)
 
+    def _with_int8_cache(self, graph: Graph, calibration: Sequence[Ids]) -> Graph:
+        context = self.student.max_length_tokens or max(map(len, calibration))
+        texts = calibration[: affordable_texts(self.student.parameters, max(map(len, calibration)), len(calibration))]
+        self.cache_calibration_tokens = sum(map(len, texts))
+        only_last = np.zeros(1, dtype=np.int64)  # no logits are needed
+        places = spread_positions([len(ids) for ids in texts], context)
+        feeds = (
+            text_feed(ids, self.past, only_last, first_position=place) for ids, place in zip(texts, places, strict=True)
+        )
+        return lower_cache(graph, cache_scales(latency.make_session(graph.path, self.threads), feeds), self.folder)
+
+    def _cache_report(self, graph: Graph, fidelity: Fidelity) -> QuantizedCache | None:
+        beside = self.float_cache.get(graph.precision)
+        if beside is None:
+            return None
+        numbers = sum(heads * size for heads, size in self.past.values())  # a token
+        assert fidelity.perplexity_ratio is not None
+        assert beside.perplexity_ratio is not None
+        return QuantizedCache(
+            dtype=self.cache_dtype.name,
+            calibration_tokens=self.cache_calibration_tokens,
+            bytes_per_token=numbers * self.cache_dtype.itemsize,
+            float_bytes_per_token=numbers * 4,
+            float_fidelity=beside,
+            perplexity_ratio=round(fidelity.perplexity_ratio / beside.perplexity_ratio, 6),
+        )
+
     def _fidelity(self, graph: Graph, held_out: Sequence[Ids], reference: Sequence[Logits]) -> Fidelity:
         run = logits_of(latency.make_session(graph.path, self.threads))
         return measure_decoder((expected, run(ids), ids) for ids, expected in zip(held_out, reference, strict=True))
@@ -163,7 +201,9 @@ class DecoderRun:
         shapes = {}
         for tokens, behind in ((longest, 0), (min(16, longest), 0), (1, longest - 1)):
             wanted = np.array([tokens - 1], dtype=np.int64)
-            shapes[1, tokens] = text_feed(whole[:tokens], self.past, wanted, behind=behind)
+            shapes[1, tokens] = text_feed(
+                whole[:tokens], self.past, wanted, behind=behind, cache_dtype=self.cache_dtype
+            )
         return shapes
 
     def _made(
@@ -187,6 +227,7 @@ class DecoderRun:
         notes = () if self.plan.measured_here else (f"not measured: this machine is not a {self.target.name}",)
         report = Report(
             fidelity=fidelity,
+            kv_cache=self._cache_report(graph, fidelity),
             layers=weight_layers(model),
             ops=op_counts(model),
             held_out_text=self.text_source,
@@ -205,7 +246,7 @@ class DecoderRun:
             target=target_record(self.target, graph.precision, PROVIDERS),
             runtime=runtime_settings(self.target, self.recipe.runtime.threads),
             text=text_settings(self.student, self.tokenizer),
-            generation=generation_settings(self.student, captured, self.tokenizer),
+            generation=generation_settings(self.student, graph, self.tokenizer),
             versions=versions(),
         )
         files: dict[str, Path | str | bytes] = {

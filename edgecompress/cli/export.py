@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecompress.cli.output import add_json_flag, emit_json, progress, table
 from edgecompress.errors import UsageError
-from edgecompress.types.recipe import BLOCK_METHODS, CALIBRATION_METHODS, PRECISIONS, TASKS, Recipe
+from edgecompress.types.recipe import BLOCK_METHODS, CALIBRATION_METHODS, KV_CACHES, PRECISIONS, TASKS, Recipe
 from edgecompress.types.report import Candidate, Fidelity
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ _FIELDS = {
     "head_bits": ("quantize", "head_bits"),
     "embedding_bits": ("quantize", "embedding_bits"),
     "accuracy_level": ("quantize", "accuracy_level"),
+    "kv_cache": ("quantize", "kv_cache"),
     "calibration": ("calibration", "text"),
     "calibration_samples": ("calibration", "samples"),
     "calibration_method": ("calibration", "method"),
@@ -74,6 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quantize.add_argument("--embedding-bits", type=int, default=absent, help="of a decoder's table: 4 or 8")
     quantize.add_argument(
         "--accuracy-level", type=int, default=absent, help="of MatMulNBits: 0 or 1 float32 inputs, 4 int8 inputs"
+    )
+    quantize.add_argument(
+        "--kv-cache", default=absent, help=f"of a decoder: {', '.join(KV_CACHES)}; int8 has calibrated scales a channel"
     )
     quality = parser.add_argument_group("quality budget")
     quality.add_argument("--min-fidelity", type=float, default=absent, help="mean cosine to the reference (0.99)")
@@ -176,6 +180,10 @@ def _print_result(result: ExportResult, as_json: bool) -> None:
     manifest, size = result.manifest, sum(record.bytes for record in result.manifest.files.values())
     print(f"{result.output}: {manifest.name}, {manifest.task}, {manifest.precision} for {manifest.target.name}")
     print(f"  fidelity  {describe(result.report.fidelity)}")
+    cache = result.report.kv_cache
+    if cache is not None:
+        saved = f"{cache.bytes_per_token:_} bytes a token (float32: {cache.float_bytes_per_token:_})"
+        print(f"  KV cache  {cache.dtype}, {saved}, perplexity ratio of the cache alone {cache.perplexity_ratio:.4f}")
     for row in result.measurements.latencies:
         shape = f"{row.batch}×{row.length_tokens}" if row.length_tokens else f"batch {row.batch}"
         print(f"  latency   {shape:<8} p50 {row.p50_ms:.2f} ms, p99 {row.p99_ms:.2f} ms, {row.threads} threads")

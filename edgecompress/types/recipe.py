@@ -18,6 +18,9 @@ BLOCK_METHODS = ("rtn", "hqq", "gptq")
 ACCURACY_LEVELS = (0, 1, 4)
 """MatMulNBits' own numbers: 0 and 1 compute in float32, 4 rounds the inputs to int8 a block and is 2-3x faster."""
 
+KV_CACHES = ("fp32", "int8")
+"""What a decoder's keys and values are kept in; ``int8`` is calibrated, with one scale a channel."""
+
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
 
 TASKS = (
@@ -56,6 +59,7 @@ class QuantizeRecipe:
     head_bits: int | None = None  # of a decoder's last layer; None: those of the precision
     embedding_bits: int | None = None  # of a decoder's embedding table; None: those of the precision
     accuracy_level: int = 4  # one of ACCURACY_LEVELS
+    kv_cache: str = "fp32"  # of a decoder: one of KV_CACHES
 
 
 @dataclass(frozen=True, kw_only=True)
