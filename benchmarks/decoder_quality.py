@@ -8,9 +8,9 @@ Every linear layer, the head and the embedding table of the PyTorch model are re
 them, and the model is compared with itself before, on held-out text: the weights' error alone, with float32 inputs.
 Calibration (GPTQ, the cache's scales) reads training text. One JSON line a row.
 
-The rows of the KV cache compare two graphs of ONNX Runtime that differ in nothing else: int8 cache against float32. They
-are run at the beginning of the context and at its end, with scales that were calibrated over the whole context, as an
-export does it, and, to show why, with scales from the beginning alone.
+The rows of the KV cache compare two graphs of ONNX Runtime that differ in nothing else: int8 cache against float32.
+They are run at the beginning of the context and at its end, with scales that were calibrated over the whole context, as
+an export does it, and, to show why, with scales from the beginning alone.
 """
 
 from __future__ import annotations
@@ -138,14 +138,14 @@ def cache_rows(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         captured = capture(student, folder, opset=21)
+        session = latency.make_session(lower(captured, folder).path, threads)
+        shapes = {v.name: (v.shape[1], v.shape[3]) for v in session.get_inputs() if v.name.startswith("past_")}
+        feeds = [text_feed(ids, shapes) for ids in calibration]
+        spread = list(spread_positions([len(ids) for ids in calibration], context))
         for precision, method in CACHE_WEIGHTS.items():
             recipe = Recipe(quantize=QuantizeRecipe(method=method))
-            session = latency.make_session(lower(captured, folder).path, threads)
-            shapes = {v.name: (v.shape[1], v.shape[3]) for v in session.get_inputs() if v.name.startswith("past_")}
-            feeds = [text_feed(ids, shapes) for ids in calibration]
             made = quantize(captured, precision, recipe, None, folder, batches=lambda: feeds, make_runnable=lower_model)
             graph = lower(made, folder)
-            spread = list(spread_positions([len(ids) for ids in calibration], context))
             for over, places in (("the context", spread), ("its beginning", [0] * len(calibration))):
                 placed = [text_feed(ids, shapes, first_position=p) for ids, p in zip(calibration, places, strict=True)]
                 scales = cache_scales(latency.make_session(graph.path, threads), placed)
