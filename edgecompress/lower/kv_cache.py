@@ -62,11 +62,13 @@ def quantize_cache(model: ir.Model, scales: Mapping[str, npt.NDArray[np.float32]
 
 
 def _require_attention(graph: ir.Graph) -> list[ir.Node]:
-    """The nodes that hold the cache. Raises RecipeError if one of them is no GroupQueryAttention."""
+    """The nodes that hold the cache. Raises RecipeError if something else reads its numbers or writes them."""
     nodes: dict[ir.Node, None] = {}
     for value in graph.inputs:
         if (value.name or "").startswith(PAST):
             for node, place in value.uses():
+                if node.op_type == "Shape":  # asks for the batch or the capacity, not for what is kept
+                    continue
                 if node.op_type != "GroupQueryAttention" or place not in (_PAST_KEY, _PAST_VALUE):
                     raise _not_int8(value, f"read by {node.op_type} '{node.name}'")
                 nodes[node] = None
