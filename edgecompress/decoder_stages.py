@@ -164,14 +164,13 @@ class DecoderRun:
             return compile_graph(lowered, self.target, self.folder)
 
     def _with_int8_cache(self, graph: Graph, calibration: Sequence[Ids]) -> Graph:
-        context = self.student.max_length_tokens or max(map(len, calibration))
-        texts = calibration[: affordable_texts(self.student.parameters, max(map(len, calibration)), len(calibration))]
+        longest = max(map(len, calibration), default=1)
+        texts = calibration[: affordable_texts(self.student.parameters, longest, len(calibration))]
         self.cache_calibration_tokens = sum(map(len, texts))
-        only_last = np.zeros(1, dtype=np.int64)  # no logits are needed
+        one = np.zeros(1, dtype=np.int64)  # no logits are needed
+        context = self.student.max_length_tokens or longest
         places = spread_positions([len(ids) for ids in texts], context)
-        feeds = (
-            text_feed(ids, self.past, only_last, first_position=place) for ids, place in zip(texts, places, strict=True)
-        )
+        feeds = (text_feed(ids, self.past, one, first_position=place) for ids, place in zip(texts, places, strict=True))
         return lower_cache(graph, cache_scales(latency.make_session(graph.path, self.threads), feeds), self.folder)
 
     def _cache_report(self, graph: Graph, fidelity: Fidelity) -> QuantizedCache | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from edgecompress.lower.onnxruntime import lower
 from edgecompress.pipeline import export, plan
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
 from edgecompress.runtime import Generator, load
-from edgecompress.types.recipe import QuantizeRecipe, Recipe, StudentRecipe
+from edgecompress.types.recipe import CalibrationRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from edgecompress.verify import latency
 from edgecompress.verify.decoder import DecoderFidelity
 from edgecompress.verify.decoder_check import logits_of, text_feed
@@ -180,3 +181,23 @@ def test_the_plan_tells_of_it(small_decoder_dir: Path) -> None:
     ]
     assert small.estimated_disk_bytes > plain.estimated_disk_bytes
     assert "calibrate" not in {stage.name for stage in plain.stages}
+
+
+def test_calibration_reaches_over_the_whole_context(
+    small_decoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def recorded(session: object, feeds: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        kept = list(feeds)
+        seen.extend((int(feed["position_ids"].min()), int(feed["position_ids"].max())) for feed in kept)
+        return cache_scales(session, kept)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("edgecompress.decoder_stages.cache_scales", recorded)
+    asked = recipe(small_decoder_dir, "fp32", **INT8)
+    made = export(replace(asked, calibration=CalibrationRecipe(samples=6, max_length_tokens=16)), tmp_path / "b")
+    assert made.manifest.generation is not None
+    assert made.manifest.generation.context_length_tokens == 512
+    assert seen[0] == (0, 15)
+    assert seen[-1][1] == 511
+    assert [first for first, _ in seen] == sorted({first for first, _ in seen})
