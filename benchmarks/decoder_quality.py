@@ -30,7 +30,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
-from benchmarks import mixed_bits
+from benchmarks import cache_quality, mixed_bits
 from benchmarks.hosts import describe_host
 from benchmarks.small_decoder import Settings, load_corpus, token_stream
 from edgecompress.quantize.blockwise import BlockFormat, Blocks, quantize_blocks
@@ -153,6 +153,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--only", help="methods, comma between")
     parser.add_argument("--mixed", action="store_true", help="bits mixed by sensitivity, beside int4 and int8")
+    parser.add_argument("--kv-cache", action="store_true", help="an int8 cache beside a float32 one")
     parser.add_argument("--out", type=Path, help="where the rows go; stdout if not given")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -173,6 +174,10 @@ def main() -> int:
                 threads=options.threads,
             )
             rows = mixed_bits.rows(bench)
+        elif options.kv_cache:
+            rows = cache_quality.cache_rows(
+                options.checkpoint, list(calibration.numpy()), list(held_out.numpy()), options.threads
+            )
         else:
             model = transformers.AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype=torch.float32).eval()
             only = options.only.split(",") if options.only else ()

@@ -28,7 +28,7 @@ from edgecompress.formats import codec
 from edgecompress.formats.recipe import recipe_toml
 from edgecompress.types.bundle import GenerationSettings, ImageSettings, Manifest, TextSettings
 from edgecompress.types.graph import Graph
-from edgecompress.types.report import Latency, Measurements, Report
+from edgecompress.types.report import Latency, Measurements, QuantizedCache, Report
 from edgecompress.verify import latency
 from edgecompress.verify.device import REFERENCE
 
@@ -57,6 +57,7 @@ class Parts:
     image: ImageSettings | None = None
     generation: GenerationSettings | None = None
     labels: tuple[str, ...] = ()
+    kv_cache: QuantizedCache | None = None
     notes: tuple[str, ...] = ()
     files: Mapping[str, Path | str | bytes] = field(default_factory=dict)  # beside those that every bundle has
     more_files: Callable[[Path | str | bytes, Manifest], Mapping[str, Path | str]] | None = (
@@ -80,6 +81,7 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         notes = (f"not measured: this machine is not a {plan.target.name}", *notes)
     report = Report(
         fidelity=taken.fidelity,
+        kv_cache=parts.kv_cache,
         layers=weight_layers(model),
         ops=op_counts(model),
         held_out_text=parts.text_source,

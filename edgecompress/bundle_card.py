@@ -44,6 +44,10 @@ def model_card(manifest: Manifest, report: Report, lineage: Lineage) -> str:
     ):
         if value is not None:
             lines.append(f"| {label} | {value:.4f} |")
+    if manifest.generation is not None:
+        lines.append(f"| KV cache | {manifest.generation.kv_dtype} |")
+    if report.kv_cache is not None:
+        lines.append(f"| perplexity ratio of the cache alone | {report.kv_cache.perplexity_ratio:.4f} |")
     lines += [
         "",
         "```python",

@@ -22,13 +22,15 @@ from edgecompress.compile.kernels import use_kernels
 from edgecompress.compile.onnxruntime import compile_graph, runtime_settings
 from edgecompress.errors import CalibrationError, StudentError
 from edgecompress.formats.cpu import host_cores
+from edgecompress.lower.kv_cache import lower_cache
 from edgecompress.lower.onnxruntime import lower, lower_model
 from edgecompress.quantize import sensitivity
+from edgecompress.quantize.kv_cache import affordable_texts, cache_scales, spread_positions
 from edgecompress.quantize.stage import quantize
 from edgecompress.quantize.text import load_texts
 from edgecompress.types.bundle import GenerationSettings, Manifest
 from edgecompress.types.graph import Graph
-from edgecompress.types.report import Fidelity
+from edgecompress.types.report import Fidelity, QuantizedCache
 from edgecompress.verify import latency
 from edgecompress.verify.decoder import measure_decoder
 from edgecompress.verify.decoder_check import Feed, Ids, Logits, logits_of, reference_file, text_feed
@@ -57,6 +59,9 @@ class DecoderRun:
             require_tokenizer(self.tokenizer)
         self.past: dict[str, tuple[int, int]] = {}
         self.text_source = ""
+        self.cache_dtype = np.dtype(np.int8 if self.recipe.quantize.kv_cache == "int8" else np.float32)
+        self.float_cache: dict[str, Fidelity] = {}  # candidate -> what it is with a float32 cache
+        self.cache_calibration_tokens = 0
 
     def all(self) -> Made:
         calibration, held_out = self._texts()
@@ -73,13 +78,15 @@ class DecoderRun:
             self.plan,
             self.clock,
             self.threads,
-            compiled=lambda name: self._compile(captured, name, calibration),
+            compiled=lambda name: self._with_cache(
+                self._compile(captured, name, calibration), calibration, held_out, reference
+            ),
             fidelity=lambda graph: self._fidelity(graph, held_out, reference),
             shapes=lambda: self._shapes(held_out[0]),
         )
         require(taken.fidelity, self.recipe.quality, precision=taken.graph.precision)
         taken = self._with_kernels(taken, held_out, reference)
-        return assemble(self.plan, self.clock, self.threads, taken, self._parts(generation, held_out, reference))
+        return assemble(self.plan, self.clock, self.threads, taken, self._parts(taken, generation, held_out, reference))
 
     def _with_kernels(self, taken: Taken, held_out: Sequence[Ids], reference: Sequence[Logits]) -> Taken:
         """Our kernels where they are faster, held against the reference again; onnxruntime-genai cannot load them."""
@@ -168,6 +175,43 @@ class DecoderRun:
         with self.clock.stage("compile", precision):
             return compile_graph(lowered, self.target, self.folder)
 
+    def _with_cache(
+        self, graph: Graph, calibration: Sequence[Ids], held_out: Sequence[Ids], reference: Sequence[Logits]
+    ) -> Graph:
+        """The graph with the cache that was asked for; what it is with a float32 one is kept for the report."""
+        if self.cache_dtype != np.int8:
+            return graph
+        with self.clock.stage("verify", f"{graph.precision} with an fp32 cache"):
+            self.float_cache[graph.precision] = self._fidelity(graph, held_out, reference)
+        with self.clock.stage("calibrate", f"KV cache of {graph.precision}"):
+            return self._with_int8_cache(graph, calibration)
+
+    def _with_int8_cache(self, graph: Graph, calibration: Sequence[Ids]) -> Graph:
+        longest = max(map(len, calibration), default=1)
+        texts = calibration[: affordable_texts(self.student.parameters, longest, len(calibration))]
+        self.cache_calibration_tokens = sum(map(len, texts))
+        one = np.zeros(1, dtype=np.int64)  # no logits are needed
+        context = self.student.max_length_tokens or longest
+        places = spread_positions([len(ids) for ids in texts], context)
+        feeds = (text_feed(ids, self.past, one, first_position=place) for ids, place in zip(texts, places, strict=True))
+        return lower_cache(graph, cache_scales(latency.make_session(graph.path, self.threads), feeds), self.folder)
+
+    def _cache_report(self, graph: Graph, fidelity: Fidelity) -> QuantizedCache | None:
+        beside = self.float_cache.get(graph.precision)
+        if beside is None:
+            return None
+        numbers = sum(heads * size for heads, size in self.past.values())  # a token
+        assert fidelity.perplexity_ratio is not None
+        assert beside.perplexity_ratio is not None
+        return QuantizedCache(
+            dtype=self.cache_dtype.name,
+            calibration_tokens=self.cache_calibration_tokens,
+            bytes_per_token=numbers * self.cache_dtype.itemsize,
+            float_bytes_per_token=numbers * 4,
+            float_fidelity=beside,
+            perplexity_ratio=round(fidelity.perplexity_ratio / beside.perplexity_ratio, 6),
+        )
+
     def _fidelity(self, graph: Graph, held_out: Sequence[Ids], reference: Sequence[Logits]) -> Fidelity:
         run = logits_of(latency.make_session(graph.path, self.threads, graph.library))
         return measure_decoder((expected, run(ids), ids) for ids, expected in zip(held_out, reference, strict=True))
@@ -179,17 +223,22 @@ class DecoderRun:
         shapes = {}
         for tokens, behind in ((longest, 0), (min(16, longest), 0), (1, longest - 1)):
             wanted = np.array([tokens - 1], dtype=np.int64)
-            shapes[1, tokens] = text_feed(whole[:tokens], self.past, wanted, behind=behind)
+            shapes[1, tokens] = text_feed(
+                whole[:tokens], self.past, wanted, behind=behind, cache_dtype=self.cache_dtype
+            )
         return shapes
 
-    def _parts(self, generation: GenerationSettings, held_out: Sequence[Ids], reference: Sequence[Logits]) -> Parts:
+    def _parts(
+        self, taken: Taken, generation: GenerationSettings, held_out: Sequence[Ids], reference: Sequence[Logits]
+    ) -> Parts:
         template = chat_template(self.student)
         return Parts(
             text_source=self.text_source,
             reference=reference_file(held_out, reference, REFERENCE_BYTES),
             shapes=self._shapes(held_out[0]),
             text=text_settings(self.student, self.tokenizer),
-            generation=generation,
+            generation=replace(generation, kv_dtype=self.cache_dtype.name),
+            kv_cache=self._cache_report(taken.graph, taken.fidelity),
             notes=(f"texts of {len(held_out[0])} tokens",),
             more_files=(lambda model, manifest: self._genai_files(model, manifest, held_out[0]))
             if self.for_genai

@@ -31,6 +31,7 @@ Progress = Callable[[str], None]
 
 # A decoder's activations grow outliers that one scale a tensor cannot hold, and its steps are bound by reading weights.
 _OF_DECODERS = ("fp32", "int8-weights", "int4-weights", MIXED)
+_PREFILL_WORK_PER_S = 1.4e11  # parameters x tokens, int4 on two threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,10 @@ def plan(recipe: Recipe) -> Plan:
                 f"a decoder is not exported as {resolved.precision}",
                 way_out=f"It can be {', '.join(('auto', *_OF_DECODERS))}.",
             )
+    elif recipe.quantize.kv_cache != "fp32":
+        raise RecipeError(
+            f"a KV cache is a decoder's, and this student's task is {student.task}", way_out="Leave out --kv-cache."
+        )
     measured_here = not matches_host(target)
     return Plan(
         recipe=resolved,
@@ -115,11 +120,11 @@ def plan(recipe: Recipe) -> Plan:
         candidates=candidates,
         measured_here=measured_here,
         stages=_stages(resolved, student, target, backend, candidates, measured_here),
-        **_estimates(student, candidates),
+        **_estimates(resolved, student, candidates),
     )
 
 
-def _estimates(student: Student, candidates: tuple[str, ...]) -> dict[str, int]:
+def _estimates(recipe: Recipe, student: Student, candidates: tuple[str, ...]) -> dict[str, int]:
     """What an export takes, fitted to MiniLM (0.023 B parameters) and to R1-Distill-Qwen-1.5B's shape (1.78 B)."""
     float_bytes = student.parameters * 4
     if not student.is_decoder:
@@ -133,10 +138,19 @@ def _estimates(student: Student, candidates: tuple[str, ...]) -> dict[str, int]:
     shares = {"fp32": 1.0, "int8-weights": 0.27, "int4-weights": 0.14, MIXED: 0.18}
     whole = 3.0 if "fp32" in candidates else 1.4 if MIXED in candidates else 0.7
     alone = 2.5e-7 if MIXED in candidates else 0.0  # the float graph runs once a weight
+    copies, calibrating = 3, 0.0  # of each candidate's graph on the disk; seconds a candidate
+    if recipe.quantize.kv_cache != "fp32":
+        from edgecompress.quantize.kv_cache import affordable_texts
+
+        tokens = recipe.calibration.max_length_tokens
+        texts = affordable_texts(student.parameters, tokens, recipe.calibration.samples)
+        copies, calibrating = 4, texts * tokens * student.parameters / _PREFILL_WORK_PER_S
     return {
         "estimated_ram_bytes": round(700_000_000 + whole * float_bytes),
-        "estimated_disk_bytes": round((1.2 + 3 * sum(shares[name] for name in candidates)) * float_bytes),
-        "estimated_seconds": round(20 + (8e-8 + 5e-8 * len(candidates) + alone) * student.parameters),
+        "estimated_disk_bytes": round((1.2 + copies * sum(shares[name] for name in candidates)) * float_bytes),
+        "estimated_seconds": round(
+            20 + (8e-8 + 5e-8 * len(candidates) + alone) * student.parameters + calibrating * len(candidates)
+        ),
     }
 
 
@@ -150,6 +164,9 @@ def _stages(
     if any(name in ("int8-dynamic", "int8-static") for name in candidates):
         samples = recipe.calibration.samples
         stages.append(Stage(name="calibrate", description=f"{samples} samples of {text}, {recipe.calibration.method}"))
+    if recipe.quantize.kv_cache != "fp32":
+        scales = f"one scale a channel, from {recipe.calibration.text}"
+        stages.append(Stage(name="calibrate", description=f"KV cache in {recipe.quantize.kv_cache}: {scales}"))
     names = ", ".join(candidates)
     stages.append(Stage(name="quantize", description=names))
     stages.append(Stage(name="lower", description=f"to the ops of {backend}"))

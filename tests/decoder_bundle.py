@@ -1,7 +1,8 @@
 """Decoder bundles made by hand: a tiny graph as the runtime takes it, its tokenizer, and NumPy in float64 beside it.
 
 Two layers of attention over a KV cache, learned positions, random weights; no PyTorch, so that the runtime is tested
-against nothing but its own contract. A scripted bundle has the same graph with weights that say which token follows at
+against nothing but its own contract. With scales, [Hk, D] for keys and values of each layer in turn, its cache is int8
+and NumPy rounds as the kernel does. A scripted bundle has the same graph with weights that say which token follows at
 each position.
 """
 
@@ -45,6 +46,7 @@ TEMPLATE = (
     "{{ '<|' + message.role + '|>' }}{{ message.content }}{{ eos_token }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+Scales = Sequence[npt.NDArray[np.float32]]
 VOCAB, HIDDEN, LAYERS, HEADS, KV_HEADS, SIZE = 400, 48, 2, 4, 2, 16
 
 
@@ -72,34 +74,41 @@ class Reference:
 
     weights: Mapping[str, npt.NDArray[np.float32]] = field(repr=False)
 
-    def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float64]:
+    def logits(self, ids: Sequence[int], scales: Scales = ()) -> npt.NDArray[np.float64]:
         """float64 [T, V] of a whole text."""
+        return self._run(ids, scales)[0]
+
+    def cache(self, ids: Sequence[int], scales: Scales = ()) -> list[npt.NDArray[np.float64]]:
+        """Keys and values of each layer in turn before they are rounded, float64 [Hk, T, D]."""
+        return self._run(ids, scales)[1]
+
+    def _run(self, ids: Sequence[int], scales: Scales) -> tuple[npt.NDArray[np.float64], list[npt.NDArray[np.float64]]]:
+        made: list[npt.NDArray[np.float64]] = []
         w = {name: value.astype(np.float64) for name, value in self.weights.items()}
         length = len(ids)
         x = w["embedding"][list(ids)] + w["positions"][:length]
         causal = np.tril(np.ones((length, length), dtype=bool))
         for layer in range(LAYERS):
             q = (x @ w[f"q{layer}"]).reshape(length, HEADS, SIZE)
-            k = (x @ w[f"k{layer}"]).reshape(length, KV_HEADS, SIZE).repeat(HEADS // KV_HEADS, axis=1)
-            v = (x @ w[f"v{layer}"]).reshape(length, KV_HEADS, SIZE).repeat(HEADS // KV_HEADS, axis=1)
+            k, v = ((x @ w[f"{n}{layer}"]).reshape(length, KV_HEADS, SIZE) for n in "kv")
+            made += [k.transpose(1, 0, 2), v.transpose(1, 0, 2)]
+            if scales:
+                k, v = (
+                    np.clip(np.rint(a / s), -128, 127) * s for a, s in zip((k, v), scales[2 * layer :], strict=False)
+                )
+            k, v = (a.repeat(HEADS // KV_HEADS, axis=1) for a in (k, v))
             scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(SIZE)
             scores = np.where(causal, scores, -np.inf)
             scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
             scores /= scores.sum(axis=-1, keepdims=True)
             x = x + np.einsum("hqk,khd->qhd", scores, v).reshape(length, HEADS * SIZE) @ w[f"o{layer}"]
-        return x @ w["head"]
+        return x @ w["head"], made
 
-    def keys(self, ids: Sequence[int]) -> npt.NDArray[np.float64]:
-        """The first layer's keys, float64 [Hk, T, D], as the cache holds them."""
-        x = self.weights["embedding"][list(ids)].astype(np.float64) + self.weights["positions"][: len(ids)]
-        keys = x @ self.weights["k0"].astype(np.float64)
-        return keys.reshape(len(ids), KV_HEADS, SIZE).transpose(1, 0, 2)
-
-    def greedy(self, ids: Sequence[int], count: int) -> tuple[list[int], float]:
+    def greedy(self, ids: Sequence[int], count: int, scales: Scales = ()) -> tuple[list[int], float]:
         """The next ``count`` tokens (fewer if the text ends), and the smallest lead of a chosen token over the next."""
         text, lead = list(ids), np.inf
         for _ in range(count):
-            last = self.logits(text)[-1]
+            last = self.logits(text, scales)[-1]
             second, first = np.sort(last)[-2:]
             lead = min(lead, first - second)
             text.append(int(last.argmax()))
@@ -145,8 +154,9 @@ def scripted_weights(context: int, script: Mapping[int, int]) -> dict[str, npt.N
     return weights
 
 
-def decoder_model(weights: Mapping[str, npt.NDArray[np.float32]]) -> onnx.ModelProto:
+def decoder_model(weights: Mapping[str, npt.NDArray[np.float32]], scales: Scales = ()) -> onnx.ModelProto:
     """The contract's inputs and outputs around GroupQueryAttention."""
+    small = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8} if scales else {}
     nodes = [
         helper.make_node("Gather", ["embedding", "input_ids"], ["tokens"]),
         helper.make_node("Gather", ["positions", "position_ids"], ["places"]),
@@ -169,11 +179,13 @@ def decoder_model(weights: Mapping[str, npt.NDArray[np.float32]]) -> onnx.ModelP
                     f"past_key_values.{layer}.value",
                     "seqlens_k",
                     "total",
+                    *(["", "", "", "", "", f"k_scale{layer}", f"v_scale{layer}"] if scales else []),
                 ],
                 [f"attention{layer}", f"present.{layer}.key", f"present.{layer}.value"],
                 domain="com.microsoft",
                 num_heads=HEADS,
                 kv_num_heads=KV_HEADS,
+                **small,
             ),
             helper.make_node("MatMul", [f"attention{layer}", f"o{layer}"], [f"mixed{layer}"]),
             helper.make_node("Add", [f"x{layer}", f"mixed{layer}"], [f"x{layer + 1}"]),
@@ -183,6 +195,7 @@ def decoder_model(weights: Mapping[str, npt.NDArray[np.float32]]) -> onnx.ModelP
         helper.make_node("MatMul", ["wanted", "head"], ["logits"]),
     ]
     int64, float32 = TensorProto.INT64, TensorProto.FLOAT
+    kept = TensorProto.INT8 if scales else float32
     sides = [f"{layer}.{side}" for layer in range(LAYERS) for side in ("key", "value")]
     cache_shape = ["B", KV_HEADS, "C", SIZE]
     inputs = [
@@ -190,13 +203,14 @@ def decoder_model(weights: Mapping[str, npt.NDArray[np.float32]]) -> onnx.ModelP
         helper.make_tensor_value_info("attention_mask", int64, ["B", "S"]),
         helper.make_tensor_value_info("position_ids", int64, ["B", "T"]),
         helper.make_tensor_value_info("logits_positions", int64, ["N"]),
-        *(helper.make_tensor_value_info(f"past_key_values.{side}", float32, cache_shape) for side in sides),
+        *(helper.make_tensor_value_info(f"past_key_values.{side}", kept, cache_shape) for side in sides),
     ]
     outputs = [
         helper.make_tensor_value_info("logits", float32, ["B", "N", VOCAB]),
-        *(helper.make_tensor_value_info(f"present.{side}", float32, cache_shape) for side in sides),
+        *(helper.make_tensor_value_info(f"present.{side}", kept, cache_shape) for side in sides),
     ]
     constants = {"axis1": np.array([1]), "axis1_scalar": np.array(1), "one": np.array(1)}
+    constants |= {f"{'kv'[i % 2]}_scale{i // 2}": scale for i, scale in enumerate(scales)}
     initializers = [numpy_helper.from_array(v, n) for n, v in {**weights, **constants}.items()]
     graph = helper.make_graph(nodes, "decoder", inputs, outputs, initializers)
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
@@ -210,6 +224,7 @@ def decoder_bundle(
     context: int = 256,
     template: str | None = TEMPLATE,
     vocab_size: int = VOCAB,
+    kv_scales: Scales = (),
     **generation: object,
 ) -> Path:
     """Write a whole bundle and return its folder; ``generation`` overrides its GenerationSettings."""
@@ -224,7 +239,7 @@ def decoder_bundle(
         "pad_token_id": PAD,
         "chat_template": None if template is None else "chat_template.jinja",
     }
-    model = decoder_model(random_weights(context) if weights is None else weights)
+    model = decoder_model(random_weights(context) if weights is None else weights, kv_scales)
     files: dict[str, Path | bytes] = {
         "model.onnx": model.SerializeToString(),
         "tokenizer.json": tokenizer().to_str().encode(),

@@ -105,10 +105,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def tiny_decoder(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Path:
+def tiny_decoder(folder: Path, name: str, dtype: torch.dtype = torch.float32, **changed: Any) -> Path:
     """Save a tiny random checkpoint of an architecture or a variant, with a tokenizer."""
     model_type, changes = VARIANTS.get(name, (name, _EXPERTS))
-    sizes = changes if changes is _GPT2 else _SIZES | changes
+    sizes = changes if changes is _GPT2 else _SIZES | changes | changed
     config = transformers.AutoConfig.for_model(model_type, **sizes)
     torch.manual_seed(0)
     transformers.utils.logging.disable_progress_bar()

@@ -28,6 +28,7 @@ def test_a_recipe_survives_toml(tmp_path: Path) -> None:
     recipe = Recipe(
         precision="int8-static",
         student=StudentRecipe(source='odd "name"\\ with\nlines', max_length_tokens=64, allow_pickle=True),
+        quantize=QuantizeRecipe(kv_cache="int8"),
         quality=QualityRecipe(min_fidelity=0.5),
     )
     path = tmp_path / "r.toml"
@@ -43,6 +44,8 @@ def test_a_recipe_survives_toml(tmp_path: Path) -> None:
         (Recipe(quantize=QuantizeRecipe(block_size=100)), "block_size"),
         (Recipe(precision="int9"), "no precision named 'int9'"),
         (Recipe(quantize=QuantizeRecipe(method="gtpq")), "Did you mean 'gptq'"),
+        (Recipe(quantize=QuantizeRecipe(kv_cache="fp8")), "no KV cache named 'fp8'"),
+        (Recipe(quantize=QuantizeRecipe(kv_cache="fp16")), "the KV cache cannot be fp16"),
         (Recipe(quantize=QuantizeRecipe(head_bits=6)), "head_bits are 4 or 8"),
         (Recipe(quantize=QuantizeRecipe(embedding_bits=2)), "embedding_bits are 4 or 8"),
         (Recipe(quantize=QuantizeRecipe(mean_bits=3.5)), "mean_bits are from 4 to 8"),

@@ -2,6 +2,7 @@
 
 Inputs: input_ids int64 [B, T], attention_mask int64 [B, S], position_ids int64 [B, T], logits_positions int64 [N], and
 past_key_values.{i}.key and .value float32 [B, Hk, C, D]. Outputs: logits float32 [B, N, V], present.{i}.key and .value.
+(A compiled graph has the same ones; its past and present may be int8, see ``lower/kv_cache.py``.)
 A row's mask holds its ones first: rows are padded on the right. Each layer's attention is one op that appends to its
 past, so a runtime binds past and present to one buffer.
 """

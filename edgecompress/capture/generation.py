@@ -58,6 +58,7 @@ def generation_settings(student: Student, graph: Graph, tokenizer_path: Path) ->
         kv_heads=int(str(kv_heads)),
         head_size=int(str(head_size)),
         vocab_size=int(str(model.graph.outputs[0].shape[2])),
+        kv_dtype=past[0].dtype.numpy().name if past[0].dtype is not None else "float32",
         bos_token_id=bos[0] if bos else None,
         eos_token_ids=eos,
         pad_token_id=pad[0] if pad else 0,

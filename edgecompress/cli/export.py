@@ -14,6 +14,7 @@ from edgecompress.types.recipe import (
     CALIBRATION_METHODS,
     FORMATS,
     KERNELS,
+    KV_CACHES,
     PRECISIONS,
     SHORT_PRECISIONS,
     TASKS,
@@ -45,6 +46,7 @@ _FIELDS = {
     "embedding_bits": ("quantize", "embedding_bits"),
     "mean_bits": ("quantize", "mean_bits"),
     "accuracy_level": ("quantize", "accuracy_level"),
+    "kv_cache": ("quantize", "kv_cache"),
     "calibration": ("calibration", "text"),
     "calibration_samples": ("calibration", "samples"),
     "calibration_method": ("calibration", "method"),
@@ -94,6 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_level,
         default=absent,
         help="of MatMulNBits: 0 or 1 float32 inputs, 4 int8 inputs (4), auto measures 4 and 1",
+    )
+    quantize.add_argument(
+        "--kv-cache", default=absent, help=f"of a decoder: {', '.join(KV_CACHES)}; int8 has calibrated scales a channel"
     )
     quality = parser.add_argument_group("quality budget")
     quality.add_argument("--min-fidelity", type=float, default=absent, help="mean cosine to the reference (0.99)")
@@ -210,6 +215,10 @@ def _print_result(result: ExportResult, as_json: bool) -> None:
     manifest, size = result.manifest, sum(record.bytes for record in result.manifest.files.values())
     print(f"{result.output}: {manifest.name}, {manifest.task}, {manifest.precision} for {manifest.target.name}")
     print(f"  fidelity  {describe(result.report.fidelity)}")
+    cache = result.report.kv_cache
+    if cache is not None:
+        saved = f"{cache.bytes_per_token:_} bytes a token (float32: {cache.float_bytes_per_token:_})"
+        print(f"  KV cache  {cache.dtype}, {saved}, perplexity ratio of the cache alone {cache.perplexity_ratio:.4f}")
     for row in result.measurements.latencies:
         shape = f"{row.batch}×{row.length_tokens}" if row.length_tokens else f"batch {row.batch}"
         print(f"  latency   {shape:<8} p50 {row.p50_ms:.2f} ms, p99 {row.p99_ms:.2f} ms, {row.threads} threads")

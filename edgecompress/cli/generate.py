@@ -196,6 +196,7 @@ def _note(statistics: Statistics) -> None:
         f"first token after {statistics.ttft_ms:.0f} ms",
         f"{statistics.new_tokens} tokens at {statistics.decode_tokens_per_s:.1f} tok/s",
     ]
+    parts.append(f"{statistics.kv_cache_dtype} KV cache of {statistics.kv_cache_bytes:_} bytes")
     if statistics.drafted_tokens:
         parts.append(f"{statistics.accepted_tokens} of {statistics.drafted_tokens} drafted tokens right")
     if "length" in statistics.finish:

@@ -54,6 +54,7 @@ def _text(
         f"outputs   {_specs(manifest.outputs)}",
         f"runtime   {manifest.target.backend}, {', '.join(manifest.target.providers)}, {threads}",
         f"needs     {manifest.target.arch}: {', '.join(manifest.target.isa) or 'no feature in particular'}",
+        *_cache(manifest, report),
         f"fidelity  {describe(report.fidelity)} ({report.fidelity.samples} held-out samples: {report.held_out_text})",
     ]
     parts += [f"note      {note}" for note in report.notes]
@@ -73,6 +74,22 @@ def _text(
     if measurements is not None and measurements.candidates:
         parts += ["", "what was tried", candidate_table(measurements.candidates)]
     return "\n".join(parts)
+
+
+def _cache(manifest: Manifest, report: Report) -> list[str]:
+    """A decoder's KV cache: in what it is kept, and what that costs."""
+    past = [spec for spec in manifest.inputs if spec.name.startswith("past_key_values.")]
+    if manifest.generation is None or not past:
+        return []
+    width = 1 if manifest.generation.kv_dtype == "int8" else 4
+    size = sum(width * int(spec.shape[1]) * int(spec.shape[3]) for spec in past)
+    line = f"KV cache  {manifest.generation.kv_dtype}, {size:_} bytes a token"
+    cost = report.kv_cache
+    if cost is not None:
+        line += f" (float32: {cost.float_bytes_per_token:_}); perplexity ratio of the cache alone "
+        line += f"{cost.perplexity_ratio:.4f}, with a float32 cache {cost.float_fidelity.perplexity_ratio:.4f}"
+        line += f"; scales from {cost.calibration_tokens:_} tokens"
+    return [line]
 
 
 def _specs(specs: tuple[object, ...]) -> str:

@@ -16,6 +16,7 @@ from edgecompress.types.recipe import (
     CALIBRATION_METHODS,
     FORMATS,
     KERNELS,
+    KV_CACHES,
     MIXED,
     PRECISIONS,
     SCHEMA_VERSION,
@@ -56,6 +57,13 @@ def validate_recipe(recipe: Recipe) -> None:
     _one_of("precision", recipe.precision, ("auto", *PRECISIONS, *SHORT_PRECISIONS))
     _one_of("format", recipe.format, FORMATS)
     _one_of("quantization method", recipe.quantize.method, BLOCK_METHODS)
+    if recipe.quantize.kv_cache == "fp16":
+        raise RecipeError(
+            "the KV cache cannot be fp16: ONNX Runtime's CPU GroupQueryAttention has no kernel for a float16 cache "
+            "beside float32 activations, and would cast the whole cache to float32 and back at every token",
+            way_out="Use --kv-cache int8, a quarter of fp32's memory, or fp32.",
+        )
+    _one_of("KV cache", recipe.quantize.kv_cache, KV_CACHES)
     _one_of("calibration method", recipe.calibration.method, CALIBRATION_METHODS)
     if recipe.student.task is not None:
         _one_of("task", recipe.student.task, TASKS)

@@ -2,7 +2,8 @@
 
 ONNX Runtime's GroupQueryAttention appends in place when its past and its present are the same memory. Both are bound to
 one NumPy array here, once; what is valid in it is said at each run by the attention mask's length, so that forgetting
-tokens (a draft that was wrong, the tail of an old conversation) costs nothing.
+tokens (a draft that was wrong, the tail of an old conversation) costs nothing. Whether it is float32 or int8 is the
+model's; an int8 cache's scales are constants of the graph, and nothing here ever looks at a key or a value.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from edgecompress.errors import BundleError
 from edgecompress.runtime.memory import check_available
 from edgecompress.types.bundle import GenerationSettings
 
-_DTYPES: dict[str, np.dtype[Any]] = {
+CACHE_DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
     "tensor(int8)": np.dtype(np.int8),
@@ -51,9 +52,15 @@ def cache_tensors(session: ort.InferenceSession, settings: GenerationSettings) -
         if not value.name.startswith(_PAST):
             continue
         present = _PRESENT + value.name.removeprefix(_PAST)
-        if present not in outputs or value.type not in _DTYPES or len(value.shape) != 4:
+        if present not in outputs or value.type not in CACHE_DTYPES or len(value.shape) != 4:
             raise BundleError(
                 f"the model's input '{value.name}' ({value.type}) has no output '{present}' to share its memory with",
+                way_out="Export it again with this version.",
+            )
+        dtype = CACHE_DTYPES[value.type]
+        if dtype.name != settings.kv_dtype:
+            raise BundleError(
+                f"the manifest says that the KV cache is {settings.kv_dtype}, and the model takes {dtype}",
                 way_out="Export it again with this version.",
             )
         heads, size = value.shape[1], value.shape[3]
@@ -63,7 +70,7 @@ def cache_tensors(session: ort.InferenceSession, settings: GenerationSettings) -
                 present=present,
                 heads=heads if isinstance(heads, int) else settings.kv_heads,
                 head_size=size if isinstance(size, int) else settings.head_size,
-                dtype=_DTYPES[value.type],
+                dtype=dtype,
             )
         )
     return tuple(tensors)

@@ -237,6 +237,7 @@ class Generation:
             outside_run_share=outside / decode_s if decode_s else 0.0,
             drafted_tokens=meter.drafted_tokens,
             accepted_tokens=meter.accepted_tokens,
+            kv_cache_dtype=self._decoder.settings.kv_dtype,
             kv_cache_bytes=self.cache.bytes,
             kv_cache_tokens=self.cache.capacity_tokens,
             bytes_copied=copied,

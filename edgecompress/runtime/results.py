@@ -58,6 +58,7 @@ class Statistics:
     outside_run_share: float  # the same as a share of the decode's wall time
     drafted_tokens: int  # by prompt lookup
     accepted_tokens: int
+    kv_cache_dtype: str  # "float32" or "int8"
     kv_cache_bytes: int
     kv_cache_tokens: int  # the capacity of each row
     bytes_copied: int  # of keys and values, by growing the cache or closing the gap of a finished row

@@ -89,7 +89,7 @@ class GenerationSettings:
     kv_heads: int
     head_size: int
     vocab_size: int
-    kv_dtype: str = "float32"
+    kv_dtype: str = "float32"  # of past_key_values.* and present.*: "float32" or "int8"
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     pad_token_id: int

@@ -30,6 +30,9 @@ FORMATS = ("bundle", "genai")
 KERNELS = ("matmul", "attention")
 """Our own; ``auto`` takes those that are measured to be faster on the target, ``none`` leaves ONNX Runtime's."""
 
+KV_CACHES = ("fp32", "int8")
+"""What a decoder's keys and values are kept in; ``int8`` is calibrated, with one scale a channel."""
+
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
 
 TASKS = (
@@ -69,6 +72,7 @@ class QuantizeRecipe:
     embedding_bits: int | None = None  # of a decoder's embedding table; None: those of the precision
     mean_bits: float = 4.5  # of mixed-weights, over all weights that may be int4 or int8; scales are not counted
     accuracy_level: int | str = 4  # one of ACCURACY_LEVELS, or "auto"
+    kv_cache: str = "fp32"  # of a decoder: one of KV_CACHES
 
     @property
     def first_accuracy_level(self) -> int:

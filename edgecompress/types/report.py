@@ -71,10 +71,23 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuantizedCache:
+    """What a decoder's KV cache costs in fidelity, and saves."""
+
+    dtype: str  # "int8"
+    calibration_tokens: int  # that the scales were taken from
+    bytes_per_token: int
+    float_bytes_per_token: int
+    float_fidelity: Fidelity  # of the same graph with a float32 cache, against the same reference
+    perplexity_ratio: float  # over that graph: what the cache alone costs
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Byte-identical for the same input and versions: holds no time."""
 
     fidelity: Fidelity
+    kv_cache: QuantizedCache | None = None  # None: float32, or no decoder
     layers: tuple[Layer, ...] = ()
     costly_layers: tuple[LayerCost, ...] = ()
     ops: Mapping[str, int] = field(default_factory=dict)  # op type -> count in the compiled graph

@@ -18,6 +18,7 @@ import onnxruntime as ort
 
 from edgecompress.errors import BundleError
 from edgecompress.formats.recipe import read_recipe
+from edgecompress.runtime.cache import CACHE_DTYPES
 from edgecompress.runtime.session import make_session, thread_count
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.recipe import QualityRecipe
@@ -32,21 +33,31 @@ Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 
 
-def text_feed(ids: Ids, past: Mapping[str, tuple[int, int]], wanted: Ids | None = None, behind: int = 0) -> Feed:
+def text_feed(
+    ids: Ids,
+    past: Mapping[str, tuple[int, int]],
+    wanted: Ids | None = None,
+    *,
+    behind: int = 0,
+    first_position: int | None = None,
+    cache_dtype: np.dtype[Any] | type[np.float32] = np.float32,
+) -> Feed:
     """All inputs of a decoder graph for one text int64 [T] behind ``behind`` tokens of an empty cache.
 
     ``past`` maps each cache input to (heads, head size); ``wanted`` None asks for the logits of every position.
+    ``first_position`` is that of the text's first token, ``behind`` unless given.
     """
     tokens = len(ids)
     total = tokens + behind
-    empty: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
+    first = behind if first_position is None else first_position
+    empty: dict[tuple[int, int], npt.NDArray[Any]] = {}
     for heads, size in past.values():
         if (heads, size) not in empty:
-            empty[heads, size] = np.zeros((1, heads, total, size), dtype=np.float32)
+            empty[heads, size] = np.zeros((1, heads, total, size), dtype=cache_dtype)
     return {
         "input_ids": ids[None],
         "attention_mask": np.ones((1, total), dtype=np.int64),
-        "position_ids": np.arange(behind, total, dtype=np.int64)[None],
+        "position_ids": np.arange(first, first + tokens, dtype=np.int64)[None],
         "logits_positions": np.arange(tokens, dtype=np.int64) if wanted is None else wanted,
         **{name: empty[shape] for name, shape in past.items()},
     }
@@ -55,10 +66,12 @@ def text_feed(ids: Ids, past: Mapping[str, tuple[int, int]], wanted: Ids | None 
 def logits_of(session: ort.InferenceSession) -> Callable[[Ids], Logits]:
     """A session as a function from token ids [T] to the logits of every position, float32 [T, V]."""
     names = {value.name for value in session.get_inputs()}
-    past = {v.name: (v.shape[1], v.shape[3]) for v in session.get_inputs() if v.name.startswith("past_key_values.")}
+    cache = [value for value in session.get_inputs() if value.name.startswith("past_key_values.")]
+    past = {value.name: (value.shape[1], value.shape[3]) for value in cache}
+    dtype = CACHE_DTYPES[cache[0].type]
 
     def run(ids: Ids) -> Logits:
-        feed = text_feed(ids, past)
+        feed = text_feed(ids, past, cache_dtype=dtype)
         logits: Logits = session.run(["logits"], {k: v for k, v in feed.items() if k in names})[0][0]
         return logits
 

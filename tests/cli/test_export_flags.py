@@ -19,10 +19,11 @@ def options(*flags: str) -> argparse.Namespace:
 
 def test_flags_fill_the_recipe() -> None:
     flags = "--precision int4 --method gptq --zero-points --head-bits 8 --embedding-bits 8 --accuracy-level 0"
-    recipe = recipe_from(options(*flags.split(), "--block-size", "32", "--max-perplexity-ratio", "1.01"))
+    flags += " --kv-cache int8 --block-size 32"
+    recipe = recipe_from(options(*flags.split(), "--max-perplexity-ratio", "1.01"))
     assert recipe.precision == "int4"
     assert recipe.quantize == QuantizeRecipe(
-        method="gptq", symmetric=False, head_bits=8, embedding_bits=8, accuracy_level=0, block_size=32
+        method="gptq", symmetric=False, head_bits=8, embedding_bits=8, accuracy_level=0, block_size=32, kv_cache="int8"
     )
     assert recipe.quality.max_perplexity_ratio == 1.01
 

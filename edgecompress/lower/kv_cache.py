@@ -1,0 +1,88 @@
+"""An int8 KV cache: GroupQueryAttention told to keep its keys and values in int8, one scale a channel.
+
+The graph's contract changes in one place: past_key_values.{i}.key and .value, and present.{i}.key and .value, are int8
+[B, Hk, C, D] in place of float32. A channel's stored number is rint(x / scale) held in -128 … 127; the scales are
+initializers, float32 [1, Hk, 1, D]. ONNX Runtime 1.32's CPU kernel rounds what a run appends, then reads everything
+from the cache, so that a prefill sees the same keys and values as the tokens behind it. Windows, soft-caps and sinks
+work as with a float cache, and past and present may be one buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgecompress.capture.export import write_model
+from edgecompress.errors import RecipeError
+from edgecompress.lower.rewrite import constant
+from edgecompress.types.graph import Graph
+
+PAST, PRESENT = "past_key_values.", "present."
+
+_PAST_KEY, _PAST_VALUE, _KEY_SCALE, _VALUE_SCALE = 3, 4, 12, 13  # places among GroupQueryAttention's inputs
+_FLOAT_CACHE = "Use --kv-cache fp32."
+
+
+def lower_cache(graph: Graph, scales: Mapping[str, npt.NDArray[np.float32]], out_dir: Path) -> Graph:
+    """Write ``<name>-int8-cache.onnx``, the graph with its cache in int8. See :func:`quantize_cache`."""
+    model = ir.load(graph.path)
+    quantize_cache(model, scales)
+    path = out_dir / f"{graph.path.stem}-int8-cache.onnx"
+    write_model(model, path)
+    return Graph(path=path, stage=graph.stage, precision=graph.precision)
+
+
+def quantize_cache(model: ir.Model, scales: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    """Rewrite every GroupQueryAttention of ``model`` in place.
+
+    ``scales`` maps each cache input to float32 [Hk, D], all of them above 0. Raises RecipeError, before anything is
+    changed, if something else than GroupQueryAttention reads or writes the cache.
+    """
+    graph = model.graph
+    nodes = _require_attention(graph)
+    for node in nodes:
+        node.resize_inputs(_VALUE_SCALE + 1)
+        for past, scale in ((_PAST_KEY, _KEY_SCALE), (_PAST_VALUE, _VALUE_SCALE)):
+            value = node.inputs[past]
+            assert value is not None
+            numbers = scales[value.name or ""].astype(np.float32)
+            tensor = ir.tensor(numbers[None, :, None, :], name=f"{value.name}.scale")
+            node.replace_input_with(scale, constant(graph, tensor))
+        node.attributes["k_quant_type"] = ir.AttrString("k_quant_type", "PER_CHANNEL")
+        node.attributes["v_quant_type"] = ir.AttrString("v_quant_type", "PER_CHANNEL")
+        node.attributes["kv_cache_bit_width"] = ir.AttrInt64("kv_cache_bit_width", 8)
+        for value in (*node.inputs[_PAST_KEY : _PAST_VALUE + 1], *node.outputs[1:3]):
+            assert value is not None
+            value.type = ir.TensorType(ir.DataType.INT8)
+
+
+def _require_attention(graph: ir.Graph) -> list[ir.Node]:
+    """The nodes that hold the cache. Raises RecipeError if something else reads its numbers or writes them."""
+    nodes: dict[ir.Node, None] = {}
+    for value in graph.inputs:
+        if (value.name or "").startswith(PAST):
+            for node, place in value.uses():
+                if node.op_type == "Shape":  # asks for the batch or the capacity, not for what is kept
+                    continue
+                if node.op_type != "GroupQueryAttention" or place not in (_PAST_KEY, _PAST_VALUE):
+                    raise _not_int8(value, f"read by {node.op_type} '{node.name}'")
+                nodes[node] = None
+    for value in graph.outputs:
+        producer: Any = value.producer()
+        if (value.name or "").startswith(PRESENT) and producer not in nodes:
+            raise _not_int8(value, f"made by {producer.op_type} '{producer.name}'" if producer else "made by no node")
+    if not nodes:
+        raise RecipeError("the graph has no KV cache to quantize", way_out=_FLOAT_CACHE)
+    return list(nodes)
+
+
+def _not_int8(value: ir.Value, how: str) -> RecipeError:
+    return RecipeError(
+        f"'{value.name}' is {how}, and only ONNX Runtime's GroupQueryAttention takes an int8 KV cache",
+        way_out=_FLOAT_CACHE,
+    )
