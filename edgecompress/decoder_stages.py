@@ -74,13 +74,15 @@ class DecoderRun:
             reference = self._reference(held_out)
             if captured.bytes_on_disk <= _PARITY_BYTES:
                 self._require_parity(captured, held_out, reference)
+
+        def compiled(name: str) -> Graph:
+            return self._with_cache(self._compile(captured, name, calibration), calibration, held_out, reference)
+
         taken = take(
             self.plan,
             self.clock,
             self.threads,
-            compiled=lambda name: self._with_cache(
-                self._compile(captured, name, calibration), calibration, held_out, reference
-            ),
+            compiled=compiled,
             fidelity=lambda graph: self._fidelity(graph, held_out, reference),
             shapes=lambda: self._shapes(held_out[0]),
         )

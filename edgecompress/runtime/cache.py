@@ -18,6 +18,7 @@ import onnxruntime as ort
 
 from edgecompress.errors import BundleError
 from edgecompress.runtime.memory import check_available
+from edgecompress.runtime.weights import huge_region
 from edgecompress.types.bundle import GenerationSettings
 
 CACHE_DTYPES: dict[str, np.dtype[Any]] = {
@@ -26,6 +27,7 @@ CACHE_DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(int8)": np.dtype(np.int8),
     "tensor(uint8)": np.dtype(np.uint8),
 }
+_LINE = 64  # a buffer begins at a cache line
 _PAST, _PRESENT = "past_key_values.", "present."
 
 
@@ -90,8 +92,7 @@ class KVCache:
         self._bindings: dict[tuple[int, int, int], ort.IOBinding] = {}
         self._logits = np.empty(0, dtype=np.float32)
         self._check(cache_bytes(tensors, rows, capacity_tokens), capacity_tokens)
-        # Zeros, not garbage: the kernel maps the pages as they are touched either way.
-        self.buffers: list[npt.NDArray[Any]] = [self._empty(t, capacity_tokens) for t in self.tensors]
+        self.buffers = self._side_by_side()
 
     @property
     def bytes(self) -> int:
@@ -140,6 +141,17 @@ class KVCache:
         if self._logits.size < size:
             self._logits = np.empty(size, dtype=np.float32)
         return self._logits[:size].reshape(batch, positions, vocab_size)
+
+    def _side_by_side(self) -> list[npt.NDArray[Any]]:
+        """All buffers in one region of zeros, so that small ones lie in huge pages too."""
+        sizes = [-(-cache_bytes([t], self.rows, self.capacity_tokens) // _LINE) * _LINE for t in self.tensors]
+        region, buffers, at = huge_region(max(sum(sizes), 1)), [], 0
+        for tensor, size in zip(self.tensors, sizes, strict=True):
+            shape = (self.rows, tensor.heads, self.capacity_tokens, tensor.head_size)
+            used = region[at : at + cache_bytes([tensor], self.rows, self.capacity_tokens)]
+            buffers.append(used.view(tensor.dtype).reshape(shape))
+            at += size
+        return buffers
 
     def _empty(self, tensor: CacheTensor, capacity: int) -> npt.NDArray[Any]:
         return np.zeros((self.rows, tensor.heads, capacity, tensor.head_size), dtype=tensor.dtype)
