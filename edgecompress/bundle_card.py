@@ -19,6 +19,17 @@ _EXAMPLES = {
 }
 
 
+def _plain(manifest: Manifest) -> list[str]:
+    """How plain ONNX Runtime loads the model."""
+    if manifest.kernels is None:
+        return [f"`{manifest.model}` loads in plain onnxruntime too; its inputs are in `manifest.json`.", ""]
+    return [
+        f"`{manifest.model}` needs the custom ops in `{manifest.kernels.path}` ({manifest.kernels.isa}): in plain onnxruntime,",
+        f"`SessionOptions().register_custom_ops_library('{manifest.kernels.path}')`. `--kernels none` exports one without.",
+        "",
+    ]
+
+
 def model_card(manifest: Manifest, report: Report, lineage: Lineage) -> str:
     """Markdown with the card's front matter. ``base_model`` is the student itself: the relation is "quantized"."""
     front = ["---", "library_name: edgecompress", f"pipeline_tag: {manifest.task}"]
@@ -56,6 +67,7 @@ def model_card(manifest: Manifest, report: Report, lineage: Lineage) -> str:
         *_EXAMPLES.get(manifest.task, _EXAMPLES["else"]),
         "```",
         "",
+        *_plain(manifest),
         "Lineage is in `lineage.json`; what nobody has said is recorded there as unknown.",
         "",
     ]

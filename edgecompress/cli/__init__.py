@@ -21,6 +21,7 @@ COMMANDS = {
     "verify": "check a bundle's hashes, target and fidelity on this machine",
     "targets": "list known targets, show one, or detect this machine",
     "architectures": "list the model architectures that were tried, and which are supported",
+    "kernels": "list our own kernels, and the instruction sets and CPUs that they are for",
     "doctor": "show versions, providers and CPU features, and what does not fit",
 }
 """Command -> its line in the help; the module is edgecompress.cli.<command>."""

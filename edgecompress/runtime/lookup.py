@@ -2,9 +2,10 @@
 
 Where the last few tokens were seen before, what followed then is likely to follow now (summaries, edits, quotations).
 The model checks a whole draft in one run and keeps its longest right prefix, so the output is that of greedy decoding:
-exactly as far as the graph's kernels give the same logits for one token as for several. In float32 they do to 1e-5.
-MatMulNBits with int8 activations (accuracy_level 4) does not, nor does an int8 KV cache, where a value on the border of
-two steps may fall to either side: where two tokens are nearly as likely, rounding decides.
+exactly as far as the graph's kernels give the same logits for one token as for several. Ours do, bit for bit
+(docs/adr/0011). ONNX Runtime's do in float32, to 1e-5; its MatMulNBits with int8 activations (accuracy_level 4) does
+not, nor does an int8 KV cache, where a value on the border of two steps may fall to either side: where two tokens are
+nearly as likely, rounding decides.
 (Saxena, "Prompt Lookup Decoding", 2023.)
 """
 

@@ -28,6 +28,7 @@ class Isa:
     zig: str
     own: str  # LLVM IR of what vector.py leaves to the instruction set
     most_rows: int  # of activations in registers at once
+    verified_on: tuple[str, ...]  # CPUs that ran the tests
 
 
 X86_64_V4_VNNI = Isa(
@@ -40,5 +41,6 @@ X86_64_V4_VNNI = Isa(
     zig="x86_64-linux-gnu.2.17",
     own=_VNNI,
     most_rows=8,
+    verified_on=("AMD Zen 4",),
 )
 ISAS = {isa.name: isa for isa in (X86_64_V4_VNNI,)}

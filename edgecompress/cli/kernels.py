@@ -1,0 +1,41 @@
+"""``edgecompress kernels``."""
+
+from __future__ import annotations
+
+import argparse
+
+from edgecompress.cli.output import add_json_flag, emit_json, table
+
+ROWS = (
+    {
+        "kernel": "matmul",
+        "op": "MatMulBlocks",
+        "in_place_of": "MatMulNBits at accuracy level 4",
+        "takes": "int4 and int8 in blocks of 32 to 256, with or without zero points",
+    },
+    {
+        "kernel": "attention",
+        "op": "CachedAttention",
+        "in_place_of": "GroupQueryAttention",
+        "takes": "heads of 16 to 256 in sixteens, any group, windows, rotation by halves, a float32 cache",
+    },
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_json_flag(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from edgecompress_kernels.cpu.isa import ISAS
+
+    sets = [{"isa": isa.name, "needs": list(isa.needs), "verified_on": list(isa.verified_on)} for isa in ISAS.values()]
+    if options.json:
+        emit_json([{**row, "instruction_sets": sets} for row in ROWS])
+        return 0
+    print(table(["kernel", "op", "in place of", "takes"], [list(row.values()) for row in ROWS]))
+    print()
+    cells = [[isa.name, ", ".join(isa.needs), ", ".join(isa.verified_on)] for isa in ISAS.values()]
+    print(table(["instruction set", "needs", "verified on"], cells))
+    print("\nNo kernel for a GPU is there yet, and none for aarch64.")
+    return 0

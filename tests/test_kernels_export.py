@@ -1,0 +1,157 @@
+"""Our kernels from export to text: used where asked for, exact with drafts, refused or explained where they cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from edgecompress.cli import main
+from edgecompress.compile import kernels
+from edgecompress.errors import BundleError, RecipeError
+from edgecompress.formats.cpu import host_features
+from edgecompress.pipeline import export
+from edgecompress.runtime import load
+from edgecompress.runtime.generator import Generator
+from edgecompress.runtime.weights import Weight, add_weights, huge_region, read_table
+from edgecompress.types.recipe import QualityRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
+
+PROMPTS = ("The import statement", "A list is a list is a list is", "return the return value of the return")
+needs_kernels = pytest.mark.skipif("avx512_vnni" not in host_features(), reason="no kernel for this machine's CPU")
+
+
+def recipe(source: Path, wanted: str, target: str = "local", **changes: object) -> Recipe:
+    return Recipe(
+        target=target,
+        precision="int4",
+        student=StudentRecipe(source=str(source)),
+        quantize=QuantizeRecipe(block_size=32, **changes),  # type: ignore[arg-type]
+        quality=QualityRecipe(max_kl=10, max_perplexity_ratio=10, samples=4),
+        runtime=RuntimeRecipe(kernels=wanted),
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(small_decoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("kernels") / "b"
+    export(recipe(small_decoder_dir, "matmul,attention"), path)
+    return path
+
+
+@needs_kernels
+def test_a_bundle_with_kernels_is_whole(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["kernels"] == {"path": "kernels.so", "isa": "x86-64-v4-vnni", "weights": "model.weights.json"}
+    assert {"kernels.so", "model.weights.json", "model.onnx.data"} <= set(manifest["files"])
+    report = json.loads((bundle / "report.json").read_text())
+    assert report["ops"]["CachedAttention"] == 2
+    assert "GroupQueryAttention" not in report["ops"]
+    assert main(["verify", str(bundle)]) == 0
+    assert main(["inspect", str(bundle)]) == 0
+    shown = capsys.readouterr().out
+    assert "asked for" in shown
+    assert "MatMulBlocks" in shown
+
+
+@needs_kernels
+def test_the_kernels_compute_what_the_stock_ops_do(bundle: Path, small_decoder_dir: Path, tmp_path: Path) -> None:
+    export(recipe(small_decoder_dir, "none"), tmp_path / "stock")
+    figures = [json.loads((p / "report.json").read_text())["fidelity"] for p in (bundle, tmp_path / "stock")]
+    assert abs(figures[0]["perplexity_ratio"] - figures[1]["perplexity_ratio"]) < 2e-3
+    assert not (tmp_path / "stock" / "kernels.so").exists()
+
+
+@needs_kernels
+@pytest.mark.parametrize("drafted", [1, 3, 7])
+def test_drafts_give_exactly_the_text_of_single_steps(bundle: Path, drafted: int) -> None:
+    with load(bundle) as generator:
+        assert isinstance(generator, Generator)
+        for prompt in PROMPTS:
+            options = {"max_new_tokens": 60, "temperature": 0.0}
+            plain = generator.generate(prompt, **options)  # type: ignore[arg-type]
+            assert generator.generate(prompt, lookup_tokens=drafted, **options).token_ids == plain.token_ids  # type: ignore[arg-type]
+
+
+@needs_kernels
+def test_texts_of_a_batch_are_those_alone(bundle: Path) -> None:
+    with load(bundle) as generator:
+        assert isinstance(generator, Generator)
+        together = generator.generate(list(PROMPTS), max_new_tokens=20, temperature=0.0)
+        for prompt, found in zip(PROMPTS, together, strict=True):
+            assert generator.generate(prompt, max_new_tokens=20, temperature=0.0).token_ids == found.token_ids
+
+
+@needs_kernels
+def test_auto_says_what_it_measured(small_decoder_dir: Path, tmp_path: Path) -> None:
+    made = export(recipe(small_decoder_dir, "auto"), tmp_path / "b")
+    uses = made.measurements.kernels
+    assert {use.kernel for use in uses} == {"matmul", "attention"}
+    measured = [use for use in uses if use.speedups]
+    assert measured
+    for use in measured:
+        assert use.reason == ("faster" if use.used else "not faster")
+        assert all(speed > 0 for speed in use.speedups.values())
+    assert (made.manifest.kernels is not None) == any(use.used for use in uses)
+
+
+def test_another_target_keeps_the_stock_ops_and_says_why(small_decoder_dir: Path, tmp_path: Path) -> None:
+    made = export(recipe(small_decoder_dir, "auto", target="raspberry-pi-5"), tmp_path / "b")
+    assert made.manifest.kernels is None
+    assert any("no kernel for aarch64" in use.reason for use in made.measurements.kernels)
+    with pytest.raises(RecipeError, match="cannot be built for raspberry-pi-5"):
+        export(recipe(small_decoder_dir, "attention", target="raspberry-pi-5"), tmp_path / "c")
+
+
+def test_without_a_compiler_the_stock_ops_stay(
+    small_decoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
+    made = export(recipe(small_decoder_dir, "auto"), tmp_path / "b")
+    assert made.manifest.kernels is None
+    assert any("numba is not installed" in use.reason for use in made.measurements.kernels)
+
+
+def test_inputs_in_float32_have_no_kernel(small_decoder_dir: Path, tmp_path: Path) -> None:
+    made = export(recipe(small_decoder_dir, "auto", accuracy_level=1), tmp_path / "b")
+    assert any("stay in float32" in use.reason for use in made.measurements.kernels if use.kernel == "matmul")
+    with pytest.raises(RecipeError, match="no op of this model"):
+        export(recipe(small_decoder_dir, "matmul", accuracy_level=1), tmp_path / "c")
+
+
+def test_a_kernel_without_sense_is_refused(small_decoder_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(small_decoder_dir), "--kernels", "triton", "-o", "never"]) == 2
+    assert "kernels are auto, none or of matmul, attention, not 'triton'" in capsys.readouterr().err
+    assert main(["export", str(small_decoder_dir), "--format", "genai", "--kernels", "matmul", "-o", "never"]) == 2
+    assert "onnxruntime-genai cannot load our kernels" in capsys.readouterr().err
+    assert not Path("never").exists()
+
+
+def test_kernels_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kernels"]) == 0
+    shown = capsys.readouterr().out
+    assert "CachedAttention" in shown
+    assert "x86-64-v4-vnni" in shown
+    assert main(["kernels", "--json"]) == 0
+    assert {row["kernel"] for row in json.loads(capsys.readouterr().out)} == {"matmul", "attention"}
+
+
+def test_weights_that_are_not_there_are_told(tmp_path: Path) -> None:
+    (tmp_path / "table.json").write_text('[{"name": "w", "dtype": "uint8", "shape": [8], "offset": 0, "bytes": 8}]')
+    (tmp_path / "data").write_bytes(b"abc")
+    table = read_table(tmp_path / "table.json")
+    assert table == [Weight(name="w", dtype="uint8", shape=(8,), offset=0, bytes=8)]
+    with pytest.raises(BundleError, match="ends before its weights do"):
+        add_weights(ort.SessionOptions(), table, tmp_path / "data")
+    (tmp_path / "table.json").write_text("{")
+    with pytest.raises(BundleError, match="does not say where the weights lie"):
+        read_table(tmp_path / "table.json")
+
+
+def test_a_region_begins_at_a_huge_page() -> None:
+    region = huge_region(3_000_000)
+    assert region.ctypes.data % (2 << 20) == 0
+    assert region.nbytes == 3_000_000
+    assert not np.any(region)
