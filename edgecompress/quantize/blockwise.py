@@ -79,9 +79,26 @@ class Blocks:
 
     def dequantize(self) -> Float:
         """The weight that the layer multiplies by, float32 [K, N]."""
-        steps = self.codes().astype(np.float32) - self.zeros().astype(np.float32)[:, :, None]
-        rows = (steps * self.scales[:, :, None]).reshape(len(steps), -1)[:, : self.width]
-        return np.ascontiguousarray(rows.T)
+        weight = np.empty((self.width, len(self.scales)), dtype=np.float32)
+        self._write(weight.T)
+        return weight
+
+    def rows(self) -> Float:
+        """The transpose of it, float32 [N, K]: a row of a table is a column of a weight."""
+        rows = np.empty((len(self.scales), self.width), dtype=np.float32)
+        self._write(rows)
+        return rows
+
+    def _write(self, rows: Float) -> None:
+        """Fill ``rows`` [N, K], a slice at a time."""
+        zeros = self.zeros()
+        step = max(_SLICE_ELEMENTS // (self.scales.shape[1] * self.format.block_size), _FEWEST_COLUMNS)
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            steps = unpack(self.packed[part], self.format.bits).astype(np.float32)
+            steps -= zeros[part, :, None]
+            steps *= self.scales[part, :, None]
+            rows[part] = steps.reshape(len(steps), -1)[:, : self.width]
 
 
 def pack(codes: Codes, bits: int) -> Codes:

@@ -45,9 +45,8 @@ class _Choice:
 
     def initializers(self, blocks: Blocks) -> dict[str, Float]:
         """The float weights that ``blocks`` stand for, by name."""
-        weight = blocks.dequantize()
-        shaped = [] if self.linear is None else [weight]
-        return dict(zip(self.names, shaped if self.table is None else [*shaped, weight.T], strict=True))
+        arrays = [] if self.linear is None else [blocks.dequantize()]
+        return dict(zip(self.names, arrays if self.table is None else [*arrays, blocks.rows()], strict=True))
 
 
 def mix(

@@ -90,6 +90,7 @@ def test_matmul_nbits_multiplies_by_what_dequantize_says(
         assert blocks.zero_points.shape == (n, -(-filled * form.bits // 8))
     x = rng.normal(size=(3, k)).astype(np.float32)
     back = blocks.dequantize()
+    np.testing.assert_array_equal(blocks.rows().T, back)
     # Two sums of k products in other orders: each product and each addition rounds once.
     tolerance = 2 * k * EPSILON * (np.abs(x) @ np.abs(back))
     assert (np.abs(matmul_nbits(blocks, x) - x.astype(np.float64) @ back) <= tolerance).all()
