@@ -80,13 +80,13 @@ def use_kernels(
         KernelUse(kernel=kernel, what=what, nodes=count, used=False, reason=reason)
         for (kernel, what, reason), count in refused.items()
     ]
+    for name in set(named) - {site.kernel for site in sites}:
+        reasons = "; ".join(sorted({use.reason for use in uses if use.kernel == name}))
+        raise RecipeError(
+            f"no op of this model can be computed by the kernel '{name}'" + (f": {reasons}" if reasons else ""),
+            way_out="Leave --kernels out.",
+        )
     if not sites:
-        if named:
-            raise RecipeError(
-                f"no op of this model can be computed by the kernel '{named[0]}'"
-                + (f": {uses[0].reason}" if uses else ""),
-                way_out="Leave --kernels out.",
-            )
         return Kerneled(graph=graph, isa="", uses=tuple(uses))
     isa, missing = _isa(target)
     if isa is None:
