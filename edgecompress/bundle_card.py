@@ -24,8 +24,9 @@ def _plain(manifest: Manifest) -> list[str]:
     if manifest.kernels is None:
         return [f"`{manifest.model}` loads in plain onnxruntime too; its inputs are in `manifest.json`.", ""]
     return [
-        f"`{manifest.model}` needs the custom ops in `{manifest.kernels.path}` ({manifest.kernels.isa}): in plain onnxruntime,",
-        f"`SessionOptions().register_custom_ops_library('{manifest.kernels.path}')`. `--kernels none` exports one without.",
+        f"`{manifest.model}` needs the custom ops in `{manifest.kernels.path}` ({manifest.kernels.isa}). In plain",
+        f"onnxruntime: `SessionOptions().register_custom_ops_library('{manifest.kernels.path}')`. An export with",
+        "`--kernels none` does without.",
         "",
     ]
 

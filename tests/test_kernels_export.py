@@ -1,4 +1,4 @@
-"""Our kernels from export to text: used where asked for, exact with drafts, refused or explained where they cannot be."""
+"""Our kernels from export to text: used where asked for, exact with drafts, explained where they cannot be."""
 
 from __future__ import annotations
 
