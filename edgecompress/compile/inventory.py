@@ -105,7 +105,7 @@ def weight_notes(model: ir.Model) -> tuple[str, ...]:
     levels = {n.attributes["accuracy_level"].as_int() for n in model.graph.all_nodes() if n.op_type == "MatMulNBits"}
     if levels:
         notes.append(f"MatMulNBits at accuracy level {', '.join(map(str, sorted(levels)))}")
-    return (*notes, *_expert_notes(model))
+    return (*notes, *expert_notes(model))
 
 
 def _computes_experts(node: ir.Node) -> bool:
@@ -115,7 +115,7 @@ def _computes_experts(node: ir.Node) -> bool:
     return gathers and any("MatMul" in reader.op_type for reader, _ in node.outputs[0].uses())
 
 
-def _expert_notes(model: ir.Model) -> tuple[str, ...]:
+def expert_notes(model: ir.Model) -> tuple[str, ...]:
     """What a report says of a mixture's experts: which are gathered, and which stay float among rounded weights."""
     experts = []
     for name, value in model.graph.initializers.items():
