@@ -10,6 +10,7 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -209,11 +210,18 @@ def _isa(target: Target) -> tuple[Any, str]:
 
 
 def _library(sites: Sequence[Site], isa: Any) -> bytes:
+    """Built for these ops; twice in one process is once."""
+    matmuls = {(s.key[2], s.key[3], s.key[4]) for s in sites if s.kernel == "matmul"}
+    sizes = {s.key[2] for s in sites if s.kernel == "attention"}
+    return _built(tuple(sorted(matmuls)), tuple(sorted(sizes)), isa)
+
+
+@lru_cache(maxsize=8)
+def _built(matmuls: tuple[tuple[int, int, bool], ...], head_sizes: tuple[int, ...], isa: Any) -> bytes:
     from edgecompress_kernels.cpu.build import Attention, Matmul, build
 
-    matmuls = [Matmul(bits=s.key[2], block=s.key[3], zero_points=s.key[4]) for s in sites if s.kernel == "matmul"]
-    attentions = [Attention(head_size=s.key[2]) for s in sites if s.kernel == "attention"]
-    return build(matmuls, attentions, isa)
+    wanted = [Matmul(bits=bits, block=block, zero_points=points) for bits, block, points in matmuls]
+    return build(wanted, [Attention(head_size=size) for size in head_sizes], isa)
 
 
 def _array(value: ir.Value | None) -> Any:
