@@ -18,7 +18,14 @@ from edgecompress.formats.manifest import open_bundle
 from edgecompress.pipeline import export, plan
 from edgecompress.runtime import Generator, load
 from edgecompress.targets import accuracy_levels, find_target
-from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
+from edgecompress.types.recipe import (
+    CalibrationRecipe,
+    QualityRecipe,
+    QuantizeRecipe,
+    Recipe,
+    RuntimeRecipe,
+    StudentRecipe,
+)
 from tests.decoders import tiny_decoder
 
 _NEW_TOKENS = 24
@@ -31,6 +38,7 @@ def recipe(source: Path, precision: str, **quantize: object) -> Recipe:
         quantize=QuantizeRecipe(**quantize),  # type: ignore[arg-type]
         calibration=CalibrationRecipe(samples=8, max_length_tokens=64),
         quality=QualityRecipe(samples=8, max_kl=10.0, max_perplexity_ratio=10.0),
+        runtime=RuntimeRecipe(kernels="none"),  # they have tests of their own, and a build takes seconds
     )
 
 

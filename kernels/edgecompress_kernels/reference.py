@@ -12,7 +12,7 @@ Array = npt.NDArray[Any]
 
 def quantized_rows(x: Array, block: int) -> Array:
     """x [M, K] as its int8 rounding a block says it: the nearest of 255 steps of the block's largest value, float64."""
-    parts = x.astype(np.float64).reshape(len(x), -1, block)
+    parts = x.astype(np.float64).reshape(len(x), x.shape[1] // block, block)
     step = (np.abs(parts).max(-1, keepdims=True) / 127).astype(np.float32)
     inverse = np.divide(np.float32(1), step, out=np.zeros_like(step), where=step != 0)
     whole = np.rint(x.astype(np.float32).reshape(parts.shape) * inverse)
