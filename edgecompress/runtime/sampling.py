@@ -161,7 +161,7 @@ def _draw_from_all(logits: FloatArray, peak: np.float32, sampling: Sampling, uni
             return token
         before = logits > logits[token]
         before[:token] |= logits[:token] == logits[token]
-        weights = weights * before
+        weights *= before
         sums = _block_sums(weights)
         if float(sums.sum()) < mass:
             return token
