@@ -1,6 +1,6 @@
 """``edgecompress::Gated`` to ONNX Runtime's own ops.
 
-On its CPU nothing takes a gated MLP whole (1.32: ``SwiGLU`` and ``MatMulNBitsMlp`` have no kernel there), so it becomes
+On its CPU nothing takes a gated MLP whole (1.32: ``SwiGLU`` has no kernel there), so it becomes
 the activation and a product: QuickGelu is ``x * sigmoid(alpha * x)``, which with alpha 1 is SiLU.
 """
 
