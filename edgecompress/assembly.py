@@ -60,9 +60,8 @@ class Parts:
     kv_cache: QuantizedCache | None = None
     notes: tuple[str, ...] = ()
     files: Mapping[str, Path | str | bytes] = field(default_factory=dict)  # beside those that every bundle has
-    more_files: Callable[[Path | str | bytes, Manifest], Mapping[str, Path | str]] | None = (
-        None  # from the model's file
-    )
+    # What is made from the model's file as the bundle has it, whose weights then always lie apart.
+    more_files: Callable[[Path | str | bytes, Manifest], Mapping[str, Path | str]] | None = None
 
 
 def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts) -> Made:

@@ -21,12 +21,12 @@ from edgecompress.capture.export import write_model
 from edgecompress.compile.kernel_timing import time_kernels
 from edgecompress.errors import RecipeError
 from edgecompress.lower.rewrite import constant
+from edgecompress.quantize.layers import DOMAIN
 from edgecompress.types.bundle import KernelLibrary
 from edgecompress.types.graph import Graph
 from edgecompress.types.report import KernelUse
 from edgecompress.types.target import Target
 
-DOMAIN = "edgecompress"
 LIBRARY = "kernels.so"
 WEIGHTS = "model.weights.json"
 _FASTER = 1.02  # a kernel must win by more than noise, taken over its shapes

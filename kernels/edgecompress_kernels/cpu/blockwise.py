@@ -28,8 +28,6 @@ SLOTS = (
 )  # fmt: skip
 _AT = {name: 8 * i for i, name in enumerate(SLOTS)}
 X, Q, X_SCALES, X_SUMS, WEIGHTS, SCALES, ZEROS, BIAS, Y, ROWS, OUTPUTS, INPUTS, TILES_PER_PART = _AT.values()
-BLOCKS = (32, 64, 128, 256)
-BITS = (4, 8)
 
 
 def quantize_rows(block: int) -> Callable[[int, int], None]:

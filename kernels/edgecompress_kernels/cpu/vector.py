@@ -27,14 +27,8 @@ LANES = 16
 BYTES = 64  # of one vector
 DOT = "edgecompress_dot"  # (i32x16, u8x64, s8x64) -> i32x16, which isa.py defines
 JIT = not numba.config.DISABLE_JIT
-I8, I16, I32, I64, F16, F32 = (
-    ir.IntType(8),
-    ir.IntType(16),
-    ir.IntType(32),
-    ir.IntType(64),
-    ir.HalfType(),
-    ir.FloatType(),
-)
+I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+F16, F32 = ir.HalfType(), ir.FloatType()
 I32X16, F32X16, U8X64 = ir.VectorType(I32, LANES), ir.VectorType(F32, LANES), ir.VectorType(I8, BYTES)
 _ALIGN = ir.Constant(I32, 4)
 
@@ -278,7 +272,6 @@ def _sum_ints(builder: Any, value: Any) -> Any:
 
 
 read_address = _define("a a", _load(I64, 8), name="read_address")
-read_int = _define("i a", _load(I32, 4), name="read_int")
 read_float = _define("f a", _load(F32, 4), name="read_float")
 write_int = _define("- a i", _store(I32, 4), name="write_int")
 write_float = _define("- a f", _store(F32, 4), name="write_float")
@@ -290,11 +283,9 @@ load_part = _define("F a a", _load_part, name="load_part")
 store_floats = _define("- a F", _store(F32X16, 4), name="store_floats")
 store_bytes = _define("- a I", _store_bytes, name="store_bytes")
 prefetch = _define("- a", _prefetch, name="prefetch")
-splat_int = _define("I i", lambda b, x: _splat(b, x, I32X16), name="splat_int")
 splat_float = _define("F f", lambda b, x: _splat(b, x, F32X16), name="splat_float")
 low_nibbles = _define("I I", lambda b, x: b.and_(x, _const(0x0F0F0F0F)), name="low_nibbles")
 high_nibbles = _define("I I", lambda b, x: b.and_(b.lshr(x, _const(4)), _const(0x0F0F0F0F)), name="high_nibbles")
-to_floats = _define("F I", lambda b, x: b.sitofp(x, F32X16), name="to_floats")
 round_to_ints = _define("I F", _round, name="round_to_ints")
 add_floats = _define("F F F", lambda b, x, y: b.fadd(x, y), name="add_floats")
 multiply = _define("F F F", lambda b, x, y: b.fmul(x, y), name="multiply")

@@ -23,10 +23,6 @@ def read_address(address: int) -> int:
     return int(_view(address, np.int64, 1)[0])
 
 
-def read_int(address: int) -> np.int32:
-    return _view(address, np.int32, 1)[0]  # type: ignore[no-any-return]
-
-
 def read_float(address: int) -> np.float32:
     return _view(address, np.float32, 1)[0]  # type: ignore[no-any-return]
 
