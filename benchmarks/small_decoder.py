@@ -60,7 +60,7 @@ class Settings:
     context_tokens: int = 256
     batch: int = 8
     learning_rate: float = 3e-3
-    characters: int = 4_000_000  # of training text, at most
+    characters: int = 16_000_000  # of training text, at most
     held_out_tokens: int = 32_768
     seed: int = 0
     packages: tuple[str, ...] = PACKAGES

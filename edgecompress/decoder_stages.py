@@ -25,9 +25,9 @@ from edgecompress.formats.cpu import host_cores
 from edgecompress.lower.kv_cache import lower_cache
 from edgecompress.lower.onnxruntime import lower, lower_model
 from edgecompress.quantize import sensitivity
-from edgecompress.quantize.kv_cache import affordable_texts, cache_scales, spread_positions
+from edgecompress.quantize.kv_cache import cache_scales, spread_positions
 from edgecompress.quantize.stage import quantize
-from edgecompress.quantize.text import load_texts
+from edgecompress.quantize.text import affordable_texts, load_texts
 from edgecompress.types.bundle import GenerationSettings, Manifest
 from edgecompress.types.graph import Graph
 from edgecompress.types.report import Fidelity, QuantizedCache
@@ -62,6 +62,7 @@ class DecoderRun:
         self.cache_dtype = np.dtype(np.int8 if self.recipe.quantize.kv_cache == "int8" else np.float32)
         self.float_cache: dict[str, Fidelity] = {}  # candidate -> what it is with a float32 cache
         self.cache_calibration_tokens = 0
+        self.gptq_calibration_tokens = 0
 
     def all(self) -> Made:
         calibration, held_out = self._texts()
@@ -154,13 +155,15 @@ class DecoderRun:
 
     def _compile(self, captured: Graph, precision: str, calibration: Sequence[Ids]) -> Graph:
         def batches() -> Iterator[Feed]:
-            for ids in calibration:
+            for ids in self._affordable(calibration):
                 yield text_feed(ids, self.past)  # every position: the head is calibrated too
 
         def probes() -> Iterator[Feed]:
             for ids in calibration[:: max(len(calibration) // sensitivity.TEXTS, 1)][: sensitivity.TEXTS]:
                 yield text_feed(ids[: sensitivity.TOKENS], self.past)
 
+        if self.recipe.quantize.method == "gptq" and precision not in ("fp32", "fp16"):
+            self.gptq_calibration_tokens = sum(map(len, self._affordable(calibration)))
         with self.clock.stage("quantize", precision):
             quantized = quantize(
                 captured,
@@ -189,14 +192,18 @@ class DecoderRun:
             return self._with_int8_cache(graph, calibration)
 
     def _with_int8_cache(self, graph: Graph, calibration: Sequence[Ids]) -> Graph:
-        longest = max(map(len, calibration), default=1)
-        texts = calibration[: affordable_texts(self.student.parameters, longest, len(calibration))]
+        texts = self._affordable(calibration)
         self.cache_calibration_tokens = sum(map(len, texts))
         one = np.zeros(1, dtype=np.int64)  # no logits are needed
-        context = self.student.max_length_tokens or longest
+        context = self.student.max_length_tokens or max(map(len, texts), default=1)
         places = spread_positions([len(ids) for ids in texts], context)
         feeds = (text_feed(ids, self.past, one, first_position=place) for ids, place in zip(texts, places, strict=True))
         return lower_cache(graph, cache_scales(latency.make_session(graph.path, self.threads), feeds), self.folder)
+
+    def _affordable(self, calibration: Sequence[Ids]) -> Sequence[Ids]:
+        """As many of the texts as a student of this size is run over."""
+        longest = max(map(len, calibration), default=1)
+        return calibration[: affordable_texts(self.student.parameters, longest, len(calibration))]
 
     def _cache_report(self, graph: Graph, fidelity: Fidelity) -> QuantizedCache | None:
         beside = self.float_cache.get(graph.precision)
@@ -241,12 +248,16 @@ class DecoderRun:
             text=text_settings(self.student, self.tokenizer),
             generation=replace(generation, kv_dtype=self.cache_dtype.name),
             kv_cache=self._cache_report(taken.graph, taken.fidelity),
-            notes=(f"texts of {len(held_out[0])} tokens",),
+            notes=(f"texts of {len(held_out[0])} tokens", *self._method_note()),
             more_files=(lambda model, manifest: self._genai_files(model, manifest, held_out[0]))
             if self.for_genai
             else None,
             files={"tokenizer.json": self.tokenizer} | ({CHAT_TEMPLATE: template} if template is not None else {}),
         )
+
+    def _method_note(self) -> tuple[str, ...]:
+        tokens = self.gptq_calibration_tokens
+        return (f"GPTQ calibrated on {tokens} tokens of training text",) if tokens else ()
 
     def _genai_files(self, model: Path | str | bytes, manifest: Manifest, ids: Ids) -> dict[str, Path | str]:
         """genai's own files, once its graph has given the logits that the bundle's gives."""

@@ -140,7 +140,7 @@ def _estimates(recipe: Recipe, student: Student, candidates: tuple[str, ...]) ->
     alone = 2.5e-7 if MIXED in candidates else 0.0  # the float graph runs once a weight
     copies, calibrating = 3, 0.0  # of each candidate's graph on the disk; seconds a candidate
     if recipe.quantize.kv_cache != "fp32":
-        from edgecompress.quantize.kv_cache import affordable_texts
+        from edgecompress.quantize.text import affordable_texts
 
         tokens = recipe.calibration.max_length_tokens
         texts = affordable_texts(student.parameters, tokens, recipe.calibration.samples)

@@ -1,56 +1,37 @@
 """The Hessians that GPTQ needs, ``X^T X`` of each layer's inputs over the calibration text, in bounded memory.
 
 A Hessian has K x K entries: those of a 1.5 B decoder would take ten gigabytes at once. :class:`StreamedHessians` keeps
-one group of layers at a time and runs the text again for the next, through only that part of the graph which the group
-needs. Inputs come from the float graph, not from one whose earlier layers are already rounded.
+one group of layers at a time, and runs the graph's parts one after another: the text is computed once in all. Inputs
+come from the float graph, not from one whose earlier layers are already rounded.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import onnxruntime as ort
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgecompress.errors import CalibrationError
 from edgecompress.quantize.numerics import Float
+from edgecompress.quantize.parts import Chain, Feed, FloatGraph, Part, places
 
 Batches = Callable[[], Iterable[Mapping[str, npt.NDArray[Any]]]]
 
-GROUP_BYTES = 3_000_000_000  # of Hessians held at a time; factoring the largest of them takes two more
-_IN_MEMORY_BYTES = 1_500_000_000  # a protobuf ends at 2 GiB
-
-
-class FloatGraph:
-    """A float graph that calibration runs, its weights in a file of its own where one protobuf could not hold them."""
-
-    def __init__(self, runnable: ir.Model) -> None:
-        self.model = runnable
-        if _bytes_in_memory(runnable) > _IN_MEMORY_BYTES:
-            folder = Path(tempfile.mkdtemp(prefix="edgecompress-calibration-"))
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            self.model = _mapped(runnable, folder)
-
-    def session(self, overridable: Sequence[str]) -> ort.InferenceSession:
-        """A session in which a run may feed the initializers of these names in place of their own values."""
-        model = self.model.clone()
-        model.graph.inputs.extend(model.graph.initializers[name] for name in overridable)
-        return _open(model)
+GROUP_BYTES = 1_000_000_000  # of Hessians held at a time; factoring the largest of them takes as much again
+_ROWS = 1024  # summed up before they are multiplied: a product of few rows is bound by writing the sums
+_TILE = 2048  # channels: only the tiles on and above the diagonal are computed
 
 
 class StreamedHessians(Mapping[str, Float]):
     """Name of a tensor [..., K] -> float32 [K, K], the mean of ``x^T x`` over all rows.
 
-    Ask in the order of ``tensors``: asking for one computes its whole group and lets go of the one before. A group is
-    as many neighbours as fit in ``group_bytes``, and at least one.
+    Ask in the order in which the graph makes the tensors: asking for one computes its whole group and lets go of the
+    one before, and asking for one of an earlier group begins anew. A group is as many neighbours as fit in
+    ``group_bytes``, and at least one. A batch maps input names to arrays; rows that its ``attention_mask`` calls
+    padding are left out. Raises CalibrationError if there is no batch or a value is not finite.
     """
 
     def __init__(
@@ -58,16 +39,24 @@ class StreamedHessians(Mapping[str, Float]):
     ) -> None:
         self._float, self._batches = FloatGraph(runnable), batches
         self._tensors = dict(tensors)
-        self._groups = groups(self._tensors, group_bytes)
+        made = places(self._float.model, list(tensors))
+        self._groups = groups({name: self._tensors[name] for name in sorted(made, key=made.__getitem__)}, group_bytes)
+        ends = [max(made[name] for name in group) + 1 for group in self._groups]
+        self._chain = Chain(self._float.model, ends)
+        self._next = 0  # the group that the carried arrays lead to
+        self._carried: list[dict[str, npt.NDArray[Any]]] = []
         self._held: dict[str, Float] = {}
 
     def __getitem__(self, name: str) -> Float:
         if name not in self._tensors:
             raise KeyError(name)
         if name not in self._held:
-            self._held = {}  # before the next group is made, not after
-            group = next(g for g in self._groups if name in g)
-            self._held = collect_hessians(self._float.model, {n: self._tensors[n] for n in group}, self._batches())
+            wanted = next(i for i, group in enumerate(self._groups) if name in group)
+            if wanted < self._next:
+                self._next, self._carried = 0, []
+            while self._next <= wanted:
+                self._held = {}  # before the next group is made, not after
+                self._held = self._advance()
         return self._held[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -75,6 +64,62 @@ class StreamedHessians(Mapping[str, Float]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+    def _advance(self) -> dict[str, Float]:
+        """Run the next group's part; the Hessians of the group."""
+        group = self._groups[self._next]
+        sums = {name: _Sum(self._tensors[name]) for name in group}
+        part: Part | None = None
+        carried = []
+        for index, batch in enumerate(self._batches()):
+            before: Feed = self._carried[index] if self._next else {}
+            part = part or self._chain.part(self._next, group, before)
+            found, behind = part.run(batch, before)
+            carried.append(behind)
+            mask = batch.get("attention_mask")
+            for name, x in zip(group, found, strict=True):
+                real = x[mask.astype(bool)] if mask is not None and x.shape[:2] == mask.shape else x
+                sums[name].add(np.ascontiguousarray(real.reshape(-1, self._tensors[name]), dtype=np.float32))
+        self._next, self._carried = self._next + 1, carried
+        return {name: total.mean(name) for name, total in sums.items()}
+
+
+class _Sum:
+    """``x^T x`` over the rows that are added, float32 [K, K]."""
+
+    def __init__(self, width: int) -> None:
+        self._total = np.zeros((width, width), dtype=np.float32)
+        self._waiting: list[Float] = []
+        self._rows = 0
+
+    def add(self, rows: Float) -> None:
+        self._rows += len(rows)
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= _ROWS:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        x = np.concatenate(self._waiting)
+        self._waiting = []
+        for i in range(0, x.shape[1], _TILE):
+            for j in range(i, x.shape[1], _TILE):
+                self._total[i : i + _TILE, j : j + _TILE] += x[:, i : i + _TILE].T @ x[:, j : j + _TILE]
+
+    def mean(self, name: str) -> Float:
+        if not self._rows:
+            raise CalibrationError("there is no calibration text", way_out="Give --calibration FILE, one text a line.")
+        if self._waiting:
+            self._multiply()
+        total = self._total
+        for i in range(0, len(total), _TILE):
+            total[i + _TILE :, i : i + _TILE] = total[i : i + _TILE, i + _TILE :].T
+        if not np.isfinite(total).all():
+            raise CalibrationError(
+                f"the student gives values that are not finite at '{name}' on the calibration text",
+                way_out="Its weights or the text are broken; nothing can be calibrated on them.",
+            )
+        total /= self._rows
+        return total
 
 
 def groups(tensors: Mapping[str, int], group_bytes: int) -> list[tuple[str, ...]]:
@@ -90,78 +135,3 @@ def groups(tensors: Mapping[str, int], group_bytes: int) -> list[tuple[str, ...]
         current.append(name)
         held += size
     return [*found, tuple(current)] if current else found
-
-
-def collect_hessians(
-    runnable: ir.Model, tensors: Mapping[str, int], batches: Iterable[Mapping[str, npt.NDArray[Any]]]
-) -> dict[str, Float]:
-    """Run the batches through ``runnable`` and sum up the named tensors [..., K]; see StreamedHessians.
-
-    A batch maps input names to arrays; rows that its ``attention_mask`` calls padding are left out. ``runnable`` stays
-    as it is; weights that do not lie in a file must fit into one protobuf. Raises CalibrationError if there is no batch
-    or a value is not finite.
-    """
-    sums = {name: np.zeros((width, width), dtype=np.float32) for name, width in tensors.items()}
-    rows = dict.fromkeys(tensors, 0)
-    session = _open(_part(runnable, list(tensors)))
-    wanted = {i.name for i in session.get_inputs()}
-    for batch in batches:
-        outputs = session.run(list(tensors), {k: v for k, v in batch.items() if k in wanted})
-        mask = batch.get("attention_mask")
-        for name, x in zip(tensors, outputs, strict=True):
-            real = x[mask.astype(bool)] if mask is not None and x.shape[:2] == mask.shape else x
-            flat = np.ascontiguousarray(real.reshape(-1, tensors[name]), dtype=np.float32)
-            sums[name] += flat.T @ flat
-            rows[name] += len(flat)
-    for name, total in sums.items():
-        if not rows[name]:
-            raise CalibrationError("there is no calibration text", way_out="Give --calibration FILE, one text a line.")
-        if not np.isfinite(total).all():
-            raise CalibrationError(
-                f"the student gives values that are not finite at '{name}' on the calibration text",
-                way_out="Its weights or the text are broken; nothing can be calibrated on them.",
-            )
-        total /= rows[name]
-    return sums
-
-
-def _part(runnable: ir.Model, names: Sequence[str]) -> ir.Model:
-    """A copy that computes the named values only. Weights are shared with ``runnable``, not copied."""
-    part = runnable.clone()
-    values = {value.name: value for node in part.graph for value in node.outputs}
-    values |= {value.name: value for value in part.graph.inputs}
-    part.graph.outputs.clear()
-    for name in names:
-        value = values[name]
-        value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
-        part.graph.outputs.append(value)
-    RemoveUnusedNodesPass()(part)
-    return part
-
-
-def _mapped(model: ir.Model, folder: Path) -> ir.Model:
-    """The same model, its weights in a file of ``folder``."""
-    ir.save(model, folder / "runnable.onnx", external_data="runnable.onnx.data")
-    return ir.load(folder / "runnable.onnx")
-
-
-def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
-    return [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
-
-
-def _bytes_in_memory(model: ir.Model) -> int:
-    """Of weights that do not lie in a file, or are made anew whenever they are read."""
-    return sum(tensor.nbytes for tensor in _weights(model) if not isinstance(tensor, ir.ExternalTensor))
-
-
-def _open(model: ir.Model) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Packed copies of the weights would hold the model twice.
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    # Weights that lie in a file are mapped from there, not copied.
-    for name in {str(tensor.base_dir) for tensor in _weights(model) if isinstance(tensor, ir.ExternalTensor)}:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", name)
-    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -22,13 +22,6 @@ Feed = Mapping[str, npt.NDArray[Any]]
 
 _PAST, _PRESENT = "past_key_values.", "present."
 _LEVELS = 127
-_WORK = 1e13  # parameters x tokens that calibration may spend: a minute or two on two quiet cores
-_FEWEST_TEXTS = 16  # the KL divergence of 32 texts is that of 128 on a trained decoder; that of 8 is twice as large
-
-
-def affordable_texts(parameters: int, tokens: int, samples: int) -> int:
-    """How many of ``samples`` texts of ``tokens`` each a student of that size is calibrated on."""
-    return min(samples, max(_FEWEST_TEXTS, int(_WORK / (parameters * tokens))))
 
 
 def spread_positions(lengths: Sequence[int], context_tokens: int) -> Iterator[int]:

@@ -1,8 +1,8 @@
 """What each weight alone costs a decoder's logits, and which weights deserve eight bits (docs/adr/0008).
 
 The float graph runs once for every weight, with that one weight put in its rounded form and all others as they are. The
-weights are initializers that a run may override, so one session serves all of them. No Hessian is needed and no second
-copy of the model; the cost is one short text a weight.
+weights are initializers that a run may override, and what lies before them is not run again. No Hessian is needed and
+no second copy of the model; the cost is one short text a weight.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ import onnx_ir as ir
 
 from edgecompress.errors import CalibrationError
 from edgecompress.quantize.blockwise import Blocks
-from edgecompress.quantize.hessians import Batches, FloatGraph
+from edgecompress.quantize.hessians import Batches
 from edgecompress.quantize.numerics import Float
+from edgecompress.quantize.parts import Chain, FloatGraph, Part, ends_by_weight, readers
 from edgecompress.verify.decoder import DecoderFidelity
 
 TEXTS = 2  # calibration texts that a weight is measured on
 TOKENS = 64  # of each of them: more do not rank better (docs/adr/0008), and each weight costs a run over them
 
+PART_BYTES = 2_000_000_000  # of weights that are mapped at a time
 _STEPS = 200_000  # of all weights' sizes that the choice reckons in, at most
 
 
@@ -42,32 +44,60 @@ UNIFORM = Mixed()
 
 
 class LoneCost:
-    """KL divergence of the logits from those of the float graph, with one weight replaced at a time."""
+    """KL divergence of the logits from those of the float graph, with one weight replaced at a time.
 
-    def __init__(self, runnable: ir.Model, weights: Sequence[str], batches: Batches) -> None:
+    The graph is run in parts of at most ``part_bytes`` of weights, and from the part that reads the replaced weight on.
+    """
+
+    def __init__(
+        self, runnable: ir.Model, weights: Sequence[str], batches: Batches, *, part_bytes: int = PART_BYTES
+    ) -> None:
         """``weights`` names initializers of ``runnable``, a float graph whose first output is the logits [1, T, V].
 
         ``batches`` gives the few texts that are run for every weight. Raises CalibrationError if there is none.
         """
-        self._float = FloatGraph(runnable)
-        self._session = self._float.session(overridable=weights)
-        self._output = self._session.get_outputs()[0].name
-        wanted = {i.name for i in self._session.get_inputs()}
-        self._batches = [{name: value for name, value in batch.items() if name in wanted} for batch in batches()]
-        if not self._batches:
+        self._float, self._weights = FloatGraph(runnable), list(weights)
+        model = self._float.model
+        self._chain = Chain(model, ends_by_weight(model, part_bytes))
+        self._output = model.graph.outputs[0].name or ""
+        self._first = {name: min(map(self._chain.part_of, readers(model, name))) for name in weights}
+        self._feeds = list(batches())
+        if not self._feeds:
             raise CalibrationError("there is no calibration text", way_out="Give --calibration FILE, one text a line.")
-        self._reference = [self._logits(batch) for batch in self._batches]
+        self._open: tuple[int, Part] | None = None
+        # What every part is given, of each text: small beside a weight.
+        self._given: list[list[dict[str, npt.NDArray[Any]]]] = [[{} for _ in self._feeds]]
+        self._reference = self._run({}, 0, keep=True)
 
     def measure(self, replaced: Mapping[str, Float]) -> float:
         """Mean KL divergence in nats a position when ``replaced``, name -> float32 of the weight's shape, is put in."""
         found = DecoderFidelity()
-        for batch, reference in zip(self._batches, self._reference, strict=True):
-            found.add(reference, self._logits({**batch, **replaced}))
+        logits = self._run(replaced, min(self._first[name] for name in replaced))
+        for reference, other in zip(self._reference, logits, strict=True):
+            found.add(reference, other)
         return max(found.kl / found.positions, 0.0)
 
-    def _logits(self, feed: Mapping[str, npt.NDArray[Any]]) -> Float:
-        logits: Float = self._session.run([self._output], dict(feed))[0]
-        return logits.reshape(-1, logits.shape[-1])
+    def _run(self, replaced: Mapping[str, Float], first: int, *, keep: bool = False) -> list[Float]:
+        """The logits float32 [T, V] of each text, from part ``first`` on."""
+        carried, found = self._given[first], []
+        for index in range(first, len(self._chain)):
+            part = self._part(index)
+            results = [
+                part.run({**feed, **replaced}, before) for feed, before in zip(self._feeds, carried, strict=True)
+            ]
+            carried = [behind for _, behind in results]
+            found = [wanted for wanted, _ in results]
+            if keep:
+                self._given.append(carried)
+        return [wanted[0].reshape(-1, wanted[0].shape[-1]) for wanted in found]
+
+    def _part(self, index: int) -> Part:
+        """One part is open at a time."""
+        if self._open is None or self._open[0] != index:
+            self._open = None
+            wanted = [self._output] if index == len(self._chain) - 1 else []
+            self._open = index, self._chain.part(index, wanted, self._given[index][0], self._weights)
+        return self._open[1]
 
 
 def choose_raised(costs: Mapping[str, float], elements: Mapping[str, int], mean_bits: float) -> frozenset[str]:

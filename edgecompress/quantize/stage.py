@@ -16,9 +16,10 @@ from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
 from edgecompress.quantize.decoder import quantize_decoder
 from edgecompress.quantize.experts import routers
-from edgecompress.quantize.hessians import Batches, FloatGraph, StreamedHessians
+from edgecompress.quantize.hessians import Batches, StreamedHessians
 from edgecompress.quantize.layers import Linear, find_embeddings, find_linears
 from edgecompress.quantize.mixed import mix
+from edgecompress.quantize.parts import FloatGraph
 from edgecompress.quantize.sensitivity import UNIFORM
 from edgecompress.quantize.smoothing import smooth
 from edgecompress.quantize.weights import quantize_embeddings, quantize_weights

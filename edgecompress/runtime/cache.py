@@ -83,14 +83,39 @@ def cache_bytes(tensors: Sequence[CacheTensor], rows: int, tokens: int) -> int:
     return rows * tokens * sum(t.bytes_per_token for t in tensors)
 
 
+class Binding:
+    """An IO binding that remembers what is bound: a run that is like the one before binds nothing anew."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self.io = session.io_binding()
+        self._inputs: dict[str, npt.NDArray[Any]] = {}
+        self._output: npt.NDArray[Any] | None = None
+
+    def feed(self, name: str, array: npt.NDArray[Any]) -> None:
+        """The input's values for the next run. Where its shape is that of the last, they are written over the last."""
+        held = self._inputs.get(name)
+        if held is not None and held.shape == array.shape:
+            held[...] = array
+            return
+        own = self._inputs[name] = array.copy()  # onnxruntime reads this memory, and does not keep it
+        self.io.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(own))
+
+    def receive(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Where the next run writes its only output that is not of the cache."""
+        if array is not self._output:
+            self._output = array
+            self.io.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+
+
 class KVCache:
     """Keys and values of ``rows`` texts, ``capacity_tokens`` each. Raises HostError before taking too much memory."""
 
     def __init__(self, tensors: Sequence[CacheTensor], rows: int, capacity_tokens: int) -> None:
         self.tensors, self.rows, self.capacity_tokens = tuple(tensors), rows, capacity_tokens
         self.bytes_copied = 0
-        self._bindings: dict[tuple[int, int, int], ort.IOBinding] = {}
-        self._logits = np.empty(0, dtype=np.float32)
+        self._bindings: dict[tuple[int, int, int], Binding] = {}
+        self._logits_memory = np.empty(0, dtype=np.float32)
+        self._logits = self._logits_memory.reshape(0, 0, 0)
         self._check(cache_bytes(tensors, rows, capacity_tokens), capacity_tokens)
         self.buffers = self._side_by_side()
 
@@ -122,25 +147,28 @@ class KVCache:
             buffer[target, :, :tokens] = buffer[source, :, :tokens]
         self.bytes_copied += cache_bytes(self.tensors, 1, tokens)
 
-    def binding(self, session: ort.InferenceSession, first: int, count: int) -> ort.IOBinding:
+    def binding(self, session: ort.InferenceSession, first: int, count: int) -> Binding:
         """An IO binding with the memory of rows ``first`` to ``first + count`` as past and as present."""
         key = (id(session), first, count)
         binding = self._bindings.get(key)
         if binding is None:
-            binding = session.io_binding()
+            binding = Binding(session)
             for tensor, buffer in zip(self.tensors, self.buffers, strict=True):
                 value = ort.OrtValue.ortvalue_from_numpy(buffer[first : first + count])
-                binding.bind_ortvalue_input(tensor.past, value)
-                binding.bind_ortvalue_output(tensor.present, value)
+                binding.io.bind_ortvalue_input(tensor.past, value)
+                binding.io.bind_ortvalue_output(tensor.present, value)
             self._bindings[key] = binding
         return binding
 
     def logits(self, batch: int, positions: int, vocab_size: int) -> npt.NDArray[np.float32]:
         """Memory for logits [B, N, V], the same one each time as long as it is large enough."""
-        size = batch * positions * vocab_size
-        if self._logits.size < size:
-            self._logits = np.empty(size, dtype=np.float32)
-        return self._logits[:size].reshape(batch, positions, vocab_size)
+        shape = (batch, positions, vocab_size)
+        if self._logits.shape != shape:
+            size = batch * positions * vocab_size
+            if self._logits_memory.size < size:
+                self._logits_memory = np.empty(size, dtype=np.float32)
+            self._logits = self._logits_memory[:size].reshape(shape)
+        return self._logits
 
     def _side_by_side(self) -> list[npt.NDArray[Any]]:
         """All buffers in one region of zeros, so that small ones lie in huge pages too."""

@@ -74,18 +74,14 @@ class Decoder:
             "logits_positions": wanted,
         }
         binding = cache.binding(self._session, first_row, batch)
-        held = []
         for name, array in feeds.items():
             if name in self._inputs:
-                value = ort.OrtValue.ortvalue_from_numpy(array)
-                held.append(value)
-                binding.bind_ortvalue_input(name, value)
+                binding.feed(name, array)
         logits = cache.logits(batch, len(wanted), self.settings.vocab_size)
-        output = ort.OrtValue.ortvalue_from_numpy(logits)
-        binding.bind_ortvalue_output("logits", output)
+        binding.receive("logits", logits)
         started = time.perf_counter()
         try:
-            self._session.run_with_iobinding(binding, cancel.options)
+            self._session.run_with_iobinding(binding.io, cancel.options)
         except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
             if cancel.is_set():
                 raise CancelledError from error

@@ -83,6 +83,7 @@ class Sampler:
         self._greedy = sampling.temperature == 0 or sampling.top_k == 1
         if not self._greedy:  # NumPy's generators take their time to be imported
             self._random = np.random.default_rng() if seed is None else np.random.default_rng([seed, row])
+        self._scratch: FloatArray | None = None  # of a whole vocabulary: new memory each time would cost more than exp
         self._seen: npt.NDArray[np.bool_] | None = None
         if sampling.repetition_penalty != 1.0:
             self._seen = np.zeros(vocab_size, dtype=np.bool_)
@@ -117,13 +118,16 @@ class Sampler:
         if 0 < sampling.top_k < len(logits):
             ids, weights = _candidates(logits, logits[best], sampling)
             return int(ids[draw(weights, self._random.random())])
-        return _draw_from_all(logits, logits[best], sampling, self._random.random)
+        if self._scratch is None or len(self._scratch) != len(logits):
+            self._scratch = np.empty_like(logits)
+        weights = _weights(logits, logits[best], sampling, self._scratch)
+        return _draw_from_all(logits, weights, sampling, self._random.random)
 
 
-def _weights(logits: FloatArray, peak: np.float32, sampling: Sampling) -> FloatArray:
+def _weights(logits: FloatArray, peak: np.float32, sampling: Sampling, out: FloatArray | None = None) -> FloatArray:
     """Probabilities of ``logits``, not normalized: the likeliest has 1."""
     cool = np.float32(1.0 / sampling.temperature) if sampling.temperature > 1e-6 else np.float32(1e6)
-    weights: FloatArray = logits - peak
+    weights: FloatArray = np.subtract(logits, peak, out=out)
     weights *= cool
     np.exp(weights, out=weights)
     return weights
@@ -142,14 +146,15 @@ def _candidates(logits: FloatArray, peak: np.float32, sampling: Sampling) -> tup
     return ids[:kept], weights[:kept]
 
 
-def _draw_from_all(logits: FloatArray, peak: np.float32, sampling: Sampling, uniform: Callable[[], float]) -> int:
+def _draw_from_all(logits: FloatArray, weights: FloatArray, sampling: Sampling, uniform: Callable[[], float]) -> int:
     """One token of the whole vocabulary, top-p and min-p kept to without the nucleus ever being made.
+
+    ``weights`` are those of ``logits``, and are used up.
 
     The nucleus is the fewest tokens, the likeliest first and of equal ones the smaller id, that reach the share top-p
     of all. So a token is in it if those before it weigh less than that share: one is drawn from all and asked. If it is
     outside, so are all behind it: they are left out, and another is drawn. Mostly the first is inside.
     """
-    weights = _weights(logits, peak, sampling)
     sums = _block_sums(weights)
     mass = sampling.top_p * float(sums.sum())
     if sampling.min_p > 0.0:

@@ -11,8 +11,8 @@ import onnx_ir as ir
 import pytest
 
 from edgecompress.errors import CalibrationError
-from edgecompress.quantize import hessians
-from edgecompress.quantize.hessians import StreamedHessians, collect_hessians, groups
+from edgecompress.quantize import parts
+from edgecompress.quantize.hessians import StreamedHessians, groups
 from tests.graphs import graph_with_weights
 
 MODEL = """
@@ -33,7 +33,7 @@ def batches(rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
 
 def test_sums_are_those_of_all_real_rows(rng: np.random.Generator) -> None:
     feeds = batches(rng)
-    found = collect_hessians(ir.from_onnx_text(MODEL), {"h": 4, "i": 4}, feeds)
+    found = StreamedHessians(ir.from_onnx_text(MODEL), {"h": 4, "i": 4}, lambda: feeds)
     rows = np.concatenate([2 * feed["x"][feed["attention_mask"].astype(bool)] for feed in feeds])
     np.testing.assert_allclose(found["h"], rows.T @ rows / len(rows), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["i"], np.exp(rows).T @ np.exp(rows) / len(rows), rtol=1e-5)
@@ -55,7 +55,7 @@ def test_one_group_is_held_and_the_text_runs_once_a_group(rng: np.random.Generat
 
     model = ir.from_onnx_text(MODEL)
     streamed = StreamedHessians(model, {"x": 4, "h": 4, "i": 4}, again, group_bytes=2 * 64)
-    whole = collect_hessians(model, {"x": 4, "h": 4, "i": 4}, feeds)
+    whole = StreamedHessians(model, {"x": 4, "h": 4, "i": 4}, lambda: feeds)
     assert list(streamed) == ["x", "h", "i"]
     for name, expected in (("x", 1), ("h", 1), ("x", 1), ("i", 2), ("x", 3)):
         np.testing.assert_array_equal(streamed[name], whole[name])
@@ -80,14 +80,16 @@ def test_weights_in_a_file_are_read_from_there(rng: np.random.Generator, tmp_pat
     assert isinstance(loaded.graph.initializers["w"].const_value, ir.ExternalTensor)
     x = rng.normal(size=(1, 6, 4)).astype(np.float32)
     h = (x @ weight)[0]
-    np.testing.assert_allclose(collect_hessians(loaded, {"h": 4}, [{"x": x}])["h"], h.T @ h / 6, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        StreamedHessians(loaded, {"h": 4}, lambda: [{"x": x}])["h"], h.T @ h / 6, rtol=1e-5, atol=1e-6
+    )
     assert [o.name for o in loaded.graph.outputs] == ["y"]
 
 
 def test_weights_in_memory_go_to_a_file_that_goes_away(
     rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hessians, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(parts, "_IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     weight = rng.normal(size=(4, 4)).astype(np.float32)
     model = graph_with_weights(
@@ -111,7 +113,7 @@ def test_weights_in_memory_go_to_a_file_that_goes_away(
 def test_no_text_and_broken_values_are_refused() -> None:
     model = ir.from_onnx_text(MODEL)
     with pytest.raises(CalibrationError, match="no calibration text"):
-        collect_hessians(model, {"h": 4}, [])
+        StreamedHessians(model, {"h": 4}, lambda: [])["h"]
     bad = {"x": np.full((1, 2, 4), np.nan, dtype=np.float32), "attention_mask": np.ones((1, 2), dtype=np.int64)}
     with pytest.raises(CalibrationError, match="not finite"):
-        collect_hessians(model, {"h": 4}, [bad])
+        StreamedHessians(model, {"h": 4}, lambda: [bad])["h"]

@@ -13,7 +13,8 @@ from edgecompress.capture.export import capture
 from edgecompress.capture.student import load_student
 from edgecompress.errors import CalibrationError
 from edgecompress.lower.onnxruntime import lower
-from edgecompress.quantize.kv_cache import affordable_texts, cache_scales, spread_positions
+from edgecompress.quantize.kv_cache import cache_scales, spread_positions
+from edgecompress.quantize.text import affordable_texts
 from edgecompress.types.recipe import StudentRecipe
 from edgecompress.verify.decoder_check import text_feed
 from tests.decoders import tiny_decoder

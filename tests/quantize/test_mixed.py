@@ -12,7 +12,7 @@ import pytest
 
 from edgecompress.errors import CalibrationError
 from edgecompress.lower.onnxruntime import lower_model
-from edgecompress.quantize import hessians
+from edgecompress.quantize import parts
 from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
 from edgecompress.quantize.decoder import quantize_decoder
 from edgecompress.quantize.hessians import StreamedHessians
@@ -59,10 +59,25 @@ def test_weights_in_a_file_can_be_replaced_too(rng: np.random.Generator, monkeyp
     model, texts = decoder(rng), batch(rng)
     rounded = quantize_blocks(arrays_of(model)["up"], BlockFormat(bits=4, block_size=32)).dequantize()
     inside = LoneCost(model, ["up"], lambda: texts).measure({"up": rounded})
-    monkeypatch.setattr(hessians, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(parts, "_IN_MEMORY_BYTES", 0)
     mapped = LoneCost(model, ["up"], lambda: texts)
     assert isinstance(mapped._float.model.graph.initializers["head"].const_value, ir.ExternalTensor)
     assert mapped.measure({"up": rounded}) == pytest.approx(inside, rel=1e-6)
+
+
+@pytest.mark.parametrize("part_bytes", [1, 4 * F * H])
+def test_parts_give_the_cost_of_the_whole(rng: np.random.Generator, part_bytes: int) -> None:
+    """However many weights are mapped at a time, and wherever the replaced weights lie: also two at once."""
+    model, texts = decoder(rng), batch(rng)
+    form = BlockFormat(bits=4, block_size=32)
+    rounded = {name: quantize_blocks(arrays_of(model)[name], form).dequantize() for name in ("up", "down", "head")}
+    rounded["table"] = quantize_blocks(arrays_of(model)["table"].T, form).dequantize().T
+    whole = LoneCost(model, list(rounded), lambda: texts)
+    parted = LoneCost(model, list(rounded), lambda: texts, part_bytes=part_bytes)
+    assert len(parted._chain) >= 3 > len(whole._chain) == 1
+    for names in (("down",), ("head",), ("up",), ("table",), ("table", "head")):
+        replaced = {name: rounded[name] for name in names}
+        assert parted.measure(replaced) == pytest.approx(whole.measure(replaced), rel=1e-5)
 
 
 def test_without_text_nothing_is_measured(rng: np.random.Generator) -> None:

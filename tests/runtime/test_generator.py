@@ -115,12 +115,12 @@ def test_the_cache_is_written_in_place(generator: Generator, reference: Referenc
     ids = tokenizer().encode(PROMPTS[0]).ids
     cache = KVCache(decoder.tensors, 1, 64)
     addresses = [buffer.ctypes.data for buffer in cache.buffers]
-    binding = cache.binding(decoder._session, 0, 1)
+    binding = cache.binding(decoder._session, 0, 1).io
     prefill = len(ids) - 4
     decoder.run(cache, 0, np.array([ids[:prefill]]), np.array([0]), np.array([0]), cancel)
     for past in range(prefill, len(ids)):
         decoder.run(cache, 0, np.array([[ids[past]]]), np.array([past]), np.array([0]), cancel)
-        assert cache.binding(decoder._session, 0, 1) is binding
+        assert cache.binding(decoder._session, 0, 1).io is binding
         bound = {**binding._bound_inputs, **binding._bound_outputs}
         for tensor, address in zip(cache.tensors, addresses, strict=True):
             assert bound[tensor.past].data_ptr() == bound[tensor.present].data_ptr() == address

@@ -7,7 +7,16 @@ import pytest
 
 from edgecompress.errors import BundleError, UsageError
 from edgecompress.runtime.lookup import PromptLookup
-from edgecompress.runtime.sampling import Sampler, Sampling, _candidates, _draw_from_all, draw, likeliest, sampling_for
+from edgecompress.runtime.sampling import (
+    Sampler,
+    Sampling,
+    _candidates,
+    _draw_from_all,
+    _weights,
+    draw,
+    likeliest,
+    sampling_for,
+)
 from edgecompress.types.bundle import GenerationSettings
 
 SETTINGS = GenerationSettings(
@@ -82,7 +91,9 @@ def test_what_may_be_drawn_is_transformers(sampling: Sampling, rng: np.random.Ge
     middles = middle_of_each(logits, sampling)
     for token in rng.choice(len(logits), 400):
         numbers = iter([middles[token], *rng.random(50)])
-        drawn = _draw_from_all(logits, logits.max(), sampling, lambda numbers=numbers: next(numbers))
+        drawn = _draw_from_all(
+            logits, _weights(logits, logits.max(), sampling), sampling, lambda numbers=numbers: next(numbers)
+        )
         assert (drawn == token) == (expected[token] > 0)
         assert expected[drawn] > 0
 
