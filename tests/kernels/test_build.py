@@ -30,7 +30,7 @@ def parameters(slots, values, kept=[]):
     return found
 
 plain = lambda function: function
-for bits, block, zero_points in ((4, 32, True), (8, 64, False)):
+for bits, block, zero_points, signed in ((4, 32, True, False), (8, 64, False, False), (8, 64, True, True)):
     rows, n, k = 3, 20, 2 * block
     w = rng.integers(0, 256, (n, 2, block * bits // 8), dtype=np.uint8)
     s = rng.random((n, 2), dtype=np.float32)
@@ -45,7 +45,7 @@ for bits, block, zero_points in ((4, 32, True), (8, 64, False)):
     for row in range(rows):
         blockwise.quantize_rows(block)(p.ctypes.data, row)
     for part in range(2):
-        blockwise.multiply(bits, block, False, zero_points, 8, plain)(p.ctypes.data, part)
+        blockwise.multiply(bits, block, False, zero_points, signed, 8, plain)(p.ctypes.data, part)
     expected = reference.quantized_rows(x, block) @ reference.block_weights(w, s, z, bits).T
     assert np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
 
@@ -62,7 +62,7 @@ p = parameters(attention.SLOTS, {
     "rows_per_part": group, "row_parts": 1, "splits": 2, "split_parts": 2})
 attention.append(size, plain)(p.ctypes.data, 0)
 for part in range(2):
-    attention.attend(size, plain)(p.ctypes.data, part)
+    attention.attend(size, 8, plain)(p.ctypes.data, part)
 attention.combine(size, plain)(p.ctypes.data, 0)
 expected = reference.attention(q.reshape(group, 1, size), keys[None], values[None], past, 0.125)
 assert np.abs(y - expected[:, 0]).max() < 1e-5
