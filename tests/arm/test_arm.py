@@ -6,6 +6,7 @@ Outputs are held against float64, and against what this machine's kernels give: 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ from edgecompress_kernels.cpu.isa import CORTEX_A72, CORTEX_A76, CORTEX_A78, Isa
 from edgecompress_kernels.reference import block_weights, quantized_rows
 
 from edgecompress.formats.cpu import host_features
+from edgecompress.pipeline import export
+from edgecompress.runtime import load
+from edgecompress.runtime.generator import Generator
 from tests.arm import machine
 from tests.kernels.ops import attention_model, best_isa, matmul_model, session
 from tests.kernels.test_attention import expected_of, feeds_of
 from tests.kernels.test_blockwise import laid_out, weights_of
+from tests.test_kernels_export import recipe
 
 pytestmark = pytest.mark.skipif(not machine.ready(), reason="no aarch64 machine: `make test-arm` sets one up")
 CPUS = {CORTEX_A72: "cortex-a72", CORTEX_A76: "cortex-a76", CORTEX_A78: "neoverse-n1"}  # qemu 7.2 has no cortex-a78
@@ -101,3 +106,29 @@ def test_outputs_are_those_of_float64_and_of_every_other_cpu(
         if here:
             assert np.array_equal(found, here[name]), name
         (folder / f"{name}.out.npz").unlink()
+
+
+def test_a_cpu_without_dot_products_refuses_the_library_that_needs_them(
+    library: tuple[Isa, Path], cases: tuple[Path, dict[str, tuple[Any, float]]]
+) -> None:
+    isa, path = library
+    if isa is not CORTEX_A76:
+        pytest.skip("one refusal is enough")
+    done = machine.run("cortex-a72", [Path(__file__).with_name("driver.py"), path, cases[0]])
+    assert "these kernels are for cortex-a76, and this CPU lacks asimddp" in done.stderr + done.stdout
+
+
+@pytest.mark.skipif(best_isa(host_features()) is None, reason="no kernel for this machine's CPU")
+def test_a_bundle_for_a_raspberry_pi_gives_its_text_there(small_decoder_dir: Path, tmp_path: Path) -> None:
+    prompt, options = "The import statement", ["--max-new-tokens", "12", "--temperature", "0", "--json"]
+    for target in ("raspberry-pi-5", "local"):
+        export(recipe(small_decoder_dir, "matmul,attention", target=target), tmp_path / target)
+    done = machine.run("cortex-a76", ["-m", "edgecompress", "run", tmp_path / "raspberry-pi-5", prompt, *options])
+    assert done.returncode == 0, done.stderr[-2000:]
+    with load(tmp_path / "local") as generator:
+        assert isinstance(generator, Generator)
+        expected = generator.generate(prompt, max_new_tokens=12, temperature=0.0)
+    assert json.loads(done.stdout)["token_ids"] == list(expected.token_ids)
+    other = machine.run("cortex-a72", ["-m", "edgecompress", "run", tmp_path / "raspberry-pi-5", prompt, *options])
+    assert other.returncode == 3
+    assert "this CPU lacks asimddp, asimdhp" in other.stderr

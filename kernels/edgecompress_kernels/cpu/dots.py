@@ -17,7 +17,8 @@ from collections.abc import Iterable
 def _function(kind: str, lines: Iterable[str]) -> str:
     body = "".join(f"  {line}\n" for line in lines)
     parameters = "<16 x i32> %sums, <64 x i8> %w, <64 x i8> %x"
-    return f"define <16 x i32> @edgecompress_{kind}({parameters}) alwaysinline nounwind {{\n{body}  ret <16 x i32> %r\n}}\n"
+    head = f"define <16 x i32> @edgecompress_{kind}({parameters}) alwaysinline nounwind"
+    return f"{head} {{\n{body}  ret <16 x i32> %r\n}}\n"
 
 
 def _in_parts(kind: str, parts: int, part: str) -> str:
