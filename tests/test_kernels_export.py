@@ -36,10 +36,8 @@ def recipe(source: Path, wanted: str, target: str = "local", **changes: object) 
 
 
 @pytest.fixture(scope="module")
-def bundle(small_decoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("kernels") / "b"
-    export(recipe(small_decoder_dir, "matmul,attention"), path)
-    return path
+def bundle(kernel_bundle: Path) -> Path:
+    return kernel_bundle
 
 
 @needs_kernels
@@ -112,20 +110,24 @@ def test_another_target_keeps_the_stock_ops_and_says_why(small_decoder_dir: Path
 
 
 @needs_kernels
-def test_kernels_for_another_target_are_built_for_it_and_verified_here(
-    small_decoder_dir: Path, bundle: Path, tmp_path: Path
-) -> None:
-    made = export(recipe(small_decoder_dir, "matmul,attention", target="raspberry-pi-5"), tmp_path / "b")
-    assert made.manifest.kernels is not None
-    assert made.manifest.kernels.isa == "cortex-a76"
-    library = (tmp_path / "b" / "kernels-cortex-a76.so").read_bytes()
+def test_kernels_for_another_target_are_built_for_it_and_verified_here(bundle: Path, pi_bundle: Path) -> None:
+    manifest, measured, report, here = (
+        json.loads((folder / name).read_text())
+        for folder, name in (
+            (pi_bundle, "manifest.json"),
+            (pi_bundle, "measurements.json"),
+            (pi_bundle, "report.json"),
+            (bundle, "report.json"),
+        )
+    )
+    assert manifest["kernels"]["isa"] == "cortex-a76"
+    library = (pi_bundle / "kernels-cortex-a76.so").read_bytes()
     assert int.from_bytes(library[18:20], "little") == 183  # aarch64
-    assert [path.name for path in (tmp_path / "b").glob("*.so")] == ["kernels-cortex-a76.so"]
-    assert {use.reason for use in made.measurements.kernels if use.used} == {"asked for, not measured"}
-    here = json.loads((bundle / "report.json").read_text())["fidelity"]
-    assert made.report.fidelity.perplexity_ratio == here["perplexity_ratio"]
+    assert [path.name for path in pi_bundle.glob("*.so")] == ["kernels-cortex-a76.so"]
+    assert {use["reason"] for use in measured["kernels"] if use["used"]} == {"asked for, not measured"}
+    assert report["fidelity"]["perplexity_ratio"] == here["fidelity"]["perplexity_ratio"]
     with pytest.raises(HostError, match=r"kernels-cortex-a76\.so' are for aarch64 and this machine is x86_64"):
-        load(tmp_path / "b", allow_mismatch=True)
+        load(pi_bundle, allow_mismatch=True)
 
 
 def test_a_target_that_names_no_known_instruction_set_keeps_the_stock_ops(

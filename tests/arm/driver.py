@@ -1,6 +1,6 @@
 """Runs inside the emulated machine: each model of a folder in ONNX Runtime, with a library of custom ops.
 
-``driver.py library.so folder``: reads NAME.onnx and NAME.npz, writes NAME.out.npz. NumPy and onnxruntime alone.
+``driver.py library.so folder out``: reads NAME.onnx and NAME.npz, writes out/NAME.npz. NumPy and onnxruntime alone.
 """
 
 from __future__ import annotations
@@ -18,4 +18,5 @@ for model in sorted(Path(sys.argv[2]).glob("*.onnx")):
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     with np.load(model.with_suffix(".npz")) as feeds:
         found = session.run(None, dict(feeds))
-    np.savez(model.with_suffix(".out.npz"), **dict(zip([o.name for o in session.get_outputs()], found, strict=True)))
+    names = [output.name for output in session.get_outputs()]
+    np.savez(Path(sys.argv[3]) / f"{model.stem}.npz", **dict(zip(names, found, strict=True)))

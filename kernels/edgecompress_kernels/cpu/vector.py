@@ -270,6 +270,10 @@ def sixteen_dots(size: int, together: int) -> Any:
                     right = builder.load(_at(builder, builder.add(places[first + i], offset), F32X16), align=4)
                     sums[i] = _fma(builder, left, right, sums[i])
             found.append(_transpose_and_add(builder, sums, 1))
+            if together < LANES:
+                # Loads stay on their side: else those of all rows are gathered first, and spilled.
+                barrier = ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", side_effect=True)
+                builder.call(barrier, [])
         return _transpose_and_add(builder, found, together)
 
     return _define("F a a a a", emit, name="sixteen_dots")
