@@ -6,13 +6,20 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check lock clean
+.PHONY: demo test arm test-arm check lock clean
 
 demo: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# An aarch64 machine out of Debian's packages, in build/arm and without root; it says why where there can be none.
+arm: $(STAMP)
+	$(BIN)/python -m tests.arm.machine
+
+test-arm: arm
+	$(BIN)/python -m pytest tests/arm
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ from edgecompress.compile.inventory import (
     weight_layers,
     weight_notes,
 )
-from edgecompress.compile.kernels import LIBRARY, WEIGHTS, weights_table
+from edgecompress.compile.kernels import WEIGHTS, weights_table
 from edgecompress.compile.onnxruntime import PROVIDERS, runtime_settings
 from edgecompress.formats import codec
 from edgecompress.formats.recipe import recipe_toml
@@ -71,7 +71,7 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
     notes = parts.notes
     if plan.measured_here:
         with clock.stage("measure", taken.graph.precision):
-            run = latency.open_session(taken.graph.path, threads, taken.graph.library)
+            run = latency.open_session(taken.graph.path, threads, taken.graph.runnable_library)
             latencies = tuple(
                 latency.percentiles(run, feed, batch=batch, length_tokens=tokens, threads=threads)
                 for (batch, tokens), feed in parts.shapes.items()
@@ -140,5 +140,5 @@ def model_files(graph: Graph, *, apart: bool = False) -> dict[str, Path | str | 
         "model.onnx.data": renamed.with_name("model.onnx.data"),
     }
     if graph.library is not None:
-        files |= {LIBRARY: graph.library, WEIGHTS: weights_table(renamed)}
+        files |= {graph.library.name: graph.library, WEIGHTS: weights_table(renamed)}
     return files

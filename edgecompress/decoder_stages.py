@@ -222,7 +222,7 @@ class DecoderRun:
         )
 
     def _fidelity(self, graph: Graph, held_out: Sequence[Ids], reference: Sequence[Logits]) -> Fidelity:
-        run = logits_of(latency.make_session(graph.path, self.threads, graph.library))
+        run = logits_of(latency.make_session(graph.path, self.threads, graph.runnable_library))
         return measure_decoder((expected, run(ids), ids) for ids, expected in zip(held_out, reference, strict=True))
 
     def _shapes(self, ids: Ids) -> dict[tuple[int, int], Feed]:

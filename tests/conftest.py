@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from tests.kernels.cases import Expected
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -44,3 +48,64 @@ def small_decoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.small import small_decoder
 
     return small_decoder(tmp_path_factory.mktemp("checkpoints") / "small-decoder").folder
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every kernel that the tests name, for the best instruction set of this machine."""
+    from edgecompress_kernels.cpu.build import build
+
+    from edgecompress.formats.cpu import host_features
+    from tests.kernels.ops import LIBRARY, best_isa
+
+    isa = best_isa(host_features())
+    if isa is None:
+        pytest.skip("there is no kernel for this machine's CPU")
+    path = tmp_path_factory.mktemp("kernels") / "kernels.so"
+    path.write_bytes(build(*LIBRARY, isa))
+    return path
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Expected]:
+    """Products and attentions for every instruction set: a folder of models and feeds, and what they must give."""
+    from tests.kernels.cases import write_cases
+
+    folder = tmp_path_factory.mktemp("cases")
+    return folder, write_cases(folder)
+
+
+@pytest.fixture(scope="session")
+def best_outputs(cases: tuple[Path, Expected], library: Path) -> dict[str, Any]:
+    """What the best instruction set of this machine gives for each case."""
+    from tests.kernels.cases import run_cases
+
+    return run_cases(cases[0], library)
+
+
+def _with_kernels(student: Path, target: str, output: Path) -> Path:
+    from edgecompress.pipeline import export
+    from edgecompress.types.recipe import QualityRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
+
+    recipe = Recipe(
+        target=target,
+        precision="int4",
+        student=StudentRecipe(source=str(student)),
+        quantize=QuantizeRecipe(block_size=32),
+        quality=QualityRecipe(max_kl=10, max_perplexity_ratio=10, samples=4),
+        runtime=RuntimeRecipe(kernels="matmul,attention"),
+    )
+    export(recipe, output)
+    return output
+
+
+@pytest.fixture(scope="session")
+def kernel_bundle(small_decoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder for this machine with all our kernels."""
+    return _with_kernels(small_decoder_dir, "local", tmp_path_factory.mktemp("bundles") / "kernels.bundle")
+
+
+@pytest.fixture(scope="session")
+def pi_bundle(small_decoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for a Raspberry Pi 5, which this machine is not."""
+    return _with_kernels(small_decoder_dir, "raspberry-pi-5", tmp_path_factory.mktemp("bundles") / "pi.bundle")

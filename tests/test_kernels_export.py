@@ -11,12 +11,13 @@ import pytest
 
 from edgecompress.cli import main
 from edgecompress.compile import kernels
-from edgecompress.errors import BundleError, RecipeError
+from edgecompress.errors import BundleError, HostError, RecipeError
 from edgecompress.formats.cpu import host_features
 from edgecompress.pipeline import export
 from edgecompress.runtime import load
 from edgecompress.runtime.generator import Generator
 from edgecompress.runtime.weights import Weight, add_weights, huge_region, read_table
+from edgecompress.targets import known_targets
 from edgecompress.types.recipe import QualityRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
 
 PROMPTS = ("The import statement", "A list is a list is a list is", "return the return value of the return")
@@ -35,17 +36,19 @@ def recipe(source: Path, wanted: str, target: str = "local", **changes: object) 
 
 
 @pytest.fixture(scope="module")
-def bundle(small_decoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("kernels") / "b"
-    export(recipe(small_decoder_dir, "matmul,attention"), path)
-    return path
+def bundle(kernel_bundle: Path) -> Path:
+    return kernel_bundle
 
 
 @needs_kernels
 def test_a_bundle_with_kernels_is_whole(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
-    assert manifest["kernels"] == {"path": "kernels.so", "isa": "x86-64-v4-vnni", "weights": "model.weights.json"}
-    assert {"kernels.so", "model.weights.json", "model.onnx.data"} <= set(manifest["files"])
+    assert manifest["kernels"] == {
+        "path": "kernels-x86-64-v4-vnni.so",
+        "isa": "x86-64-v4-vnni",
+        "weights": "model.weights.json",
+    }
+    assert {"kernels-x86-64-v4-vnni.so", "model.weights.json", "model.onnx.data"} <= set(manifest["files"])
     report = json.loads((bundle / "report.json").read_text())
     assert report["ops"]["CachedAttention"] == 2
     assert "GroupQueryAttention" not in report["ops"]
@@ -61,7 +64,7 @@ def test_the_kernels_compute_what_the_stock_ops_do(bundle: Path, small_decoder_d
     export(recipe(small_decoder_dir, "none"), tmp_path / "stock")
     figures = [json.loads((p / "report.json").read_text())["fidelity"] for p in (bundle, tmp_path / "stock")]
     assert abs(figures[0]["perplexity_ratio"] - figures[1]["perplexity_ratio"]) < 2e-3
-    assert not (tmp_path / "stock" / "kernels.so").exists()
+    assert not list((tmp_path / "stock").glob("*.so"))
 
 
 @needs_kernels
@@ -100,9 +103,41 @@ def test_auto_says_what_it_measured(small_decoder_dir: Path, tmp_path: Path) -> 
 def test_another_target_keeps_the_stock_ops_and_says_why(small_decoder_dir: Path, tmp_path: Path) -> None:
     made = export(recipe(small_decoder_dir, "auto", target="raspberry-pi-5"), tmp_path / "b")
     assert made.manifest.kernels is None
-    assert any("no kernel for aarch64" in use.reason for use in made.measurements.kernels)
-    with pytest.raises(RecipeError, match="cannot be built for raspberry-pi-5"):
-        export(recipe(small_decoder_dir, "attention", target="raspberry-pi-5"), tmp_path / "c")
+    reasons = {use.reason for use in made.measurements.kernels}
+    assert any(
+        r.startswith("not measured: this machine is not a raspberry-pi-5; an export on the device") for r in reasons
+    )
+
+
+@needs_kernels
+def test_kernels_for_another_target_are_built_for_it_and_verified_here(bundle: Path, pi_bundle: Path) -> None:
+    manifest, measured, report, here = (
+        json.loads((folder / name).read_text())
+        for folder, name in (
+            (pi_bundle, "manifest.json"),
+            (pi_bundle, "measurements.json"),
+            (pi_bundle, "report.json"),
+            (bundle, "report.json"),
+        )
+    )
+    assert manifest["kernels"]["isa"] == "cortex-a76"
+    library = (pi_bundle / "kernels-cortex-a76.so").read_bytes()
+    assert int.from_bytes(library[18:20], "little") == 183  # aarch64
+    assert [path.name for path in pi_bundle.glob("*.so")] == ["kernels-cortex-a76.so"]
+    assert {use["reason"] for use in measured["kernels"] if use["used"]} == {"asked for, not measured"}
+    assert report["fidelity"]["perplexity_ratio"] == here["fidelity"]["perplexity_ratio"]
+    with pytest.raises(HostError, match=r"kernels-cortex-a76\.so' are for aarch64 and this machine is x86_64"):
+        load(pi_bundle, allow_mismatch=True)
+
+
+def test_a_target_that_names_no_known_instruction_set_keeps_the_stock_ops(
+    small_decoder_dir: Path, tmp_path: Path
+) -> None:
+    board = tmp_path / "board.toml"
+    text = known_targets()["raspberry-pi-5"].read_text()
+    board.write_text(text.replace('"raspberry-pi-5"', '"board"').replace('"cortex-a76"', '"cortex-m4"'))
+    with pytest.raises(RecipeError, match="cannot be built for board: its kernel_isa 'cortex-m4' is none of"):
+        export(recipe(small_decoder_dir, "attention", target=str(board)), tmp_path / "c")
 
 
 def test_without_a_compiler_the_stock_ops_stay(

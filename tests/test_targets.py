@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from edgecompress.cli.doctor import check_packages
 from edgecompress.errors import HostError, RecipeError, UnknownTargetError
-from edgecompress.formats.cpu import host_features
+from edgecompress.formats.cpu import _arm_features, host_features
 from edgecompress.targets import detect, find_target, known_targets, require_backend, require_precision
 
 FIGURES = {
@@ -65,6 +66,13 @@ def test_features_are_read_from_the_kernels_list() -> None:
     assert host_features("processor: 0\nflags : fpu avx2 avx512_vnni nonsense\n") == {"avx2", "avx512_vnni"}
     assert host_features("Features : fp asimd asimddp\n") == {"asimd", "asimddp"}
     assert host_features("") == set()
+
+
+def test_features_of_aarch64_are_what_the_kernel_tells_a_process(tmp_path: Path) -> None:
+    words = tmp_path / "auxv"
+    words.write_bytes(struct.pack("<8Q", 6, 4096, 16, 1 << 1 | 1 << 10 | 1 << 20, 26, 1 << 13, 0, 0))
+    assert _arm_features(words) == {"asimd", "asimdhp", "asimddp", "i8mm"}
+    assert _arm_features(tmp_path / "none") == set()
 
 
 def test_saturation_is_known_of_a_target() -> None:

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from edgecompress.capture.export import write_model
 from edgecompress.compile.kernel_timing import time_kernels
 from edgecompress.errors import RecipeError
+from edgecompress.formats.cpu import host_arch, host_features
 from edgecompress.lower.rewrite import constant
 from edgecompress.quantize.layers import DOMAIN
 from edgecompress.types.bundle import KernelLibrary
@@ -27,10 +28,10 @@ from edgecompress.types.graph import Graph
 from edgecompress.types.report import KernelUse
 from edgecompress.types.target import Target
 
-LIBRARY = "kernels.so"
 WEIGHTS = "model.weights.json"
 _FASTER = 1.02  # a kernel must win by more than noise, taken over its shapes
 _NEVER_BELOW = 0.9  # on any shape
+_HOW_TO_MEASURE = "an export on the device with --target local measures it, --kernels with its name takes it unmeasured"
 _LEAST_WEIGHT_BYTES = 1 << 16  # what is read into huge pages
 
 
@@ -45,7 +46,8 @@ class Kerneled:
     @property
     def record(self) -> KernelLibrary | None:
         """What a manifest says of it."""
-        return KernelLibrary(path=LIBRARY, isa=self.isa, weights=WEIGHTS) if self.graph.library is not None else None
+        library = self.graph.library
+        return KernelLibrary(path=library.name, isa=self.isa, weights=WEIGHTS) if library is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,10 @@ class Site:
 def use_kernels(
     graph: Graph, target: Target, wanted: str, threads: int, out_dir: Path, *, measured_here: bool
 ) -> Kerneled:
-    """Write ``kernels-<precision>.onnx`` and ``kernels.so`` and return the graph, or the given one as it is.
+    """Write ``kernels-<precision>.onnx`` and ``kernels-<isa>.so`` and return the graph, or the given one as it is.
+
+    Where this machine cannot run the target's library, the graph has a second one for this machine, built from the same
+    kernels: every instruction set gives the same bits, so what is verified here is what the target computes.
 
     ``wanted``: "auto", "none" or names of KERNELS. Raises RecipeError if a kernel that was named cannot be had.
     """
@@ -97,27 +102,39 @@ def use_kernels(
             )
         uses += [_use(site, nodes, used=False, reason=missing) for site, nodes in sites.items()]
         return Kerneled(graph=graph, isa="", uses=tuple(uses))
-    library = out_dir / LIBRARY
-    library.write_bytes(_library(list(sites), isa))
+    runs_here = isa.arch == host_arch() and set(isa.needs) <= host_features()
+    here = isa if runs_here else _isa_here()
+    if named and here is None:
+        raise RecipeError(
+            f"the kernels cannot be verified for {target.name} here: there is none for this machine",
+            way_out="Leave --kernels out, or export on another machine.",
+        )
+    library = out_dir / f"kernels-{isa.name}.so"
+    if measured_here and not named:
+        library.write_bytes(_library(list(sites), isa))
     chosen: list[Site] = []
     for site, nodes in sites.items():
         speedups: dict[str, float] = {}
         if named:
-            used, reason = site.kernel in named, "asked for" if site.kernel in named else "not asked for"
+            used = site.kernel in named
+            reason = ("asked for" if measured_here else "asked for, not measured") if used else "not asked for"
         elif not measured_here:
-            used, reason = False, f"not measured: this machine is not a {target.name}"
+            used, reason = False, f"not measured: this machine is not a {target.name}; {_HOW_TO_MEASURE}"
         else:
             speedups = time_kernels(site.kernel, site.key, threads, library)
             mean = float(np.exp(np.mean(np.log(list(speedups.values())))))
             used = mean >= _FASTER and min(speedups.values()) >= _NEVER_BELOW
-            reason = "faster" if used else "not faster"
+            reason = ("faster" if used else "not faster") + _ahead(target)
         uses.append(_use(site, nodes, used=used, reason=reason, speedups=speedups))
         if used:
             chosen.append(site)
     if not chosen:
         return Kerneled(graph=graph, isa="", uses=tuple(uses))
-    if len(chosen) < len(sites):
-        library.write_bytes(_library(chosen, isa))
+    library.write_bytes(_library(chosen, isa))
+    library_here = None
+    if not runs_here:
+        library_here = out_dir / "kernels-here.so"
+        library_here.write_bytes(_library(chosen, here))
     for site in chosen:
         for node in sites[site]:
             (_replace_matmul if site.kernel == "matmul" else _replace_attention)(model, node)
@@ -126,7 +143,8 @@ def use_kernels(
         del model.graph.initializers[name]
     path = out_dir / f"kernels-{graph.precision}.onnx"
     write_model(model, path)
-    return Kerneled(graph=replace(graph, path=path, weights_of=None, library=library), isa=isa.name, uses=tuple(uses))
+    made = replace(graph, path=path, weights_of=None, library=library, library_here=library_here)
+    return Kerneled(graph=made, isa=isa.name, uses=tuple(uses))
 
 
 def weights_table(model_path: Path) -> str:
@@ -197,16 +215,32 @@ def _site(model: ir.Model, node: ir.Node) -> Site | tuple[str, str, str] | None:
 
 
 def _isa(target: Target) -> tuple[Any, str]:
-    """The best instruction set that kernels exist for and the target has; or None and why."""
+    """The instruction set that the target names, or the best that kernels exist for and it has; or None and why."""
     for package in ("numba", "ziglang"):
         if importlib.util.find_spec(package) is None:
             return None, f"{package} is not installed (pip install 'edgecompress[kernels]')"
     from edgecompress_kernels.cpu.isa import ISAS
 
-    for isa in ISAS.values():
+    if target.kernel_isa is not None and target.kernel_isa not in ISAS:
+        return None, f"its kernel_isa '{target.kernel_isa}' is none of {', '.join(ISAS)}"
+    for isa in [ISAS[target.kernel_isa]] if target.kernel_isa is not None else ISAS.values():
         if isa.arch == target.arch and set(isa.needs) <= set(target.isa):
             return isa, ""
     return None, f"there is no kernel for {target.arch} with {', '.join(target.isa) or 'its features'}"
+
+
+def _isa_here() -> Any:
+    """The best instruction set of this machine that kernels exist for; None if there is none."""
+    from edgecompress_kernels.cpu.isa import ISAS
+
+    fit = (isa for isa in ISAS.values() if isa.arch == host_arch() and set(isa.needs) <= host_features())
+    return next(fit, None)
+
+
+def _ahead(target: Target) -> str:
+    """What ONNX Runtime's ops were measured with and the target lacks: they can only be slower there."""
+    best = _isa_here()
+    return "" if best is None or set(best.needs) <= set(target.isa) else f", beside ops that use {best.name} here"
 
 
 def _library(sites: Sequence[Site], isa: Any) -> bytes:

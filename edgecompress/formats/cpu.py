@@ -7,12 +7,19 @@ import platform
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
+_AUXV = Path("/proc/self/auxv")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 _KNOWN = (
     "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx_vnni", "avx512_bf16",
     "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve",
 )  # fmt: skip
+
+_HWCAP, _HWCAP2 = 16, 26  # kinds of words in /proc/self/auxv
+_ARM_BITS = {
+    "asimd": (_HWCAP, 1), "asimdhp": (_HWCAP, 10), "asimddp": (_HWCAP, 20), "sve": (_HWCAP, 22),
+    "i8mm": (_HWCAP2, 13), "bf16": (_HWCAP2, 14),
+}  # fmt: skip
 
 
 def host_arch() -> str:
@@ -27,12 +34,24 @@ def host_features(cpuinfo: str | None = None) -> frozenset[str]:
     Empty where there is no /proc/cpuinfo: what cannot be seen is not claimed.
     """
     flags: set[str] = set()
+    if cpuinfo is None and host_arch() == "aarch64":
+        return _arm_features(_AUXV)
     for line in _read(cpuinfo).splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
             flags = set(value.split())
             break
     return frozenset(flags & set(_KNOWN))
+
+
+def _arm_features(auxv: Path) -> frozenset[str]:
+    """From what the kernel tells a process: in an emulator /proc/cpuinfo may be another machine's."""
+    try:
+        words = memoryview(auxv.read_bytes()).cast("Q")
+    except (OSError, TypeError):
+        return frozenset()
+    said = dict(zip(words[::2], words[1::2], strict=False))
+    return frozenset(name for name, (word, bit) in _ARM_BITS.items() if said.get(word, 0) >> bit & 1)
 
 
 def host_cpu_name(cpuinfo: str | None = None) -> str:

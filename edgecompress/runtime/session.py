@@ -14,6 +14,8 @@ from edgecompress.runtime.pages import anonymous_regions, collapse_new
 from edgecompress.runtime.weights import add_weights, read_table
 from edgecompress.types.bundle import Manifest
 
+_MACHINES = {62: "x86_64", 183: "aarch64"}  # of ELF
+
 
 def check_host(manifest: Manifest) -> None:
     """Raises HostError if this CPU lacks what the bundle was made for."""
@@ -85,16 +87,35 @@ def make_session(folder: Path, manifest: Manifest, threads: int, *, huge_pages: 
 
 
 def _add_kernels(options: ort.SessionOptions, folder: Path, manifest: Manifest) -> list[Any]:
-    """Register the bundle's custom ops and read the weights they take; return what must be kept. Raises BundleError."""
+    """Register the bundle's custom ops and read the weights they take; return what must be kept.
+
+    Raises HostError if the library is for another CPU or ONNX Runtime, BundleError if its weights are not there.
+    """
     if manifest.kernels is None:
         return []
+    arch = _arch_of(folder / manifest.kernels.path)
+    if arch not in ("", host_arch()):
+        raise HostError(
+            f"the kernels in '{manifest.kernels.path}' are for {arch} and this machine is {host_arch()}",
+            way_out="Export it for this machine, or with --kernels none.",
+        )
     try:
         options.register_custom_ops_library(str(folder / manifest.kernels.path))
     except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
-        raise BundleError(
+        raise HostError(
             f"onnxruntime {ort.__version__} cannot take the kernels for {manifest.kernels.isa} in "
             f"'{manifest.kernels.path}': {str(error).splitlines()[0][:200]}",
-            way_out="Use onnxruntime 1.18 or later on Linux, or export it again with --kernels none.",
+            way_out="Use onnxruntime 1.18 or later on Linux and a CPU that they are for, or export it again for this "
+            "machine or with --kernels none.",
         ) from error
     table = read_table(folder / manifest.kernels.weights)
     return add_weights(options, table, folder / f"{manifest.model}.data") if table else []
+
+
+def _arch_of(library: Path) -> str:
+    """The architecture that an ELF file is for; "" where that is not known."""
+    with library.open("rb") as file:
+        head = file.read(20)
+    if len(head) < 20 or head[:4] != b"\x7fELF":
+        return ""
+    return _MACHINES.get(int.from_bytes(head[18:20], "little"), "")

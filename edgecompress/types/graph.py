@@ -15,13 +15,19 @@ class Graph:
     precision: str = "fp32"
     weights_of: Path | None = None  # a graph file in the same folder whose data file this one reads; None: its own
 
-    library: Path | None = None  # custom ops that it needs
+    library: Path | None = None  # custom ops that it needs, built for the target
+    library_here: Path | None = None  # the same ops for this machine, where it cannot run the target's
 
     @property
     def data(self) -> Path:
         """Where large weights lie; there is no such file if they lie in the graph file."""
         path = self.weights_of or self.path
         return path.with_name(path.name + ".data")
+
+    @property
+    def runnable_library(self) -> Path | None:
+        """The custom ops that a session on this machine takes."""
+        return self.library_here or self.library
 
     @property
     def bytes_on_disk(self) -> int:

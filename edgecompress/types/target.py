@@ -26,6 +26,7 @@ class Target:
     l2_cache_bytes: int | None = None
     l3_cache_bytes: int | None = None
     peak_ops_per_s: Mapping[str, float] = field(default_factory=dict)  # dense, by dtype
+    kernel_isa: str | None = None  # the instruction set whose kernels it takes; None: the best that ``isa`` allows
     compute_capability: tuple[int, int] | None = None
     power_mode: str | None = None
     sources: Mapping[str, str] = field(default_factory=dict)  # field name -> where its figure comes from

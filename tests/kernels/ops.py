@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from edgecompress_kernels.cpu.build import Attention, Matmul
+from edgecompress_kernels.cpu.isa import ISAS, Isa
 from onnx import TensorProto, helper, numpy_helper
 
 MATMULS = (
@@ -22,19 +23,31 @@ ATTENTIONS = (64, 80, 96, 128, 256)
 LIBRARY = (MATMULS, tuple(Attention(head_size=size) for size in ATTENTIONS))
 
 
-def _session(graph: onnx.GraphProto, library: Path, threads: int) -> ort.InferenceSession:
+def best_isa(features: frozenset[str]) -> Isa | None:
+    """The first instruction set of all whose features are these or fewer."""
+    return next((isa for isa in ISAS.values() if set(isa.needs) <= features), None)
+
+
+def _model(graph: onnx.GraphProto) -> bytes:
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("edgecompress", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()  # type: ignore[no-any-return]
+
+
+def session(model: bytes, library: Path, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     options.register_custom_ops_library(str(library))
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def matmul(
     library: Path, kind: Matmul, packed: dict[str, Any], k: int, n: int, *, bias: bool = False, threads: int = 2
 ) -> ort.InferenceSession:
+    return session(matmul_model(kind, packed, k, n, bias=bias), library, threads)
+
+
+def matmul_model(kind: Matmul, packed: dict[str, Any], k: int, n: int, *, bias: bool = False) -> bytes:
     """y = MatMulBlocks(x, weights, scales, zeros, bias) with all but x constant."""
     names = ["x", "w", "s", "z" if "z" in packed else "", "b" if bias else ""]
     node = helper.make_node(
@@ -47,20 +60,16 @@ def matmul(
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(array, name) for name, array in packed.items()],
     )
-    return _session(graph, library, threads)
+    return _model(graph)
 
 
-def attention(
-    library: Path,
-    *,
-    heads: int,
-    kv_heads: int,
-    size: int,
-    rotary: int = 0,
-    window: int = -1,
-    packed: bool = True,
-    threads: int = 2,
-) -> ort.InferenceSession:
+def attention(library: Path, *, threads: int = 2, **options: Any) -> ort.InferenceSession:
+    return session(attention_model(**options), library, threads)
+
+
+def attention_model(
+    *, heads: int, kv_heads: int, size: int, rotary: int = 0, window: int = -1, packed: bool = True
+) -> bytes:
     names = ["q", "" if packed else "k", "" if packed else "v", "past_k", "past_v", "last", "total"]
     kinds = {"q": TensorProto.FLOAT, "past_k": TensorProto.FLOAT, "past_v": TensorProto.FLOAT}
     kinds |= {"last": TensorProto.INT32, "total": TensorProto.INT32}
@@ -86,7 +95,7 @@ def attention(
         [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "k_out", "v_out")],
     )
-    return _session(graph, library, threads)
+    return _model(graph)
 
 
 def angles(positions: int, rotary: int) -> tuple[Any, Any]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from edgecompress_kernels.cpu.build import Matmul, build
-from edgecompress_kernels.cpu.compile import KernelError, to_assembly
-from edgecompress_kernels.cpu.isa import X86_64_V4_VNNI
+from edgecompress_kernels.cpu import attention, blockwise
+from edgecompress_kernels.cpu.build import Attention, Matmul, build
+from edgecompress_kernels.cpu.compile import KernelError, to_assembly, to_ir
+from edgecompress_kernels.cpu.isa import CORTEX_A72, ISAS, X86_64_V3, X86_64_V4_VNNI, Isa
+
+from edgecompress.formats.cpu import host_arch, host_features
+from edgecompress.targets import find_target, known_targets
 
 STEPPED = """
 import numpy as np
@@ -30,7 +36,7 @@ def parameters(slots, values, kept=[]):
     return found
 
 plain = lambda function: function
-for bits, block, zero_points in ((4, 32, True), (8, 64, False)):
+for bits, block, zero_points, signed in ((4, 32, True, False), (8, 64, False, False), (8, 64, True, True)):
     rows, n, k = 3, 20, 2 * block
     w = rng.integers(0, 256, (n, 2, block * bits // 8), dtype=np.uint8)
     s = rng.random((n, 2), dtype=np.float32)
@@ -45,7 +51,7 @@ for bits, block, zero_points in ((4, 32, True), (8, 64, False)):
     for row in range(rows):
         blockwise.quantize_rows(block)(p.ctypes.data, row)
     for part in range(2):
-        blockwise.multiply(bits, block, False, zero_points, 8, plain)(p.ctypes.data, part)
+        blockwise.multiply(bits, block, False, zero_points, signed, 8, plain)(p.ctypes.data, part)
     expected = reference.quantized_rows(x, block) @ reference.block_weights(w, s, z, bits).T
     assert np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
 
@@ -62,7 +68,7 @@ p = parameters(attention.SLOTS, {
     "rows_per_part": group, "row_parts": 1, "splits": 2, "split_parts": 2})
 attention.append(size, plain)(p.ctypes.data, 0)
 for part in range(2):
-    attention.attend(size, plain)(p.ctypes.data, part)
+    attention.attend(size, 8, plain)(p.ctypes.data, part)
 attention.combine(size, plain)(p.ctypes.data, 0)
 expected = reference.attention(q.reshape(group, 1, size), keys[None], values[None], past, 0.125)
 assert np.abs(y - expected[:, 0]).max() < 1e-5
@@ -77,16 +83,76 @@ def test_kernels_can_be_stepped_in_python() -> None:
     assert done.stdout.strip() == "as expected", done.stderr[-2000:]
 
 
-def test_nothing_is_asked_for_from_outside_but_memory_functions(library: Path) -> None:
-    done = subprocess.run(["nm", "-D", str(library)], capture_output=True, text=True, check=True)
+SMALL = ([Matmul(bits=4, block=32), Matmul(bits=8, block=32)], [Attention(head_size=16)])
+
+
+@pytest.fixture(scope="session", params=ISAS.values(), ids=ISAS)
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Isa, Path]:
+    """An instruction set and a small library for it."""
+    path = tmp_path_factory.mktemp("built") / "kernels.so"
+    path.write_bytes(build(*SMALL, request.param))
+    return request.param, path
+
+
+def test_nothing_is_asked_for_from_outside_but_memory_functions(built: tuple[Isa, Path]) -> None:
+    done = subprocess.run(["nm", "-D", str(built[1])], capture_output=True, text=True, check=True)
     symbols = [line.split() for line in done.stdout.splitlines()]
     assert {s[-1] for s in symbols if s[-2] == "U"} <= {"memset", "memcpy", "memmove"}
     assert [s[-1] for s in symbols if s[-2] == "T"] == ["RegisterCustomOps"]
 
 
-def test_the_same_input_gives_the_same_bytes() -> None:
-    wanted = [Matmul(bits=4, block=32)]
-    assert build(wanted, [], X86_64_V4_VNNI) == build(wanted, [], X86_64_V4_VNNI)
+def test_the_same_input_gives_the_same_bytes(built: tuple[Isa, Path]) -> None:
+    for kept in (to_ir, blockwise.quantize_rows, blockwise.multiply, attention.append, attention.attend):
+        kept.cache_clear()  # numba begins anew
+    isa, path = built
+    if isa not in (CORTEX_A72, X86_64_V3):
+        pytest.skip("two are enough to tell: what numba makes is the same for all")
+    assert build(*SMALL, isa) == path.read_bytes()
+
+
+class Register:
+    """Calls a library's entry as ONNX Runtime does, with a table of functions of our own."""
+
+    def __init__(self, path: Path, oldest_only: bool) -> None:
+        self.said = ""
+        create = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)(self.create)
+        table = (ctypes.c_void_p * 300)()
+        table[0] = ctypes.cast(create, ctypes.c_void_p).value
+        address = ctypes.addressof(table)
+        get = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)(lambda v: None if oldest_only and v > 1 else address)
+        base = (ctypes.c_void_p * 2)(ctypes.cast(get, ctypes.c_void_p).value, None)
+        entry = ctypes.CDLL(str(path)).RegisterCustomOps
+        entry.restype, entry.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_void_p]
+        self.status = entry(None, ctypes.addressof(base))
+
+    def create(self, _code: int, message: bytes) -> int:
+        self.said = message.decode()
+        return 1
+
+
+def test_an_old_onnxruntime_is_told_so(library: Path) -> None:
+    found = Register(library, oldest_only=True)
+    assert found.status == 1
+    assert "need ONNX Runtime 1.18 or later" in found.said
+
+
+def test_a_cpu_that_lacks_a_feature_is_told_so(tmp_path: Path) -> None:
+    if host_arch() != "x86_64" or not set(X86_64_V3.needs) <= host_features():
+        pytest.skip("the library that lacks one is built for x86-64")
+    path = tmp_path / "kernels.so"
+    path.write_bytes(build([], [Attention(head_size=16)], replace(X86_64_V3, needs=(*X86_64_V3.needs, "amx_int8"))))
+    assert Register(path, oldest_only=False).said == (
+        "edgecompress: these kernels are for x86-64-v3, and this CPU lacks amx_int8"
+    )
+
+
+@pytest.mark.parametrize("isa", ISAS.values(), ids=ISAS)
+def test_a_target_that_names_an_instruction_set_has_it(isa: Isa) -> None:
+    naming = [t for t in map(find_target, known_targets()) if t.kernel_isa == isa.name]
+    assert naming
+    for target in naming:
+        assert target.arch == isa.arch
+        assert set(isa.needs) <= set(target.isa)
 
 
 def test_a_kernel_that_needs_python_is_refused() -> None:

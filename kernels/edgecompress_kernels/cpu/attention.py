@@ -9,6 +9,7 @@ therefore the same bit for bit whether it is computed alone, among others, in on
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numba
@@ -50,6 +51,7 @@ def turn(jit: Any, size: int) -> Callable[..., None]:
     return jit(turn_head)  # type: ignore[no-any-return]
 
 
+@cache
 def append(size: int, jit: Any) -> Callable[[int, int], None]:
     """Part ``part``, a token of a text: its queries turned and scaled into ``q``, keys and values into the cache."""
     turn_head = turn(jit, size)
@@ -81,17 +83,18 @@ def append(size: int, jit: Any) -> Callable[[int, int], None]:
     return kernel
 
 
-def attend_split(size: int, count: int, jit: Any) -> Callable[..., None]:
+def attend_split(size: int, count: int, vectors: int, jit: Any) -> Callable[..., None]:
     """``count`` rows at ``q`` over keys first_key to last_key: their largest scores, sums and weighted values.
 
     The result of a row is float32 [D + 16]: values, then the largest score and the sum of the exponentials.
+    ``vectors``: what the registers hold; half of it is sums.
     """
     # Two rows and whole keys at a time: values are then read in order, which the hardware foresees.
     pair = min(count, 2)
-    width = max(w for w in range(1, 9) if (size // 16) % w == 0)
+    width = max(w for w in range(1, vectors // 4 + 1) if (size // 16) % w == 0)
     on = v.panel(pair, width)
     load, grow, weigh, keep = on.load, on.grow, on.weigh, on.keep
-    dots = v.sixteen_dots(size)
+    dots = v.sixteen_dots(size, vectors // 2)
     scores_of, factors_of = v.stack(count * BLOCK * 4), v.stack(64)
     result_stride = (size + 16) * 4
     zero = numba.float32(0.0)
@@ -193,9 +196,10 @@ def joining(size: int, jit: Any) -> tuple[Callable[..., None], Callable[..., Non
     return jit(join), jit(finish)
 
 
-def attend(size: int, jit: Any) -> Callable[[int, int], None]:
+@cache
+def attend(size: int, vectors: int, jit: Any) -> Callable[[int, int], None]:
     """Part ``part``: some rows of a key and value head over one split of the keys, or over all of them."""
-    eight, six, four, two, one = (attend_split(size, count, jit) for count in TILES)
+    eight, six, four, two, one = (attend_split(size, count, vectors, jit) for count in TILES)
     join, finish = joining(size, jit)
     result_stride = (size + 16) * 4
     results_of, others_of = v.stack(8 * result_stride), v.stack(8 * result_stride)
@@ -262,6 +266,7 @@ def attend(size: int, jit: Any) -> Callable[[int, int], None]:
     return kernel
 
 
+@cache
 def combine(size: int, jit: Any) -> Callable[[int, int], None]:
     """Part ``part``, a key and value head of a text: its rows' splits joined in order, into y."""
     join, finish = joining(size, jit)

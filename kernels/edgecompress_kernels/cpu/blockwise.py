@@ -15,6 +15,7 @@ of rows: one row gives bit for bit what it gives among many.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numba
@@ -30,6 +31,7 @@ _AT = {name: 8 * i for i, name in enumerate(SLOTS)}
 X, Q, X_SCALES, X_SUMS, WEIGHTS, SCALES, ZEROS, BIAS, Y, ROWS, OUTPUTS, INPUTS, TILES_PER_PART = _AT.values()
 
 
+@cache
 def quantize_rows(block: int) -> Callable[[int, int], None]:
     """Row ``part`` of x float32 [rows, inputs] -> q int8 of the same shape, its scales and minus its sums a block."""
 
@@ -62,17 +64,23 @@ def quantize_rows(block: int) -> Callable[[int, int], None]:
     return kernel
 
 
-def multiply_tile(bits: int, block: int, count: int, half: bool, zero_points: bool) -> Callable[..., None]:
-    """``count`` rows from row ``row`` on, times one tile: sixteen outputs of each."""
+def multiply_tile(
+    bits: int, block: int, count: int, half: bool, zero_points: bool, signed: bool
+) -> Callable[..., None]:
+    """``count`` rows from row ``row`` on, times one tile: sixteen outputs of each.
+
+    ``signed``: weights of 8 bits, and their zeros, are taken less 128, for a dot product that takes no larger ones.
+    """
     on = v.rows(count)  # numba reads plain names only
-    start, start_lanes, nothing, dot, scale, add, store = (
-        on.start, on.start_lanes, on.zeros, on.dot, on.scale, on.add, on.store
-    )  # fmt: skip
+    start, start_lanes, nothing, scale, add, store = on.start, on.start_lanes, on.zeros, on.scale, on.add, on.store
     vectors = block * bits // 32
     load_scales = v.load_halves if half else v.load_floats
     scale_bytes = 32 if half else 64
-    middle = 1 << (bits - 1)
     four = bits == 4
+    shifted = signed and not four
+    middle = 0 if shifted else 1 << (bits - 1)
+    dot = on.dot_small if four else on.dot_signed if signed else on.dot
+    load_zeros = v.load_bytes_less_128 if shifted else v.load_bytes
 
     def tile_of(p: int, row: int, tile: int) -> None:
         inputs, outputs = v.read_address(p + INPUTS), v.read_address(p + OUTPUTS)
@@ -86,7 +94,7 @@ def multiply_tile(bits: int, block: int, count: int, half: bool, zero_points: bo
         sums = nothing()
         for b in range(blocks):
             if zero_points:
-                found = start_lanes(x_sums + 4 * b, 4 * blocks, v.load_bytes(zeros + 16 * b))
+                found = start_lanes(x_sums + 4 * b, 4 * blocks, load_zeros(zeros + 16 * b))
             else:
                 found = start(x_sums + 4 * b, 4 * blocks, numba.int32(middle))
             for i in range(vectors):
@@ -94,6 +102,8 @@ def multiply_tile(bits: int, block: int, count: int, half: bool, zero_points: bo
                 if four:
                     found = dot(found, v.low_nibbles(packed), q + 8 * i, inputs)
                     found = dot(found, v.high_nibbles(packed), q + 8 * i + 4, inputs)
+                elif shifted:
+                    found = dot(found, v.less_128(packed), q + 4 * i, inputs)
                 else:
                     found = dot(found, packed, q + 4 * i, inputs)
             sums = scale(sums, found, load_scales(scales + scale_bytes * b), x_scales + 4 * b, 4 * blocks)
@@ -108,11 +118,13 @@ def multiply_tile(bits: int, block: int, count: int, half: bool, zero_points: bo
     return tile_of
 
 
+@cache
 def multiply(
-    bits: int, block: int, half: bool, zero_points: bool, most_rows: int, jit: Any
+    bits: int, block: int, half: bool, zero_points: bool, signed: bool, most_rows: int, jit: Any
 ) -> Callable[[int, int], None]:
     """Part ``part`` of the product: ``tiles_per_part`` tiles, every row, ``most_rows`` at a time, then what is left."""
-    one, two, four, most = (jit(multiply_tile(bits, block, count, half, zero_points)) for count in (1, 2, 4, most_rows))
+    tiles_of = {c: jit(multiply_tile(bits, block, c, half, zero_points, signed)) for c in {1, 2, 4, most_rows}}
+    one, two, four, most = (tiles_of[count] for count in (1, 2, 4, most_rows))
 
     def kernel(p: int, part: int) -> None:
         rows = v.read_address(p + ROWS)

@@ -8,13 +8,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgecompress_kernels.cpu import attention, blockwise
 from edgecompress_kernels.cpu.compile import KernelError, inline, to_assembly
 from edgecompress_kernels.cpu.isa import Isa
 
-SHIM = Path(__file__).with_name("shim.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("cpu.c", "shim.c"))
 _FLAGS = (
     "-O2", "-fPIC", "-fvisibility=hidden", "-fno-stack-protector", "-fno-sanitize=all", "-nostdlib", "-shared", "-s",
     "-Wl,--build-id=none", "-Wl,-z,noexecstack",
@@ -54,30 +53,36 @@ def build(matmuls: Sequence[Matmul], attentions: Sequence[Attention], isa: Isa) 
         quantizer = f"quantize_{matmul.block}"
         kernels[quantizer] = blockwise.quantize_rows(matmul.block)
         kernels[matmul.name] = blockwise.multiply(
-            matmul.bits, matmul.block, matmul.half, matmul.zero_points, isa.most_rows, inline
+            matmul.bits, matmul.block, matmul.half, matmul.zero_points, isa.signed, isa.most_rows, inline
         )
         flags = f"{int(matmul.half)}, {int(matmul.zero_points)}"
         tables["Matmul MATMULS"].append(f"{{{matmul.bits}, {matmul.block}, {flags}, {quantizer}, {matmul.name}}}")
     for size in sorted({a.head_size for a in attentions}):
-        names = {f"{part.__name__}_{size}": part(size, inline) for part in _ATTENTION_PARTS}
+        names = {
+            f"append_{size}": attention.append(size, inline),
+            f"attend_{size}": attention.attend(size, isa.vectors, inline),
+            f"combine_{size}": attention.combine(size, inline),
+        }
         kernels |= names
         tables["Attention ATTENTIONS"].append(f"{{{size}, {', '.join(names)}}}")
     source = "\n".join(
-        [SHIM.read_text(encoding="utf-8")]
+        [path.read_text(encoding="utf-8") for path in SOURCES]
         + [f"extern void {name}(void *, size_t);" for name in kernels]
+        + [f'const char ISA[] = "{isa.name}";', f"const char *const NEEDS[] = {{{_quoted(isa.needs)}, NULL}};"]
         + [f"const {table}[] = {{{', '.join([*rows, '{0}'])}}};" for table, rows in tables.items()]
     )
     return link(to_assembly(kernels, isa), source, isa)
 
 
-_ATTENTION_PARTS: tuple[Callable[..., Any], ...] = (attention.append, attention.attend, attention.combine)
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def link(kernels: str, source: str, isa: Isa) -> bytes:
     """The shim compiled by zig's C compiler and linked with the kernels. Raises KernelError."""
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        (where / "kernels.s").write_text(kernels, encoding="utf-8")
+        (where / "kernels.s").write_text(isa.assembler + kernels, encoding="utf-8")
         (where / "shim.c").write_text(source, encoding="utf-8")
         command = [sys.executable, "-m", "ziglang", "cc", *_FLAGS, "-target", isa.zig, "-o", "library.so"]
         done = subprocess.run([*command, "shim.c", "kernels.s"], cwd=where, capture_output=True, text=True, check=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import numba
@@ -24,8 +25,9 @@ def inline(function: Callable[..., Any]) -> Any:
     return njit(error_model="numpy", no_cpython_wrapper=True)(function)
 
 
+@cache
 def to_ir(kernel: Callable[[int, int], None]) -> tuple[str, str]:
-    """The name of the kernel's C entry and its LLVM IR, before any optimization."""
+    """The name of the kernel's C entry and its LLVM IR, before any optimization: the same for every CPU."""
     before = numba.config.OPT
     numba.config.OPT = type(before)(0)  # the IR must not be shaped for this machine
     try:

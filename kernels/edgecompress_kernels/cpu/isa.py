@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_DOT_HEAD = """
-define <16 x i32> @edgecompress_dot(<16 x i32> %sums, <64 x i8> %u, <64 x i8> %s) alwaysinline nounwind {
-"""
-_VNNI = (
-    "declare <16 x i32> @llvm.x86.avx512.vpdpbusd.512(<16 x i32>, <64 x i8>, <64 x i8>)\n"
-    + _DOT_HEAD
-    + "  %r = call <16 x i32> @llvm.x86.avx512.vpdpbusd.512(<16 x i32> %sums, <64 x i8> %u, <64 x i8> %s)\n"
-    + "  ret <16 x i32> %r\n}\n"
-)
+from edgecompress_kernels.cpu import dots
+
+HERE, QEMU = "natively", "under qemu-user"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Isa:
-    """One instruction set: how LLVM names it, and the dot product in its own words."""
+    """One instruction set: how LLVM names it, and the dot products in its own words."""
 
     name: str
     arch: str
@@ -26,21 +20,78 @@ class Isa:
     features: str
     needs: tuple[str, ...]  # CPU features, in the words of a target's file
     zig: str
+    assembler: str = ""  # what the assembler must be told; the shim around the kernels is for any CPU of the kind
     own: str  # LLVM IR of what vector.py leaves to the instruction set
+    signed: bool  # its dot product takes both sides signed: weights of 8 bits are taken less 128
+    vectors: int  # of sixteen lanes that its registers hold
     most_rows: int  # of activations in registers at once
-    verified_on: tuple[str, ...]  # CPUs that ran the tests
+    verified_on: tuple[str, ...]  # CPUs that ran the tests, and how
 
+
+_X86 = {"arch": "x86_64", "triple": "x86_64-unknown-linux-gnu", "zig": "x86_64-linux-gnu.2.17"}
+_ARM = {"arch": "aarch64", "triple": "aarch64-unknown-linux-gnu", "zig": "aarch64-linux-gnu.2.17"}
 
 X86_64_V4_VNNI = Isa(
+    **_X86,
     name="x86-64-v4-vnni",
-    arch="x86_64",
-    triple="x86_64-unknown-linux-gnu",
     cpu="x86-64-v4",
     features="+avx512vnni",
     needs=("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"),
-    zig="x86_64-linux-gnu.2.17",
-    own=_VNNI,
+    own=dots.VNNI,
+    signed=False,
+    vectors=32,
     most_rows=8,
-    verified_on=("AMD Zen 4",),
+    verified_on=(f"AMD Zen 4, {HERE}",),
 )
-ISAS = {isa.name: isa for isa in (X86_64_V4_VNNI,)}
+X86_64_V3 = Isa(
+    **_X86,
+    name="x86-64-v3",
+    cpu="x86-64-v3",
+    features="",
+    needs=("avx2", "fma", "f16c"),
+    own=dots.AVX2,
+    signed=False,
+    vectors=8,
+    most_rows=4,
+    verified_on=(f"AMD Zen 4, {HERE}",),
+)
+CORTEX_A72 = Isa(
+    **_ARM,
+    name="cortex-a72",
+    cpu="cortex-a72",
+    features="",
+    needs=("asimd",),
+    own=dots.NEON,
+    signed=True,
+    vectors=8,
+    most_rows=4,
+    verified_on=(f"Cortex-A72, {QEMU}",),
+)
+CORTEX_A76 = Isa(
+    **_ARM,
+    name="cortex-a76",
+    cpu="cortex-a76",
+    features="",
+    needs=("asimd", "asimddp", "asimdhp"),
+    assembler=".arch_extension dotprod\n",
+    own=dots.NEON_DOT,
+    signed=True,
+    vectors=8,
+    most_rows=4,
+    verified_on=(f"Cortex-A76, {QEMU}",),
+)
+CORTEX_A78 = Isa(
+    **_ARM,
+    name="cortex-a78",  # it has no i8mm: the same instructions as cortex-a76, in another order
+    cpu="cortex-a78",
+    features="",
+    needs=("asimd", "asimddp", "asimdhp"),
+    assembler=".arch_extension dotprod\n",
+    own=dots.NEON_DOT,
+    signed=True,
+    vectors=8,
+    most_rows=4,
+    verified_on=(f"Neoverse-N1, {QEMU}",),
+)
+ISAS = {isa.name: isa for isa in (X86_64_V4_VNNI, X86_64_V3, CORTEX_A76, CORTEX_A78, CORTEX_A72)}
+"""In order of choice: the first that a CPU has all the features for."""

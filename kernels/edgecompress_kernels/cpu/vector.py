@@ -25,7 +25,8 @@ from edgecompress_kernels.cpu import vector_numpy
 
 LANES = 16
 BYTES = 64  # of one vector
-DOT = "edgecompress_dot"  # (i32x16, u8x64, s8x64) -> i32x16, which isa.py defines
+# (i32x16, weights 8x64, activations 8x64) -> i32x16, which dots.py defines for each instruction set
+DOT, DOT_SMALL, DOT_SIGNED = "edgecompress_dot", "edgecompress_dot_small", "edgecompress_dot_signed"
 JIT = not numba.config.DISABLE_JIT
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 F16, F32 = ir.HalfType(), ir.FloatType()
@@ -60,7 +61,8 @@ INTS, FLOATS = Lanes("i32"), Lanes("f32")
 _KINDS = {"a": types.int64, "i": types.int32, "f": types.float32, "I": INTS, "F": FLOATS, "-": types.void}
 if JIT:
     # Numba links what it compiles at once, and the dot product is not defined before the kernel meets its CPU.
-    binding.add_symbol(DOT, 1)
+    for _name in (DOT, DOT_SMALL, DOT_SIGNED):
+        binding.add_symbol(_name, 1)
 
 
 def _define(kinds: str, emit: Callable[..., Any], extra: dict[str, Any] | None = None, name: str = "") -> Any:
@@ -104,8 +106,8 @@ def _const(value: int) -> Any:
     return ir.Constant(I32X16, [value] * LANES)
 
 
-def _dot(builder: Any, sums: Any, unsigned: Any, signed: Any) -> Any:
-    return _call(builder, DOT, I32X16, sums, builder.bitcast(unsigned, U8X64), builder.bitcast(signed, U8X64))
+def _dot(builder: Any, name: str, sums: Any, weights: Any, signed: Any) -> Any:
+    return _call(builder, name, I32X16, sums, builder.bitcast(weights, U8X64), builder.bitcast(signed, U8X64))
 
 
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
@@ -206,9 +208,11 @@ def _between(builder: Any, values: Any, index: Any, first: Any, last: Any) -> An
     return builder.select(builder.and_(low, high), values, none)
 
 
-def _transpose_and_add(builder: Any, vectors: list[Any]) -> Any:
-    """Sixteen vectors -> one whose lane i is the sum of the lanes of vector i."""
-    width = 1
+def _transpose_and_add(builder: Any, vectors: list[Any], width: int) -> Any:
+    """``vectors`` joined in pairs until one is left: of sixteen of width 1, lane i is the sum of the lanes of vector i.
+
+    A vector of ``width`` w is already joined from w: each group of w lanes has one of each.
+    """
     while len(vectors) > 1:
         masks = ([], [])  # type: tuple[list[int], list[int]]
         for lane in range(LANES):
@@ -241,13 +245,14 @@ def stack(size: int) -> Any:
     return _define("a", emit, name="stack")
 
 
-def sixteen_dots(size: int) -> Any:
+def sixteen_dots(size: int, together: int) -> Any:
     """An operation (q, keys, stride, last) -> the products of float32 [size] at q with the sixteen rows at ``keys``.
 
-    Rows beyond number ``last`` are not there: the last one is read in their place.
+    Rows beyond number ``last`` are not there: the last one is read in their place. ``together`` (a power of two) rows
+    are in registers at once; the result does not depend on it.
     """
     if not JIT:
-        return vector_numpy.sixteen_dots(size)
+        return vector_numpy.sixteen_dots(size, together)
 
     def emit(builder: Any, q: Any, keys: Any, stride: Any, last: Any) -> Any:
         places = []
@@ -255,14 +260,21 @@ def sixteen_dots(size: int) -> Any:
             number = ir.Constant(I64, i)
             inside = builder.icmp_signed("<", number, last)
             places.append(builder.add(keys, builder.mul(builder.select(inside, number, last), stride)))
-        sums = [ir.Constant(F32X16, [0.0] * LANES)] * LANES
-        for at in range(0, 4 * size, BYTES):
-            offset = ir.Constant(I64, at)
-            left = builder.load(_at(builder, builder.add(q, offset), F32X16), align=4)
-            for i in range(LANES):
-                right = builder.load(_at(builder, builder.add(places[i], offset), F32X16), align=4)
-                sums[i] = _fma(builder, left, right, sums[i])
-        return _transpose_and_add(builder, sums)
+        found = []
+        for first in range(0, LANES, together):
+            sums = [ir.Constant(F32X16, [0.0] * LANES)] * together
+            for at in range(0, 4 * size, BYTES):
+                offset = ir.Constant(I64, at)
+                left = builder.load(_at(builder, builder.add(q, offset), F32X16), align=4)
+                for i in range(together):
+                    right = builder.load(_at(builder, builder.add(places[first + i], offset), F32X16), align=4)
+                    sums[i] = _fma(builder, left, right, sums[i])
+            found.append(_transpose_and_add(builder, sums, 1))
+            if together < LANES:
+                # Loads stay on their side: else those of all rows are gathered first, and spilled.
+                barrier = ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", side_effect=True)
+                builder.call(barrier, [])
+        return _transpose_and_add(builder, found, together)
 
     return _define("F a a a a", emit, name="sixteen_dots")
 
@@ -279,12 +291,14 @@ load_ints = _define("I a", _load(I32X16, 4), name="load_ints")
 load_floats = _define("F a", _load(F32X16, 4), name="load_floats")
 load_halves = _define("F a", _halves, name="load_halves")
 load_bytes = _define("I a", _load_bytes, name="load_bytes")
+load_bytes_less_128 = _define("I a", lambda b, a: b.sub(_load_bytes(b, a), _const(128)), name="load_bytes_less_128")
 load_part = _define("F a a", _load_part, name="load_part")
 store_floats = _define("- a F", _store(F32X16, 4), name="store_floats")
 store_bytes = _define("- a I", _store_bytes, name="store_bytes")
 prefetch = _define("- a", _prefetch, name="prefetch")
 splat_float = _define("F f", lambda b, x: _splat(b, x, F32X16), name="splat_float")
 low_nibbles = _define("I I", lambda b, x: b.and_(x, _const(0x0F0F0F0F)), name="low_nibbles")
+less_128 = _define("I I", lambda b, x: b.xor(x, _const(-0x7F7F7F80)), name="less_128")
 high_nibbles = _define("I I", lambda b, x: b.and_(b.lshr(x, _const(4)), _const(0x0F0F0F0F)), name="high_nibbles")
 round_to_ints = _define("I F", _round, name="round_to_ints")
 add_floats = _define("F F F", lambda b, x, y: b.fadd(x, y), name="add_floats")
@@ -308,6 +322,7 @@ def rows(count: int) -> SimpleNamespace:
     start_lanes(address, stride, lanes) ints: the int32 at each row's place times ``lanes``
     zeros()                             floats
     dot(sums, weights, address, stride) sums + the four bytes of each lane times the four of each row's place
+    dot_small(…), dot_signed(…)         the same for weights of 0 to 127, and of -128 to 127
     scale(floats, ints, lanes, address, stride)  floats + ints * (lanes * the float at each row's place)
     add(floats, lanes)                  the same lanes to each row
     store(floats, address, stride, lanes_wanted)  the first lanes of each row
@@ -336,11 +351,15 @@ def rows(count: int) -> SimpleNamespace:
     def zeros(b: Any) -> Any:
         return gather(b, floats, lambda r: ir.Constant(F32X16, [0.0] * LANES))
 
-    def dot(b: Any, sums: Any, weights: Any, address: Any, stride: Any) -> Any:
-        def of_row(r: int) -> Any:
-            return _dot(b, b.extract_value(sums, r), weights, _splat(b, value(b, address, stride, r, I32), I32X16))
+    def dot(name: str) -> Callable[..., Any]:
+        def of_rows(b: Any, sums: Any, weights: Any, address: Any, stride: Any) -> Any:
+            def of_row(r: int) -> Any:
+                bytes_of_row = _splat(b, value(b, address, stride, r, I32), I32X16)
+                return _dot(b, name, b.extract_value(sums, r), weights, bytes_of_row)
 
-        return gather(b, ints, of_row)
+            return gather(b, ints, of_row)
+
+        return of_rows
 
     def scale(b: Any, sums: Any, found: Any, lanes: Any, address: Any, stride: Any) -> Any:
         def of_row(r: int) -> Any:
@@ -362,7 +381,9 @@ def rows(count: int) -> SimpleNamespace:
         start=_define("R a a i", start, extra),
         start_lanes=_define("R a a I", start_lanes, extra),
         zeros=_define("S", zeros, extra),
-        dot=_define("R R I a a", dot, extra),
+        dot=_define("R R I a a", dot(DOT), extra, "dot"),
+        dot_small=_define("R R I a a", dot(DOT_SMALL), extra, "dot_small"),
+        dot_signed=_define("R R I a a", dot(DOT_SIGNED), extra, "dot_signed"),
         scale=_define("S S R F a a", scale, extra),
         add=_define("S S F", add, extra),
         store=_define("- S a a a", store, extra),

@@ -51,6 +51,14 @@ def load_bytes(address: int) -> Ints:
     return _view(address, np.uint8, 16).astype(np.int32)  # type: ignore[no-any-return]
 
 
+def load_bytes_less_128(address: int) -> Ints:
+    return load_bytes(address) - np.int32(128)
+
+
+def less_128(a: Ints) -> Ints:
+    return (a.view(np.uint8) ^ np.uint8(128)).view(np.int32)
+
+
 def load_part(address: int, wanted: int) -> Floats:
     found = np.zeros(16, dtype=np.float32)
     found[: min(wanted, 16)] = _view(address, np.float32, min(wanted, 16))
@@ -127,8 +135,8 @@ def sum_int_lanes(a: Ints) -> np.int32:
     return np.int32(a.sum())
 
 
-def dot(sums: Ints, unsigned: Ints, signed: Ints) -> Ints:
-    product = unsigned.view(np.uint8).astype(np.int32) * signed.view(np.int8).astype(np.int32)
+def dot(sums: Ints, weights: Ints, signed: Ints, kind: Any = np.uint8) -> Ints:
+    product = weights.view(kind).astype(np.int32) * signed.view(np.int8).astype(np.int32)
     found: Ints = sums + product.reshape(16, 4).sum(axis=1, dtype=np.int32)
     return found
 
@@ -155,7 +163,7 @@ def stack(size: int) -> Callable[[], int]:
     return lambda: int(buffer.ctypes.data + 63) // 64 * 64
 
 
-def sixteen_dots(size: int) -> Callable[[int, int, int, int], Floats]:
+def sixteen_dots(size: int, together: int) -> Callable[[int, int, int, int], Floats]:
     def dots(q: int, keys: int, stride: int, last: int) -> Floats:
         left = _view(q, np.float32, size)
         rows = [_view(keys + min(i, last) * stride, np.float32, size) for i in range(16)]
@@ -191,9 +199,12 @@ def rows(count: int) -> SimpleNamespace:
     def of_rows(address: int, stride: int, dtype: Any) -> Any:
         return np.array([_view(address + r * stride, dtype, 1)[0] for r in range(count)])[:, None]
 
-    def each_dot(sums: Ints, weights: Ints, address: int, stride: int) -> Ints:
-        signed = of_rows(address, stride, np.int32)
-        return np.stack([dot(sums[r], weights, splat_int(signed[r, 0])) for r in range(count)])
+    def each_dot(kind: Any) -> Callable[[Ints, Ints, int, int], Ints]:
+        def of_kind(sums: Ints, weights: Ints, address: int, stride: int) -> Ints:
+            signed = of_rows(address, stride, np.int32)
+            return np.stack([dot(sums[r], weights, splat_int(signed[r, 0]), kind) for r in range(count)])
+
+        return of_kind
 
     def scale(sums: Floats, found: Ints, lanes: Floats, address: int, stride: int) -> Floats:
         factor = lanes * of_rows(address, stride, np.float32)
@@ -207,7 +218,9 @@ def rows(count: int) -> SimpleNamespace:
         start=lambda address, stride, factor: np.repeat(of_rows(address, stride, np.int32) * np.int32(factor), 16, 1),
         start_lanes=lambda address, stride, lanes: of_rows(address, stride, np.int32) * lanes,
         zeros=lambda: np.zeros((count, 16), dtype=np.float32),
-        dot=each_dot,
+        dot=each_dot(np.uint8),
+        dot_small=each_dot(np.uint8),
+        dot_signed=each_dot(np.int8),
         scale=scale,
         add=lambda sums, lanes: sums + lanes,
         store=store,

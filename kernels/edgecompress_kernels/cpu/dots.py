@@ -1,0 +1,134 @@
+"""Dot products of bytes in LLVM IR, in each instruction set's own words. Every one is exact.
+
+A vector has sixteen lanes of four bytes; each lane's four products are added to its sum::
+
+    edgecompress_dot          weights 0 to 255
+    edgecompress_dot_small    weights 0 to 127
+    edgecompress_dot_signed   weights -128 to 127; where an instruction takes both sides signed
+
+The other side, activations, is -127 to 127 everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def _function(kind: str, lines: Iterable[str]) -> str:
+    body = "".join(f"  {line}\n" for line in lines)
+    parameters = "<16 x i32> %sums, <64 x i8> %w, <64 x i8> %x"
+    head = f"define <16 x i32> @edgecompress_{kind}({parameters}) alwaysinline nounwind"
+    return f"{head} {{\n{body}  ret <16 x i32> %r\n}}\n"
+
+
+def _in_parts(kind: str, parts: int, part: str) -> str:
+    """``part``, a function of narrower vectors, on each of ``parts`` pieces."""
+    lanes = 16 // parts
+    narrow, few = f"<{4 * lanes} x i8>", f"<{lanes} x i32>"
+    cut = f"llvm.vector.extract.v{4 * lanes}i8.v64i8"
+    cut_sums, put = f"llvm.vector.extract.v{lanes}i32.v16i32", f"llvm.vector.insert.v16i32.v{lanes}i32"
+    lines, whole = [], "poison"
+    for i in range(parts):
+        lines += [
+            f"%w{i} = call {narrow} @{cut}(<64 x i8> %w, i64 {4 * lanes * i})",
+            f"%x{i} = call {narrow} @{cut}(<64 x i8> %x, i64 {4 * lanes * i})",
+            f"%s{i} = call {few} @{cut_sums}(<16 x i32> %sums, i64 {lanes * i})",
+            f"%d{i} = call {few} @{part}({few} %s{i}, {narrow} %w{i}, {narrow} %x{i})",
+        ]
+        made = "%r" if i == parts - 1 else f"%r{i}"
+        lines.append(f"{made} = call <16 x i32> @{put}(<16 x i32> {whole}, {few} %d{i}, i64 {lanes * i})")
+        whole = made
+    return _function(kind, lines)
+
+
+def _declared(parts: int) -> str:
+    lanes = 16 // parts
+    return (
+        f"declare <{4 * lanes} x i8> @llvm.vector.extract.v{4 * lanes}i8.v64i8(<64 x i8>, i64)\n"
+        f"declare <{lanes} x i32> @llvm.vector.extract.v{lanes}i32.v16i32(<16 x i32>, i64)\n"
+        f"declare <16 x i32> @llvm.vector.insert.v16i32.v{lanes}i32(<16 x i32>, <{lanes} x i32>, i64)\n"
+    )
+
+
+_VPDPBUSD = "llvm.x86.avx512.vpdpbusd.512"
+VNNI = f"declare <16 x i32> @{_VPDPBUSD}(<16 x i32>, <64 x i8>, <64 x i8>)\n" + "".join(
+    _function(kind, [f"%r = call <16 x i32> @{_VPDPBUSD}(<16 x i32> %sums, <64 x i8> %w, <64 x i8> %x)"])
+    for kind in ("dot", "dot_small")
+)
+
+# VPMADDUBSW adds two products in 16 bits and saturates. Two products of 127 x 127 fit. Of larger weights, it is given
+# every second one and then the others, with zeros between: 255 x 127 fits alone.
+_ODD = "<" + ", ".join(["i8 0, i8 -1"] * 16) + ">"
+_EVEN = "<" + ", ".join(["i8 -1, i8 0"] * 16) + ">"
+AVX2 = (
+    _declared(2)
+    + """
+declare <16 x i16> @llvm.x86.avx2.pmadd.ub.sw(<32 x i8>, <32 x i8>)
+declare <8 x i32> @llvm.x86.avx2.pmadd.wd(<16 x i16>, <16 x i16>)
+define <8 x i32> @edgecompress_small(<8 x i32> %s, <32 x i8> %w, <32 x i8> %x) alwaysinline nounwind {
+  %pairs = call <16 x i16> @llvm.x86.avx2.pmadd.ub.sw(<32 x i8> %w, <32 x i8> %x)
+  %fours = call <8 x i32> @llvm.x86.avx2.pmadd.wd(<16 x i16> %pairs, <16 x i16> splat (i16 1))
+  %r = add <8 x i32> %s, %fours
+  ret <8 x i32> %r
+}
+"""
+    + f"""
+define <8 x i32> @edgecompress_large(<8 x i32> %s, <32 x i8> %w, <32 x i8> %x) alwaysinline nounwind {{
+  %even = and <32 x i8> %w, {_EVEN}
+  %odd = and <32 x i8> %w, {_ODD}
+  %half = call <8 x i32> @edgecompress_small(<8 x i32> %s, <32 x i8> %even, <32 x i8> %x)
+  %r = call <8 x i32> @edgecompress_small(<8 x i32> %half, <32 x i8> %odd, <32 x i8> %x)
+  ret <8 x i32> %r
+}}
+"""
+    + _in_parts("dot", 2, "edgecompress_large")
+    + _in_parts("dot_small", 2, "edgecompress_small")
+)
+
+# Weights of 0 to 255 where both sides are signed: the low seven bits, and 128 times the highest.
+_BY_BITS = """
+define <16 x i32> @edgecompress_dot(<16 x i32> %sums, <64 x i8> %w, <64 x i8> %x) alwaysinline nounwind {
+  %low = and <64 x i8> %w, splat (i8 127)
+  %high = lshr <64 x i8> %w, splat (i8 7)
+  %one = call <16 x i32> @edgecompress_dot_signed(<16 x i32> %sums, <64 x i8> %low, <64 x i8> %x)
+  %two = call <16 x i32> @edgecompress_dot_signed(<16 x i32> zeroinitializer, <64 x i8> %high, <64 x i8> %x)
+  %more = shl <16 x i32> %two, splat (i32 7)
+  %r = add <16 x i32> %one, %more
+  ret <16 x i32> %r
+}
+"""
+_SDOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+NEON_DOT = (
+    _declared(4)
+    + f"declare <4 x i32> @{_SDOT}(<4 x i32>, <16 x i8>, <16 x i8>)\n"
+    + _in_parts("dot_signed", 4, _SDOT)
+    + _in_parts("dot_small", 4, _SDOT)
+    + _BY_BITS
+)
+
+# Products in 16 bits, added in pairs: twice -128 x 127 fits. Pairs are added to the sums in 32 bits.
+NEON = (
+    _declared(4)
+    + """
+declare <8 x i16> @llvm.aarch64.neon.smull.v8i16(<8 x i8>, <8 x i8>)
+declare <8 x i16> @llvm.aarch64.neon.addp.v8i16(<8 x i16>, <8 x i16>)
+declare <4 x i32> @llvm.aarch64.neon.saddlp.v4i32.v8i16(<8 x i16>)
+define <4 x i32> @edgecompress_widening(<4 x i32> %s, <16 x i8> %w, <16 x i8> %x) alwaysinline nounwind {
+  %w0 = shufflevector <16 x i8> %w, <16 x i8> poison, <8 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7>
+  %x0 = shufflevector <16 x i8> %x, <16 x i8> poison, <8 x i32> <i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7>
+  %w1 = shufflevector <16 x i8> %w, <16 x i8> poison,
+    <8 x i32> <i32 8, i32 9, i32 10, i32 11, i32 12, i32 13, i32 14, i32 15>
+  %x1 = shufflevector <16 x i8> %x, <16 x i8> poison,
+    <8 x i32> <i32 8, i32 9, i32 10, i32 11, i32 12, i32 13, i32 14, i32 15>
+  %p0 = call <8 x i16> @llvm.aarch64.neon.smull.v8i16(<8 x i8> %w0, <8 x i8> %x0)
+  %p1 = call <8 x i16> @llvm.aarch64.neon.smull.v8i16(<8 x i8> %w1, <8 x i8> %x1)
+  %pairs = call <8 x i16> @llvm.aarch64.neon.addp.v8i16(<8 x i16> %p0, <8 x i16> %p1)
+  %fours = call <4 x i32> @llvm.aarch64.neon.saddlp.v4i32.v8i16(<8 x i16> %pairs)
+  %r = add <4 x i32> %s, %fours
+  ret <4 x i32> %r
+}
+"""
+    + _in_parts("dot_signed", 4, "edgecompress_widening")
+    + _in_parts("dot_small", 4, "edgecompress_widening")
+    + _BY_BITS
+)

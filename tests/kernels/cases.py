@@ -1,0 +1,80 @@
+"""A few products and attentions that every instruction set must get right, as models, feeds and float64 outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edgecompress_kernels.cpu.build import Attention, Matmul, build
+from edgecompress_kernels.cpu.isa import Isa
+from edgecompress_kernels.reference import block_weights, quantized_rows
+
+from tests.kernels.ops import attention_model, matmul_model, session
+from tests.kernels.test_attention import expected_of, feeds_of
+from tests.kernels.test_blockwise import laid_out, weights_of
+
+MATMULS = (
+    Matmul(bits=4, block=32),
+    Matmul(bits=4, block=64, zero_points=True),
+    Matmul(bits=8, block=32, zero_points=True),
+    Matmul(bits=8, block=128),
+)
+SHAPES = (  # tokens, past, window, head size, turned
+    (1, 37, -1, 64, 64),
+    (1, 1100, 600, 80, 64),
+    (5, 600, -1, 64, 0),
+    (40, 0, 9, 80, 0),
+)
+HEADS, KV_HEADS = 6, 2
+
+Expected = dict[str, tuple[Any, float]]
+"""Name of a case -> its output in float64, and the tolerance."""
+
+
+def library_for(isa: Isa, folder: Path) -> Path:
+    """All that the cases need, built for ``isa``."""
+    path = folder / f"{isa.name}.so"
+    path.write_bytes(build(MATMULS, [Attention(head_size=size) for size in (64, 80)], isa))
+    return path
+
+
+def write_cases(folder: Path) -> Expected:
+    """NAME.onnx and NAME.npz, its feeds, for each case."""
+    rng, expected = np.random.default_rng(7), {}
+    for kind in MATMULS:
+        k, n, rows = 3 * kind.block, 37, 7  # four rows, two and one
+        packed, scales, zeros = weights_of(kind, n, k, rng)
+        packed[0], packed[1] = 255, 0
+        x = rng.standard_normal((rows, k)).astype(np.float32)
+        x[0], x[1] = 1, -1  # products as large as they can be, all of one sign
+        (folder / f"{kind.name}.onnx").write_bytes(matmul_model(kind, laid_out(kind, packed, scales, zeros), k, n))
+        np.savez(folder / f"{kind.name}.npz", x=x)
+        right = quantized_rows(x, kind.block) @ block_weights(packed, scales, zeros, kind.bits).T
+        expected[kind.name] = right, 2e-6 * max(1.0, float(np.abs(right).max()))
+    for tokens, past, window, size, rotary in SHAPES:
+        name = f"attention_{size}_{tokens}_{past}"
+        feeds = feeds_of(rng, 1, tokens, [past], HEADS, KV_HEADS, size, rotary)
+        model = attention_model(heads=HEADS, kv_heads=KV_HEADS, size=size, rotary=rotary, window=window)
+        (folder / f"{name}.onnx").write_bytes(model)
+        np.savez(folder / f"{name}.npz", **feeds)
+        expected[name] = expected_of(feeds, [past], HEADS, KV_HEADS, size, window)[0], 3e-6
+    return expected
+
+
+def run_cases(folder: Path, library: Path) -> dict[str, Any]:
+    """Name -> output, on this machine."""
+    found = {}
+    for path in folder.glob("*.onnx"):
+        with np.load(path.with_suffix(".npz")) as feeds:
+            found[path.stem] = session(path.read_bytes(), library, 2).run(["y"], dict(feeds))[0]
+    return found
+
+
+def check(found: dict[str, Any], expected: Expected, others: dict[str, Any]) -> None:
+    """Each output is that of float64, and bit for bit that of another instruction set."""
+    assert found.keys() == expected.keys()
+    for name, (right, tolerance) in expected.items():
+        np.testing.assert_allclose(found[name], right, rtol=0, atol=tolerance, err_msg=name)
+        if others:
+            assert np.array_equal(found[name], others[name]), name
