@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecompress_kernels.cpu import attention, blockwise
+from edgecompress_kernels.cpu import attention, blockwise, encoder_layer
 from edgecompress_kernels.cpu.compile import KernelError, inline, to_assembly
+from edgecompress_kernels.cpu.encoder_layer import Encoder
 from edgecompress_kernels.cpu.isa import Isa
 
-SHIM = Path(__file__).with_name("shim.c")
+SHIMS = tuple(Path(__file__).with_name(name) for name in ("shim.c", "shim_encoder.c"))  # one translation unit
 _FLAGS = (
     "-O2", "-fPIC", "-fvisibility=hidden", "-fno-stack-protector", "-fno-sanitize=all", "-nostdlib", "-shared", "-s",
     "-Wl,--build-id=none", "-Wl,-z,noexecstack",
@@ -43,13 +44,15 @@ class Attention:
     head_size: int
 
 
-def build(matmuls: Sequence[Matmul], attentions: Sequence[Attention], isa: Isa) -> bytes:
+def build(
+    matmuls: Sequence[Matmul], attentions: Sequence[Attention], isa: Isa, encoders: Sequence[Encoder] = ()
+) -> bytes:
     """The library with a kernel for each of these. The same input gives the same bytes.
 
     Raises KernelError if a kernel cannot be compiled or linked.
     """
     kernels: dict[str, Callable[[int, int], None]] = {}
-    tables = {"Matmul MATMULS": [], "Attention ATTENTIONS": []}  # type: dict[str, list[str]]
+    tables = {"Matmul MATMULS": [], "Attention ATTENTIONS": [], "Encoder ENCODERS": []}  # type: dict[str, list[str]]
     for matmul in sorted(set(matmuls)):
         quantizer = f"quantize_{matmul.block}"
         kernels[quantizer] = blockwise.quantize_rows(matmul.block)
@@ -62,8 +65,14 @@ def build(matmuls: Sequence[Matmul], attentions: Sequence[Attention], isa: Isa) 
         names = {f"{part.__name__}_{size}": part(size, inline) for part in _ATTENTION_PARTS}
         kernels |= names
         tables["Attention ATTENTIONS"].append(f"{{{size}, {', '.join(names)}}}")
+    for encoder in sorted(set(encoders)):
+        parts = {"project": encoder_layer.project_first(encoder, inline), "layer": encoder_layer.layer(encoder, inline)}
+        names = {f"{part}_{encoder.name}": kernel for part, kernel in parts.items()}
+        kernels |= names
+        sizes = f"{encoder.hidden}, {encoder.heads}, {encoder.feed_forward}"
+        tables["Encoder ENCODERS"].append(f"{{{sizes}, {', '.join(names)}}}")
     source = "\n".join(
-        [SHIM.read_text(encoding="utf-8")]
+        [shim.read_text(encoding="utf-8") for shim in SHIMS]
         + [f"extern void {name}(void *, size_t);" for name in kernels]
         + [f"const {table}[] = {{{', '.join([*rows, '{0}'])}}};" for table, rows in tables.items()]
     )

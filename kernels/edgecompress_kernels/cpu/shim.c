@@ -435,6 +435,8 @@ static const CustomOp ATTENTION = {
     .first_version = one, .last_version = any_version,
 };
 
+static Status *add_encoder_ops(void *domain); /* shim_encoder.c */
+
 __attribute__((visibility("default"))) Status *RegisterCustomOps(void *options, const Base *base) {
     api = base->get_api(API_VERSION);
     if (!api) return NULL; /* an ONNX Runtime older than 1.18 gives no table and no way to say so; the model will not load */
@@ -442,5 +444,6 @@ __attribute__((visibility("default"))) Status *RegisterCustomOps(void *options, 
     TRY(create_domain("edgecompress", &domain));
     TRY(add_to_domain(domain, &MATMUL));
     TRY(add_to_domain(domain, &ATTENTION));
+    TRY(add_encoder_ops(domain));
     return add_domain(options, domain);
 }
