@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,7 +97,10 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         inputs=tuple(tensor_spec(value) for value in model.graph.inputs),
         outputs=tuple(tensor_spec(value) for value in model.graph.outputs),
         target=target_record(plan.target, taken.graph.precision, PROVIDERS),
-        runtime=runtime_settings(plan.target, plan.recipe.runtime.threads),
+        runtime=replace(
+            runtime_settings(plan.target, plan.recipe.runtime.threads),
+            mixed_lengths=taken.library is not None and not plan.student.is_decoder,
+        ),
         text=parts.text,
         image=parts.image,
         generation=parts.generation,

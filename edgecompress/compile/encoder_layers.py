@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -268,5 +267,3 @@ def _indices_rank(node: ir.Node) -> int:
 def _array(value: ir.Value | None) -> Any:
     return value.const_value.numpy() if value is not None and value.const_value is not None else None
 
-
-Finder = Callable[[ir.Model], Chain]

@@ -17,6 +17,7 @@ from edgecompress_kernels.cpu import vector as v
 from edgecompress_kernels.cpu.encoder_attention import attend_rows, block_bytes, pack_rows, rows_at_once
 from edgecompress_kernels.cpu.encoder_linear import MOST_ROWS, normalize, padded, product, quantize
 
+INSTRUCTION_SETS = ("x86-64-v4-vnni",)  # those with 32 registers of sixteen lanes, which a tile fills
 TILE_ROWS = 32  # at most; a part's rows are a multiple of eight
 _SPARE_ROWS = 8  # that a register tile may write beyond the last
 
