@@ -95,9 +95,7 @@ def _speedups(
 
 def _use(chain: Chain, used: bool, reason: str, speedups: dict[str, float]) -> KernelUse:
     what = f"{chain.hidden} wide, {chain.heads} heads, {chain.feed_forward} between"
-    return KernelUse(
-        kernel=KERNEL, what=what, nodes=len(chain.layers), used=used, reason=reason, speedups=speedups
-    )
+    return KernelUse(kernel=KERNEL, what=what, nodes=len(chain.layers), used=used, reason=reason, speedups=speedups)
 
 
 def _encoder_set(target: Target) -> tuple[Any, str]:

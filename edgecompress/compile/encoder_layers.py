@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,7 @@ class Linear:
     """y = (x * smooth) W * scales + bias with x rounded at run time."""
 
     x: ir.Value
+    reader: ir.Node  # what reads x
     smooth: ir.Value | None
     weights: npt.NDArray[np.int8]  # [K, N]
     scales: npt.NDArray[np.float32]  # [N]
@@ -31,6 +34,9 @@ class Linear:
 
 @dataclass(frozen=True, kw_only=True)
 class Norm:
+    """LayerNormalization(added), added a linear layer's output and what went past it."""
+
+    added: ir.Node
     gamma: ir.Value
     beta: ir.Value
     epsilon: float
@@ -95,22 +101,29 @@ def find_chain(model: ir.Model) -> Chain:
     if {layer.mask for layer in layers} != {first.mask}:
         raise NotFound("its layers have different masks")
     lookups, between = _embedding(first.x)
+    inside = {*lookups, *between, *(linear.reader for linear in first.qkv), first.norm1.added}
+    if not all(_read_only_by(value, inside) for node in (*lookups, *between) for value in node.outputs):
+        raise NotFound("its embeddings are read by more than its layers")
     return Chain(layers=tuple(layers), mask=_mask_input(model, first.mask), lookups=lookups, between=between)
 
 
 def _chained(layers: list[Layer]) -> list[Layer]:
     """In order, each the next one's input and nobody else's; [] if they are no chain."""
-    for before, after in zip(layers, layers[1:], strict=False):
-        if after.x is not before.y or before.y.is_graph_output() or not _read_only_by(before.y, after):
+    for before, after in itertools.pairwise(layers):
+        if after.x is not before.y:
             return []
-    return layers if layers and _read_only_by(layers[0].x, layers[0]) else []
+    whole = all(
+        _read_only_by(layer.x, {*(linear.reader for linear in layer.qkv), layer.norm1.added})
+        and _read_only_by(layer.up.x, {layer.up.reader, layer.norm2.added})
+        and _read_only_by(layer.out.x, {layer.out.reader})
+        and _read_only_by(layer.down.x, {layer.down.reader})
+        for layer in layers
+    )
+    return layers if whole else []
 
 
-def _read_only_by(value: ir.Value, layer: Layer) -> bool:
-    """Whether nothing but the layer reads it: its three projections, through a rounding or a smoothing, and a sum."""
-    readers = [node for node, _ in value.uses()]
-    known = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "Mul", "Add")
-    return all(node.op_type in known for node in readers) and not value.is_graph_output()
+def _read_only_by(value: ir.Value, readers: Collection[ir.Node]) -> bool:
+    return {node for node, _ in value.uses()} <= set(readers) and not value.is_graph_output()
 
 
 def _layer_ending_at(node: ir.Node) -> Layer | None:
@@ -157,7 +170,7 @@ def _norm_of_sum(node: ir.Node) -> tuple[Norm, Linear, ir.Value] | None:
         return None
     if gamma.const_value is None or beta.const_value is None:
         return None
-    norm = Norm(gamma=gamma, beta=beta, epsilon=node.attributes["epsilon"].as_float())
+    norm = Norm(added=added, gamma=gamma, beta=beta, epsilon=node.attributes["epsilon"].as_float())
     left, right = added.inputs
     for value, residual in ((left, right), (right, left)):
         linear = linear_of(value)
@@ -172,6 +185,7 @@ def linear_of(value: ir.Value | None) -> Linear | None:
     if node is None or node.domain != _MICROSOFT:
         return None
     inputs = [i if i is not None and i.name else None for i in node.inputs] + [None] * 7
+    rounded = None
     if node.op_type == "DynamicQuantizeMatMul":
         x, weights, scales, zero, bias = inputs[:5]
     elif node.op_type == "MatMulIntegerToFloat":
@@ -186,14 +200,15 @@ def linear_of(value: ir.Value | None) -> Linear | None:
         return None
     if (bias is not None and b is None) or (zero is not None and (z is None or z.any())):
         return None
-    smooth = None
+    smooth, reader = None, node if node.op_type == "DynamicQuantizeMatMul" else rounded
     before = x.producer()
     if before is not None and before.op_type == "Mul" and _array(before.inputs[1]) is not None:
-        x, smooth = before.inputs[0], before.inputs[1]
-    if x is None:
+        x, smooth, reader = before.inputs[0], before.inputs[1], before
+    if x is None or reader is None:
         return None
     return Linear(
         x=x,
+        reader=reader,
         smooth=smooth,
         weights=w,
         scales=np.broadcast_to(s.reshape(-1), w.shape[1:]).astype(np.float32),
@@ -241,7 +256,12 @@ def _embedding(x: ir.Value) -> tuple[tuple[ir.Node, ...], tuple[ir.Node, ...]]:
         node = waiting.pop().producer()
         if node is None or node in lookups or node in between:
             continue
-        if node.op_type == "Gather" and _array(node.inputs[0]) is not None and _indices_rank(node) == 2:
+        if (
+            node.op_type == "Gather"
+            and not _axis(node)
+            and _array(node.inputs[0]) is not None
+            and _indices_rank(node) == 2
+        ):
             lookups.append(node)
         elif node.op_type in _ELEMENTWISE and _alike(node):
             between.append(node)
@@ -259,6 +279,11 @@ def _alike(node: ir.Node) -> bool:
     return all(a.ndim <= 1 for a in arrays)
 
 
+def _axis(gather: ir.Node) -> int:
+    axis = gather.attributes.get("axis")
+    return axis.as_int() if axis is not None else 0
+
+
 def _indices_rank(node: ir.Node) -> int:
     indices = node.inputs[1]
     return len(indices.shape) if indices is not None and indices.shape is not None else 0
@@ -266,4 +291,3 @@ def _indices_rank(node: ir.Node) -> int:
 
 def _array(value: ir.Value | None) -> Any:
     return value.const_value.numpy() if value is not None and value.const_value is not None else None
-

@@ -141,9 +141,7 @@ def _trimmed(inputs: list[ir.Value | None]) -> list[ir.Value | None]:
     return inputs
 
 
-def _give_out(
-    graph: ir.Graph, old: ir.Value, x: ir.Value, rows: ir.Value, starts: ir.Value, chain: Chain
-) -> None:
+def _give_out(graph: ir.Graph, old: ir.Value, x: ir.Value, rows: ir.Value, starts: ir.Value, chain: Chain) -> None:
     """A mean over the mask takes the sum of each sequence's rows; any other reader, [B, T, H]."""
     for node, _ in list(old.uses()):
         if not _is_sum_over_mask(node, old, chain.mask):

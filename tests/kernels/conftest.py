@@ -9,7 +9,7 @@ from edgecompress_kernels.cpu.build import build
 from edgecompress_kernels.cpu.isa import ISAS
 
 from edgecompress.formats.cpu import host_features
-from tests.kernels.ops import LIBRARY
+from tests.kernels.ops import ENCODERS, LIBRARY
 
 
 @pytest.fixture(scope="session")
@@ -19,5 +19,5 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if isa is None:
         pytest.skip("there is no kernel for this machine's CPU")
     path = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    path.write_bytes(build(*LIBRARY, isa))
+    path.write_bytes(build(*LIBRARY, isa, ENCODERS))
     return path

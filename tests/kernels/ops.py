@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from edgecompress_kernels.cpu.build import Attention, Matmul
+from edgecompress_kernels.cpu.build import Attention, Encoder, Matmul
 from onnx import TensorProto, helper, numpy_helper
 
 MATMULS = (
@@ -19,10 +19,15 @@ MATMULS = (
     Matmul(bits=8, block=32, zero_points=True),
 )
 ATTENTIONS = (64, 80, 96, 128, 256)
+ENCODERS = (
+    Encoder(hidden=96, heads=6, feed_forward=112),  # heads of 16, a panel that is not full
+    Encoder(hidden=128, heads=2, feed_forward=256),  # of 64
+    Encoder(hidden=128, heads=1, feed_forward=48),  # of 128
+)
 LIBRARY = (MATMULS, tuple(Attention(head_size=size) for size in ATTENTIONS))
 
 
-def _session(graph: onnx.GraphProto, library: Path, threads: int) -> ort.InferenceSession:
+def make_session(graph: onnx.GraphProto, library: Path, threads: int) -> ort.InferenceSession:
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("edgecompress", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     options = ort.SessionOptions()
@@ -47,7 +52,7 @@ def matmul(
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(array, name) for name, array in packed.items()],
     )
-    return _session(graph, library, threads)
+    return make_session(graph, library, threads)
 
 
 def attention(
@@ -86,7 +91,7 @@ def attention(
         [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "k_out", "v_out")],
     )
-    return _session(graph, library, threads)
+    return make_session(graph, library, threads)
 
 
 def angles(positions: int, rotary: int) -> tuple[Any, Any]:

@@ -34,11 +34,11 @@ def rows_at_once(size: int) -> int:
     return max(1, min(8, 256 // size))
 
 
-def round_head(size: int, jit: Any) -> Callable[..., float]:
+def round_head(size: int, jit: Any) -> Any:
     """x float32 [D] -> int8 bytes [D] at ``to``; returns the scale, and writes the bytes' sum at ``total``."""
     vectors = size // 16
 
-    def of_head(x: int, to: int, total: int) -> float:
+    def of_head(x: int, to: int, total: int) -> Any:
         most = v.splat_float(numba.float32(0.0))
         for i in range(vectors):
             most = e.greater(most, v.absolute(v.load_floats(x + 64 * i)))
@@ -57,7 +57,7 @@ def round_head(size: int, jit: Any) -> Callable[..., float]:
     return jit(of_head)
 
 
-def pack_rows(heads: int, size: int, stride: int, jit: Any) -> Callable[..., None]:
+def pack_rows(heads: int, size: int, stride: int, jit: Any) -> Any:
     """float32 rows [q | k | v], ``stride`` bytes apart -> their places; ``first`` is a multiple of four.
 
     ``rows`` are written from ``first`` on; of the last block's lanes beyond ``tokens`` the scales become zero.
@@ -151,7 +151,7 @@ def weigh_values(count: int, size: int) -> Callable[..., None]:
     return weigh
 
 
-def attend_rows(heads: int, size: int, jit: Any) -> Callable[..., None]:
+def attend_rows(heads: int, size: int, jit: Any) -> Any:
     """``rows_at_once`` queries from row ``q`` on, over the tokens [first, end) -> ``to`` float32, rows H * D apart.
 
     Rows beyond the caller's own are computed with the rest, from whatever lies there, and change no other row.
@@ -186,8 +186,9 @@ def attend_rows(heads: int, size: int, jit: Any) -> Callable[..., None]:
             if b < blocks:
                 one(q, q_scales, q_sums, key + b * per_block, 16 * (block + b), first, end - 1, scores + 64 * b)
             largest = nothing
-            for b in range(blocks):
-                largest = e.greater(largest, v.load_floats(value + b * per_block + 16 * size))
+            for b in range(blocks):  # the neighbours in a block count for nothing
+                scale = v.load_floats(value + b * per_block + 16 * size)
+                largest = e.greater(largest, v.between(scale, 16 * (block + b), first, end - 1))
             step = e.greatest_lane(largest) / numba.float32(255.0)
             inverse = numba.float32(0.0)
             if step > numba.float32(0.0):

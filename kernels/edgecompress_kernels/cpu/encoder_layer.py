@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
-
-import numba
 
 from edgecompress_kernels.cpu import vector as v
 from edgecompress_kernels.cpu.encoder_attention import attend_rows, block_bytes, pack_rows, rows_at_once
-from edgecompress_kernels.cpu.encoder_linear import MOST_ROWS, normalize, padded, product, quantize
+from edgecompress_kernels.cpu.encoder_linear import normalize, padded, product, quantize
 
 INSTRUCTION_SETS = ("x86-64-v4-vnni",)  # those with 32 registers of sixteen lanes, which a tile fills
 TILE_ROWS = 32  # at most; a part's rows are a multiple of eight
@@ -50,17 +49,15 @@ class Encoder:
         return self.hidden // self.heads
 
 
-def project(kind: Encoder, jit: Any) -> Callable[..., None]:
+@cache
+def project(kind: Encoder, jit: Any) -> Any:
     """Rows float32 at ``x`` -> the queries, keys and values that the next attention reads."""
     hidden, heads, size = kind.hidden, kind.heads, kind.head_size
     wide = padded(3 * hidden)
-    round_row = jit(quantize(hidden))
-    multiply = product(hidden, 3 * hidden, jit)
-    multiply = jit(multiply)
+    round_row, multiply = quantize(hidden, jit), product(hidden, 3 * hidden, jit)
     pack = pack_rows(heads, size, 4 * wide, jit)
     smooth_at, weights_at, columns_at = _AT["qkv_smooth"], _AT["qkv_weights"], _AT["qkv_columns"]
-    places = [_AT[name] for name in _WRITTEN[1:]]
-    q_at, scales_at, sums_at, keys_at, values_at = places
+    q_at, scales_at, sums_at, keys_at, values_at = (_AT[name] for name in _WRITTEN[1:])
     tokens_at, scale_at = _AT["tokens"], _AT["scale"]
 
     def run(p: int, x: int, first: int, rows: int, wide_rows: int, bytes_of: int, scales: int, lows: int) -> None:
@@ -79,7 +76,7 @@ def project(kind: Encoder, jit: Any) -> Callable[..., None]:
     return jit(run)
 
 
-def attention(kind: Encoder, jit: Any) -> Callable[..., None]:
+def attention(kind: Encoder, jit: Any) -> Any:
     """The tile's rows, sequence by sequence, head by head -> ``to`` float32 [rows, hidden]."""
     hidden, heads, size = kind.hidden, kind.heads, kind.head_size
     count, per_block = rows_at_once(size), block_bytes(size)
@@ -145,12 +142,10 @@ def layer(kind: Encoder, jit: Any) -> Callable[[int, int], None]:
     """Part ``part`` of one layer: rows ``x`` and their attention -> rows ``y``, and the next layer's projections."""
     hidden, forward = kind.hidden, kind.feed_forward
     attend, following = attention(kind, jit), project(kind, jit)
-    round_hidden, round_forward = jit(quantize(hidden)), jit(quantize(forward))
-    norm = jit(normalize(hidden))
-    out_product, up_product, down_product = (
-        jit(product(hidden, hidden, jit)), jit(product(hidden, forward, jit, gelu=True)),
-        jit(product(forward, hidden, jit)),
-    )  # fmt: skip
+    round_hidden, round_forward = quantize(hidden, jit), quantize(forward, jit, bent=True)
+    norm = normalize(hidden, jit)
+    out_product, up_product = product(hidden, hidden, jit), product(hidden, forward, jit)
+    down_product = product(forward, hidden, jit)
     rounded, products, between, scales_bytes = _space(kind)
     scratch = v.stack(rounded + products + between + 2 * scales_bytes)
     narrow_row, forward_row, row_bytes = 4 * padded(hidden), 4 * padded(forward), 4 * hidden

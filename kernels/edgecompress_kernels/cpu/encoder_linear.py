@@ -16,7 +16,7 @@ Outputs beyond the last are zero. A tile of 8 rows by 48 outputs stays in regist
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numba
@@ -35,34 +35,31 @@ def padded(outputs: int) -> int:
     return -(-outputs // PANEL) * PANEL
 
 
-def product_tile(count: int, inputs: int, outputs: int, gelu: bool) -> Callable[..., None]:
-    """``count`` rows of bytes at ``q`` times one panel -> floats at ``to``."""
+@cache
+def product_tile(count: int, inputs: int, jit: Any) -> Any:
+    """``count`` rows of bytes at ``q`` times one panel -> floats at ``to``, rows ``to_stride`` bytes apart."""
     on = e.tile(count, WIDTH)
-    zeros, dot, finish, keep, bent = on.zeros, on.dot, on.finish, on.keep, on.gelu
-    to_stride = 4 * padded(outputs)
+    zeros, dot, finish, keep = on.zeros, on.dot, on.finish, on.keep
     four = inputs // 4
 
-    def tile_of(q: int, scales: int, lows: int, weights: int, columns: int, to: int) -> None:
+    def tile_of(q: int, scales: int, lows: int, weights: int, columns: int, to: int, to_stride: int) -> None:
         sums = zeros()
         for _ in range(four):
             sums = dot(sums, weights, 64, q, inputs)
             weights += _PANEL_BYTES
             q += 4
-        found = finish(sums, columns, scales, lows)
-        if gelu:
-            found = bent(found)
-        keep(found, to, to_stride)
+        keep(finish(sums, columns, scales, lows), to, to_stride)
 
-    return tile_of
+    return jit(tile_of)
 
 
-def product(inputs: int, outputs: int, jit: Any, *, gelu: bool = False) -> Callable[..., None]:
+@cache
+def product(inputs: int, outputs: int, jit: Any) -> Any:
     """Rows at ``q`` uint8 [rows, inputs] with their scales and lows -> ``to`` float32 [rows, padded(outputs)].
 
     Rows are taken eight or four at a time: up to three beyond the last are computed and must have a place.
     """
-    most = jit(product_tile(MOST_ROWS, inputs, outputs, gelu))
-    few = jit(product_tile(FEW_ROWS, inputs, outputs, gelu))
+    most, few = product_tile(MOST_ROWS, inputs, jit), product_tile(FEW_ROWS, inputs, jit)
     panels = padded(outputs) // PANEL
     weight_bytes, column_bytes = inputs * PANEL, 3 * 4 * PANEL
     to_stride = 4 * padded(outputs)
@@ -74,16 +71,21 @@ def product(inputs: int, outputs: int, jit: Any, *, gelu: bool = False) -> Calla
             out = to + panel * 4 * PANEL
             row = 0
             while row + FEW_ROWS < rows:
-                most(q + row * inputs, scales + 4 * row, lows + 4 * row, w, c, out + row * to_stride)
+                most(q + row * inputs, scales + 4 * row, lows + 4 * row, w, c, out + row * to_stride, to_stride)
                 row += MOST_ROWS
             if row < rows:
-                few(q + row * inputs, scales + 4 * row, lows + 4 * row, w, c, out + row * to_stride)
+                few(q + row * inputs, scales + 4 * row, lows + 4 * row, w, c, out + row * to_stride, to_stride)
 
-    return multiply
+    return jit(multiply)
 
 
-def quantize(width: int) -> Callable[..., None]:
-    """One row: x float32 [width], times ``smooth`` float32 [width] if that is not 0 -> q uint8, its scale and low."""
+@cache
+def quantize(width: int, jit: Any, *, bent: bool = False) -> Any:
+    """One row: x float32 [width] -> q uint8, its scale and low.
+
+    x goes through GELU first if it is ``bent`` (and is written over), and is multiplied with ``smooth`` float32
+    [width] if that is not 0.
+    """
     vectors = width // 16
 
     def row(x: int, smooth: int, q: int, scale: int, low: int) -> None:
@@ -91,6 +93,9 @@ def quantize(width: int) -> Callable[..., None]:
         most = v.splat_float(numba.float32(float("-inf")))
         for i in range(vectors):
             value = v.load_floats(x + 64 * i)
+            if bent:
+                value = e.gelu(value)
+                v.store_floats(x + 64 * i, value)
             if smooth != 0:
                 value = v.multiply(value, v.load_floats(smooth + 64 * i))
             least = e.lesser(least, value)
@@ -109,10 +114,11 @@ def quantize(width: int) -> Callable[..., None]:
                 value = v.multiply(value, v.load_floats(smooth + 64 * i))
             v.store_bytes(q + 16 * i, v.round_to_ints(v.multiply(v.subtract(value, base), factor)))
 
-    return row
+    return jit(row)
 
 
-def normalize(width: int) -> Callable[..., None]:
+@cache
+def normalize(width: int, jit: Any) -> Any:
     """LayerNorm of one row of ``x`` + ``residual`` -> ``y``; all float32 [width]. ``x`` is written over."""
     vectors = width // 16
 
@@ -134,4 +140,4 @@ def normalize(width: int) -> Callable[..., None]:
             value = v.fused_multiply_add(value, v.load_floats(gamma + 64 * i), v.load_floats(beta + 64 * i))
             v.store_floats(y + 64 * i, value)
 
-    return row
+    return jit(row)

@@ -229,7 +229,7 @@ def _transpose_and_add(builder: Any, vectors: list[Any]) -> Any:
 
 
 def stack(size: int) -> Any:
-    """An operation that gives the address of ``size`` bytes of the kernel's own, for as long as it runs; not cleared."""
+    """An operation that gives the address of ``size`` bytes of the kernel's own, while it runs; not cleared."""
     if not JIT:
         return vector_numpy.stack(size)
 
