@@ -74,6 +74,7 @@ def test_a_bundle_says_what_it_holds(packed: Path, capsys: pytest.CaptureFixture
     manifest = json.loads((packed / "manifest.json").read_text())
     assert manifest["kernels"] == {"path": "kernels.so", "isa": "x86-64-v4-vnni", "weights": "model.weights.json"}
     assert manifest["runtime"]["mixed_lengths"] is True
+    assert manifest["runtime"]["batch_tokens"] == 512
     assert [i["name"] for i in manifest["inputs"]] == ["input_ids", "attention_mask"]
     report = json.loads((packed / "report.json").read_text())
     assert report["ops"]["EncoderLayer"] == 6
