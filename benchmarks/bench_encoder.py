@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.hosts import describe_host
-from benchmarks.ours_encoder import DEFAULT_PRECISIONS, bundle_precision, export_bundle, our_side
+from benchmarks.ours_encoder import DEFAULT_BUNDLES, bundle_kind, export_bundle, our_side
 from benchmarks.peers_encoder import BASELINE, Artifacts, Side, Vectors, make_artifacts, peer_sides, reason
 from benchmarks.texts_encoder import (
     MIXED_SENTENCES,
@@ -201,14 +201,32 @@ def faster(ways: list[Way]) -> Way:
     return min(ways, key=lambda way: float(np.median([timed(way.call, 1) for _ in range(5)])))
 
 
+def peak_of(threads: int) -> float | None:
+    """int8 multiply-adds a second that were measured in registers, or None where there is no kernel to measure."""
+    from edgecompress_kernels.cpu.isa import ISAS
+
+    from benchmarks.int8_peak import int8_peak
+    from edgecompress.formats.cpu import host_features
+
+    isa = next((isa for isa in ISAS.values() if set(isa.needs) <= host_features()), None)
+    return int8_peak(isa, threads) if isa is not None else None
+
+
+def linear_macs(checkpoint: Path) -> int:
+    """Multiply-adds that a token takes in the linear layers of the encoder."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    hidden, between = config["hidden_size"], config["intermediate_size"]
+    return int(config["num_hidden_layers"] * hidden * (4 * hidden + 2 * between))
+
+
 def measure(
-    artifacts: Artifacts, bundles: list[Path], threads: int, shapes: list[str], rounds: float
+    artifacts: Artifacts, bundles: list[Path], threads: int, shapes: list[str], rounds: float, sides: list[str]
 ) -> list[dict[str, Any]]:
     """All rows of one thread count."""
     tokenizer = load_tokenizer(Path(artifacts.checkpoint))
     texts = load_texts(tokenizer)
     sentences, passages = token_ids(tokenizer, texts.sentences), list(texts.passages)
-    found, absent = peer_sides(artifacts, threads)
+    found, absent = peer_sides(artifacts, threads, sides)
     for i, bundle in enumerate(bundles):
         taken = {side.name for side in found}
         side = our_side(bundle, threads)
@@ -232,6 +250,10 @@ def measure(
         if min(known.mean_cosine, known.mean_cosine_passages) < LEAST_MEAN_COSINE and name != BASELINE:
             results.append({"kind": "wrong", "name": name, **facts[name]})
             del by_name[name]
+    reference_run = by_name[REFERENCE].run
+    if sides and REFERENCE not in sides:
+        del by_name[REFERENCE]
+    peak, macs = peak_of(threads), linear_macs(Path(artifacts.checkpoint))
     for shape in SHAPES:
         if shape.name not in shapes:
             continue
@@ -240,11 +262,14 @@ def measure(
         ways = {name: Way(label="", call=partial(side.run, batch)) for name, side in by_name.items()}
         timing = {"rounds": max(3, round(shape.rounds * rounds)), "warm_calls": shape.warm_calls}
         for row in shape_rows(ways[BASELINE], ways, by_name, **timing):
+            if peak is not None and "int8" in row["name"]:
+                done = shape.batch * shape.length_tokens * macs / (row["ms_median"] / 1e3)
+                row["share_of_int8_peak"] = round(done / peak, 3)  # linear layers only; the time is that of all
             results.append({"kind": "row", "shape": shape.name, **row, **facts[row["name"]]})
     if "mixed" in shapes:
         note(f"{threads} thread(s): mixed")
         ids = token_ids(tokenizer, texts.mixed)
-        right = embed(by_name[REFERENCE].run, ids)
+        right = embed(reference_run, ids)
         ways = {name: faster(mixed_ways(side, ids)) for name, side in by_name.items()}
         for name in (name for name, way in ways.items() if way.label == OWN_BATCHING):
             # The runtime's own batching and order are checked here, not by embed().
@@ -281,19 +306,19 @@ def prepare(args: argparse.Namespace, work: Path) -> None:
         made = make_artifacts(str(checkpoint), work, tokenizer, load_texts(tokenizer), args.optimum_python)
         made.save(work / "artifacts.json")
     bundles, absent = [str(path) for path in args.bundle], {}
-    for precision in () if args.bundle or args.peers_only else DEFAULT_PRECISIONS:
-        path = work / f"{precision}.bundle"
+    for precision, kernels in () if args.bundle or args.peers_only else DEFAULT_BUNDLES:
+        path = work / f"{precision}{'' if kernels == 'none' else f'-{kernels}'}.bundle"
         try:
             if not path.exists():
-                note(f"edgecompress export --precision {precision}")
-                export_bundle(str(checkpoint), precision, args.target, path)
+                note(f"edgecompress export --precision {precision} --kernels {kernels}")
+                export_bundle(str(checkpoint), precision, kernels, args.target, path)
         except RuntimeError as error:
-            absent[f"edgecompress {precision}"] = reason(error)
+            absent[f"edgecompress {precision}, kernels {kernels}"] = reason(error)
             continue
-        twin = next((b for b in bundles if bundle_precision(Path(b)) == bundle_precision(path)), None)
+        twin = next((b for b in bundles if bundle_kind(Path(b)) == bundle_kind(path)), None)
         if twin is None:
             bundles.append(str(path))
-        note(f"  {precision}: {bundle_precision(path)}{' (measured once)' if twin else ''}")
+        note(f"  {precision}: {bundle_kind(path)}{' (measured once)' if twin else ''}")
     (work / "bundles.json").write_text(json.dumps({"bundles": bundles, "absent": absent}), encoding="utf-8")
 
 
@@ -303,7 +328,7 @@ def measure_in_child(args: argparse.Namespace, work: Path, threads: int) -> list
     settings = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
     settings["TORCHINDUCTOR_CACHE_DIR"] = str(work / "inductor")
     command = [sys.executable, "-m", "benchmarks.bench_encoder", "--measure", str(threads), "--work", str(work)]
-    command += ["--rounds", str(args.rounds), "--shape", *args.shape]
+    command += ["--rounds", str(args.rounds), "--shape", *args.shape, "--side", *args.side]
     root = Path(__file__).resolve().parent.parent
     subprocess.run(command, check=True, cwd=root, env={**os.environ, **settings})
     rows: list[dict[str, Any]] = json.loads(out.read_text(encoding="utf-8"))
@@ -318,6 +343,7 @@ def main() -> int:
     parser.add_argument("--optimum-python", type=Path, help="python of a venv with optimum-onnx 0.1.0")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--shape", nargs="+", default=[*(s.name for s in SHAPES), "mixed"])
+    parser.add_argument("--side", nargs="*", default=[], help="only these peers beside the baseline; default: all")
     parser.add_argument("--rounds", type=float, default=1.0, help="multiplies the rounds of every shape")
     parser.add_argument("--peers-only", action="store_true", help="leave our own side out")
     parser.add_argument("--work", type=Path, help="folder for models, kept and used again; default: a temporary one")
@@ -329,7 +355,7 @@ def main() -> int:
     if args.measure is not None:
         made = json.loads((args.work / "bundles.json").read_text(encoding="utf-8"))
         artifacts, bundles = Artifacts.load(args.work / "artifacts.json"), [Path(path) for path in made["bundles"]]
-        rows = measure(artifacts, bundles, args.measure, args.shape, args.rounds)
+        rows = measure(artifacts, bundles, args.measure, args.shape, args.rounds, args.side)
         (args.work / f"rows-{args.measure}.json").write_text(json.dumps(rows), encoding="utf-8")
         return 0
     with tempfile.TemporaryDirectory() as temporary:

@@ -14,12 +14,17 @@ from benchmarks.peers_encoder import SPIN_SETTING, Side, Vectors, bytes_of, pool
 from benchmarks.texts_encoder import Feeds
 
 COMMAND = [sys.executable, "-c", "import sys; from edgecompress.cli import main; sys.exit(main())"]
-DEFAULT_PRECISIONS = ("int8-static", "int8-dynamic", "fp32")
+# (precision, --kernels): kernels are named or left out, so that what is measured does not hang on what was measured.
+DEFAULT_BUNDLES = (
+    ("int8-static", "none"), ("int8-dynamic", "none"), ("int8-dynamic", "encoder"), ("fp32", "none"),
+)  # fmt: skip
+WITH_KERNELS = " with kernels"
 
 
-def export_bundle(checkpoint: str, precision: str, target: str, out_dir: Path) -> Path:
+def export_bundle(checkpoint: str, precision: str, kernels: str, target: str, out_dir: Path) -> Path:
     """``edgecompress export`` in a process of its own. Raises RuntimeError with its last line if it fails."""
-    arguments = ["export", checkpoint, "--target", target, "--precision", precision, "-o", str(out_dir)]
+    arguments = ["export", checkpoint, "--target", target, "--precision", precision, "--kernels", kernels]
+    arguments += ["-o", str(out_dir)]
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
@@ -27,9 +32,10 @@ def export_bundle(checkpoint: str, precision: str, target: str, out_dir: Path) -
     return out_dir
 
 
-def bundle_precision(bundle: Path) -> str:
-    """What the manifest says; of ``auto``, what it chose."""
-    return str(json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["precision"])
+def bundle_kind(bundle: Path) -> str:
+    """The precision that the manifest says, of ``auto`` what it chose, and whether it has our kernels."""
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    return str(manifest["precision"]) + (WITH_KERNELS if manifest.get("kernels") else "")
 
 
 def our_side(bundle: Path, threads: int, label: str = "") -> Side:
@@ -59,7 +65,7 @@ def our_side(bundle: Path, threads: int, label: str = "") -> Side:
         return vectors
 
     return Side(
-        name=f"edgecompress {manifest.precision}{label}",
+        name=f"edgecompress {manifest.precision}{WITH_KERNELS if manifest.kernels else ''}{label}",
         run=run,
         model_bytes=bytes_of(bundle / manifest.model),
         note=f"bundle for {manifest.target.name}",

@@ -11,7 +11,7 @@ import json
 import logging
 import subprocess
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -302,7 +302,7 @@ def openvino_side(name: str, path: Path, threads: int, precision: str | None) ->
     return Side(name=name, run=run, model_bytes=bytes_of(path), note=note, run_many=run_many)
 
 
-def torch_sides(checkpoint: str, threads: int) -> tuple[list[Side], dict[str, str]]:
+def torch_sides(checkpoint: str, threads: int, *, compiled: bool) -> tuple[list[Side], dict[str, str]]:
     """Eager PyTorch, which is also the reference, and inductor; the second is absent where no C++ compiler works."""
     import torch
 
@@ -319,17 +319,22 @@ def torch_sides(checkpoint: str, threads: int) -> tuple[list[Side], dict[str, st
         return run
 
     sides = [Side(name="torch eager fp32", run=runner(module), model_bytes=size)]
-    compiled = runner(torch.compile(module, dynamic=True))
+    if not compiled:
+        return sides, {}
+    run = runner(torch.compile(module, dynamic=True))
     try:
-        compiled(feeds([(101, 2000, 102), (101, 2000, 2001, 102)]))
-        compiled(feeds([(101, 2000, 2001, 102)]))
+        run(feeds([(101, 2000, 102), (101, 2000, 2001, 102)]))
+        run(feeds([(101, 2000, 2001, 102)]))
     except Exception as error:  # whatever the compiler's tool chain raises is the row's reason
         return sides, {"torch compiled fp32": reason(error)}
-    return [*sides, Side(name="torch compiled fp32", run=compiled, model_bytes=size, note="inductor, dynamic=True")], {}
+    return [*sides, Side(name="torch compiled fp32", run=run, model_bytes=size, note="inductor, dynamic=True")], {}
 
 
-def peer_sides(artifacts: Artifacts, threads: int) -> tuple[list[Side], dict[str, str]]:
-    """Every peer that exists, the baseline first, and the reasons of the others."""
+def peer_sides(artifacts: Artifacts, threads: int, wanted: Sequence[str] = ()) -> tuple[list[Side], dict[str, str]]:
+    """Every peer that exists, the baseline first, and the reasons of the others.
+
+    ``wanted``: of the peers only these, beside the baseline and eager PyTorch; all if it is empty.
+    """
     models = {name: Path(path) for name, path in artifacts.models.items()}
     absent = dict(artifacts.absent)
     sides = [onnxruntime_side(BASELINE, models[BASELINE], threads)]
@@ -343,11 +348,12 @@ def peer_sides(artifacts: Artifacts, threads: int) -> tuple[list[Side], dict[str
         ("openvino nncf int8", "openvino nncf int8", lambda name, path: openvino_side(name, path, threads, None)),
     ]
     for name, model, make in plans:
-        if model not in models:
+        if model not in models or (wanted and name not in wanted):
             continue
         try:
             sides.append(make(name, models[model]))
         except Exception as error:  # as above: a row, not a crash
             absent[name] = reason(error)
-    torch_peers, torch_absent = torch_sides(artifacts.checkpoint, threads)
+    compiled = not wanted or "torch compiled fp32" in wanted
+    torch_peers, torch_absent = torch_sides(artifacts.checkpoint, threads, compiled=compiled)
     return sides + torch_peers, absent | torch_absent

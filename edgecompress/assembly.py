@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
@@ -35,6 +35,8 @@ from edgecompress.verify.device import REFERENCE
 if TYPE_CHECKING:
     from edgecompress.pipeline import Clock, Plan
 
+# Packed tokens need no like lengths, and many of them share the weights' way through the cache.
+PACKED: dict[str, Any] = {"mixed_lengths": True, "batch_tokens": 512}
 REFERENCE_BYTES = 300_000  # of reference outputs that travel with the bundle, for `edgecompress verify`
 
 
@@ -97,7 +99,10 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         inputs=tuple(tensor_spec(value) for value in model.graph.inputs),
         outputs=tuple(tensor_spec(value) for value in model.graph.outputs),
         target=target_record(plan.target, taken.graph.precision, PROVIDERS),
-        runtime=runtime_settings(plan.target, plan.recipe.runtime.threads),
+        runtime=replace(
+            runtime_settings(plan.target, plan.recipe.runtime.threads),
+            **(PACKED if taken.library is not None and not plan.student.is_decoder else {}),
+        ),
         text=parts.text,
         image=parts.image,
         generation=parts.generation,

@@ -81,7 +81,7 @@ def _variants(plan: Plan, graph: Graph) -> list[tuple[Graph, int | None]]:
 def _timed(
     graphs: list[Graph | None], table: list[Candidate], threads: int, shapes: Mapping[tuple[int, int], latency.Feed]
 ) -> list[Candidate]:
-    sides = {str(i): latency.open_session(g.path, threads) for i, g in enumerate(graphs) if g is not None}
+    sides = {str(i): latency.open_session(g.path, threads, g.library) for i, g in enumerate(graphs) if g is not None}
     timings = latency.compare(sides, list(shapes.values()))
     labels = [f"{batch}×{tokens}" if tokens else f"batch {batch}" for batch, tokens in shapes]
     rows = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from edgecompress.capture.export import capture
 from edgecompress.capture.image import image_settings
 from edgecompress.capture.reference import reference_outputs
 from edgecompress.capture.tokenizer import save_tokenizer, text_settings
+from edgecompress.compile.encoder_kernels import use_encoder_kernels
+from edgecompress.compile.kernels import Kerneled
 from edgecompress.compile.onnxruntime import compile_graph, runtime_settings
 from edgecompress.formats.cpu import host_cores
 from edgecompress.lower.onnxruntime import lower, lower_model
@@ -49,10 +52,12 @@ class Run:
         self.calibrated: Calibrated | None = None
         self.text_source = ""
         self.calibration: list[Feed] = []
+        self.kernels: dict[str, Kerneled] = {}  # by precision
+        self.held_out: list[Feed] = []
 
     def all(self) -> Made:
         calibration, held_out = self._feeds()
-        self.calibration = calibration
+        self.calibration, self.held_out = calibration, held_out
         with self.clock.stage("capture"):
             captured = capture(self.student, self.folder, opset=self.target.opset)
         if any(needs_calibration(name) for name in self.plan.candidates):
@@ -64,10 +69,12 @@ class Run:
             self.plan,
             self.clock,
             self.threads,
-            compiled=lambda name: self._compile(captured, name),
+            compiled=lambda name: self._with_kernels(self._compile(captured, name)),
             fidelity=lambda graph: self._fidelity(graph, held_out, reference),
             shapes=lambda: self._shapes(held_out[0]),
         )
+        kernels = self.kernels[taken.graph.precision]
+        taken = replace(taken, kernels=kernels.uses, library=kernels.record)
         precision, quality = taken.graph.precision, self.recipe.quality
         if shortfall(taken.fidelity, quality):
             with self.clock.stage("verify", "costly layers"):
@@ -113,9 +120,19 @@ class Run:
         with self.clock.stage("compile", precision):
             return compile_graph(lowered, self.target, folder)
 
+    def _with_kernels(self, graph: Graph) -> Graph:
+        """The graph with our kernels where they are faster; fidelity and the choice then see it so."""
+        with self.clock.stage("compile", f"{graph.precision} kernels"):
+            found = use_encoder_kernels(
+                graph, self.target, self.recipe.runtime.kernels, self.threads, self.folder,
+                shapes=self._shapes(self.held_out[0]) if self.plan.measured_here else None,
+            )  # fmt: skip
+        self.kernels[graph.precision] = found
+        return found.graph
+
     def _fidelity(self, graph: Graph, feeds: Sequence[Feed], reference: Sequence[Any]) -> Fidelity:
         """In padded batches, as the runtime will meet them; each sample is then cut to its real length."""
-        run = latency.open_session(graph.path, self.threads)
+        run = latency.open_session(graph.path, self.threads, graph.library)
         outputs: list[Any] = [None] * len(feeds)
         for positions, batch in in_batches(feeds, _VERIFY_BATCH, self._pad_token_id()):
             found = run(batch)

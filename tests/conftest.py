@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from edgecompress.types.recipe import Recipe, RuntimeRecipe, StudentRecipe
+
 if TYPE_CHECKING:
     from tests.kernels.cases import Expected
 
@@ -33,13 +35,18 @@ def minilm_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def minilm_bundle(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real student as int8 for this machine; made once, and never written to."""
+    """The real student as int8 for this machine, of ONNX Runtime's ops; made once, and never written to."""
     from edgecompress.pipeline import export
-    from edgecompress.types.recipe import Recipe, StudentRecipe
 
     output = tmp_path_factory.mktemp("bundles") / "minilm.bundle"
-    export(Recipe(precision="int8-dynamic", student=StudentRecipe(source=str(minilm_dir))), output)
+    export(minilm_recipe(minilm_dir), output)
     return output
+
+
+def minilm_recipe(minilm_dir: Path) -> Recipe:
+    """What is measured decides nothing in it, so that it gives the same bytes at any time."""
+    student = StudentRecipe(source=str(minilm_dir))
+    return Recipe(precision="int8-dynamic", student=student, runtime=RuntimeRecipe(kernels="none"))
 
 
 @pytest.fixture(scope="session")
@@ -54,15 +61,16 @@ def small_decoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every kernel that the tests name, for the best instruction set of this machine."""
     from edgecompress_kernels.cpu.build import build
+    from edgecompress_kernels.cpu.encoder_layer import INSTRUCTION_SETS
 
     from edgecompress.formats.cpu import host_features
-    from tests.kernels.ops import LIBRARY, best_isa
+    from tests.kernels.ops import ENCODERS, LIBRARY, best_isa
 
     isa = best_isa(host_features())
     if isa is None:
         pytest.skip("there is no kernel for this machine's CPU")
     path = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    path.write_bytes(build(*LIBRARY, isa))
+    path.write_bytes(build(*LIBRARY, isa, ENCODERS if isa.name in INSTRUCTION_SETS else ()))
     return path
 
 

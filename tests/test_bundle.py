@@ -17,6 +17,7 @@ from edgecompress.formats.codec import dumps, from_jsonable
 from edgecompress.formats.manifest import open_bundle, read_manifest, sidecar
 from edgecompress.types.bundle import Manifest, RuntimeSettings, TargetRecord, TensorSpec
 from edgecompress.types.report import Measurements
+from tests.conftest import minilm_recipe
 
 MANIFEST = Manifest(
     tool_version="0",
@@ -156,10 +157,9 @@ def test_nothing_is_left_when_writing_stops(
 def test_the_same_input_gives_the_same_bytes(minilm_dir: Path, minilm_bundle: Path, tmp_path: Path) -> None:
     """Everything but the measured times, which belong to a moment."""
     from edgecompress.pipeline import export
-    from edgecompress.types.recipe import Recipe, StudentRecipe
 
     again = tmp_path / "again.bundle"
-    export(Recipe(precision="int8-dynamic", student=StudentRecipe(source=str(minilm_dir))), again)
+    export(minilm_recipe(minilm_dir), again)
     names = {p.name for p in minilm_bundle.iterdir()}
     assert names == {p.name for p in again.iterdir()}
     times = {"measurements.json", "measurements.json.sha256"}

@@ -113,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernels",
         default=absent,
-        help=f"of a decoder: auto measures ours and takes the faster, none, {', '.join(KERNELS)}",
+        help=f"auto measures ours and takes the faster, none, {', '.join(KERNELS)}",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, stages and estimates only")
     parser.add_argument("--force", action="store_true", help="replace the output if it is a bundle")

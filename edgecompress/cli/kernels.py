@@ -19,6 +19,12 @@ ROWS = (
         "in_place_of": "GroupQueryAttention",
         "takes": "heads of 16 to 256 in sixteens, any group, windows, rotation by halves, a float32 cache",
     },
+    {
+        "kernel": "encoder",
+        "op": "EncoderLayer",
+        "in_place_of": "an int8-dynamic layer: attention, LayerNormalization, GELU",
+        "takes": "layers in BERT's order, heads of 16 to 256 in sixteens; texts of any lengths, packed",
+    },
 )
 
 

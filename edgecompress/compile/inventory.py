@@ -18,6 +18,7 @@ from edgecompress.types.target import Target
 
 _PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers", "numpy")
 _EXPERT_PART = re.compile(r"^(model\.)*|(\.arranged|_int\d|_scale|_zero_point)$")
+_PANEL_PART = re.compile(r"(\.weight)?_int8\.panels$")
 _ISA_REASON = {
     True: "its int8 products are summed in 32 bits by VNNI; without it u8 x s8 pairs saturate and answers are wrong",
     False: "it was compiled for these CPU features",
@@ -80,11 +81,16 @@ def _layer(name: str, value: ir.Value, alone: Mapping[str, float]) -> Layer | No
     node = next((node for node, _ in value.uses()), None)
     if tensor is None or len(tensor.shape) < 2 or node is None or tensor.dtype == ir.DataType.INT64:
         return None
+    panels = node.op_type in ("EncoderLayer", "EncoderProjections")  # one node reads several weights, and their columns
+    if panels and tensor.dtype != ir.DataType.INT8:
+        return None
     bits = node.attributes.get("bits") or node.attributes.get("expert_weight_bits")
     precision = f"int{bits.as_int()}" if bits is not None else tensor.dtype.numpy().name
     label = (node.name or name).split("/", 1)[0]
     if _computes_experts(node) and node.op_type != "GatherND":  # one node reads several of their weights
         label = _EXPERT_PART.sub("", name)
+    elif panels:
+        label = _PANEL_PART.sub("", name)
     shape = tuple(int(str(size)) for size in tensor.shape)
     kl = alone.get(label) if tensor.dtype == ir.DataType.UINT8 else None
     return Layer(name=label, op=node.op_type, shape=shape, precision=precision, bytes=tensor.nbytes, alone_kl=kl)

@@ -71,10 +71,95 @@ def use_kernels(
     """
     if wanted == "none":
         return Kerneled(graph=graph, isa="", uses=())
-    named = () if wanted == "auto" else tuple(wanted.split(","))
+    named = names_of(wanted)
     model = ir.load(graph.path)
+    sites, refused = _sites(model)
+    require_named(named, {site.kernel for site in sites}, refused)
+    if not sites:
+        return Kerneled(graph=graph, isa="", uses=refused)
+    isa, missing = instruction_set(target)
+    if isa is None:
+        require_built(named, target, missing)
+        stock = [_use(site, nodes, used=False, reason=missing) for site, nodes in sites.items()]
+        return Kerneled(graph=graph, isa="", uses=(*refused, *stock))
+    here = isa if runs_here(isa) else _isa_here()
+    require_verifiable(named, target, here)
+    library = out_dir / f"kernels-{isa.name}.so"
+    if measured_here and not named:
+        library.write_bytes(_library(list(sites), isa))
+    uses = {}
+    for site, nodes in sites.items():
+        if named:
+            used, reason, speedups = asked_for(site.kernel, named, measured_here=measured_here)
+        elif not measured_here:
+            used, reason, speedups = not_measured(target)
+        else:
+            used, reason, speedups = judged(time_kernels(site.kernel, site.key, threads, library), target)
+        uses[site] = _use(site, nodes, used=used, reason=reason, speedups=speedups)
+    chosen = {site: nodes for site, nodes in sites.items() if uses[site].used}
+    if not chosen:
+        return Kerneled(graph=graph, isa="", uses=(*refused, *uses.values()))
+    library.write_bytes(_library(list(chosen), isa))
+    library_here = None
+    if here is not isa:
+        library_here = out_dir / "kernels-here.so"
+        library_here.write_bytes(_library(list(chosen), here))
+    made = replace(_rewritten(model, chosen, graph, out_dir), library=library, library_here=library_here)
+    return Kerneled(graph=made, isa=isa.name, uses=(*refused, *uses.values()))
+
+
+Verdict = tuple[bool, str, dict[str, float]]  # whether a kernel is used, why, and what was measured
+
+
+def names_of(wanted: str) -> tuple[str, ...]:
+    return () if wanted == "auto" else tuple(wanted.split(","))
+
+
+def require_named(named: Sequence[str], there: set[str], refused: Sequence[KernelUse]) -> None:
+    """Raises RecipeError if a kernel that was named has nothing to compute."""
+    for name in sorted(set(named) - there):
+        reasons = "; ".join(sorted({use.reason for use in refused if use.kernel == name}))
+        raise RecipeError(
+            f"no op of this model can be computed by the kernel '{name}'" + (f": {reasons}" if reasons else ""),
+            way_out="Leave --kernels out.",
+        )
+
+
+def require_built(named: Sequence[str], target: Target, missing: str) -> None:
+    """Raises RecipeError if kernels were named, which cannot be built."""
+    if named:
+        raise RecipeError(f"the kernels cannot be built for {target.name}: {missing}", way_out="Leave --kernels out.")
+
+
+def require_verifiable(named: Sequence[str], target: Target, here: Any) -> None:
+    """Raises RecipeError if kernels were named that no instruction set of this machine, ``here``, can compute."""
+    if named and here is None:
+        raise RecipeError(
+            f"the kernels cannot be verified for {target.name} here: there is none for this machine",
+            way_out="Leave --kernels out, or export on another machine.",
+        )
+
+
+def asked_for(kernel: str, named: Sequence[str], *, measured_here: bool) -> Verdict:
+    if kernel not in named:
+        return False, "not asked for", {}
+    return True, "asked for" if measured_here else "asked for, not measured", {}
+
+
+def not_measured(target: Target) -> Verdict:
+    return False, f"not measured: this machine is not a {target.name}; {_HOW_TO_MEASURE}", {}
+
+
+def judged(speedups: dict[str, float], target: Target) -> Verdict:
+    """Faster over all shapes and not much slower on any, or not used."""
+    mean = float(np.exp(np.mean(np.log(list(speedups.values())))))
+    used = mean >= _FASTER and min(speedups.values()) >= _NEVER_BELOW
+    return used, ("faster" if used else "not faster") + _ahead(target), speedups
+
+
+def _sites(model: ir.Model) -> tuple[dict[Site, list[ir.Node]], tuple[KernelUse, ...]]:
+    """The nodes that could be ours, by kind; and what nearly could, with the reason."""
     sites: dict[Site, list[ir.Node]] = {}
-    uses: list[KernelUse] = []
     refused: dict[tuple[str, str, str], int] = {}
     for node in model.graph:
         found = _site(model, node)
@@ -82,69 +167,23 @@ def use_kernels(
             sites.setdefault(found, []).append(node)
         elif found is not None:
             refused[found] = refused.get(found, 0) + 1
-    uses += [
+    uses = [
         KernelUse(kernel=kernel, what=what, nodes=count, used=False, reason=reason)
         for (kernel, what, reason), count in refused.items()
     ]
-    for name in set(named) - {site.kernel for site in sites}:
-        reasons = "; ".join(sorted({use.reason for use in uses if use.kernel == name}))
-        raise RecipeError(
-            f"no op of this model can be computed by the kernel '{name}'" + (f": {reasons}" if reasons else ""),
-            way_out="Leave --kernels out.",
-        )
-    if not sites:
-        return Kerneled(graph=graph, isa="", uses=tuple(uses))
-    isa, missing = _isa(target)
-    if isa is None:
-        if named:
-            raise RecipeError(
-                f"the kernels cannot be built for {target.name}: {missing}", way_out="Leave --kernels out."
-            )
-        uses += [_use(site, nodes, used=False, reason=missing) for site, nodes in sites.items()]
-        return Kerneled(graph=graph, isa="", uses=tuple(uses))
-    runs_here = isa.arch == host_arch() and set(isa.needs) <= host_features()
-    here = isa if runs_here else _isa_here()
-    if named and here is None:
-        raise RecipeError(
-            f"the kernels cannot be verified for {target.name} here: there is none for this machine",
-            way_out="Leave --kernels out, or export on another machine.",
-        )
-    library = out_dir / f"kernels-{isa.name}.so"
-    if measured_here and not named:
-        library.write_bytes(_library(list(sites), isa))
-    chosen: list[Site] = []
-    for site, nodes in sites.items():
-        speedups: dict[str, float] = {}
-        if named:
-            used = site.kernel in named
-            reason = ("asked for" if measured_here else "asked for, not measured") if used else "not asked for"
-        elif not measured_here:
-            used, reason = False, f"not measured: this machine is not a {target.name}; {_HOW_TO_MEASURE}"
-        else:
-            speedups = time_kernels(site.kernel, site.key, threads, library)
-            mean = float(np.exp(np.mean(np.log(list(speedups.values())))))
-            used = mean >= _FASTER and min(speedups.values()) >= _NEVER_BELOW
-            reason = ("faster" if used else "not faster") + _ahead(target)
-        uses.append(_use(site, nodes, used=used, reason=reason, speedups=speedups))
-        if used:
-            chosen.append(site)
-    if not chosen:
-        return Kerneled(graph=graph, isa="", uses=tuple(uses))
-    library.write_bytes(_library(chosen, isa))
-    library_here = None
-    if not runs_here:
-        library_here = out_dir / "kernels-here.so"
-        library_here.write_bytes(_library(chosen, here))
-    for site in chosen:
-        for node in sites[site]:
+    return sites, tuple(uses)
+
+
+def _rewritten(model: ir.Model, chosen: dict[Site, list[ir.Node]], graph: Graph, out_dir: Path) -> Graph:
+    for site, nodes in chosen.items():
+        for node in nodes:
             (_replace_matmul if site.kernel == "matmul" else _replace_attention)(model, node)
     model.opset_imports[DOMAIN] = 1
     for name in [n for n, v in model.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
         del model.graph.initializers[name]
     path = out_dir / f"kernels-{graph.precision}.onnx"
     write_model(model, path)
-    made = replace(graph, path=path, weights_of=None, library=library, library_here=library_here)
-    return Kerneled(graph=made, isa=isa.name, uses=tuple(uses))
+    return replace(graph, path=path, weights_of=None)
 
 
 def weights_table(model_path: Path) -> str:
@@ -214,7 +253,7 @@ def _site(model: ir.Model, node: ir.Node) -> Site | tuple[str, str, str] | None:
     return Site(kernel="attention", what=what, key=(heads, kv_heads, size, rotary, window))
 
 
-def _isa(target: Target) -> tuple[Any, str]:
+def instruction_set(target: Target) -> tuple[Any, str]:
     """The instruction set that the target names, or the best that kernels exist for and it has; or None and why."""
     for package in ("numba", "ziglang"):
         if importlib.util.find_spec(package) is None:
@@ -229,12 +268,15 @@ def _isa(target: Target) -> tuple[Any, str]:
     return None, f"there is no kernel for {target.arch} with {', '.join(target.isa) or 'its features'}"
 
 
+def runs_here(isa: Any) -> bool:
+    return bool(isa.arch == host_arch() and set(isa.needs) <= host_features())
+
+
 def _isa_here() -> Any:
     """The best instruction set of this machine that kernels exist for; None if there is none."""
     from edgecompress_kernels.cpu.isa import ISAS
 
-    fit = (isa for isa in ISAS.values() if isa.arch == host_arch() and set(isa.needs) <= host_features())
-    return next(fit, None)
+    return next(filter(runs_here, ISAS.values()), None)
 
 
 def _ahead(target: Target) -> str:

@@ -69,22 +69,26 @@ class TextTokenizer:
         return text
 
 
-def plan_batches(lengths: Sequence[int], batch_size: int, batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of texts of one length, longest first: at most ``batch_size`` texts and ``batch_tokens`` tokens each.
+def plan_batches(
+    lengths: Sequence[int], batch_size: int, batch_tokens: int, *, mixed: bool = False
+) -> Iterator[list[int]]:
+    """Indices of texts, longest first: at most ``batch_size`` texts and ``batch_tokens`` tokens each.
 
-    Nothing is padded. On a CPU a text alone is already worked on efficiently: padding costs more than another call
-    does, and a batch whose activations leave the cache is slower than two that stay in it.
+    Texts of a batch have one length, so that nothing is padded, unless ``mixed``: for a graph that computes no padding.
+    On a CPU a text alone is already worked on efficiently: padding costs more than another call does, and a batch
+    whose activations leave the cache is slower than two that stay in it.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batch: list[int] = []
+    tokens = 0
     for index in order:
-        if batch:
-            length = lengths[batch[0]]
-            full = len(batch) >= batch_size or length * (len(batch) + 1) > batch_tokens
-            if full or lengths[index] != length:
-                yield batch
-                batch = []
+        length = lengths[index]
+        full = len(batch) >= batch_size or tokens + length > batch_tokens
+        if batch and (full or (length != lengths[batch[0]] and not mixed)):
+            yield batch
+            batch, tokens = [], 0
         batch.append(index)
+        tokens += length
     if batch:
         yield batch
 

@@ -102,7 +102,7 @@ class Encoder:
     def batches(
         self, texts: Sequence[Text], *, batch_size: int = 32, prompt: str = "", truncate: bool = False, start: int = 0
     ) -> Iterator[tuple[list[int], list[Tokens], list[npt.NDArray[Any]]]]:
-        """Run texts in batches of one length; yields their indices, their tokens and the model's outputs."""
+        """Run texts in batches; yields their indices, their tokens and the model's outputs."""
         tokens = self.tokenizer.encode(texts, prompt=prompt, truncate=truncate, first_index=start)
         for batch, outputs in self.run_tokens(tokens, batch_size=batch_size):
             yield batch, [tokens[i] for i in batch], outputs
@@ -116,14 +116,15 @@ class Encoder:
         there are threads, where that is quicker: threads that share one small product mostly wait for each other.
         """
         lengths = [len(t.ids) for t in tokens]
-        batches = list(plan_batches(lengths, batch_size, self.manifest.runtime.batch_tokens))
+        settings = self.manifest.runtime
+        batches = list(plan_batches(lengths, batch_size, settings.batch_tokens, mixed=settings.mixed_lengths))
         padding = self.tokenizer.settings.pad_token_id
 
         def feed(batch: list[int]) -> dict[str, npt.NDArray[Any]]:
             made = pad([tokens[i] for i in batch], padding)
             return {name: made[name] for name in self._inputs}
 
-        if self._lanes.pay(batches, lengths):
+        if self._lanes.pay([sum(lengths[i] for i in batch) for batch in batches]):
             yield from zip(batches, self._lanes.run(feed(batch) for batch in batches), strict=True)
         else:
             for batch in batches:

@@ -29,11 +29,10 @@ class Lanes:
         self._opened: tuple[ort.InferenceSession, ThreadPoolExecutor] | None = None
         self._closed = False
 
-    def pay(self, batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> bool:
-        """Whether lanes finish sooner than all threads on one batch after the other, counted in tokens."""
-        if self._threads == 1 or len(batches) < 2:
+    def pay(self, tokens: Sequence[int]) -> bool:
+        """Whether lanes finish sooner than all threads on one batch after the other, given each batch's tokens."""
+        if self._threads == 1 or len(tokens) < 2:
             return False
-        tokens = [len(batch) * lengths[batch[0]] for batch in batches]
         return max(tokens) * self._threads * _SHARED_EFFICIENCY <= sum(tokens)
 
     def run(self, feeds: Iterable[Feed]) -> Iterator[Outputs]:

@@ -68,7 +68,8 @@ class RuntimeSettings:
     graph_optimization: str  # "disabled": the model was optimized offline
     session_config: Mapping[str, str] = field(default_factory=dict)
     cpu_memory_arena: bool = True
-    batch_tokens: int = 256  # encode() packs texts of one length into batches of at most this many tokens
+    batch_tokens: int = 256  # encode() puts texts of one length into batches of at most this many tokens
+    mixed_lengths: bool = False  # the graph computes no padding: texts of any lengths make one batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -49,3 +51,66 @@ def attention(q: Array, keys: Array, values: Array, past: int, scale: float, win
             weights = np.exp(scores - scores.max())
             out[h, t] = weights @ v / weights.sum()
     return out
+
+
+def rounded_rows(x: Array) -> Array:
+    """x [M, K] as its 256 steps between a row's least and largest value say it, float64."""
+    x = x.astype(np.float64)
+    low = x.min(-1, keepdims=True)
+    step = (x.max(-1, keepdims=True) - low) / 255
+    return np.asarray(low + np.rint((x - low) / np.where(step > 0, step, 1)) * step)
+
+
+def rounded_heads(x: Array) -> Array:
+    """x [..., D] as the nearest of 255 steps of its largest value, float64."""
+    step = np.abs(x).max(-1, keepdims=True) / 127
+    return np.asarray(np.rint(x / np.where(step > 0, step, 1)) * step)
+
+
+def gelu(x: Array) -> Array:
+    """x times the share of the normal distribution below it, float64."""
+    return np.asarray(0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))))
+
+
+def layer_norm(x: Array, gamma: Array, beta: Array, epsilon: float) -> Array:
+    centred = x - x.mean(-1, keepdims=True)
+    return np.asarray(centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) * gamma + beta)
+
+
+def linear(x: Array, layer: dict[str, Array], rounded: bool) -> Array:
+    """x times layer["smooth"], rounded or not, times int8 layer["weights"] [K, N] and layer["scales"], plus bias."""
+    x = x * layer["smooth"]
+    x = rounded_rows(x) if rounded else x
+    return np.asarray(x @ layer["weights"].astype(np.float64) * layer["scales"] + layer["bias"])
+
+
+def packed_attention(qkv: Array, heads: int, starts: Array, scale: float, rounded: bool) -> Array:
+    """qkv [N, 3 H]; each token attends to its own sequence, whose first row ``starts`` tells -> [N, H]."""
+    q, k, v = (part.reshape(len(qkv), heads, -1) for part in np.split(qkv, 3, axis=-1))
+    if rounded:
+        q, k, v = rounded_heads(q), rounded_heads(k), rounded_heads(v)
+    out = np.zeros(q.shape)
+    for first, end in itertools.pairwise(starts):
+        if first == end:
+            continue
+        scores = np.einsum("qhd,khd->hqk", q[first:end], k[first:end]) * scale
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        total = weights.sum(-1, keepdims=True)
+        if rounded:  # to 255 steps, after they took over the values' scales
+            of_values = np.abs(v[first:end]).max(-1).T[:, None]
+            step = of_values.max(-1, keepdims=True) / 255
+            weights = np.rint(weights * of_values / step) * step / of_values
+        out[first:end] = np.einsum("hqk,khd->qhd", weights / total, v[first:end])
+    return out.reshape(len(qkv), -1)
+
+
+def encoder_layer(
+    x: Array, layer: dict[str, Any], heads: int, starts: Array, scale: float, epsilon: float, rounded: bool
+) -> Array:
+    """One layer over packed rows x [N, H]; ``rounded``: with activations of 8 bits, as the kernel has them."""
+    x = x.astype(np.float64)
+    out = packed_attention(linear(x, layer["qkv"], rounded), heads, starts, scale, rounded)
+    (gamma1, beta1), (gamma2, beta2) = layer["norm1"], layer["norm2"]
+    middle = layer_norm(linear(out, layer["out"], rounded) + x, gamma1, beta1, epsilon)
+    down = linear(gelu(linear(middle, layer["up"], rounded)), layer["down"], rounded)
+    return layer_norm(down + middle, gamma2, beta2, epsilon)

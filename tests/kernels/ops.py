@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from edgecompress_kernels.cpu.build import Attention, Matmul
+from edgecompress_kernels.cpu.build import Attention, Encoder, Matmul
 from edgecompress_kernels.cpu.isa import ISAS, Isa
 from onnx import TensorProto, helper, numpy_helper
 
@@ -20,6 +20,11 @@ MATMULS = (
     Matmul(bits=8, block=32, zero_points=True),
 )
 ATTENTIONS = (64, 80, 96, 128, 256)
+ENCODERS = (
+    Encoder(hidden=96, heads=6, feed_forward=112),  # heads of 16, a panel that is not full
+    Encoder(hidden=128, heads=2, feed_forward=256),  # of 64
+    Encoder(hidden=128, heads=1, feed_forward=48),  # of 128
+)
 LIBRARY = (MATMULS, tuple(Attention(head_size=size) for size in ATTENTIONS))
 
 
@@ -39,6 +44,10 @@ def session(model: bytes, library: Path, threads: int) -> ort.InferenceSession:
     options.log_severity_level = 4
     options.register_custom_ops_library(str(library))
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def make_session(graph: onnx.GraphProto, library: Path, threads: int) -> ort.InferenceSession:
+    return session(_model(graph), library, threads)
 
 
 def matmul(

@@ -20,7 +20,8 @@ from edgecompress.targets import find_target, known_targets
 
 STEPPED = """
 import numpy as np
-from edgecompress_kernels.cpu import attention, blockwise
+from edgecompress_kernels.cpu import attention, blockwise, encoder_attention, encoder_layer
+from edgecompress_kernels.cpu.encoder_packing import pack_columns, pack_panels
 from edgecompress_kernels.cpu.packing import pack_lanes, pack_weights
 from edgecompress_kernels import reference
 
@@ -72,6 +73,32 @@ for part in range(2):
 attention.combine(size, plain)(p.ctypes.data, 0)
 expected = reference.attention(q.reshape(group, 1, size), keys[None], values[None], past, 0.125)
 assert np.abs(y - expected[:, 0]).max() < 1e-5
+
+kind = encoder_layer.Encoder(hidden=32, heads=1, feed_forward=48)
+x, starts, layer, arrays = rng.standard_normal((18, 32)).astype(np.float32), np.array([0, 3, 3, 18]), {}, {}
+for part, inputs, outputs in (("qkv", 32, 96), ("out", 32, 32), ("up", 32, 48), ("down", 48, 32)):
+    w = rng.integers(-127, 128, (inputs, outputs), dtype=np.int8)
+    s, b = rng.random(outputs).astype(np.float32) / 300, rng.standard_normal(outputs).astype(np.float32)
+    layer[part] = {"weights": w, "scales": s, "bias": b, "smooth": 1 + rng.random(inputs).astype(np.float32)}
+    arrays |= {f"{part}_weights": pack_panels(w), f"{part}_columns": pack_columns(w, s, b)}
+    arrays[f"{part}_smooth"] = layer[part]["smooth"]
+for norm in ("norm1", "norm2"):
+    layer[norm] = rng.random(32).astype(np.float32), rng.standard_normal(32).astype(np.float32)
+    arrays |= {f"{norm}_gamma": layer[norm][0], f"{norm}_beta": layer[norm][1]}
+block = 2 * encoder_attention.block_bytes(32)
+read = {"q": np.zeros((26, 32), np.int8), "q_scales": np.zeros(26, np.float32), "q_sums": np.zeros(26, np.int32),
+        "keys": np.zeros(block, np.uint8), "values": np.zeros(block, np.uint8)}
+scale, epsilon = (int(np.array([n, 0], np.float32).view(np.int64)[0]) for n in (32**-0.5, 1e-5))
+shared = {"tokens": 18, "rows_per_part": 16, "scale": scale, "epsilon1": epsilon, "epsilon2": epsilon}
+first = parameters(encoder_layer.SLOTS, shared | arrays | {"x": x} | {f"next_{n}": a for n, a in read.items()})
+del arrays["qkv_weights"]
+y = np.full((18, 32), np.nan, np.float32)
+p = parameters(encoder_layer.SLOTS, shared | arrays | read | {"x": x, "y": y, "starts": starts})
+for kernel, given in ((encoder_layer.project_first(kind, plain), first), (encoder_layer.layer(kind, plain), p)):
+    for part in range(2):
+        kernel(given.ctypes.data, part)
+exact, near = (reference.encoder_layer(x, layer, 1, starts, 32**-0.5, 1e-5, r) for r in (False, True))
+assert np.abs(y - near).max() < 0.5 * np.abs(near - exact).max()
 print("as expected")
 """
 

@@ -114,11 +114,11 @@ def test_lanes_only_where_they_are_sooner() -> None:
         raise AssertionError("no session is made to find out")
 
     lanes = Lanes(never, 4)  # type: ignore[arg-type]
-    assert not lanes.pay([[0]], [10])
-    assert not lanes.pay([[0], [1]], [10, 10])  # two of four threads would be idle
-    assert not lanes.pay([[0], [1], [2], [3]], [250, 9, 8, 7])  # three would wait for the fourth
-    assert lanes.pay([[0], [1], [2], [3]], [10, 9, 8, 7])
-    assert not Lanes(never, 1).pay([[0], [1], [2], [3]], [10, 9, 8, 7])  # type: ignore[arg-type]
+    assert not lanes.pay([10])
+    assert not lanes.pay([10, 10])  # two of four threads would be idle
+    assert not lanes.pay([250, 9, 8, 7])  # three would wait for the fourth
+    assert lanes.pay([10, 9, 8, 7])
+    assert not Lanes(never, 1).pay([10, 9, 8, 7])  # type: ignore[arg-type]
 
 
 def test_batches_are_unpadded_complete_and_bounded(rng: np.random.Generator) -> None:
@@ -130,6 +130,17 @@ def test_batches_are_unpadded_complete_and_bounded(rng: np.random.Generator) -> 
         assert len(batch) <= 8
         assert lengths[batch[0]] * len(batch) <= 512
     assert list(plan_batches([300, 300], 8, 256)) == [[0], [1]]  # a text is never cut to fit a batch
+
+
+def test_batches_of_mixed_lengths_are_full(rng: np.random.Generator) -> None:
+    lengths = [int(n) for n in rng.integers(3, 256, 500)]
+    batches = list(plan_batches(lengths, 32, 512, mixed=True))
+    assert sorted(i for batch in batches for i in batch) == list(range(500))
+    tokens = [sum(lengths[i] for i in batch) for batch in batches]
+    assert max(tokens) <= 512
+    for batch, size, following in zip(batches, tokens, batches[1:], strict=False):
+        assert len(batch) == 32 or size + lengths[following[0]] > 512
+    assert list(plan_batches([300, 300, 5], 8, 256, mixed=True)) == [[0], [1], [2]]
 
 
 def altered(bundle: Path, folder: Path, **target: object) -> Path:

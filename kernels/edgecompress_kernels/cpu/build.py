@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompress_kernels.cpu import attention, blockwise
+from edgecompress_kernels.cpu import attention, blockwise, encoder_layer
 from edgecompress_kernels.cpu.compile import KernelError, inline, to_assembly
+from edgecompress_kernels.cpu.encoder_layer import Encoder
 from edgecompress_kernels.cpu.isa import Isa
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("cpu.c", "shim.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("cpu.c", "shim.c", "shim_encoder.c"))  # one unit
 _FLAGS = (
     "-O2", "-fPIC", "-fvisibility=hidden", "-fno-stack-protector", "-fno-sanitize=all", "-nostdlib", "-shared", "-s",
     "-Wl,--build-id=none", "-Wl,-z,noexecstack",
@@ -42,13 +43,15 @@ class Attention:
     head_size: int
 
 
-def build(matmuls: Sequence[Matmul], attentions: Sequence[Attention], isa: Isa) -> bytes:
+def build(
+    matmuls: Sequence[Matmul], attentions: Sequence[Attention], isa: Isa, encoders: Sequence[Encoder] = ()
+) -> bytes:
     """The library with a kernel for each of these. The same input gives the same bytes.
 
     Raises KernelError if a kernel cannot be compiled or linked.
     """
     kernels: dict[str, Callable[[int, int], None]] = {}
-    tables = {"Matmul MATMULS": [], "Attention ATTENTIONS": []}  # type: dict[str, list[str]]
+    tables = {"Matmul MATMULS": [], "Attention ATTENTIONS": [], "Encoder ENCODERS": []}  # type: dict[str, list[str]]
     for matmul in sorted(set(matmuls)):
         quantizer = f"quantize_{matmul.block}"
         kernels[quantizer] = blockwise.quantize_rows(matmul.block)
@@ -65,6 +68,12 @@ def build(matmuls: Sequence[Matmul], attentions: Sequence[Attention], isa: Isa) 
         }
         kernels |= names
         tables["Attention ATTENTIONS"].append(f"{{{size}, {', '.join(names)}}}")
+    for encoder in sorted(set(encoders)):
+        parts = {"project": encoder_layer.project_first(encoder, inline), "layer": encoder_layer.layer(encoder, inline)}
+        names = {f"{part}_{encoder.name}": kernel for part, kernel in parts.items()}
+        kernels |= names
+        sizes = f"{encoder.hidden}, {encoder.heads}, {encoder.feed_forward}"
+        tables["Encoder ENCODERS"].append(f"{{{sizes}, {', '.join(names)}}}")
     source = "\n".join(
         [path.read_text(encoding="utf-8") for path in SOURCES]
         + [f"extern void {name}(void *, size_t);" for name in kernels]

@@ -437,6 +437,7 @@ static const CustomOp ATTENTION = {
 
 extern const char ISA[]; /* made by build.py: what the kernels were compiled for, and the features of a CPU that it means */
 extern const char *const NEEDS[];
+static Status *add_encoder_ops(void *domain); /* shim_encoder.c */
 
 __attribute__((visibility("default"))) Status *RegisterCustomOps(void *options, const Base *base) {
     api = base->get_api(API_VERSION);
@@ -457,5 +458,6 @@ __attribute__((visibility("default"))) Status *RegisterCustomOps(void *options, 
     TRY(create_domain("edgecompress", &domain));
     TRY(add_to_domain(domain, &MATMUL));
     TRY(add_to_domain(domain, &ATTENTION));
+    TRY(add_encoder_ops(domain));
     return add_domain(options, domain);
 }

@@ -233,12 +233,13 @@ def _transpose_and_add(builder: Any, vectors: list[Any], width: int) -> Any:
 
 
 def stack(size: int) -> Any:
-    """An operation that gives the address of ``size`` bytes of the kernel's own, for as long as it runs."""
+    """An operation that gives the address of ``size`` bytes of the kernel's own, while it runs; not cleared."""
     if not JIT:
         return vector_numpy.stack(size)
 
     def emit(builder: Any) -> Any:
-        place = cgutils.alloca_once(builder, ir.ArrayType(I8, size))
+        with builder.goto_entry_block():  # numba's own helper would write zeros into all of it at every call
+            place = builder.alloca(ir.ArrayType(I8, size))
         place.align = BYTES
         return builder.ptrtoint(place, I64)
 

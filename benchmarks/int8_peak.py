@@ -1,0 +1,63 @@
+"""What one core, or several, can do at most in int8: dot products of bytes in registers and nothing else.
+
+Measured, not looked up: clocks differ between machines and fall under wide vectors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from edgecompress_kernels.cpu import encoder_vector as e
+from edgecompress_kernels.cpu import vector as v
+from edgecompress_kernels.cpu.build import link
+from edgecompress_kernels.cpu.compile import to_assembly
+from edgecompress_kernels.cpu.isa import Isa
+
+_ROWS, _WIDTH = 4, 3  # twelve sums at once: more than an instruction takes to be done
+_TIMES = 2_000_000
+_MACS = _ROWS * _WIDTH * 64
+_SOURCE = """
+#include <stddef.h>
+extern void dots(void *, size_t);
+__attribute__((visibility("default"))) void run(void *parameters, size_t times) { dots(parameters, times); }
+"""
+
+
+def _kernel() -> object:
+    on = e.tile(_ROWS, _WIDTH)
+    zeros, dot, grow, keep = on.zeros, on.dot, on.grow, on.keep
+    load = on.load
+
+    def dots(p: int, times: int) -> None:
+        weights, x, out = v.read_address(p), v.read_address(p + 8), v.read_address(p + 16)
+        sums = zeros()
+        for _ in range(times):
+            sums = dot(sums, weights, 64, x, 4)
+        keep(grow(load(out, 64 * _WIDTH), sums, v.read_float(x)), out, 64 * _WIDTH)
+
+    return dots
+
+
+def int8_peak(isa: Isa, threads: int) -> float:
+    """Multiply-adds a second of ``threads`` threads together, the best of five runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "peak.so"
+        path.write_bytes(link(to_assembly({"dots": _kernel()}, isa), _SOURCE, isa))  # type: ignore[dict-item]
+        run = ctypes.CDLL(str(path)).run
+        run.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+        buffers = [(ctypes.c_char * 8192)() for _ in range(threads)]
+        parameters = []
+        for buffer in buffers:
+            start = -(-ctypes.addressof(buffer) // 64) * 64
+            parameters.append((ctypes.c_int64 * 3)(start, start + 1024, start + 2048))
+        with ThreadPoolExecutor(threads) as pool:
+            seconds = []
+            for _ in range(5):
+                began = time.perf_counter()
+                list(pool.map(lambda p: run(ctypes.addressof(p), _TIMES), parameters))
+                seconds.append(time.perf_counter() - began)
+    return threads * _TIMES * _MACS / min(seconds)

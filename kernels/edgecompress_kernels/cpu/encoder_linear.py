@@ -1,0 +1,143 @@
+"""int8 matrices times rows of bytes, and what lies between them: quantization, residual, LayerNorm.
+
+A row of activations is rounded to 256 steps between its least and its largest value::
+
+    q = rint((x - low) * 255 / (high - low))        x ~ low + q * step
+    y[n] = step * scale[n] * sum_k q[k] w[n, k] + low * offset[n] + bias[n],   offset[n] = scale[n] * sum_k w[n, k]
+
+so a row's range needs not hold zero, and nothing of it is wasted where GELU has cut the negative half away. Weights
+are signed, one scale an output, laid out in panels of three vectors::
+
+    weights  int8     [panels, inputs / 4, 48, 4]
+    columns  float32  [panels, 3, 48]: scale, offset, bias
+
+Outputs beyond the last are zero. A tile of 8 rows by 48 outputs stays in registers while all inputs pass.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numba
+
+from edgecompress_kernels.cpu import encoder_vector as e
+from edgecompress_kernels.cpu import vector as v
+
+WIDTH = 3  # vectors of outputs in a panel
+PANEL = 16 * WIDTH
+MOST_ROWS, FEW_ROWS = 8, 4
+_PANEL_BYTES = 64 * WIDTH
+
+
+def padded(outputs: int) -> int:
+    """Outputs of all panels: what a row of products takes, in floats."""
+    return -(-outputs // PANEL) * PANEL
+
+
+@cache
+def product_tile(count: int, inputs: int, jit: Any) -> Any:
+    """``count`` rows of bytes at ``q`` times one panel -> floats at ``to``, rows ``to_stride`` bytes apart."""
+    on = e.tile(count, WIDTH)
+    zeros, dot, finish, keep = on.zeros, on.dot, on.finish, on.keep
+    four = inputs // 4
+
+    def tile_of(q: int, scales: int, lows: int, weights: int, columns: int, to: int, to_stride: int) -> None:
+        sums = zeros()
+        for _ in range(four):
+            sums = dot(sums, weights, 64, q, inputs)
+            weights += _PANEL_BYTES
+            q += 4
+        keep(finish(sums, columns, scales, lows), to, to_stride)
+
+    return jit(tile_of)
+
+
+@cache
+def product(inputs: int, outputs: int, jit: Any) -> Any:
+    """Rows at ``q`` uint8 [rows, inputs] with their scales and lows -> ``to`` float32 [rows, padded(outputs)].
+
+    Rows are taken eight or four at a time: up to three beyond the last are computed and must have a place.
+    """
+    most, few = product_tile(MOST_ROWS, inputs, jit), product_tile(FEW_ROWS, inputs, jit)
+    panels = padded(outputs) // PANEL
+    weight_bytes, column_bytes = inputs * PANEL, 3 * 4 * PANEL
+    to_stride = 4 * padded(outputs)
+
+    def multiply(rows: int, q: int, scales: int, lows: int, weights: int, columns: int, to: int) -> None:
+        for panel in range(panels):
+            w = weights + panel * weight_bytes
+            c = columns + panel * column_bytes
+            out = to + panel * 4 * PANEL
+            row = 0
+            while row + FEW_ROWS < rows:
+                most(q + row * inputs, scales + 4 * row, lows + 4 * row, w, c, out + row * to_stride, to_stride)
+                row += MOST_ROWS
+            if row < rows:
+                few(q + row * inputs, scales + 4 * row, lows + 4 * row, w, c, out + row * to_stride, to_stride)
+
+    return jit(multiply)
+
+
+@cache
+def quantize(width: int, jit: Any, *, bent: bool = False) -> Any:
+    """One row: x float32 [width] -> q uint8, its scale and low.
+
+    x goes through GELU first if it is ``bent`` (and is written over), and is multiplied with ``smooth`` float32
+    [width] if that is not 0.
+    """
+    vectors = width // 16
+
+    def row(x: int, smooth: int, q: int, scale: int, low: int) -> None:
+        least = v.splat_float(numba.float32(float("inf")))
+        most = v.splat_float(numba.float32(float("-inf")))
+        for i in range(vectors):
+            value = v.load_floats(x + 64 * i)
+            if bent:
+                value = e.gelu(value)
+                v.store_floats(x + 64 * i, value)
+            if smooth != 0:
+                value = v.multiply(value, v.load_floats(smooth + 64 * i))
+            least = e.lesser(least, value)
+            most = e.greater(most, value)
+        bottom = e.least_lane(least)
+        step = (e.greatest_lane(most) - bottom) / numba.float32(255.0)
+        inverse = numba.float32(0.0)
+        if step > numba.float32(0.0):
+            inverse = numba.float32(1.0) / step
+        v.write_float(scale, step)
+        v.write_float(low, bottom)
+        factor, base = v.splat_float(inverse), v.splat_float(bottom)
+        for i in range(vectors):
+            value = v.load_floats(x + 64 * i)
+            if smooth != 0:
+                value = v.multiply(value, v.load_floats(smooth + 64 * i))
+            v.store_bytes(q + 16 * i, v.round_to_ints(v.multiply(v.subtract(value, base), factor)))
+
+    return jit(row)
+
+
+@cache
+def normalize(width: int, jit: Any) -> Any:
+    """LayerNorm of one row of ``x`` + ``residual`` -> ``y``; all float32 [width]. ``x`` is written over."""
+    vectors = width // 16
+
+    def row(x: int, residual: int, gamma: int, beta: int, epsilon: float, y: int) -> None:
+        total = v.splat_float(numba.float32(0.0))
+        for i in range(vectors):
+            value = v.add_floats(v.load_floats(x + 64 * i), v.load_floats(residual + 64 * i))
+            v.store_floats(x + 64 * i, value)
+            total = v.add_floats(total, value)
+        mean = v.splat_float(v.sum_lanes(total) / numba.float32(width))
+        squares = v.splat_float(numba.float32(0.0))
+        for i in range(vectors):
+            value = v.subtract(v.load_floats(x + 64 * i), mean)
+            squares = v.fused_multiply_add(value, value, squares)
+        variance = v.sum_lanes(squares) / numba.float32(width)
+        factor = v.splat_float(e.reciprocal_root(variance + epsilon))
+        for i in range(vectors):
+            value = v.multiply(v.subtract(v.load_floats(x + 64 * i), mean), factor)
+            value = v.fused_multiply_add(value, v.load_floats(gamma + 64 * i), v.load_floats(beta + 64 * i))
+            v.store_floats(y + 64 * i, value)
+
+    return jit(row)
