@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from edgecompress_kernels.cpu.isa import ISAS
 
 from edgecompress.cli import main
 from edgecompress.compile import kernels
@@ -158,7 +159,7 @@ def test_inputs_in_float32_have_no_kernel(small_decoder_dir: Path, tmp_path: Pat
 
 def test_a_kernel_without_sense_is_refused(small_decoder_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(small_decoder_dir), "--kernels", "triton", "-o", "never"]) == 2
-    assert "kernels are auto, none or of matmul, attention, not 'triton'" in capsys.readouterr().err
+    assert "kernels are auto, none or of matmul, attention, encoder, not 'triton'" in capsys.readouterr().err
     assert main(["export", str(small_decoder_dir), "--format", "genai", "--kernels", "matmul", "-o", "never"]) == 2
     assert "onnxruntime-genai cannot load our kernels" in capsys.readouterr().err
     assert not Path("never").exists()
@@ -170,7 +171,10 @@ def test_kernels_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "CachedAttention" in shown
     assert "x86-64-v4-vnni" in shown
     assert main(["kernels", "--json"]) == 0
-    assert {row["kernel"] for row in json.loads(capsys.readouterr().out)} == {"matmul", "attention"}
+    sets = {
+        row["kernel"]: {isa["isa"] for isa in row["instruction_sets"]} for row in json.loads(capsys.readouterr().out)
+    }
+    assert sets == {"matmul": set(ISAS), "attention": set(ISAS), "encoder": {"x86-64-v4-vnni"}}
 
 
 def test_weights_that_are_not_there_are_told(tmp_path: Path) -> None:

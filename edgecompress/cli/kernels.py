@@ -33,13 +33,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from edgecompress_kernels.cpu.encoder_layer import INSTRUCTION_SETS
     from edgecompress_kernels.cpu.isa import ISAS
 
-    sets = [{"isa": isa.name, "needs": list(isa.needs), "verified_on": list(isa.verified_on)} for isa in ISAS.values()]
+    made_for = {row["kernel"]: INSTRUCTION_SETS if row["kernel"] == "encoder" else tuple(ISAS) for row in ROWS}
     if options.json:
-        emit_json([{**row, "instruction_sets": sets} for row in ROWS])
+        sets = {
+            isa.name: {"isa": isa.name, "needs": list(isa.needs), "verified_on": list(isa.verified_on)}
+            for isa in ISAS.values()
+        }
+        emit_json([{**row, "instruction_sets": [sets[name] for name in made_for[row["kernel"]]]} for row in ROWS])
         return 0
-    print(table(["kernel", "op", "in place of", "takes"], [list(row.values()) for row in ROWS]))
+    cells = [
+        [*row.values(), "all" if len(made_for[row["kernel"]]) == len(ISAS) else made_for[row["kernel"]][0]]
+        for row in ROWS
+    ]
+    print(table(["kernel", "op", "in place of", "takes", "made for"], cells))
     print()
     cells = [[isa.name, ", ".join(isa.needs), ", ".join(isa.verified_on)] for isa in ISAS.values()]
     print(table(["instruction set", "needs", "verified on"], cells))
