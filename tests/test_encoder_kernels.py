@@ -21,9 +21,12 @@ from edgecompress.runtime import Encoder, load
 from edgecompress.targets import find_target
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, Recipe, RuntimeRecipe, StudentRecipe
+from tests.kernels.ops import best_isa
 from tests.tiny import SENTENCES, tiny_checkpoint
 
-needs_kernels = pytest.mark.skipif("avx512_vnni" not in host_features(), reason="no kernel for this machine's CPU")
+ISA = best_isa(host_features())
+needs_kernels = pytest.mark.skipif(ISA is None, reason="no kernel for this machine's CPU")
+LIBRARY = f"kernels-{ISA.name if ISA else None}.so"
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 112}
 SIZES_OF = {"bert": SIZES, "roberta": SIZES, "distilbert": {"dim": 64, "n_heads": 2, "hidden_dim": 112}}
 
@@ -73,8 +76,8 @@ def encoder_of(bundle: Path, threads: int = 1) -> Encoder:
 def test_a_bundle_says_what_it_holds(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = json.loads((packed / "manifest.json").read_text())
     assert manifest["kernels"] == {
-        "path": "kernels-x86-64-v4-vnni.so",
-        "isa": "x86-64-v4-vnni",
+        "path": LIBRARY,
+        "isa": ISA.name if ISA else None,
         "weights": "model.weights.json",
     }
     assert manifest["runtime"]["mixed_lengths"] is True
@@ -111,7 +114,7 @@ def test_texts_of_a_mixed_batch_are_those_alone(packed: Path, threads: int) -> N
 @needs_kernels
 def test_plain_onnxruntime_runs_it_with_any_mask(packed: Path) -> None:
     options = ort.SessionOptions()
-    options.register_custom_ops_library(str(packed / "kernels-x86-64-v4-vnni.so"))
+    options.register_custom_ops_library(str(packed / LIBRARY))
     session = ort.InferenceSession(str(packed / "model.onnx"), options, providers=["CPUExecutionProvider"])
     ids = np.full((3, 9), 999_999, dtype=np.int64)  # no such token: what is masked is not even looked up
     ids[0, 2:7], ids[1] = [101, 2023, 2003, 2204, 102], [101, 7592, 2088, 1010, 2023, 2003, 1037, 3231, 102]
@@ -177,9 +180,7 @@ def test_another_target_and_another_kernel_are_explained(stock: Graph, tmp_path:
     there = find_target("raspberry-pi-5")
     found = use_encoder_kernels(stock, there, "auto", 1, tmp_path, shapes=None)
     assert found.record is None
-    assert "not made for cortex-a76" in found.uses[0].reason
-    with pytest.raises(RecipeError, match="cannot be built for raspberry-pi-5"):
-        use_encoder_kernels(stock, there, "encoder", 1, tmp_path, shapes=None)
+    assert found.uses[0].reason.startswith("not measured: this machine is not a raspberry-pi-5")
     with pytest.raises(RecipeError, match="can be computed by the kernel 'matmul'"):
         use_encoder_kernels(stock, find_target("local"), "encoder,matmul", 1, tmp_path, shapes=None)
 

@@ -18,6 +18,7 @@ from edgecompress.compile.kernels import (
     Kerneled,
     asked_for,
     instruction_set,
+    isa_here,
     judged,
     names_of,
     not_measured,
@@ -46,7 +47,8 @@ def use_encoder_kernels(
     """Write ``kernels-<precision>.onnx`` and the library and return the graph, or the given one as it is.
 
     ``wanted``: "auto", "none" or names of KERNELS. ``shapes``: (batch, tokens) -> what both graphs are timed on; None
-    where this machine cannot stand for the target. Raises RecipeError if a kernel that was named cannot be had.
+    where this machine cannot stand for the target. Where this machine cannot run the target's library, there is a
+    second one, as in ``use_kernels``. Raises RecipeError if a kernel that was named cannot be had.
     """
     if wanted == "none":
         return Kerneled(graph=graph, isa="", uses=())
@@ -59,14 +61,15 @@ def use_encoder_kernels(
         require_named(named, set(), [refused])
         return Kerneled(graph=graph, isa="", uses=(refused,))
     require_named(named, {KERNEL}, [])
-    isa, missing = _encoder_set(target)
+    isa, missing = instruction_set(target)
     if isa is None:
         require_built(named, target, missing)
         return Kerneled(graph=graph, isa="", uses=(_use(chain, False, missing, {}),))
     if not named and shapes is None:
         return Kerneled(graph=graph, isa="", uses=(_use(chain, *not_measured(target)),))
-    require_verifiable(named, target, isa if runs_here(isa) else None)
-    made = _packed(model, chain, graph, out_dir, isa)
+    here = isa if runs_here(isa) else isa_here()
+    require_verifiable(named, target, here)
+    made = _packed(model, chain, graph, out_dir, isa, here)
     if named:
         verdict = asked_for(KERNEL, named, measured_here=shapes is not None)
     else:
@@ -75,14 +78,19 @@ def use_encoder_kernels(
     return Kerneled(graph=made if verdict[0] else graph, isa=isa.name if verdict[0] else "", uses=uses)
 
 
-def _packed(model: ir.Model, chain: Chain, graph: Graph, out_dir: Path, isa: Any) -> Graph:
+def _packed(model: ir.Model, chain: Chain, graph: Graph, out_dir: Path, isa: Any, here: Any) -> Graph:
+    sizes = chain.hidden, chain.heads, chain.feed_forward, chain.weight_bits
     library = out_dir / f"encoder-{graph.precision}" / f"kernels-{isa.name}.so"
     library.parent.mkdir(exist_ok=True)
-    library.write_bytes(_built(chain.hidden, chain.heads, chain.feed_forward, isa))
+    library.write_bytes(_built(*sizes, isa))
+    library_here = None
+    if here is not isa:
+        library_here = library.with_name("kernels-here.so")
+        library_here.write_bytes(_built(*sizes, here))
     pack_encoder(model, chain)
     path = out_dir / f"kernels-{graph.precision}.onnx"
     write_model(model, path)
-    return replace(graph, path=path, weights_of=None, library=library)
+    return replace(graph, path=path, weights_of=None, library=library, library_here=library_here)
 
 
 def _speedups(
@@ -103,20 +111,11 @@ def _use(chain: Chain, used: bool, reason: str, speedups: dict[str, float]) -> K
     return KernelUse(kernel=KERNEL, what=what, nodes=len(chain.layers), used=used, reason=reason, speedups=speedups)
 
 
-def _encoder_set(target: Target) -> tuple[Any, str]:
-    """As ``instruction_set``, of those whose registers hold the encoder's tiles."""
-    isa, missing = instruction_set(target)
-    if isa is None:
-        return None, missing
-    from edgecompress_kernels.cpu.encoder_layer import INSTRUCTION_SETS
-
-    return (isa, "") if isa.name in INSTRUCTION_SETS else (None, f"the encoder's kernel is not made for {isa.name}")
-
-
 @lru_cache(maxsize=8)
-def _built(hidden: int, heads: int, feed_forward: int, isa: Any) -> bytes:
+def _built(hidden: int, heads: int, feed_forward: int, weight_bits: int, isa: Any) -> bytes:
     """Twice in one process is once."""
     from edgecompress_kernels.cpu.build import build
     from edgecompress_kernels.cpu.encoder_layer import Encoder
 
-    return build([], [], isa, [Encoder(hidden=hidden, heads=heads, feed_forward=feed_forward)])
+    kind = Encoder(hidden=hidden, heads=heads, feed_forward=feed_forward, weight_bits=weight_bits)
+    return build([], [], isa, [kind])

@@ -80,6 +80,12 @@ class Chain:
     def heads(self) -> int:
         return self.layers[0].heads
 
+    @property
+    def weight_bits(self) -> int:
+        """Seven if no weight is beyond -63 and 63, as they are quantized for x86 without VNNI."""
+        parts = [part for layer in self.layers for part in (*layer.qkv, layer.out, layer.up, layer.down)]
+        return 7 if all(np.abs(part.weights.astype(np.int16)).max() <= 63 for part in parts) else 8
+
 
 def find_chain(model: ir.Model) -> Chain:
     """Raises NotFound, whose message is a reason for the report."""

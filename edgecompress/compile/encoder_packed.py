@@ -34,7 +34,10 @@ def pack_encoder(model: ir.Model, chain: Chain) -> None:
 
     end = last.y.producer()
     assert end is not None
-    sizes = {"hidden": chain.hidden, "num_heads": chain.heads, "feed_forward": chain.feed_forward}
+    sizes = {
+        "hidden": chain.hidden, "num_heads": chain.heads, "feed_forward": chain.feed_forward,
+        "weight_bits": chain.weight_bits,
+    }  # fmt: skip
     x, projections = first.x, _projections(graph, end, chain, sizes)
     for index, layer in enumerate(chain.layers):
         following = chain.layers[index + 1] if layer is not last else None

@@ -82,7 +82,7 @@ def use_kernels(
         require_built(named, target, missing)
         stock = [_use(site, nodes, used=False, reason=missing) for site, nodes in sites.items()]
         return Kerneled(graph=graph, isa="", uses=(*refused, *stock))
-    here = isa if runs_here(isa) else _isa_here()
+    here = isa if runs_here(isa) else isa_here()
     require_verifiable(named, target, here)
     library = out_dir / f"kernels-{isa.name}.so"
     if measured_here and not named:
@@ -272,7 +272,7 @@ def runs_here(isa: Any) -> bool:
     return bool(isa.arch == host_arch() and set(isa.needs) <= host_features())
 
 
-def _isa_here() -> Any:
+def isa_here() -> Any:
     """The best instruction set of this machine that kernels exist for; None if there is none."""
     from edgecompress_kernels.cpu.isa import ISAS
 
@@ -281,7 +281,7 @@ def _isa_here() -> Any:
 
 def _ahead(target: Target) -> str:
     """What ONNX Runtime's ops were measured with and the target lacks: they can only be slower there."""
-    best = _isa_here()
+    best = isa_here()
     return "" if best is None or set(best.needs) <= set(target.isa) else f", beside ops that use {best.name} here"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ def quantize(
             assert make_runnable is not None, "what is calibrated must be run"
             # A graph of its own: the weights of this one are let go of while it still runs.
             floats = FloatGraph(make_runnable(ir.load(graph.path)))
+            gc.collect()  # what it was made of are rings of references, which hold every weight's file mapped
         if floats is not None and recipe.quantize.method == "gptq":
             assert batches is not None, "gptq is calibrated"
             tensors = {linear.x.name or "": linear.width for linear in linears}

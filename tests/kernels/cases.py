@@ -1,4 +1,4 @@
-"""A few products and attentions that every instruction set must get right, as models, feeds and float64 outputs."""
+"""A few products, attentions and layers that every instruction set must get right: models, feeds, float64 outputs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from edgecompress_kernels.cpu.build import Attention, Matmul, build
 from edgecompress_kernels.cpu.isa import Isa
-from edgecompress_kernels.reference import block_weights, quantized_rows
+from edgecompress_kernels.reference import block_weights, encoder_layer, quantized_rows
 
-from tests.kernels.ops import attention_model, matmul_model, session
+from tests.kernels.encoder_ops import EPSILON, layer_model, random_layer
+from tests.kernels.ops import ENCODERS, attention_model, matmul_model, session
 from tests.kernels.test_attention import expected_of, feeds_of
 from tests.kernels.test_blockwise import laid_out, weights_of
 
@@ -27,6 +28,7 @@ SHAPES = (  # tokens, past, window, head size, turned
     (40, 0, 9, 80, 0),
 )
 HEADS, KV_HEADS = 6, 2
+LAYERS = tuple(kind for kind in ENCODERS if kind.hidden < 100)  # one of weights of 8 bits, one of 7
 
 Expected = dict[str, tuple[Any, float]]
 """Name of a case -> its output in float64, and the tolerance."""
@@ -35,7 +37,7 @@ Expected = dict[str, tuple[Any, float]]
 def library_for(isa: Isa, folder: Path) -> Path:
     """All that the cases need, built for ``isa``."""
     path = folder / f"{isa.name}.so"
-    path.write_bytes(build(MATMULS, [Attention(head_size=size) for size in (64, 80)], isa))
+    path.write_bytes(build(MATMULS, [Attention(head_size=size) for size in (64, 80)], isa, LAYERS))
     return path
 
 
@@ -59,6 +61,16 @@ def write_cases(folder: Path) -> Expected:
         (folder / f"{name}.onnx").write_bytes(model)
         np.savez(folder / f"{name}.npz", **feeds)
         expected[name] = expected_of(feeds, [past], HEADS, KV_HEADS, size, window)[0], 3e-6
+    for kind in LAYERS:
+        starts = np.array([0, 1, 1, 38, 44])
+        x, layer = rng.standard_normal((44, kind.hidden)).astype(np.float32), random_layer(kind, rng, smooth=True)
+        exact, plain = (
+            encoder_layer(x, layer, kind.heads, starts, kind.head_size**-0.5, EPSILON, rounded)
+            for rounded in (False, True)
+        )
+        (folder / f"{kind.name}.onnx").write_bytes(layer_model(kind, layer, smooth=True))
+        np.savez(folder / f"{kind.name}.npz", x=x, starts=starts)
+        expected[kind.name] = exact, 6 * float(np.sqrt(np.mean((plain - exact) ** 2)))  # the largest of thousands
     return expected
 
 

@@ -12,7 +12,7 @@ from edgecompress_kernels.cpu.build import Encoder
 from edgecompress_kernels.cpu.encoder_packing import pack_columns, pack_panels
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.kernels.ops import make_session
+from tests.kernels.ops import make_session, model_of
 
 EPSILON = 1e-5
 _PARTS = ("out", "up", "down", "qkv")
@@ -22,10 +22,12 @@ _KINDS = {"x": TensorProto.FLOAT, "projections": TensorProto.UINT8, "starts": Te
 def random_layer(kind: Encoder, rng: np.random.Generator, *, smooth: bool) -> dict[str, Any]:
     """Weights that let every part of a layer be heard in its output, as ``reference.encoder_layer`` takes them."""
 
+    most = 2 ** (kind.weight_bits - 1) - 1
+
     def linear(inputs: int, outputs: int, gain: float) -> dict[str, Any]:
         return {
-            "weights": rng.integers(-127, 128, (inputs, outputs), dtype=np.int8),
-            "scales": (gain * (0.5 + rng.random(outputs)) / 74 / inputs**0.5).astype(np.float32),
+            "weights": rng.integers(-most, most + 1, (inputs, outputs), dtype=np.int8),
+            "scales": (gain * (0.5 + rng.random(outputs)) / (0.58 * most) / inputs**0.5).astype(np.float32),
             "bias": rng.standard_normal(outputs).astype(np.float32) / 2,
             "smooth": (0.5 + rng.random(inputs)).astype(np.float32) if smooth else np.ones(inputs, np.float32),
         }
@@ -54,7 +56,10 @@ def _packed(layer: dict[str, Any], part: str, name: str, *, smooth: bool) -> tup
 
 def _attributes(kind: Encoder) -> dict[str, Any]:
     numbers = {"scale": kind.head_size**-0.5, "epsilon1": EPSILON, "epsilon2": EPSILON}
-    return {"hidden": kind.hidden, "num_heads": kind.heads, "feed_forward": kind.feed_forward, **numbers}
+    return {
+        "hidden": kind.hidden, "num_heads": kind.heads, "feed_forward": kind.feed_forward,
+        "weight_bits": kind.weight_bits, **numbers,
+    }  # fmt: skip
 
 
 def _graph(nodes: list[Any], inputs: list[str], outputs: dict[str, int], constants: list[Any]) -> onnx.GraphProto:
@@ -65,6 +70,25 @@ def _graph(nodes: list[Any], inputs: list[str], outputs: dict[str, int], constan
         [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs.items()],
         constants,
     )
+
+
+def layer_model(kind: Encoder, layer: dict[str, Any], *, smooth: bool) -> bytes:
+    """One layer, its projections included: rows ``x`` and ``starts`` -> ``y``."""
+    names, constants = [], []
+    for part in _PARTS:
+        given, arrays = _packed(layer, part, part, smooth=smooth)
+        names.append(given)
+        constants += arrays
+    for norm in ("norm1", "norm2"):
+        names.append([f"{norm}_g", f"{norm}_b"])
+        constants += [numpy_helper.from_array(a, f"{norm}_{k}") for k, a in zip("gb", layer[norm], strict=True)]
+    out, up, down, qkv, norm1, norm2 = names
+    attributes = {"domain": "edgecompress", **_attributes(kind)}
+    nodes = [
+        helper.make_node("EncoderProjections", ["x", *qkv], ["p"], **attributes),
+        helper.make_node("EncoderLayer", ["x", "p", "starts", *out, *up, *down, *norm1, *norm2], ["y", "rest"], **attributes),
+    ]
+    return model_of(_graph(nodes, ["x", "starts"], {"y": TensorProto.FLOAT}, constants))
 
 
 def projections(

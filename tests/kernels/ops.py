@@ -24,6 +24,7 @@ ENCODERS = (
     Encoder(hidden=96, heads=6, feed_forward=112),  # heads of 16, a panel that is not full
     Encoder(hidden=128, heads=2, feed_forward=256),  # of 64
     Encoder(hidden=128, heads=1, feed_forward=48),  # of 128
+    Encoder(hidden=64, heads=2, feed_forward=96, weight_bits=7),  # of 32
 )
 LIBRARY = (MATMULS, tuple(Attention(head_size=size) for size in ATTENTIONS))
 
@@ -33,7 +34,7 @@ def best_isa(features: frozenset[str]) -> Isa | None:
     return next((isa for isa in ISAS.values() if set(isa.needs) <= features), None)
 
 
-def _model(graph: onnx.GraphProto) -> bytes:
+def model_of(graph: onnx.GraphProto) -> bytes:
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("edgecompress", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()  # type: ignore[no-any-return]
 
@@ -47,7 +48,7 @@ def session(model: bytes, library: Path, threads: int) -> ort.InferenceSession:
 
 
 def make_session(graph: onnx.GraphProto, library: Path, threads: int) -> ort.InferenceSession:
-    return session(_model(graph), library, threads)
+    return session(model_of(graph), library, threads)
 
 
 def matmul(
@@ -69,7 +70,7 @@ def matmul_model(kind: Matmul, packed: dict[str, Any], k: int, n: int, *, bias: 
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(array, name) for name, array in packed.items()],
     )
-    return _model(graph)
+    return model_of(graph)
 
 
 def attention(library: Path, *, threads: int = 2, **options: Any) -> ort.InferenceSession:
@@ -104,7 +105,7 @@ def attention_model(
         [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "k_out", "v_out")],
     )
-    return _model(graph)
+    return model_of(graph)
 
 
 def angles(positions: int, rotary: int) -> tuple[Any, Any]:

@@ -69,10 +69,11 @@ def build(
         kernels |= names
         tables["Attention ATTENTIONS"].append(f"{{{size}, {', '.join(names)}}}")
     for encoder in sorted(set(encoders)):
-        parts = {"project": encoder_layer.project_first(encoder, inline), "layer": encoder_layer.layer(encoder, inline)}
+        made = {"project": encoder_layer.project_first, "layer": encoder_layer.layer}
+        parts = {part: make(encoder, isa.vectors, inline) for part, make in made.items()}
         names = {f"{part}_{encoder.name}": kernel for part, kernel in parts.items()}
         kernels |= names
-        sizes = f"{encoder.hidden}, {encoder.heads}, {encoder.feed_forward}"
+        sizes = f"{encoder.hidden}, {encoder.heads}, {encoder.feed_forward}, {encoder.weight_bits}"
         tables["Encoder ENCODERS"].append(f"{{{sizes}, {', '.join(names)}}}")
     source = "\n".join(
         [path.read_text(encoding="utf-8") for path in SOURCES]

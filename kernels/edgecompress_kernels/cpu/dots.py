@@ -4,9 +4,10 @@ A vector has sixteen lanes of four bytes; each lane's four products are added to
 
     edgecompress_dot          weights 0 to 255
     edgecompress_dot_small    weights 0 to 127
+    edgecompress_dot_narrow   weights 0 to 255, the other side -63 to 63
     edgecompress_dot_signed   weights -128 to 127; where an instruction takes both sides signed
 
-The other side, activations, is -127 to 127 everywhere.
+The other side is -127 to 127 everywhere else.
 """
 
 from __future__ import annotations
@@ -53,13 +54,12 @@ def _declared(parts: int) -> str:
 _VPDPBUSD = "llvm.x86.avx512.vpdpbusd.512"
 VNNI = f"declare <16 x i32> @{_VPDPBUSD}(<16 x i32>, <64 x i8>, <64 x i8>)\n" + "".join(
     _function(kind, [f"%r = call <16 x i32> @{_VPDPBUSD}(<16 x i32> %sums, <64 x i8> %w, <64 x i8> %x)"])
-    for kind in ("dot", "dot_small")
+    for kind in ("dot", "dot_small", "dot_narrow")
 )
 
-# VPMADDUBSW adds two products in 16 bits and saturates. Two products of 127 x 127 fit. Of larger weights, it is given
-# every second one and then the others, with zeros between: 255 x 127 fits alone.
-_ODD = "<" + ", ".join(["i8 0, i8 -1"] * 16) + ">"
-_EVEN = "<" + ", ".join(["i8 -1, i8 0"] * 16) + ">"
+# VPMADDUBSW adds two products in 16 bits and saturates. Two products of 127 x 127 or 255 x 63 fit. Of larger
+# ones, every second byte and then the others are widened to 16 bits, on both sides, for VPMADDWD: what widens a side is
+# shared by all that it is multiplied with.
 AVX2 = (
     _declared(2)
     + """
@@ -71,18 +71,24 @@ define <8 x i32> @edgecompress_small(<8 x i32> %s, <32 x i8> %w, <32 x i8> %x) a
   %r = add <8 x i32> %s, %fours
   ret <8 x i32> %r
 }
-"""
-    + f"""
-define <8 x i32> @edgecompress_large(<8 x i32> %s, <32 x i8> %w, <32 x i8> %x) alwaysinline nounwind {{
-  %even = and <32 x i8> %w, {_EVEN}
-  %odd = and <32 x i8> %w, {_ODD}
-  %half = call <8 x i32> @edgecompress_small(<8 x i32> %s, <32 x i8> %even, <32 x i8> %x)
-  %r = call <8 x i32> @edgecompress_small(<8 x i32> %half, <32 x i8> %odd, <32 x i8> %x)
+define <8 x i32> @edgecompress_large(<8 x i32> %s, <32 x i8> %w, <32 x i8> %x) alwaysinline nounwind {
+  %w2 = bitcast <32 x i8> %w to <16 x i16>
+  %x2 = bitcast <32 x i8> %x to <16 x i16>
+  %w_even = and <16 x i16> %w2, splat (i16 255)
+  %w_odd = lshr <16 x i16> %w2, splat (i16 8)
+  %x_high = shl <16 x i16> %x2, splat (i16 8)
+  %x_even = ashr <16 x i16> %x_high, splat (i16 8)
+  %x_odd = ashr <16 x i16> %x2, splat (i16 8)
+  %even = call <8 x i32> @llvm.x86.avx2.pmadd.wd(<16 x i16> %w_even, <16 x i16> %x_even)
+  %odd = call <8 x i32> @llvm.x86.avx2.pmadd.wd(<16 x i16> %w_odd, <16 x i16> %x_odd)
+  %half = add <8 x i32> %s, %even
+  %r = add <8 x i32> %half, %odd
   ret <8 x i32> %r
-}}
+}
 """
     + _in_parts("dot", 2, "edgecompress_large")
     + _in_parts("dot_small", 2, "edgecompress_small")
+    + _in_parts("dot_narrow", 2, "edgecompress_small")
 )
 
 # Weights of 0 to 255 where both sides are signed: the low seven bits, and 128 times the highest.
@@ -94,6 +100,10 @@ define <16 x i32> @edgecompress_dot(<16 x i32> %sums, <64 x i8> %w, <64 x i8> %x
   %two = call <16 x i32> @edgecompress_dot_signed(<16 x i32> zeroinitializer, <64 x i8> %high, <64 x i8> %x)
   %more = shl <16 x i32> %two, splat (i32 7)
   %r = add <16 x i32> %one, %more
+  ret <16 x i32> %r
+}
+define <16 x i32> @edgecompress_dot_narrow(<16 x i32> %sums, <64 x i8> %w, <64 x i8> %x) alwaysinline nounwind {
+  %r = call <16 x i32> @edgecompress_dot(<16 x i32> %sums, <64 x i8> %w, <64 x i8> %x)
   ret <16 x i32> %r
 }
 """

@@ -29,9 +29,9 @@ def block_bytes(size: int) -> int:
     return 16 * size + 64
 
 
-def rows_at_once(size: int) -> int:
-    """Queries whose outputs stay in registers."""
-    return max(1, min(8, 256 // size))
+def tile_sizes(size: int, vectors: int) -> tuple[int, int, int]:
+    """Queries at once, blocks of keys and vectors of values with which they stay in so many vectors of registers."""
+    return (max(1, min(8, 256 // size)), 2, size // 16) if vectors >= 32 else (4, 1, 1)
 
 
 def round_head(size: int, jit: Any) -> Any:
@@ -133,32 +133,34 @@ def score_blocks(count: int, heads: int, size: int, width: int) -> Callable[...,
     return score
 
 
-def weigh_values(count: int, size: int) -> Callable[..., None]:
+def weigh_values(count: int, size: int, width: int) -> Callable[..., None]:
     """Bytes of ``count`` rows times the values of ``blocks`` blocks, times ``factor``, added to ``out`` [count, D]."""
-    on = e.tile(count, size // 16)
+    on = e.tile(count, width)
     zeros, dot, grow, load, keep = on.zeros, on.dot, on.grow, on.load, on.keep
     per_block = block_bytes(size)
 
     def weigh(weights: int, values: int, blocks: int, factor: float, out: int) -> None:
-        sums = zeros()
-        for _ in range(blocks):
-            for i in range(4):
-                sums = dot(sums, values + 4 * size * i, 64, weights + 4 * i, CHUNK)
-            values += per_block
-            weights += 16
-        keep(grow(load(out, 4 * size), sums, factor), out, 4 * size)
+        for part in range(0, 4 * size, 64 * width):
+            value, row = values + part, weights
+            sums = zeros()
+            for _ in range(blocks):
+                for i in range(4):
+                    sums = dot(sums, value + 4 * size * i, 64, row + 4 * i, CHUNK)
+                value += per_block
+                row += 16
+            keep(grow(load(out + part, 4 * size), sums, factor), out + part, 4 * size)
 
     return weigh
 
 
-def attend_rows(heads: int, size: int, jit: Any) -> Any:
-    """``rows_at_once`` queries from row ``q`` on, over the tokens [first, end) -> ``to`` float32, rows H * D apart.
+def attend_rows(heads: int, size: int, vectors_held: int, jit: Any) -> Any:
+    """A tile's queries from row ``q`` on, over the tokens [first, end) -> ``to`` float32, rows H * D apart.
 
     Rows beyond the caller's own are computed with the rest, from whatever lies there, and change no other row.
     """
-    count = rows_at_once(size)
-    two, one = (jit(score_blocks(count, heads, size, width)) for width in (2, 1))
-    weigh = jit(weigh_values(count, size))
+    count, together, width = tile_sizes(size, vectors_held)
+    many, one = (jit(score_blocks(count, heads, size, blocks)) for blocks in (together, 1))
+    weigh = jit(weigh_values(count, size, width))
     per_block = block_bytes(size)
     scores_bytes, weights_bytes, out_bytes = 4 * CHUNK * count, CHUNK * count, 4 * size * count
     scratch = v.stack(scores_bytes + weights_bytes + out_bytes + 128)
@@ -180,9 +182,9 @@ def attend_rows(heads: int, size: int, jit: Any) -> Any:
             blocks = min(_BLOCKS, last_block - block)
             key, value = keys + block * per_block, values + block * per_block
             b = 0
-            while b + 2 <= blocks:
-                two(q, q_scales, q_sums, key + b * per_block, 16 * (block + b), first, end - 1, scores + 64 * b)
-                b += 2
+            while b + together <= blocks:
+                many(q, q_scales, q_sums, key + b * per_block, 16 * (block + b), first, end - 1, scores + 64 * b)
+                b += together
             if b < blocks:
                 one(q, q_scales, q_sums, key + b * per_block, 16 * (block + b), first, end - 1, scores + 64 * b)
             largest = nothing

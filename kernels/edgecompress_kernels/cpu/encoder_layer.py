@@ -13,10 +13,9 @@ from functools import cache
 from typing import Any
 
 from edgecompress_kernels.cpu import vector as v
-from edgecompress_kernels.cpu.encoder_attention import attend_rows, block_bytes, pack_rows, rows_at_once
+from edgecompress_kernels.cpu.encoder_attention import attend_rows, block_bytes, pack_rows, tile_sizes
 from edgecompress_kernels.cpu.encoder_linear import normalize, padded, product, quantize
 
-INSTRUCTION_SETS = ("x86-64-v4-vnni",)  # those with 32 registers of sixteen lanes, which a tile fills
 TILE_ROWS = 32  # at most; a part's rows are a multiple of eight
 _SPARE_ROWS = 8  # that a register tile may write beyond the last
 
@@ -34,15 +33,16 @@ _AT = {name: 8 * i for i, name in enumerate(SLOTS)}
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Encoder:
-    """The sizes of an encoder's layers, all multiples of sixteen."""
+    """The sizes of an encoder's layers, all multiples of sixteen, and the bits of its weights."""
 
     hidden: int
     heads: int
     feed_forward: int
+    weight_bits: int = 8  # or 7: no weight is beyond -63 and 63, which is less work without VNNI
 
     @property
     def name(self) -> str:
-        return f"{self.hidden}_{self.heads}_{self.feed_forward}"
+        return f"{self.hidden}_{self.heads}_{self.feed_forward}_{self.weight_bits}"
 
     @property
     def head_size(self) -> int:
@@ -50,11 +50,11 @@ class Encoder:
 
 
 @cache
-def project(kind: Encoder, jit: Any) -> Any:
+def project(kind: Encoder, vectors: int, jit: Any) -> Any:
     """Rows float32 at ``x`` -> the queries, keys and values that the next attention reads."""
     hidden, heads, size = kind.hidden, kind.heads, kind.head_size
     wide = padded(3 * hidden)
-    round_row, multiply = quantize(hidden, jit), product(hidden, 3 * hidden, jit)
+    round_row, multiply = quantize(hidden, jit), product(hidden, 3 * hidden, kind.weight_bits, vectors, jit)
     pack = pack_rows(heads, size, 4 * wide, jit)
     smooth_at, weights_at, columns_at = _AT["qkv_smooth"], _AT["qkv_weights"], _AT["qkv_columns"]
     q_at, scales_at, sums_at, keys_at, values_at = (_AT[name] for name in _WRITTEN[1:])
@@ -76,11 +76,11 @@ def project(kind: Encoder, jit: Any) -> Any:
     return jit(run)
 
 
-def attention(kind: Encoder, jit: Any) -> Any:
+def attention(kind: Encoder, vectors: int, jit: Any) -> Any:
     """The tile's rows, sequence by sequence, head by head -> ``to`` float32 [rows, hidden]."""
     hidden, heads, size = kind.hidden, kind.heads, kind.head_size
-    count, per_block = rows_at_once(size), block_bytes(size)
-    attend = attend_rows(heads, size, jit)
+    count, per_block = tile_sizes(size, vectors)[0], block_bytes(size)
+    attend = attend_rows(heads, size, vectors, jit)
     q_at, scales_at, sums_at, keys_at, values_at, starts_at, tokens_at = (
         _AT[name] for name in ("q", "q_scales", "q_sums", "keys", "values", "starts", "tokens")
     )
@@ -117,9 +117,12 @@ def _space(kind: Encoder) -> tuple[int, int, int, int]:
     return rows * max(kind.hidden, kind.feed_forward), 4 * rows * wide, 4 * rows * kind.hidden, 4 * rows
 
 
-def project_first(kind: Encoder, jit: Any) -> Callable[[int, int], None]:
-    """Part ``part`` of the rows ``x`` -> the queries, keys and values of the first layer."""
-    run = project(kind, jit)
+def project_first(kind: Encoder, vectors: int, jit: Any) -> Callable[[int, int], None]:
+    """Part ``part`` of the rows ``x`` -> the queries, keys and values of the first layer.
+
+    ``vectors`` of sixteen lanes are what registers hold; it changes how fast, and no bit.
+    """
+    run = project(kind, vectors, jit)
     rounded, products, _, scales_bytes = _space(kind)
     scratch = v.stack(rounded + products + 2 * scales_bytes)
     hidden = kind.hidden
@@ -138,14 +141,16 @@ def project_first(kind: Encoder, jit: Any) -> Callable[[int, int], None]:
     return kernel
 
 
-def layer(kind: Encoder, jit: Any) -> Callable[[int, int], None]:
+def layer(kind: Encoder, vectors: int, jit: Any) -> Callable[[int, int], None]:
     """Part ``part`` of one layer: rows ``x`` and their attention -> rows ``y``, and the next layer's projections."""
     hidden, forward = kind.hidden, kind.feed_forward
-    attend, following = attention(kind, jit), project(kind, jit)
+    attend, following = attention(kind, vectors, jit), project(kind, vectors, jit)
     round_hidden, round_forward = quantize(hidden, jit), quantize(forward, jit, bent=True)
     norm = normalize(hidden, jit)
-    out_product, up_product = product(hidden, hidden, jit), product(hidden, forward, jit)
-    down_product = product(forward, hidden, jit)
+    out_product, up_product, down_product = (
+        product(inputs, outputs, kind.weight_bits, vectors, jit)
+        for inputs, outputs in ((hidden, hidden), (hidden, forward), (forward, hidden))
+    )
     rounded, products, between, scales_bytes = _space(kind)
     scratch = v.stack(rounded + products + between + 2 * scales_bytes)
     narrow_row, forward_row, row_bytes = 4 * padded(hidden), 4 * padded(forward), 4 * hidden

@@ -6,12 +6,13 @@ A row of activations is rounded to 256 steps between its least and its largest v
     y[n] = step * scale[n] * sum_k q[k] w[n, k] + low * offset[n] + bias[n],   offset[n] = scale[n] * sum_k w[n, k]
 
 so a row's range needs not hold zero, and nothing of it is wasted where GELU has cut the negative half away. Weights
-are signed, one scale an output, laid out in panels of three vectors::
+are signed, of seven or eight bits, one scale an output, laid out in panels of three vectors::
 
     weights  int8     [panels, inputs / 4, 48, 4]
     columns  float32  [panels, 3, 48]: scale, offset, bias
 
-Outputs beyond the last are zero. A tile of 8 rows by 48 outputs stays in registers while all inputs pass.
+Outputs beyond the last are zero. A tile of rows by outputs stays in registers while all inputs pass: 8 by 48 where
+there are 32 registers of sixteen lanes, 4 by 16 where sixteen lanes take two registers or four.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ import numba
 from edgecompress_kernels.cpu import encoder_vector as e
 from edgecompress_kernels.cpu import vector as v
 
-WIDTH = 3  # vectors of outputs in a panel
-PANEL = 16 * WIDTH
-MOST_ROWS, FEW_ROWS = 8, 4
-_PANEL_BYTES = 64 * WIDTH
+_VECTORS = 3  # of outputs in a panel
+PANEL = 16 * _VECTORS
+_PANEL_BYTES = 64 * _VECTORS
+
+
+def tile_sizes(vectors: int) -> tuple[int, int, int]:
+    """Rows at most, rows where few are left, and vectors of outputs of a tile, by the vectors that registers hold."""
+    return (8, 4, _VECTORS) if vectors >= 32 else (4, 2, 1)
 
 
 def padded(outputs: int) -> int:
@@ -36,10 +41,11 @@ def padded(outputs: int) -> int:
 
 
 @cache
-def product_tile(count: int, inputs: int, jit: Any) -> Any:
-    """``count`` rows of bytes at ``q`` times one panel -> floats at ``to``, rows ``to_stride`` bytes apart."""
-    on = e.tile(count, WIDTH)
-    zeros, dot, finish, keep = on.zeros, on.dot, on.finish, on.keep
+def product_tile(count: int, width: int, inputs: int, weight_bits: int, jit: Any) -> Any:
+    """``count`` rows at ``q`` times ``width`` vectors of a panel -> floats at ``to``, ``to_stride`` bytes a row."""
+    on = e.tile(count, width)
+    zeros, finish, keep = on.zeros, on.finish, on.keep
+    dot = on.dot if weight_bits == 8 else on.dot_narrow
     four = inputs // 4
 
     def tile_of(q: int, scales: int, lows: int, weights: int, columns: int, to: int, to_stride: int) -> None:
@@ -48,33 +54,35 @@ def product_tile(count: int, inputs: int, jit: Any) -> Any:
             sums = dot(sums, weights, 64, q, inputs)
             weights += _PANEL_BYTES
             q += 4
-        keep(finish(sums, columns, scales, lows), to, to_stride)
+        keep(finish(sums, columns, 4 * PANEL, scales, lows), to, to_stride)
 
     return jit(tile_of)
 
 
 @cache
-def product(inputs: int, outputs: int, jit: Any) -> Any:
+def product(inputs: int, outputs: int, weight_bits: int, vectors: int, jit: Any) -> Any:
     """Rows at ``q`` uint8 [rows, inputs] with their scales and lows -> ``to`` float32 [rows, padded(outputs)].
 
-    Rows are taken eight or four at a time: up to three beyond the last are computed and must have a place.
+    Up to seven rows beyond the last are computed and must have a place.
     """
-    most, few = product_tile(MOST_ROWS, inputs, jit), product_tile(FEW_ROWS, inputs, jit)
-    panels = padded(outputs) // PANEL
+    most_rows, few_rows, width = tile_sizes(vectors)
+    most, few = (product_tile(count, width, inputs, weight_bits, jit) for count in (most_rows, few_rows))
+    panels, parts, part_bytes = padded(outputs) // PANEL, _VECTORS // width, 64 * width
     weight_bytes, column_bytes = inputs * PANEL, 3 * 4 * PANEL
     to_stride = 4 * padded(outputs)
 
     def multiply(rows: int, q: int, scales: int, lows: int, weights: int, columns: int, to: int) -> None:
         for panel in range(panels):
-            w = weights + panel * weight_bytes
-            c = columns + panel * column_bytes
-            out = to + panel * 4 * PANEL
-            row = 0
-            while row + FEW_ROWS < rows:
-                most(q + row * inputs, scales + 4 * row, lows + 4 * row, w, c, out + row * to_stride, to_stride)
-                row += MOST_ROWS
-            if row < rows:
-                few(q + row * inputs, scales + 4 * row, lows + 4 * row, w, c, out + row * to_stride, to_stride)
+            for part in range(parts):
+                w = weights + panel * weight_bytes + part * part_bytes
+                c = columns + panel * column_bytes + part * part_bytes
+                out = to + panel * 4 * PANEL + part * part_bytes
+                row = 0
+                while row + few_rows < rows:
+                    most(q + row * inputs, scales + 4 * row, lows + 4 * row, w, c, out + row * to_stride, to_stride)
+                    row += most_rows
+                if row < rows:
+                    few(q + row * inputs, scales + 4 * row, lows + 4 * row, w, c, out + row * to_stride, to_stride)
 
     return jit(multiply)
 

@@ -77,8 +77,9 @@ def tile(count: int, width: int) -> SimpleNamespace:
         pairs = [[(side[c], row[r]) if rows_signed else (row[r], side[c]) for c in range(width)] for r in range(count)]
         return np.stack([np.stack([dot(sums[r, c], *pairs[r][c]) for c in range(width)]) for r in range(count)])
 
-    def finish(found: Ints, columns: int, x_scales: int, x_lows: int) -> Floats:
-        scale, offset, bias = _view(columns, np.float32, 48 * width).reshape(3, width, 16)
+    def finish(found: Ints, columns: int, step: int, x_scales: int, x_lows: int) -> Floats:
+        kinds = [_view(columns + kind * step, np.float32, 16 * width) for kind in range(3)]
+        scale, offset, bias = (kind.reshape(width, 16) for kind in kinds)
         fixed = fused_multiply_add(of_rows(x_lows, 4, np.float32), offset, bias)
         return fused_multiply_add(found.astype(np.float32), of_rows(x_scales, 4, np.float32) * scale, fixed)
 
@@ -105,6 +106,7 @@ def tile(count: int, width: int) -> SimpleNamespace:
         zeros=lambda: np.zeros((count, width, 16), dtype=np.int32),
         start=lambda address, stride: np.repeat(of_rows(address, stride, np.int32), width, 1).repeat(16, 2),
         dot=lambda *values: product(*values, rows_signed=False),
+        dot_narrow=lambda *values: product(*values, rows_signed=False),
         dot_signed=lambda *values: product(*values, rows_signed=True),
         finish=finish,
         weigh=weigh,

@@ -119,9 +119,11 @@ def tile(count: int, width: int) -> SimpleNamespace:
     start(address, stride)                   ints: the int32 of each row, in all its lanes
     dot(ints, weights, step, x, stride)      + four unsigned bytes of each row times signed weights; a vector of
                                              weights is ``step`` bytes behind the one before
+    dot_narrow(...)                          the same, of weights within -63 and 63
     dot_signed(ints, keys, step, q, stride)  + four signed bytes of each row times unsigned keys
-    finish(ints, columns, x_scales, x_lows)  floats: ints * scale * x_scale + x_low * offset + bias; ``columns`` holds
-                                             the scales, the offsets and the biases of the tile's outputs, float32
+    finish(ints, columns, step, x_scales, x_lows)  floats: ints * scale * x_scale + x_low * offset + bias; at
+                                             ``columns`` lie the tile's scales, ``step`` bytes on the offsets, then
+                                             the biases, all float32
     weigh(ints, scales, step, x_scales, stride, index, first, last)  floats: ints * scales * x_scale, -inf for a lane
                                              whose number, counted from ``index``, is not in [first, last]
     grow(floats, ints, factor)               floats + ints * factor
@@ -157,7 +159,9 @@ def tile(count: int, width: int) -> SimpleNamespace:
         lanes = [value(b, address, stride, r, I32) for r in range(count)]
         return fill(b, ints, lambda r, c: lanes[r])
 
-    def product(b: Any, sums: Any, weights: Any, step: Any, x: Any, stride: Any, *, rows_signed: bool) -> Any:
+    def product(
+        b: Any, name: str, sums: Any, weights: Any, step: Any, x: Any, stride: Any, *, rows_signed: bool
+    ) -> Any:
         side = [
             b.load(v._at(b, b.add(weights, b.mul(step, ir.Constant(I64, c))), I32X16), align=1) for c in range(width)
         ]
@@ -166,12 +170,13 @@ def tile(count: int, width: int) -> SimpleNamespace:
             row = value(b, x, stride, r, I32)
             for c in range(width):
                 pair = (side[c], row) if rows_signed else (row, side[c])
-                found.append(v._dot(b, v.DOT, one(b, sums, r, c), *pair))
+                found.append(v._dot(b, name, one(b, sums, r, c), *pair))
         return fill(b, ints, lambda r, c: found[r * width + c])
 
-    def finish(b: Any, found: Any, columns: Any, x_scales: Any, x_lows: Any) -> Any:
+    def finish(b: Any, found: Any, columns: Any, step: Any, x_scales: Any, x_lows: Any) -> Any:
         four = ir.Constant(I64, 4)
-        loads = [b.load(v._at(b, at(b, columns, four, 0, i), F32X16), align=1) for i in range(3 * width)]
+        kinds = [(kind, c) for kind in range(3) for c in range(width)]
+        loads = [b.load(v._at(b, at(b, columns, step, kind, c), F32X16), align=1) for kind, c in kinds]
         made = []
         for r in range(count):
             scale, low = value(b, x_scales, four, r, F32), value(b, x_lows, four, r, F32)
@@ -207,15 +212,13 @@ def tile(count: int, width: int) -> SimpleNamespace:
         for r, c in places:
             b.store(one(b, sums, r, c), v._at(b, at(b, address, stride, r, c), F32X16), align=4)
 
-    def dot(*a: Any) -> Any:
-        return product(*a, rows_signed=False)
-
-    def dot_signed(*a: Any) -> Any:
-        return product(*a, rows_signed=True)
+    def dot(name: str, *, rows_signed: bool = False) -> Any:
+        return lambda b, *a: product(b, name, *a, rows_signed=rows_signed)
 
     kinds: dict[str, tuple[str, Callable[..., Any]]] = {
-        "zeros": ("R", zeros), "start": ("R a a", start), "dot": ("R R a a a a", dot),
-        "dot_signed": ("R R a a a a", dot_signed), "finish": ("S R a a a", finish),
+        "zeros": ("R", zeros), "start": ("R a a", start), "dot": ("R R a a a a", dot(v.DOT)),
+        "dot_narrow": ("R R a a a a", dot(v.DOT_NARROW)),
+        "dot_signed": ("R R a a a a", dot(v.DOT, rows_signed=True)), "finish": ("S R a a a a", finish),
         "weigh": ("S R a a a a a a a", weigh), "grow": ("S S R f", grow),
         "load": ("S a a", load), "keep": ("- S a a", keep),
     }  # fmt: skip

@@ -53,7 +53,7 @@ X86_64_V3 = Isa(
     signed=False,
     vectors=8,
     most_rows=4,
-    verified_on=(f"AMD Zen 4, {HERE}",),
+    verified_on=(f"AMD Zen 3 and Zen 4, {HERE}",),
 )
 CORTEX_A72 = Isa(
     **_ARM,

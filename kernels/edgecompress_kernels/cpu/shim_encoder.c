@@ -1,14 +1,14 @@
 /* The encoder's operators, behind shim.c in one translation unit: tokens packed, layers over packed rows, pooling. */
 
 typedef struct Encoder {
-    int64_t hidden, heads, feed_forward;
+    int64_t hidden, heads, feed_forward, weight_bits;
     Kernel project, layer;
 } Encoder;
 
 extern const Encoder ENCODERS[]; /* made by build.py, ended by a hidden size of zero */
 
 typedef struct EncoderState {
-    int64_t hidden, heads, feed_forward;
+    int64_t hidden, heads, feed_forward, weight_bits;
     float scale, epsilon1, epsilon2;
 } EncoderState;
 
@@ -79,6 +79,7 @@ static Status *encoder_create(const CustomOp *op, const void *table, const Info 
     TRY(attribute_int(info, "hidden", &made->hidden));
     TRY(attribute_int(info, "num_heads", &made->heads));
     TRY(attribute_int(info, "feed_forward", &made->feed_forward));
+    TRY(attribute_int(info, "weight_bits", &made->weight_bits));
     TRY(attribute_float(info, "scale", &made->scale));
     TRY(attribute_float(info, "epsilon1", &made->epsilon1));
     TRY(attribute_float(info, "epsilon2", &made->epsilon2));
@@ -90,7 +91,9 @@ static Status *encoder_create(const CustomOp *op, const void *table, const Info 
 
 static Status *encoder_of(const EncoderState *s, const Encoder **found) {
     const Encoder *e = ENCODERS;
-    while (e->hidden && (e->hidden != s->hidden || e->heads != s->heads || e->feed_forward != s->feed_forward)) e++;
+    while (e->hidden && (e->hidden != s->hidden || e->heads != s->heads || e->feed_forward != s->feed_forward ||
+                         e->weight_bits != s->weight_bits))
+        e++;
     *found = e;
     return e->hidden ? NULL
                      : create_status(NOT_IMPLEMENTED, "edgecompress EncoderLayer: this library has no kernel for these sizes");

@@ -27,6 +27,7 @@ LANES = 16
 BYTES = 64  # of one vector
 # (i32x16, weights 8x64, activations 8x64) -> i32x16, which dots.py defines for each instruction set
 DOT, DOT_SMALL, DOT_SIGNED = "edgecompress_dot", "edgecompress_dot_small", "edgecompress_dot_signed"
+DOT_NARROW = "edgecompress_dot_narrow"
 JIT = not numba.config.DISABLE_JIT
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 F16, F32 = ir.HalfType(), ir.FloatType()
@@ -61,7 +62,7 @@ INTS, FLOATS = Lanes("i32"), Lanes("f32")
 _KINDS = {"a": types.int64, "i": types.int32, "f": types.float32, "I": INTS, "F": FLOATS, "-": types.void}
 if JIT:
     # Numba links what it compiles at once, and the dot product is not defined before the kernel meets its CPU.
-    for _name in (DOT, DOT_SMALL, DOT_SIGNED):
+    for _name in (DOT, DOT_SMALL, DOT_SIGNED, DOT_NARROW):
         binding.add_symbol(_name, 1)
 
 
