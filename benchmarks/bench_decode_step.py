@@ -1,0 +1,111 @@
+"""A decoder's whole step behind a long context: bundles of one student side by side, every step of each in turn.
+
+    python -m benchmarks.bench_decode_step --baseline none.bundle --bundles ours.bundle int8.bundle --out FILE
+
+The cache is filled with the same random keys and values on every side, because a step takes as long for those as for
+a text's. Sides of the same cache type are held against the baseline's logits before anything is timed. A row's ratio
+is the baseline's time over the side's, median of the rounds with p10 and p90.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench_encoder import note, spread
+from benchmarks.hosts import describe_host
+from edgecompress.formats.manifest import open_bundle
+from edgecompress.runtime.cache import KVCache
+from edgecompress.runtime.decoder import Cancellation, Decoder
+from edgecompress.runtime.session import make_session
+
+LEAST_CORRELATION = 0.98
+_STEPS = 4  # of a side before the other's turn
+
+
+class Side:
+    """One bundle with a cache of ``context`` random tokens and room for the steps."""
+
+    def __init__(self, bundle: Path, threads: int, context: int) -> None:
+        manifest, folder = open_bundle(bundle)
+        assert manifest.generation is not None
+        self.name = bundle.name
+        self.kv_dtype = manifest.generation.kv_dtype
+        self.kernels = manifest.kernels.isa if manifest.kernels else "none"
+        session = make_session(folder, manifest, threads, huge_pages=True)
+        self._decoder = Decoder(session, manifest.generation, manifest.model)
+        self._cache = KVCache(self._decoder.tensors, 1, context + 64)
+        self._cancel = Cancellation()
+        self._past = np.array([context])
+        rng = np.random.default_rng(0)
+        for buffer in self._cache.buffers:
+            shape = buffer[:, :, :context].shape
+            if buffer.dtype == np.int8:
+                buffer[:, :, :context] = rng.integers(-100, 101, shape, dtype=np.int8)
+            else:
+                buffer[:, :, :context] = rng.standard_normal(shape, dtype=np.float32)
+
+    def step(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Always the same token behind the same context; what it appends is written over by the next."""
+        logits, _ = self._decoder.run(
+            self._cache, 0, np.array([[7]]), self._past, np.zeros(1, dtype=np.int64), self._cancel
+        )
+        return logits[0, 0]
+
+    def seconds(self) -> float:
+        self.step()
+        started = time.perf_counter()
+        for _ in range(_STEPS):
+            self.step()
+        return (time.perf_counter() - started) / _STEPS
+
+
+def measure(baseline: Path, bundles: list[Path], threads: int, context: int, rounds: int) -> list[dict[str, Any]]:
+    sides = [Side(path, threads, context) for path in (baseline, *bundles)]
+    expected = sides[0].step().copy()
+    alike = {}
+    for side in sides:
+        if side.kv_dtype != sides[0].kv_dtype:
+            continue
+        alike[side.name] = round(float(np.corrcoef(side.step(), expected)[0, 1]), 4)
+        if alike[side.name] < LEAST_CORRELATION:
+            raise SystemExit(f"{side.name}: its logits correlate with {sides[0].name}'s by {alike[side.name]}")
+    times: dict[str, list[float]] = {side.name: [] for side in sides}
+    for _ in range(rounds):
+        for side in sides:
+            times[side.name].append(side.seconds())
+    rows = []
+    for side in sides:
+        ratios = [a / b for a, b in zip(times[sides[0].name], times[side.name], strict=True)]
+        row = {"kind": "row", "bundle": side.name, "kernels": side.kernels, "kv_cache": side.kv_dtype}
+        row |= {"threads": threads, "context_tokens": context, "logits_correlation": alike.get(side.name)}
+        row["tokens_per_s"] = round(1 / float(np.median(times[side.name])), 2)
+        rows.append(row | spread(ratios))
+        note(f"{side.name}, {threads} threads, behind {context}: {rows[-1]['tokens_per_s']} tok/s, {spread(ratios)}")
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--baseline", type=Path, required=True)
+    parser.add_argument("--bundles", type=Path, nargs="+", required=True)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--contexts", type=int, nargs="+", default=[128, 2048, 8192])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    lines: list[dict[str, Any]] = [{"kind": "header", "host": describe_host()}]
+    for threads in options.threads:
+        for context in options.contexts:
+            lines += measure(options.baseline, options.bundles, threads, context, options.rounds)
+    options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
