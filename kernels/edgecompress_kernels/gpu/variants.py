@@ -14,6 +14,7 @@ HALVES = ("float16", "bfloat16")
 CACHES = {"int8": "i8", "fp8": "fp8e4nv"}
 """What a cache may be besides the queries' type, in our words and in Triton's."""
 JOINED = 16  # splits that are joined at once
+MOST = 2**31 - 1
 Constant = int | bool
 Factor = dict[str, int | list[str]]
 """{"of": names, "per": n}: the product of the named sizes over n, rounded up."""
@@ -123,7 +124,7 @@ class Variant:
     constants: dict[str, Constant]
     num_warps: int
     num_stages: int
-    limits: dict[str, int] = field(default_factory=dict)  # the most that a parameter may be
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)  # the least and the most that a value may be
 
     @property
     def signature(self) -> dict[str, str]:
@@ -164,6 +165,10 @@ def _pointers(kernel: Kernel, dtype: str) -> dict[str, str]:
     return dict.fromkeys(kernel.floats, "*" + FLOATS[dtype])
 
 
+def _cap(soft_cap: bool) -> tuple[float, float]:
+    return (1e-3, 1e6) if soft_cap else (0, 0)
+
+
 def _named(*parts: str | bool) -> str:
     return "-".join(part for part in parts if isinstance(part, str) and part)
 
@@ -189,6 +194,7 @@ def prefill_variant(
         },
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        ranges={"window": (1, MOST) if window else (0, 0), "soft_cap": _cap(soft_cap)},
     )
 
 
@@ -218,6 +224,7 @@ def decode_variant(chip: Chip, dtype: str, head: int, *, cache: str, soft_cap: b
         },
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        ranges={"soft_cap": _cap(soft_cap)},
     )
 
 
@@ -244,5 +251,5 @@ def norm_variant(chip: Chip, dtype: str, columns: int, *, layer: bool) -> Varian
         constants={"ROWS": rows, "BLOCK": columns, "LAYER": layer},
         num_warps=warps,
         num_stages=1,
-        limits={"columns": columns},
+        ranges={"columns": (16, columns)},
     )
