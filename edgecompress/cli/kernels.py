@@ -35,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from edgecompress_kernels.cpu.encoder_layer import INSTRUCTION_SETS
     from edgecompress_kernels.cpu.isa import ISAS
+    from edgecompress_kernels.gpu.catalogue import ROWS as GPU_ROWS
+    from edgecompress_kernels.gpu.catalogue import VERIFIED, capabilities
 
     made_for = {row["kernel"]: INSTRUCTION_SETS if row["kernel"] == "encoder" else tuple(ISAS) for row in ROWS}
     if options.json:
@@ -42,7 +44,9 @@ def run(options: argparse.Namespace) -> int:
             isa.name: {"isa": isa.name, "needs": list(isa.needs), "verified_on": list(isa.verified_on)}
             for isa in ISAS.values()
         }
-        emit_json([{**row, "instruction_sets": [sets[name] for name in made_for[row["kernel"]]]} for row in ROWS])
+        rows = [{**row, "instruction_sets": [sets[name] for name in made_for[row["kernel"]]]} for row in ROWS]
+        gpu_rows = [{**row, "compute_capabilities": capabilities(), "verified": VERIFIED} for row in GPU_ROWS]
+        emit_json([*rows, *gpu_rows])
         return 0
     cells = [
         [*row.values(), "all" if len(made_for[row["kernel"]]) == len(ISAS) else made_for[row["kernel"]][0]]
@@ -52,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     print()
     cells = [[isa.name, ", ".join(isa.needs), ", ".join(isa.verified_on)] for isa in ISAS.values()]
     print(table(["instruction set", "needs", "verified on"], cells))
-    print(
-        "\nEvery instruction set gives the same bits. No kernel for aarch64 was timed yet, and none for a GPU is there."
-    )
+    print("\nEvery instruction set gives the same bits. No kernel for aarch64 was timed yet.\n")
+    print(table(["kernel", "computes", "takes"], [list(row.values()) for row in GPU_ROWS]))
+    print(f"\nFor compute capability {', '.join(capabilities())}: {VERIFIED}. No bundle holds them yet.")
     return 0

@@ -145,17 +145,17 @@ class Variant:
         ]
 
 
-def variants(chip: Chip) -> Iterator[Variant]:
-    """All that is made for a chip: float8 caches only where its hardware converts them."""
+def variants(chip: Chip, *, soft_cap: bool = False) -> Iterator[Variant]:
+    """All that is made for a chip, or all attention with soft caps; float8 caches where its hardware converts them."""
     for dtype in HALVES:
         for head in HEAD_SIZES:
             for causal in (True, False):
-                yield prefill_variant(chip, dtype, head, causal=causal)
-                yield prefill_variant(chip, dtype, head, causal=causal, window=True)
+                yield prefill_variant(chip, dtype, head, causal=causal, soft_cap=soft_cap)
+                yield prefill_variant(chip, dtype, head, causal=causal, window=True, soft_cap=soft_cap)
             for cache in (dtype, *CACHES):
                 if cache != "fp8" or chip.fp8:
-                    yield decode_variant(chip, dtype, head, cache=cache)
-            yield join_variant(chip, dtype, head)
+                    yield decode_variant(chip, dtype, head, cache=cache, soft_cap=soft_cap)
+            yield join_variant(chip, dtype, head)  # the same with a soft cap
         for columns in HIDDEN_SIZES:
             for layer in (False, True):
                 yield norm_variant(chip, dtype, columns, layer=layer)
