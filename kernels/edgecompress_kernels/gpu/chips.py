@@ -49,6 +49,7 @@ def _tile(block_m: int, block_n: int, num_warps: int, num_stages: int) -> Tile:
 
 _DECODE = {64: _tile(16, 64, 4, 3), 128: _tile(16, 64, 4, 2), 256: _tile(16, 32, 4, 2)}
 _DECODE_LARGE = {64: _tile(16, 128, 4, 3), 128: _tile(16, 64, 4, 3), 256: _tile(16, 64, 4, 2)}
+_DECODE_WARPGROUP = {64: _tile(16, 128, 4, 3), 128: _tile(16, 64, 8, 3), 256: _tile(16, 32, 8, 3)}
 _PREFILL = {64: _tile(128, 64, 8, 2), 128: _tile(128, 32, 8, 2), 256: _tile(64, 32, 8, 2)}
 _PREFILL_LARGE = {64: _tile(128, 64, 8, 3), 128: _tile(128, 32, 8, 3), 256: _tile(64, 32, 8, 3)}
 _PREFILL_WARPGROUP = {64: _tile(128, 128, 8, 2), 128: _tile(128, 64, 8, 2), 256: _tile(64, 64, 8, 2)}
@@ -99,7 +100,7 @@ CHIPS = {
             fp8=True,
             exact=True,
             prefill=_PREFILL_WARPGROUP,
-            decode=_DECODE_LARGE,
+            decode=_DECODE_WARPGROUP,
         ),
         Chip(
             capability=(10, 0),
@@ -108,7 +109,7 @@ CHIPS = {
             fp8=True,
             exact=True,
             prefill=_PREFILL_WARPGROUP,
-            decode=_DECODE_LARGE,
+            decode=_DECODE_WARPGROUP,
         ),
         Chip(
             capability=(12, 0),
