@@ -84,6 +84,7 @@ said(lambda: prefill(q[..., :50], q[..., :50], q[..., :50], starts, starts, caus
 said(lambda: prefill(q, q, q, starts.long(), starts, causal=True, **settings))
 said(lambda: prefill(q[:, [0, 1, 0]], q, q, starts, starts, causal=True, **settings))
 said(lambda: prefill(q, q, q, starts, starts, causal=True, longest=4, scale=0.0))
+said(lambda: decode(q[None, :1], cache, cache, lengths, key_scales=torch.ones(2, 64), **settings))
 said(lambda: decode(q[None, :1], cache.to(torch.int8), cache.to(torch.int8), lengths, **settings))
 said(lambda: decode(q[None, :1], cache, cache, lengths, longest=9, scale=1.0))
 said(lambda: add_rms_norm(torch.zeros(2, 9000), torch.zeros(2, 9000), torch.zeros(9000), 1e-6))
@@ -102,6 +103,7 @@ def test_what_a_kernel_cannot_take_is_said() -> None:
         "q_starts must be int32 [B + 1]",
         "3 query heads are no multiple of 2 key heads",
         "scale is 0.0; it must be above 0",
+        "key_scales and value_scales go with an int8 or float8 cache",
         "key_scales and value_scales go with an int8 or float8 cache",
         "the longest text has 9 keys and the cache room for 8",
         "rows of 9000: the kernel takes 1 to 8192 columns",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 import triton
 
-from edgecompress_kernels.gpu.chips import FLOATS, INTERPRETED, Tile, nearest, splits_for, width_of
+from edgecompress_kernels.gpu.chips import FLOAT32, FLOATS, INTERPRETED, Tile, nearest, splits_for, width_of
 from edgecompress_kernels.gpu.jit.decode import decode_kernel, join_kernel
 from edgecompress_kernels.gpu.jit.prefill import prefill_kernel
 from edgecompress_kernels.gpu.variants import JOINED
@@ -105,10 +105,13 @@ def prefill(
     _check_dense(q=q, k=k, v=v, out=out)
     on_gpu = check_device(q)
     batch, width = len(q_starts) - 1, width_of(q.shape[-1])
-    if batch == 0 or longest == 0:
+    if len(q) == 0:
         return out
-    if tile is None:
-        tile = nearest(torch.cuda.get_device_capability(q.device)).prefill[max(64, width)] if on_gpu else INTERPRETED
+    _check(longest > 0 and batch > 0, f"there are {len(q)} queries and the longest of {batch} texts has {longest}")
+    if tile is None and on_gpu:
+        of_chip = nearest(torch.cuda.get_device_capability(q.device)).prefill[max(64, width)]
+        tile = FLOAT32 if q.dtype == torch.float32 else of_chip
+    tile = INTERPRETED if tile is None else tile
     prefill_kernel[(triton.cdiv(longest, tile.block_m), q.shape[1], batch)](
         q, k, v, out, q_starts, k_starts,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0), out.stride(1),
@@ -176,7 +179,8 @@ def decode(
         chip = nearest(torch.cuda.get_device_capability(q.device))
         _check(chip.fp8 or keys.dtype != torch.float8_e4m3fn, f"capability {chip.name} has no fp8: take an int8 cache")
         processors = torch.cuda.get_device_properties(q.device).multi_processor_count
-        tile = chip.decode[max(64, width)] if tile is None else tile
+        of_chip = FLOAT32 if q.dtype == torch.float32 else chip.decode[max(64, width)]
+        tile = of_chip if tile is None else tile
     tile = INTERPRETED if tile is None else tile
     blocks = triton.cdiv(rows, tile.block_m)
     split_keys = triton.cdiv(triton.cdiv(max(1, longest), splits or 1), tile.block_n) * tile.block_n

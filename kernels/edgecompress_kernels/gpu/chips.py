@@ -122,6 +122,8 @@ CHIPS = {
         ),
     )
 }
+FLOAT32 = _tile(32, 32, 4, 1)
+"""For float32, which is twice as wide: no speed is looked for there, and it fits every chip at every head size."""
 INTERPRETED = _tile(16, 16, 4, 2)
 """What the interpreter takes, where a tile is only arithmetic: small, so that small shapes have several blocks."""
 
