@@ -173,11 +173,15 @@ def test_kernels_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "CachedAttention" in shown
     assert "x86-64-v4-vnni" in shown
+    assert "not yet run on a GPU" in shown
     assert main(["kernels", "--json"]) == 0
-    sets = {
-        row["kernel"]: {isa["isa"] for isa in row["instruction_sets"]} for row in json.loads(capsys.readouterr().out)
-    }
+    rows = json.loads(capsys.readouterr().out)
+    sets = {row["kernel"]: {isa["isa"] for isa in row["instruction_sets"]} for row in rows if "op" in row}
     assert sets == {"matmul": set(ISAS), "attention": set(ISAS), "encoder": set(ISAS)}
+    of_gpus = [row for row in rows if "op" not in row]
+    assert [row["kernel"] for row in of_gpus] == ["gpu-prefill", "gpu-decode", "gpu-add-norm"]
+    assert all("8.7" in row["compute_capabilities"] for row in of_gpus)
+    assert all(row["verified"].startswith("not yet run on a GPU") for row in of_gpus)
 
 
 def test_weights_that_are_not_there_are_told(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Attention kernels for edgecompress. None is built yet: this version runs ONNX Runtime's own kernels."""
+"""Kernels for edgecompress: ``cpu`` for custom ops of ONNX Runtime, ``gpu`` in Triton (not yet run on a GPU)."""

@@ -53,6 +53,34 @@ def attention(q: Array, keys: Array, values: Array, past: int, scale: float, win
     return out
 
 
+def seen_attention(
+    q: Array, keys: Array, values: Array, scale: float, *, causal: bool, window: int = 0, soft_cap: float = 0.0
+) -> Array:
+    """q [H, T, D], its last at the last key; keys and values [Hk, S, D] -> [H, T, D]; a row that sees none is zero."""
+    heads, tokens, _ = q.shape
+    group, count = heads // len(keys), keys.shape[1]
+    distance = (np.arange(tokens) + count - tokens)[:, None] - np.arange(count)
+    seen = np.ones(distance.shape, bool)
+    if causal:
+        seen &= distance >= 0
+    if window > 0:
+        seen &= np.abs(distance) < window
+    out = np.zeros(q.shape)
+    for h in range(heads):
+        scores = q[h].astype(np.float64) @ keys[h // group].astype(np.float64).T * scale
+        if soft_cap > 0:
+            scores = soft_cap * np.tanh(scores / soft_cap)
+        for t in np.flatnonzero(seen.any(-1)):
+            weights = np.exp(scores[t, seen[t]] - scores[t, seen[t]].max())
+            out[h, t] = weights @ values[h // group][seen[t]].astype(np.float64) / weights.sum()
+    return out
+
+
+def rms_norm(x: Array, gamma: Array, epsilon: float) -> Array:
+    x = x.astype(np.float64)
+    return np.asarray(x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * gamma)
+
+
 def rounded_rows(x: Array) -> Array:
     """x [M, K] as its 256 steps between a row's least and largest value say it, float64."""
     x = x.astype(np.float64)

@@ -1,0 +1,250 @@
+"""Our GPU attention against torch's flash and cuDNN SDPA, and the copy bandwidth of the same run.
+
+Run from the repository's root, on a machine with a CUDA device: ``python -m benchmarks.bench_gpu_attention``. Prefill
+and decode, heads of 64 and 128, 512 to 32768 tokens, batches of 1 to 64. Every output is first held against float64 on
+sampled rows. Sides are timed in turn with CUDA events, its caches flushed before each; ratios are the peer's time over
+ours (above 1: ours is faster), median of paired rounds with p10 and p90. One JSON line a row in
+benchmarks/results/gpu_attention.jsonl. Exit code 3 where there is no CUDA device. It has not yet been run on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks.hosts import describe_host
+
+RESULTS = Path(__file__).with_name("results") / "gpu_attention.jsonl"
+HEAD_SIZES = (64, 128)
+LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
+BATCHES = (1, 4, 16, 64)
+HEADS, KV_HEADS = 32, 8
+PEERS = {"sdpa flash": SDPBackend.FLASH_ATTENTION, "sdpa cudnn": SDPBackend.CUDNN_ATTENTION}
+SAMPLES = 16  # rows of the output that are held against float64
+MEMORY_SHARE = 0.6  # of the device's free memory that a shape may take; the larger are told as skipped
+DEVICE = "cuda"
+Side = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """One attention: ``decode`` is one new token over a cache of ``length``, else a causal prefill of ``length``."""
+
+    decode: bool
+    head: int
+    length: int
+    batch: int
+
+    @property
+    def flops(self) -> float:
+        """Multiplications and additions of both products; a causal prefill computes half of them."""
+        rows = 1 if self.decode else self.length / 2
+        return 4.0 * self.batch * HEADS * self.head * rows * self.length
+
+    def bytes(self, element: int, cache_element: int) -> int:
+        """That must be moved at the least: queries and output, keys and values, each once."""
+        tokens = 1 if self.decode else self.length
+        queries = 2 * self.batch * HEADS * tokens * self.head * element
+        return queries + 2 * self.batch * KV_HEADS * self.length * self.head * cache_element
+
+
+def refuse_without_gpu() -> None:
+    """Exit with code 3 and the reason where nothing can be measured."""
+    reason = ""
+    if importlib.util.find_spec("triton") is None:
+        reason = "triton is not installed: pip install 'edgecompress[triton]'"
+    if not torch.cuda.is_available():
+        reason = "there is no CUDA device here, and a time from anything else would mean nothing"
+    if reason:
+        print(f"edgecompress: {reason}", file=sys.stderr)
+        sys.exit(3)
+
+
+def timed(side: Side, flush: torch.Tensor) -> float:
+    """Seconds of one call, with cold caches; it is put on the stream while they are flushed, so Python costs none."""
+    flush.zero_()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    side()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3
+
+
+def copy_bandwidth(flush: torch.Tensor, rounds: int) -> float:
+    """Bytes a second of a device-to-device copy, read and written, the median of ``rounds``."""
+    source = torch.zeros(flush.numel(), dtype=torch.uint8, device=DEVICE)
+    target = torch.empty_like(source)
+    seconds = [timed(lambda: target.copy_(source), flush) for _ in range(rounds + 3)][3:]
+    return 2 * source.numel() / float(np.median(seconds))
+
+
+def quantized(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys or values [B, Hk, S, D] as int8, with one scale a channel [Hk, D]."""
+    step = x.abs().amax((0, 2)).float() / 127
+    return (x / step[None, :, None]).round().clamp(-127, 127).to(torch.int8), step
+
+
+def sides_of(shape: Shape, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> dict[str, Side]:
+    """Ours first. q [B, Hq, T, D], k and v [B, Hk, S, D]; every side gives [B, Hq, T, D]."""
+    from edgecompress_kernels.gpu.attention import decode, prefill
+
+    scale = shape.head**-0.5
+    sides: dict[str, Side] = {}
+    if shape.decode:
+        lengths = torch.full((shape.batch,), shape.length, dtype=torch.int32, device=DEVICE)
+        new = q.transpose(1, 2)
+        (k8, k_scales), (v8, v_scales) = quantized(k), quantized(v)
+        settings: dict[str, Any] = {"longest": shape.length, "scale": scale}
+        sides["ours"] = lambda: decode(new, k, v, lengths, **settings).transpose(1, 2)
+        sides["ours int8 cache"] = lambda: decode(
+            new, k8, v8, lengths, key_scales=k_scales, value_scales=v_scales, **settings
+        ).transpose(1, 2)
+    else:
+        # each side gets the layout that it likes best: ours tokens first, as projections give them
+        packed = [x.transpose(1, 2).contiguous().flatten(0, 1) for x in (q, k, v)]
+        starts = torch.arange(shape.batch + 1, dtype=torch.int32, device=DEVICE) * shape.length
+        sides["ours"] = lambda: (
+            prefill(packed[0], packed[1], packed[2], starts, starts, longest=shape.length, scale=scale, causal=True)
+            .view(shape.batch, shape.length, HEADS, shape.head)
+            .transpose(1, 2)
+        )
+    for name, backend in PEERS.items():
+
+        def peer(backend: SDPBackend = backend) -> torch.Tensor:
+            with sdpa_kernel(backend):
+                return torch.nn.functional.scaled_dot_product_attention(
+                    q, k, v, is_causal=not shape.decode, scale=scale, enable_gqa=True
+                )
+
+        sides[name] = peer
+    return sides
+
+
+def sampled_error(out: torch.Tensor, shape: Shape, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> float:
+    """Root mean square of the error over the reference's, on SAMPLES rows, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    error = size = 0.0
+    for _ in range(SAMPLES):
+        picks = [int(torch.randint(n, (1,), generator=generator)) for n in (shape.batch, HEADS, q.shape[2])]
+        b, h, t = picks
+        seen = shape.length if shape.decode else t + 1
+        keys, values = (x[b, h // (HEADS // KV_HEADS), :seen].double() for x in (k, v))
+        expected = (keys @ q[b, h, t].double() * shape.head**-0.5).softmax(0) @ values
+        error += float((out[b, h, t].double() - expected).square().sum())
+        size += float(expected.square().sum())
+    return float((error / size) ** 0.5)
+
+
+def summary(ratios: np.ndarray[Any, Any]) -> dict[str, float]:
+    low, median, high = (round(float(np.percentile(ratios, q)), 3) for q in (10, 50, 90))
+    return {"median": median, "p10": low, "p90": high}
+
+
+def measure(shape: Shape, dtype: torch.dtype, bandwidth: float, flush: torch.Tensor, rounds: int) -> dict[str, Any]:
+    """One row: errors, times, ratios, and how near ours comes to copying what must be read.
+
+    Raises ArithmeticError, and gives no time, if an output of ours is wrong.
+    """
+    tokens = 1 if shape.decode else shape.length
+    q = torch.randn(shape.batch, HEADS, tokens, shape.head, dtype=dtype, device=DEVICE)
+    k, v = (torch.randn(shape.batch, KV_HEADS, shape.length, shape.head, dtype=dtype, device=DEVICE) for _ in range(2))
+    sides, errors, absent = sides_of(shape, q, k, v), {}, {}
+    for name, side in list(sides.items()):
+        try:
+            errors[name] = sampled_error(side(), shape, q, k, v)
+        except RuntimeError as error:
+            if name.startswith("ours"):
+                raise
+            absent[name] = str(error).splitlines()[0]  # this backend does not take the shape or the chip
+            del sides[name]
+    # twice the best peer's error and one rounding of the type; an int8 cache adds half a step of 127 in each value
+    peers = [errors[name] for name in PEERS if name in errors]
+    bound = 2 * min(peers, default=torch.finfo(dtype).eps) + torch.finfo(dtype).eps
+    if errors["ours"] > bound:
+        raise ArithmeticError(f"{shape}: our error is {errors['ours']:.2e}, over {bound:.2e}; no time is given for it")
+    if errors.get("ours int8 cache", 0.0) > 0.05:
+        raise ArithmeticError(f"{shape}: with an int8 cache our error is {errors['ours int8 cache']:.2e}")
+    for side in sides.values():
+        for _ in range(3):
+            side()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            seconds[name].append(timed(side, flush))
+    times = {name: np.array(values) for name, values in seconds.items()}
+    row: dict[str, Any] = {
+        "kind": "decode" if shape.decode else "prefill",
+        "head": shape.head,
+        "length": shape.length,
+        "batch": shape.batch,
+        "dtype": str(dtype).removeprefix("torch."),
+        "relative_rms_error": {name: float(f"{error:.3e}") for name, error in errors.items()},
+        "median_us": {name: round(1e6 * float(np.median(values)), 2) for name, values in times.items()},
+        "peer_time_over_ours": {name: summary(times[name] / times["ours"]) for name in sides if name in PEERS},
+        "absent": absent,
+    }
+    element = q.element_size()
+    for name in [name for name in times if name.startswith("ours")]:
+        cache = 1 if "int8" in name else element
+        median = float(np.median(times[name]))
+        row[f"{name}: share of copy bandwidth"] = round(shape.bytes(element, cache) / median / bandwidth, 3)
+    if "ours int8 cache" in times:
+        row["time_over_ours_int8_cache"] = {
+            name: summary(times[name] / times["ours int8 cache"]) for name in times if name != "ours int8 cache"
+        }
+    row["ours: TFLOP/s"] = round(shape.flops / float(np.median(times["ours"])) / 1e12, 2)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="bfloat16")
+    parser.add_argument("--only", choices=("prefill", "decode"))
+    options = parser.parse_args()
+    refuse_without_gpu()
+    import triton
+
+    dtype = getattr(torch, options.dtype)
+    torch.manual_seed(0)
+    properties = torch.cuda.get_device_properties(0)
+    flush = torch.empty(min(1 << 30, properties.total_memory // 16), dtype=torch.uint8, device=DEVICE)
+    bandwidth = copy_bandwidth(flush, options.rounds)
+    gpu = {
+        "name": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "cuda": torch.version.cuda,
+        "triton": triton.__version__,
+        "copy_bytes_per_s": round(bandwidth),
+    }
+    rows: list[dict[str, Any]] = [{"host": describe_host() | {"gpu": gpu}, "heads": HEADS, "kv_heads": KV_HEADS}]
+    kinds = [kind == "decode" for kind in ("prefill", "decode") if options.only in (None, kind)]
+    for shape in (
+        Shape(decode=d, head=h, length=n, batch=b) for d in kinds for h in HEAD_SIZES for n in LENGTHS for b in BATCHES
+    ):
+        free, _ = torch.cuda.mem_get_info()
+        needed = 3 * shape.bytes(2, 2)  # ours in another layout, and outputs
+        if needed > MEMORY_SHARE * free:
+            rows.append({"skipped": repr(shape), "needs_bytes": needed, "free_bytes": free})
+            continue
+        rows.append(measure(shape, dtype, bandwidth, flush, options.rounds))
+        print(json.dumps(rows[-1], sort_keys=True), file=sys.stderr)
+        torch.cuda.empty_cache()
+    RESULTS.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    main()

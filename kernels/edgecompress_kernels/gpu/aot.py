@@ -1,0 +1,183 @@
+"""Kernels compiled ahead of time, with no GPU: a cubin and its record each.
+
+``python -m edgecompress_kernels.gpu.aot OUT --capability 8.9`` compiles all variants for a chip, or for every chip if
+none is named, into OUT/sm_89/, and refuses what would not run well there: spilled registers, too much shared memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from edgecompress_kernels.gpu.catalogue import VERIFIED
+from edgecompress_kernels.gpu.chips import CHIPS, MOST_REGISTERS, ROW_REGISTERS, Chip, ChipError, chip
+from edgecompress_kernels.gpu.cubin import CubinError, CubinFacts, cubin_facts
+from edgecompress_kernels.gpu.record import KernelRecord, write_kernel
+from edgecompress_kernels.gpu.variants import Variant, variants
+
+SCRATCH_POINTERS = 2  # that Triton 3.9 puts behind a kernel's own parameters
+_SIZES = {"i32": 4, "fp32": 4}
+
+
+class AotError(Exception):
+    """A kernel that cannot be compiled, or must not be shipped; the message says which and why."""
+
+
+def compile_variant(variant: Variant) -> tuple[KernelRecord, bytes]:
+    """The record and the cubin of a variant; it is not linted here.
+
+    Raises AotError if it does not compile, or if its cubin does not take the parameters that the record tells.
+    """
+    triton.knobs.compilation.disable_line_info = True  # else the cubin holds this machine's paths
+    function = getattr(importlib.import_module(variant.kernel.module), variant.kernel.function)
+    if not hasattr(function, "cache_key"):
+        raise AotError("TRITON_INTERPRET is set: nothing is compiled then. Unset it")
+    names = list(function.arg_names)
+    signature = variant.signature | dict.fromkeys(variant.constants, "constexpr")
+    if names != list(signature):
+        raise AotError(f"{variant.kernel.function} has other parameters than its table: {', '.join(names)}")
+    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in variant.aligned}
+    major, minor = variant.chip.capability
+    try:
+        compiled = triton.compile(
+            ASTSource(function, signature, constexprs=variant.constants, attrs=attributes),
+            target=GPUTarget("cuda", 10 * major + minor, 32),
+            options={"num_warps": variant.num_warps, "num_stages": variant.num_stages, "enable_fp_fusion": True},
+        )
+        cubin = compiled.asm["cubin"]
+        facts = cubin_facts(cubin)
+    except CubinError as error:
+        raise AotError(f"{variant.name} for {variant.chip.name}: {error}") from error
+    except Exception as error:  # Triton raises many kinds, with its compiler's output in them
+        raise AotError(f"{variant.name} does not compile for {variant.chip.name}: {error}") from error
+    metadata = compiled.metadata
+    if metadata.global_scratch_size or metadata.profile_scratch_size or metadata.num_ctas != 1:
+        raise AotError(
+            f"{variant.name} for {variant.chip.name} asks for scratch memory or clusters; no launch gives it"
+        )
+    _check_parameters(variant, facts)
+    record = KernelRecord(
+        name=variant.name,
+        kernel=variant.kernel.name,
+        symbol=facts.kernel,
+        capability=variant.chip.name,
+        exact_capability=variant.chip.exact,
+        signature=variant.signature,
+        aligned=list(variant.aligned),
+        ranges={name: list(ends) for name, ends in variant.ranges.items()},
+        constants=variant.constants,
+        grid=variant.grid,
+        sizes=list(variant.kernel.sizes),
+        num_warps=metadata.num_warps,
+        num_stages=variant.num_stages,
+        shared_bytes=metadata.shared,
+        registers=facts.registers,
+        stack_bytes=facts.stack_bytes,
+        scratch_pointers=SCRATCH_POINTERS,
+        triton_version=triton.__version__,
+        sha256=hashlib.sha256(cubin).hexdigest(),
+        verified=VERIFIED,
+    )
+    return record, cubin
+
+
+def parameter_bytes(kinds: Iterable[str]) -> int:
+    """Bytes of a call's parameters, each at a multiple of its own size."""
+    at = 0
+    for kind in kinds:
+        size = _SIZES.get(kind, 8)
+        at = -(-at // size) * size + size
+    return at
+
+
+def _check_parameters(variant: Variant, facts: CubinFacts) -> None:
+    expected = parameter_bytes([*variant.signature.values(), *["*"] * SCRATCH_POINTERS])
+    if facts.parameter_bytes != expected:
+        raise AotError(
+            f"{variant.name} takes {facts.parameter_bytes} bytes of parameters and not {expected}: "
+            "this version of Triton passes others than a launch would"
+        )
+
+
+def lint(record: KernelRecord, chip: Chip) -> list[str]:
+    """What is wrong with a compiled kernel on its chip; nothing if it may be shipped."""
+    found = []
+    if record.stack_bytes:
+        found.append(f"spills {record.stack_bytes} bytes a thread: take a smaller tile or more warps")
+    if record.shared_bytes > chip.shared_bytes:
+        found.append(f"asks for {record.shared_bytes} bytes of shared memory; a block may have {chip.shared_bytes}")
+    if record.registers > MOST_REGISTERS or record.registers * record.threads > ROW_REGISTERS:
+        found.append(f"{record.registers} registers in {record.threads} threads: no block fits")
+    return found
+
+
+def build(out: Path, chips: Sequence[Chip], only: str = "", soft_cap: bool = False) -> list[KernelRecord]:
+    """Compile, lint and write all variants whose name contains ``only``.
+
+    Raises AotError, after all were tried, naming each that may not be shipped; those are not written.
+    """
+    written, refused = [], []
+    for of in chips:
+        folder = out / f"sm_{of.capability[0]}{of.capability[1]}"
+        for variant in variants(of, soft_cap=soft_cap):
+            if only not in variant.name:
+                continue
+            start = time.perf_counter()
+            record, cubin = compile_variant(variant)
+            wrong = lint(record, of)
+            print(
+                f"{of.name} {variant.name}: {record.registers} registers, {record.shared_bytes} bytes shared, "
+                f"{time.perf_counter() - start:.1f} s{''.join('; ' + text for text in wrong)}",
+                file=sys.stderr,
+            )
+            if wrong:
+                refused.append(f"{of.name} {variant.name}: {'; '.join(wrong)}")
+                continue
+            write_kernel(record, cubin, folder)
+            written.append(record)
+    if refused:
+        raise AotError("\n".join([f"{len(refused)} kernels are not fit for their chip:", *refused]))
+    if not written:
+        raise AotError(f"no variant's name contains '{only}'")
+    return written
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m edgecompress_kernels.gpu.aot", description=__doc__)
+    parser.add_argument("out", type=Path, metavar="OUT")
+    names = [of.name for of in CHIPS.values()]
+    parser.add_argument("--capability", action="append", default=[], metavar="X.Y", help=f"of {', '.join(names)}")
+    parser.add_argument("--only", default="", metavar="TEXT", help="variants whose name contains it")
+    parser.add_argument("--soft-cap", action="store_true", help="attention with soft caps, as Gemma 2 has")
+    options = parser.parse_args(arguments)
+    try:
+        chips = [chip(_capability(text)) for text in options.capability] or list(CHIPS.values())
+        records = build(options.out, chips, options.only, options.soft_cap)
+    except ChipError as error:
+        print(f"edgecompress: {error}", file=sys.stderr)
+        return 2
+    except AotError as error:
+        print(f"edgecompress: {error}", file=sys.stderr)
+        return 3
+    print(f"{len(records)} kernels in {options.out}, linted; {VERIFIED}")
+    return 0
+
+
+def _capability(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    if not (major.isdigit() and minor.isdigit()):
+        raise ChipError(f"'{text}' is no compute capability; write it as 8.9")
+    return int(major), int(minor)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

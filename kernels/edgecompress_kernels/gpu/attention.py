@@ -1,0 +1,205 @@
+"""The attention kernels on torch tensors: they check what they are given, choose tiles, and launch through Triton.
+
+On a CPU they run only in Triton's interpreter, where TRITON_INTERPRET=1 was set before this module's first import.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+
+from edgecompress_kernels.gpu.chips import FLOAT32, FLOATS, INTERPRETED, Tile, nearest, splits_for, width_of
+from edgecompress_kernels.gpu.jit.decode import decode_kernel, join_kernel
+from edgecompress_kernels.gpu.jit.prefill import prefill_kernel
+from edgecompress_kernels.gpu.variants import JOINED
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+_ROUNDED = (torch.int8, torch.float8_e4m3fn)
+
+
+class KernelInputError(ValueError):
+    """A tensor that a kernel cannot take; the message says which, and what it takes."""
+
+
+def _check(right: bool, message: str) -> None:
+    if not right:
+        raise KernelInputError(message)
+
+
+def check_device(tensor: Tensor) -> bool:
+    """Whether the kernel runs on a GPU; else it runs in the interpreter.
+
+    Raises KernelInputError for a CPU tensor without the interpreter.
+    """
+    _check(
+        tensor.is_cuda or triton.knobs.runtime.interpret,
+        f"the tensors are on '{tensor.device}': move them to a CUDA device, or set TRITON_INTERPRET=1 to test on a CPU",
+    )
+    return bool(tensor.is_cuda)
+
+
+def _check_floats(name: str, tensor: Tensor) -> None:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    _check(dtype in FLOATS, f"{name} is {dtype}; the kernel takes {', '.join(FLOATS)}")
+
+
+def _check_heads(q: Tensor, heads: int, kv_heads: int) -> None:
+    head = q.shape[-1]
+    _check(head % 16 == 0 and 16 <= head <= 256, f"heads of {head}: the kernel takes 16 to 256 in sixteens")
+    _check(kv_heads > 0 and heads % kv_heads == 0, f"{heads} query heads are no multiple of {kv_heads} key heads")
+
+
+def _check_numbers(scale: float, window: int, soft_cap: float) -> None:
+    _check(scale > 0, f"scale is {scale}; it must be above 0")
+    _check(window >= 0, f"window is {window}; it must be 0 (none) or the number of keys that are seen")
+    _check(soft_cap >= 0, f"soft_cap is {soft_cap}; it must be 0 (none) or above")
+
+
+def _check_dense(**tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        _check(tensor.stride(-1) == 1, f"{name}'s last axis is not dense: call .contiguous()")
+
+
+def prefill(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_starts: Tensor,
+    k_starts: Tensor,
+    *,
+    longest: int,
+    scale: float,
+    causal: bool,
+    window: int = 0,
+    soft_cap: float = 0.0,
+    out: Tensor | None = None,
+    tile: Tile | None = None,
+) -> Tensor:
+    """Attention over packed texts: q [tokens, Hq, D], k and v [keys, Hk, D], all of one float type -> like q.
+
+    Text b has queries q_starts[b] to q_starts[b + 1] and keys k_starts[b] to k_starts[b + 1] (int32 [B + 1]), either of
+    which may be none. ``longest``: queries of the longest text, or more. A text's last query stands at its last key.
+    ``causal``: no query sees a key behind it. ``window``: it sees keys at a distance less than that, before it or, if
+    not causal, on both sides. ``soft_cap``: scores become cap * tanh(score / cap). A query that sees none gives zeros.
+
+    Raises KernelInputError for shapes, types and strides that the kernel does not take.
+    """
+    _check(q.ndim == 3 and k.ndim == 3 and v.shape == k.shape, "q, k and v must be [tokens, heads, D], k and v alike")
+    _check_floats("q", q)
+    _check(
+        q.dtype == k.dtype == v.dtype, f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}: they must be of one type"
+    )
+    _check(q.shape[-1] == k.shape[-1], f"q's heads are {q.shape[-1]} wide and k's {k.shape[-1]}: they must be alike")
+    _check_heads(q, q.shape[1], k.shape[1])
+    _check_numbers(scale, window, soft_cap)
+    for name, starts in (("q_starts", q_starts), ("k_starts", k_starts)):
+        _check(starts.dtype == torch.int32 and starts.ndim == 1, f"{name} must be int32 [B + 1]")
+    _check(len(q_starts) == len(k_starts), f"q_starts tells {len(q_starts) - 1} texts and k_starts {len(k_starts) - 1}")
+    out = torch.empty_like(q, memory_format=torch.contiguous_format) if out is None else out
+    _check(out.shape == q.shape and out.dtype == q.dtype, "out must be like q")
+    _check_dense(q=q, k=k, v=v, out=out)
+    on_gpu = check_device(q)
+    batch, width = len(q_starts) - 1, width_of(q.shape[-1])
+    if len(q) == 0:
+        return out
+    _check(longest > 0 and batch > 0, f"there are {len(q)} queries and the longest of {batch} texts has {longest}")
+    if tile is None and on_gpu:
+        of_chip = nearest(torch.cuda.get_device_capability(q.device)).prefill[max(64, width)]
+        tile = FLOAT32 if q.dtype == torch.float32 else of_chip
+    tile = INTERPRETED if tile is None else tile
+    prefill_kernel[(triton.cdiv(longest, tile.block_m), q.shape[1], batch)](
+        q, k, v, out, q_starts, k_starts,
+        q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0), out.stride(1),
+        q.shape[1] // k.shape[1], window, float(scale), float(soft_cap),
+        HEAD=q.shape[-1], WIDTH=width, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
+        CAUSAL=causal, WINDOW=window > 0, SOFT_CAP=soft_cap > 0,
+        num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+    return out
+
+
+def decode(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    *,
+    longest: int,
+    scale: float,
+    key_scales: Tensor | None = None,
+    value_scales: Tensor | None = None,
+    window: int = 0,
+    soft_cap: float = 0.0,
+    splits: int | None = None,
+    out: Tensor | None = None,
+    tile: Tile | None = None,
+) -> Tensor:
+    """Causal attention of a few new tokens over a cache: q [B, T, Hq, D], keys and values [B, Hk, capacity, D] -> as q.
+
+    ``lengths`` int32 [B]: keys of each text, its T new ones included; ``longest``: the most of them, or more. Keys and
+    values are of q's type, or int8 or float8 e4m3 with ``key_scales`` and ``value_scales`` float32 [Hk, D]: a scale a
+    channel, or a head's one scale in each of its channels. A query that sees no key gives zeros.
+    ``splits``: among how many programs the keys go; None chooses for the device, and 1 on a CPU.
+
+    Raises KernelInputError for shapes, types and strides that the kernel does not take.
+    """
+    _check(q.ndim == 4, "q must be [B, T, Hq, D]")
+    _check(keys.ndim == 4 and keys.shape == values.shape, "keys and values must be [B, Hk, capacity, D], both alike")
+    batch, tokens, heads, head = q.shape
+    _check(keys.shape[0] == batch and keys.shape[-1] == head, "keys must have q's texts and head size")
+    kv_heads, capacity = keys.shape[1], keys.shape[2]
+    _check_floats("q", q)
+    _check_heads(q, heads, kv_heads)
+    _check_numbers(scale, window, soft_cap)
+    _check(keys.dtype == values.dtype, f"keys are {keys.dtype} and values {values.dtype}: they must be of one type")
+    rounded = keys.dtype in _ROUNDED
+    _check(rounded or keys.dtype == q.dtype, f"the cache is {keys.dtype}: it must be {q.dtype}, int8 or float8_e4m3fn")
+    given = {key_scales is not None, value_scales is not None}
+    _check(given == {rounded}, "key_scales and value_scales go with an int8 or float8 cache, and only with one")
+    for name, given_scales in (("key_scales", key_scales), ("value_scales", value_scales)):
+        dense = given_scales is None or given_scales.is_contiguous()
+        right = given_scales is None or (given_scales.shape == (kv_heads, head) and given_scales.dtype == torch.float32)
+        _check(right and dense, f"{name} must be float32 [Hk, D] and dense")
+    _check(lengths.shape == (batch,) and lengths.dtype == torch.int32, "lengths must be int32 [B]")
+    _check(longest <= capacity, f"the longest text has {longest} keys and the cache room for {capacity}")
+    out = torch.empty_like(q, memory_format=torch.contiguous_format) if out is None else out
+    _check(out.shape == q.shape and out.dtype == q.dtype, "out must be like q")
+    _check_dense(q=q, keys=keys, values=values, out=out)
+    on_gpu = check_device(q)
+    if q.numel() == 0:
+        return out
+    width, rows = width_of(head), tokens * heads // kv_heads
+    processors = 1
+    if on_gpu:
+        chip = nearest(torch.cuda.get_device_capability(q.device))
+        _check(chip.fp8 or keys.dtype != torch.float8_e4m3fn, f"capability {chip.name} has no fp8: take an int8 cache")
+        processors = torch.cuda.get_device_properties(q.device).multi_processor_count
+        of_chip = FLOAT32 if q.dtype == torch.float32 else chip.decode[max(64, width)]
+        tile = of_chip if tile is None else tile
+    tile = INTERPRETED if tile is None else tile
+    blocks = triton.cdiv(rows, tile.block_m)
+    split_keys = triton.cdiv(triton.cdiv(max(1, longest), splits or 1), tile.block_n) * tile.block_n
+    if splits is None and on_gpu:
+        splits, split_keys = splits_for(longest, blocks * kv_heads * batch, processors, tile.block_n)
+    splits = triton.cdiv(max(1, longest), split_keys)
+    partials = torch.empty((batch, kv_heads, rows, splits, head) if splits > 1 else (1,), device=q.device)
+    states = torch.empty((batch, kv_heads, rows, splits, 2) if splits > 1 else (1,), device=q.device)
+    of_keys, of_values = (key_scales, value_scales) if rounded else (states, states)  # not read there
+    decode_kernel[(splits * blocks, kv_heads, batch)](
+        q, keys, values, of_keys, of_values, lengths, out, partials, states,
+        *q.stride()[:3], *keys.stride()[:3], *values.stride()[:3], *out.stride()[:3],
+        tokens, heads // kv_heads, splits, split_keys, window, float(scale), float(soft_cap),
+        HEAD=head, WIDTH=width, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SCALED=rounded, SOFT_CAP=soft_cap > 0,
+        num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+    if splits > 1:
+        join_kernel[(rows, kv_heads, batch)](
+            partials, states, lengths, out, *out.stride()[:3], tokens, heads // kv_heads, splits, split_keys,
+            HEAD=head, WIDTH=width, BLOCK_S=JOINED, num_warps=4,
+        )  # fmt: skip
+    return out

@@ -1,0 +1,55 @@
+"""What both attention kernels share: a block of scores, and a softmax in base 2 that goes on from block to block."""
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def load_rows(p, m_rows, m_width, MASKED: tl.constexpr, PADDED: tl.constexpr):
+    """[rows, WIDTH] at ``p``; what is masked reads as zero, so that no value beside the data is ever multiplied."""
+    if MASKED:
+        if PADDED:
+            block = tl.load(p, mask=m_rows[:, None] & m_width[None, :], other=0.0)
+        else:
+            block = tl.load(p, mask=m_rows[:, None], other=0.0)
+    else:
+        if PADDED:  # noqa: SIM108 -- Triton decides such an `if` when it compiles
+            block = tl.load(p, mask=m_width[None, :], other=0.0)
+        else:
+            block = tl.load(p)
+    return block
+
+
+@triton.jit
+def base_two(b_scores, scale, soft_cap, SOFT_CAP: tl.constexpr):
+    """Raw products as exponents of 2: scaled, and capped to cap * tanh(score / cap) if SOFT_CAP."""
+    if SOFT_CAP:
+        # tanh(x) = 1 - 2 / (1 + e^2x): where e^2x is infinite or 0 this is 1 or -1, as it should be
+        grown = tl.exp2(b_scores * (scale * (2.0 * LOG2_E) / soft_cap))
+        b_scores = (1.0 - 2.0 / (1.0 + grown)) * (soft_cap * LOG2_E)
+    else:
+        b_scores = b_scores * (scale * LOG2_E)
+    return b_scores
+
+
+@triton.jit
+def weigh(b_scores, largest, total, MASKED: tl.constexpr):
+    """Weights of this block, and the running largest score, sum, and the factor for what was summed before.
+
+    A row that has seen no key keeps -inf as its largest score and 0 as its sum; no NaN comes of it.
+    """
+    new = tl.maximum(largest, tl.max(b_scores, 1))
+    safe = new
+    if MASKED:
+        safe = tl.where(new == float("-inf"), 0.0, new)
+    weights = tl.exp2(b_scores - safe[:, None])
+    factor = tl.exp2(largest - safe)
+    return weights, new, total * factor + tl.sum(weights, 1), factor
+
+
+@triton.jit
+def divide(b_sums, total):
+    """Weighted sums [rows, WIDTH] over ``total``; a row that has seen no key is zero."""
+    return b_sums * tl.where(total > 0.0, 1.0 / tl.where(total > 0.0, total, 1.0), 0.0)[:, None]

@@ -1,0 +1,262 @@
+"""Kernels compiled ahead of time, launched on a device through cuda-core: neither Triton nor torch is needed there.
+
+A launch is asynchronous, as CUDA's are: the driver copies the parameters, and what the addresses point to must live
+until the stream has passed it. Kernels live as long as their ``Launcher``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from edgecompress_kernels.gpu.record import KernelRecord, read_kernel
+
+LIBRARY = "libcuda.so.1"
+PLAIN_SHARED_BYTES = 48 * 1024  # that a kernel may have without asking for more
+MOST_BLOCKS = (2**31 - 1, 65535, 65535)
+Argument = ctypes.c_uint64 | ctypes.c_int32 | ctypes.c_float
+
+
+class LaunchError(Exception):
+    """A kernel that cannot be launched; the message says why, and what to do."""
+
+
+class Driver(Protocol):
+    """What a launcher needs of CUDA, for one device."""
+
+    capability: tuple[int, int]
+    most_shared_bytes: int  # that a block may ask for
+
+    def load(self, cubin: bytes, name: str, symbol: str) -> Any:
+        """A kernel that can be launched, and keeps its code loaded."""
+
+    def allow_shared(self, kernel: Any, shared_bytes: int) -> None:
+        """Let a kernel ask for more than 48 KiB of shared memory."""
+
+    def launch(
+        self,
+        kernel: Any,
+        grid: tuple[int, int, int],
+        threads: int,
+        shared_bytes: int,
+        arguments: tuple[Argument, ...],
+        stream: Any,
+    ) -> None:
+        """Put a kernel on ``stream``; None stands for the device's default stream."""
+
+    def synchronize(self) -> None:
+        """Wait for all that was launched."""
+
+
+def require_driver(load: Callable[[str], object] = ctypes.CDLL) -> None:
+    """Look for the CUDA driver before anything of CUDA is called: some calls hang without it.
+
+    Raises LaunchError naming the library that is missing.
+    """
+    try:
+        load(LIBRARY)
+    except OSError as error:
+        raise LaunchError(
+            f"{LIBRARY} cannot be loaded, so no CUDA kernel can run here ({error}). It comes with NVIDIA's driver: "
+            "install that, or take a bundle for a CPU target"
+        ) from None
+
+
+class CudaDriver:
+    """One CUDA device through cuda-core."""
+
+    def __init__(self, ordinal: int = 0) -> None:
+        """Raises LaunchError where there is no driver, no cuda-core or no such device."""
+        require_driver()
+        try:
+            from cuda.bindings import driver
+            from cuda.core import Device, LaunchConfig, ObjectCode, launch
+        except ImportError as error:
+            raise LaunchError(f"{error.name} is not installed: pip install 'edgecompress[device-gpu]'") from error
+        self._driver, self._object_code, self._config, self._launch = driver, ObjectCode, LaunchConfig, launch
+        self._ordinal = ordinal
+        try:
+            self._device = Device(ordinal)
+            self._device.set_current()
+            major, minor = self._device.compute_capability
+            self.most_shared_bytes = int(self._device.properties.max_shared_memory_per_block_optin)
+        except Exception as error:  # cuda-core's own errors, which differ between its versions
+            raise LaunchError(f"CUDA device {ordinal} cannot be used: {error}") from error
+        self.capability = (int(major), int(minor))
+
+    def load(self, cubin: bytes, name: str, symbol: str) -> Any:
+        return self._object_code.from_cubin(cubin, name=name).get_kernel(symbol)  # the kernel keeps the code
+
+    def allow_shared(self, kernel: Any, shared_bytes: int) -> None:
+        attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        device = self._driver.CUdevice(self._ordinal)
+        (result,) = self._driver.cuKernelSetAttribute(attribute, shared_bytes, kernel.handle, device)
+        if result != self._driver.CUresult.CUDA_SUCCESS:
+            raise LaunchError(f"the device refuses {shared_bytes} bytes of shared memory: {result.name}")
+
+    def launch(
+        self,
+        kernel: Any,
+        grid: tuple[int, int, int],
+        threads: int,
+        shared_bytes: int,
+        arguments: tuple[Argument, ...],
+        stream: Any,
+    ) -> None:
+        self._device.set_current()  # of this thread, which need not be the one that loaded
+        config = self._config(grid=grid, block=(threads, 1, 1), shmem_size=shared_bytes)
+        self._launch(self._device.default_stream if stream is None else stream, config, kernel, *arguments)
+
+    def synchronize(self) -> None:
+        self._device.sync()
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    record: KernelRecord
+    kernel: Any
+
+
+class Launcher:
+    """The kernels of a folder that ``aot`` wrote for this device's capability; a context manager."""
+
+    def __init__(self, folder: Path, driver: Driver) -> None:
+        self._folder, self._driver = folder, driver
+        self._loaded: dict[str, _Loaded] | None = {}
+
+    def __enter__(self) -> Launcher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for the device, and let the kernels go. A second call does nothing."""
+        if self._loaded is not None:
+            try:
+                self._driver.synchronize()  # code that still runs must not be unloaded
+            finally:
+                self._loaded = None
+
+    def record(self, name: str) -> KernelRecord:
+        """What is known of a kernel; it is loaded if it was not."""
+        return self._load(name).record
+
+    def launch(self, name: str, values: Mapping[str, Any], stream: Any = None) -> None:
+        """Launch kernel ``name``: ``values`` are its parameters and the sizes of its grid, by name.
+
+        An address is an integer, or an array that tells its own (``__cuda_array_interface__`` or ``data_ptr``). A grid
+        of no blocks is no work, and nothing is launched.
+
+        Raises LaunchError, before anything is launched, for values that are missing, unknown, out of range or not
+        aligned as the kernel was compiled for; and for kernels that this device cannot run.
+        """
+        loaded = self._load(name)
+        record = loaded.record
+        known = {*record.signature, *record.sizes}
+        if set(values) != known:
+            missing, unknown = known - set(values), set(values) - known
+            parts = [
+                f"{what} {', '.join(sorted(names))}"
+                for what, names in (("lacks", missing), ("does not know", unknown))
+                if names
+            ]
+            raise LaunchError(f"the call of '{name}' {' and '.join(parts)}")
+        arguments = pack(record, values)
+        grid = grid_of(record, values)
+        if 0 in grid:
+            return
+        self._driver.launch(loaded.kernel, grid, record.threads, record.shared_bytes, arguments, stream)
+
+    def _load(self, name: str) -> _Loaded:
+        if self._loaded is None:
+            raise LaunchError(f"'{name}' cannot be launched: its launcher was closed")
+        if name not in self._loaded:
+            record, cubin = read_kernel(self._folder / f"{name}.json")
+            self._check_device(record)
+            kernel = self._driver.load(cubin, record.name, record.symbol)
+            if record.shared_bytes > PLAIN_SHARED_BYTES:
+                self._driver.allow_shared(kernel, record.shared_bytes)
+            self._loaded[name] = _Loaded(record, kernel)
+        return self._loaded[name]
+
+    def _check_device(self, record: KernelRecord) -> None:
+        major, minor = (int(part) for part in record.capability.split("."))
+        here = self._driver.capability
+        runs = here == (major, minor) if record.exact_capability else here[0] == major and here[1] >= minor
+        if not runs:
+            raise LaunchError(
+                f"'{record.name}' is for compute capability {record.capability}, and this device has "
+                f"{here[0]}.{here[1]}: "
+                f"compile it with python -m edgecompress_kernels.gpu.aot OUT --capability {here[0]}.{here[1]}"
+            )
+        if record.shared_bytes > self._driver.most_shared_bytes:
+            raise LaunchError(
+                f"'{record.name}' needs {record.shared_bytes} bytes of shared memory and this device gives a block "
+                f"{self._driver.most_shared_bytes}: compile it for this device's own capability"
+            )
+
+
+def address_of(value: Any) -> int:
+    """An integer itself, or where an array's data lies on the device."""
+    if isinstance(value, int):
+        return value
+    interface = getattr(value, "__cuda_array_interface__", None)
+    if interface is not None:
+        return int(interface["data"][0])
+    if hasattr(value, "data_ptr"):
+        return int(value.data_ptr())
+    raise LaunchError(f"a {type(value).__name__} tells no address on the device: give an integer or a device array")
+
+
+def pack(record: KernelRecord, values: Mapping[str, Any]) -> tuple[Argument, ...]:
+    """The parameters of a call in the kernel's order and types, the hidden scratch pointers behind them.
+
+    Raises LaunchError for a value that the kernel was not compiled for.
+    """
+    arguments: list[Argument] = []
+    for name, kind in record.signature.items():
+        value = values[name]
+        if kind.startswith("*"):
+            value = address_of(value)
+            if not 0 < value < 2**64:
+                raise LaunchError(f"{name} of '{record.name}' is no address: {value:#x}")
+            arguments.append(ctypes.c_uint64(value))
+        elif kind == "fp32":
+            if not math.isfinite(value):
+                raise LaunchError(f"{name} of '{record.name}' is {value}; it must be finite")
+            arguments.append(ctypes.c_float(value))
+        elif kind == "i32":
+            if isinstance(value, float) or not 0 <= int(value) < 2**31:
+                raise LaunchError(f"{name} of '{record.name}' is {value}; it must be an integer from 0 to 2^31 - 1")
+            value = int(value)
+            arguments.append(ctypes.c_int32(value))
+        else:
+            raise LaunchError(f"{name} of '{record.name}' is of type {kind}, which this version cannot pass")
+        if name in record.aligned and value % 16:
+            what = "address" if kind.startswith("*") else "value"
+            raise LaunchError(f"{name} of '{record.name}': its {what} {value} is no multiple of 16, as it must be")
+        least, most = record.ranges.get(name, (value, value))
+        if not least <= value <= most:
+            raise LaunchError(f"{name} of '{record.name}' is {value}; this kernel is for {least:g} to {most:g}")
+    return (*arguments, *(ctypes.c_uint64(0) for _ in range(record.scratch_pointers)))
+
+
+def grid_of(record: KernelRecord, values: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Blocks along x, y and z by the record's rule.
+
+    Raises LaunchError for more blocks than CUDA takes.
+    """
+    axes = [math.prod(-(-math.prod(int(values[n]) for n in f["of"]) // f["per"]) for f in axis) for axis in record.grid]
+    x, y, z = (*axes, 1, 1)[:3]
+    for axis, blocks, most in zip("xyz", (x, y, z), MOST_BLOCKS, strict=True):
+        if not 0 <= blocks <= most:
+            raise LaunchError(f"'{record.name}' would be {blocks} blocks along {axis}; CUDA takes {most}")
+    return x, y, z

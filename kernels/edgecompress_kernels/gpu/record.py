@@ -1,0 +1,79 @@
+"""What lies beside a cubin as JSON: all that a launch without Triton needs, and the hash of the cubin it is for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+
+class RecordError(ValueError):
+    """A kernel's files that cannot be used; the message names the file, and says what is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelRecord:
+    """One compiled kernel. ``signature``: parameters in the order of the call, in Triton's types."""
+
+    name: str
+    kernel: str  # prefill, decode, join or add_norm
+    symbol: str  # in the cubin
+    capability: str
+    exact_capability: bool  # for that capability alone; else for later minor versions too
+    signature: dict[str, str]
+    aligned: list[str]  # parameters that must be multiples of 16
+    ranges: dict[str, list[float]]  # the least and the most that a value may be: another is another kernel's
+    constants: dict[str, int | bool]
+    grid: list[list[dict[str, Any]]]  # axes of factors: the product of the named sizes ("of") over "per", rounded up
+    sizes: list[str]  # that the grid needs besides the parameters
+    num_warps: int
+    num_stages: int
+    shared_bytes: int
+    registers: int
+    stack_bytes: int
+    scratch_pointers: int  # hidden parameters behind the signature's, u64 each; no scratch is used, so they are 0
+    triton_version: str
+    sha256: str  # of the cubin
+    verified: str  # how it was tested, and how not
+    schema: int = SCHEMA
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.num_warps
+
+
+def write_kernel(record: KernelRecord, cubin: bytes, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{record.name}.cubin").write_bytes(cubin)
+    text = json.dumps(asdict(record), indent=1)
+    (folder / f"{record.name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_kernel(path: Path) -> tuple[KernelRecord, bytes]:
+    """The record at ``path`` (.json) and its cubin.
+
+    Raises RecordError if either is missing, of another schema, or not the one that was written with the other.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        cubin = path.with_suffix(".cubin").read_bytes()
+    except FileNotFoundError as error:
+        raise RecordError(
+            f"{error.filename} is not there: compile it with python -m edgecompress_kernels.gpu.aot"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path} is no JSON: {error}") from error
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        raise RecordError(f"{path} is not of schema {SCHEMA}: compile it again with this version")
+    names = {field.name for field in fields(KernelRecord)}
+    if set(values) != names:
+        odd = ", ".join(sorted(set(values) ^ names))
+        raise RecordError(f"{path} has missing or unknown fields: {odd}")
+    record = KernelRecord(**values)
+    if hashlib.sha256(cubin).hexdigest() != record.sha256:
+        raise RecordError(f"{path.with_suffix('.cubin')} is not the cubin that {path.name} is for: its sha256 differs")
+    return record, cubin

@@ -1,0 +1,50 @@
+"""Kernels called by their records: through a device double into Triton's interpreter, and on a GPU if there is one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.gpu.launches import errors, variants_of
+
+ROOT = Path(__file__).parent.parent.parent
+ABSENT = [name for name in ("triton", "cuda") if importlib.util.find_spec(name) is None]
+
+BOUND = 2**-10
+"""Of the largest value: float16 rounds weights and the output once each, by 2^-11 at the most."""
+
+
+@pytest.mark.skipif("triton" in ABSENT, reason="triton is not installed: pip install 'edgecompress[triton]'")
+def test_packed_parameters_compute_the_reference_in_the_interpreter(tmp_path: Path) -> None:
+    out = tmp_path / "errors.json"
+    command = [sys.executable, "-m", "tests.gpu.launches", str(out)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert sorted(found) == ["decode", "norm", "prefill"]
+    assert max(found.values()) <= BOUND
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="not yet run on a GPU: no CUDA device here")
+@pytest.mark.skipif(bool(ABSENT), reason=f"not installed: {', '.join(ABSENT)}")
+def test_cubins_compute_the_reference_on_a_gpu(tmp_path: Path) -> None:
+    from edgecompress_kernels.gpu.aot import compile_variant
+    from edgecompress_kernels.gpu.chips import nearest
+    from edgecompress_kernels.gpu.launch import CudaDriver, Launcher
+    from edgecompress_kernels.gpu.record import write_kernel
+
+    variants = variants_of(nearest(torch.cuda.get_device_capability()))
+    for variant in variants.values():
+        record, cubin = compile_variant(variant)
+        write_kernel(record, cubin, tmp_path)
+    with Launcher(tmp_path, CudaDriver()) as launcher:
+        found = errors(launcher, variants, "cuda")
+    assert max(found.values()) <= BOUND
