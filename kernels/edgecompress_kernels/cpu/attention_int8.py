@@ -160,6 +160,7 @@ def attend_block(size: int, count: int, jit: Any) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         scores, weights, factors = scores_of(), weights_of(), factors_of()
         groups = (n + 15) >> 4
+        least = v.splat_float(numba.float32(-88.0))  # whose exponential is 0; of two infinities the difference is none
         for j in range(groups):
             sums = zeros()
             for i in range(fours):
@@ -191,9 +192,9 @@ def attend_block(size: int, count: int, jit: Any) -> Callable[..., None]:
             before = v.read_float(state)
             kept, grown = one, one
             if before >= here:
-                grown = v.first_lane(e.power(v.splat_float(here - before)))
+                grown = v.first_lane(v.exponential(e.greater(v.splat_float(here - before), least)))
             else:
-                kept = v.first_lane(e.power(v.splat_float(before - here)))
+                kept = v.first_lane(v.exponential(e.greater(v.splat_float(before - here), least)))
                 v.write_float(state, here)
             v.write_float(state + 4, v.read_float(state + 4) * kept + w.to_float(v.sum_int_lanes(total)) * grown)
             v.write_float(factors + 4 * r, kept)
