@@ -143,35 +143,27 @@ def lay_out(size: int, jit: Any) -> Callable[..., None]:
     return jit(block)  # type: ignore[no-any-return]
 
 
-def attend_block(size: int, count: int, jit: Any) -> Callable[..., None]:
-    """``count`` rows over ``n`` keys from number ``block`` on, added to each row's result, ``stride`` bytes apart.
+@cache
+def soften(jit: Any) -> Callable[..., None]:
+    """Scores of ``count`` rows and ``groups`` times sixteen keys from number ``block`` on -> their weights in 15 bits.
 
-    A result is float32 [D + 16]: weighted values in ``layout``'s order, then the largest score and the sum of weights.
+    Of each row the largest score and the sum of weights, at ``state``, are brought up to date. What its sums so far and
+    the new ones are to be multiplied by are floats at ``factors``, and 32 bytes behind.
     """
-    on = w.tile(count)
-    zeros, dot, scale, gather = on.zeros, on.dot, on.scale, on.gather
-    q_stride, fours, chunks = query_bytes(size), size // 4, size // 16
-    scores_of, weights_of, factors_of = v.stack(4 * BLOCK * count), v.stack(2 * BLOCK * count), v.stack(64)
     one, levels = numba.float32(1.0), numba.float32(LEVELS)
 
-    def attend(
-        q: int, keys: int, values: int, first_row: int, group: int, past: int, window: int, block: int, n: int,
-        result: int, stride: int,
+    def of_rows(
+        scores: int, weights: int, factors: int, count: int, groups: int, first_row: int, group: int, past: int,
+        window: int, block: int, state: int, stride: int,
     ) -> None:  # fmt: skip
-        scores, weights, factors = scores_of(), weights_of(), factors_of()
-        groups = (n + 15) >> 4
         least = v.splat_float(numba.float32(-88.0))  # whose exponential is 0; of two infinities the difference is none
-        for j in range(groups):
-            sums = zeros()
-            for i in range(fours):
-                sums = dot(sums, keys + 16 * j * size + 64 * i, q + 8 * i, q_stride)
-            scale(sums, q + 2 * size, q_stride, scores + 64 * j, 4 * BLOCK)
+        steps = v.splat_float(levels)
         for r in range(count):
             last = past + (first_row + r) // group
             first = 0
             if window > 0:
                 first = max(0, last - window + 1)
-            row = scores + 4 * BLOCK * r
+            row, to = scores + 4 * BLOCK * r, weights + 2 * BLOCK * r
             best = v.splat_float(numba.float32(-a.INFINITY))
             if block >= first and block + 16 * groups - 1 <= last:
                 for j in range(groups):
@@ -182,13 +174,12 @@ def attend_block(size: int, count: int, jit: Any) -> Callable[..., None]:
                     best = e.greater(best, found)
                     v.store_floats(row + 64 * j, found)
             here = e.greatest_lane(best)
-            base, steps, total = v.splat_float(here), v.splat_float(levels), e.zero_ints()
+            base, total = v.splat_float(here), e.zero_ints()
             for j in range(groups):
                 weight = e.power(v.subtract(v.load_floats(row + 64 * j), base))
                 whole = v.round_to_ints(v.multiply(weight, steps))
                 total = e.add_ints(total, whole)
-                w.store_shorts(weights + 2 * BLOCK * r + 32 * j, whole)
-            state = result + r * stride + 4 * size
+                w.store_shorts(to + 32 * j, whole)
             before = v.read_float(state)
             kept, grown = one, one
             if before >= here:
@@ -199,6 +190,34 @@ def attend_block(size: int, count: int, jit: Any) -> Callable[..., None]:
             v.write_float(state + 4, v.read_float(state + 4) * kept + w.to_float(v.sum_int_lanes(total)) * grown)
             v.write_float(factors + 4 * r, kept)
             v.write_float(factors + 32 + 4 * r, grown)
+            state += stride
+
+    return jit(of_rows)  # type: ignore[no-any-return]
+
+
+def attend_block(size: int, count: int, jit: Any) -> Callable[..., None]:
+    """``count`` rows over ``n`` keys from number ``block`` on, added to each row's result, ``stride`` bytes apart.
+
+    A result is float32 [D + 16]: weighted values in ``layout``'s order, then the largest score and the sum of weights.
+    """
+    on, softened = w.tile(count), soften(jit)
+    zeros, dot, scale, gather = on.zeros, on.dot, on.scale, on.gather
+    q_stride, fours, chunks = query_bytes(size), size // 4, size // 16
+    scores_of, weights_of, factors_of = v.stack(4 * BLOCK * count), v.stack(2 * BLOCK * count), v.stack(64)
+
+    def attend(
+        q: int, keys: int, values: int, first_row: int, group: int, past: int, window: int, block: int, n: int,
+        result: int, stride: int,
+    ) -> None:  # fmt: skip
+        scores, weights, factors = scores_of(), weights_of(), factors_of()
+        groups = (n + 15) >> 4
+        for j in range(groups):
+            sums = zeros()
+            for i in range(fours):
+                sums = dot(sums, keys + 16 * j * size + 64 * i, q + 8 * i, q_stride)
+            scale(sums, q + 2 * size, q_stride, scores + 64 * j, 4 * BLOCK)
+        state = result + 4 * size
+        softened(scores, weights, factors, count, groups, first_row, group, past, window, block, state, stride)
         for c in range(chunks):
             sums = zeros()
             for t in range((n + 3) >> 2):
