@@ -87,11 +87,31 @@ def check_row(found: Any, q: Any, k_scale: Any, v_scale: Any, keys: Any, values:
     sums = 16 * (len(keys) // BLOCK + 2) * EPSILON * largest
     np.testing.assert_array_less(np.abs(found / v_scale - near), flips + sums + 1e-6, err_msg="the roundings' result")
     truth = exact_attention(q[None, None], keys[None] * k_scale.astype(np.float64), values[None], len(keys) - 1, 1.0)
-    step = np.abs(q * k_scale).max() / LEVELS
-    drift = np.expm1((step / 2 + EPSILON * np.abs(q * k_scale)) @ np.abs(keys.astype(np.float64)).T).max()
-    drift += np.expm1(4 * EPSILON * np.abs(scores).max()) + BLOCK * (0.5 / LEVELS + POWER)
-    bound = 2 * drift / (1 - drift) if drift < 1 else 2.0
-    np.testing.assert_array_less(np.abs(found / v_scale - truth[0, 0]), bound * largest + sums + 1e-6)
+    bound = share(q, k_scale, keys) * largest + sums + 1e-6
+    np.testing.assert_array_less(np.abs(found / v_scale - truth[0, 0]), bound, err_msg="the exact result")
+
+
+def share(q: Any, k_scale: Any, keys: Any) -> float:
+    """How far a row's result may be from the exact one, of the largest value: all roundings at their worst, at once."""
+    scaled = np.abs(q * k_scale).astype(np.float64)
+    reach = (scaled.max() / LEVELS / 2 + 5 * EPSILON * scaled) @ np.abs(keys.astype(np.float64)).T  # of a score
+    drift = np.expm1(reach.max()) + BLOCK * (0.5 / LEVELS + POWER)  # of the weights, of their sum
+    return float(2 * drift / (1 - drift)) if drift < 1 else 2.0
+
+
+def exact_of(feeds: dict[str, Any], past: int, heads: int, kv_heads: int, size: int, window: int) -> tuple[Any, float]:
+    """y [1, T, H * D] of one text in float64 over the cache that is to be written, and how far one may be from it."""
+    q, k, v = turned(feeds, heads, kv_heads, size)
+    tokens, scales = q.shape[2], [feeds[name][0, :, 0] for name in ("k_scale", "v_scale")]
+    kept = [
+        np.concatenate([feeds[name][0, :, :past], rounded_cache(new[0], scale)], axis=1)
+        for name, new, scale in (("past_k", k, scales[0]), ("past_v", v, scales[1]))
+    ]
+    keys, values = (x * scale[:, None].astype(np.float64) for x, scale in zip(kept, scales, strict=True))
+    y = exact_attention(q[0], keys, values, past, 1.0, window)
+    worst = max(share(q[0, h, t], scales[0][of], kept[0][of]) for h in range(heads) for t in range(tokens)
+                for of in [h * kv_heads // heads])  # fmt: skip
+    return y.transpose(1, 0, 2).reshape(1, tokens, -1), worst * np.abs(values).max()
 
 
 def check(
