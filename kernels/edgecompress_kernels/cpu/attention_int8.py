@@ -133,6 +133,10 @@ def lay_out(size: int, jit: Any) -> Callable[..., None]:
             keys, values = scratch, scratch + BLOCK * size
         for j in range(groups):
             for c in range(chunks):
+                ahead = 16 * j * size + 256 * c + BLOCK * size  # the next block, which is read in another order
+                for line in range(0, 256, 64):
+                    v.prefetch(keys + ahead + line)
+                    v.prefetch(values + ahead + line)
                 of_keys(keys + 16 * (j * size + c), to_keys + 16 * j * size + 256 * c)
         for t in range((n + 3) >> 2):
             for c in range(wide):
