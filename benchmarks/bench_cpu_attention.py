@@ -11,8 +11,8 @@ and value are appended in place, on every side but torch's, whose cache has them
 
 An output is held against float64 over the numbers that its cache holds before anything is timed. A side's time is the
 least of a few calls, once a round; ratios are taken round by round, median with p10 and p90. The bandwidth is that of
-the bytes of keys and values that one call must read, beside what numpy.dot reads of memory on the same threads, measured
-just before. One JSON line a row.
+the bytes of keys and values that one call must read; what numpy.dot reads of memory on the same threads stands before
+them. One JSON line a row.
 """
 
 from __future__ import annotations

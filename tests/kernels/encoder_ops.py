@@ -86,7 +86,9 @@ def layer_model(kind: Encoder, layer: dict[str, Any], *, smooth: bool) -> bytes:
     attributes = {"domain": "edgecompress", **_attributes(kind)}
     nodes = [
         helper.make_node("EncoderProjections", ["x", *qkv], ["p"], **attributes),
-        helper.make_node("EncoderLayer", ["x", "p", "starts", *out, *up, *down, *norm1, *norm2], ["y", "rest"], **attributes),
+        helper.make_node(
+            "EncoderLayer", ["x", "p", "starts", *out, *up, *down, *norm1, *norm2], ["y", "rest"], **attributes
+        ),
     ]
     return model_of(_graph(nodes, ["x", "starts"], {"y": TensorProto.FLOAT}, constants))
 

@@ -64,18 +64,14 @@ def build(
         flags = f"{int(matmul.half)}, {int(matmul.zero_points)}"
         tables["Matmul MATMULS"].append(f"{{{matmul.bits}, {matmul.block}, {flags}, {quantizer}, {matmul.name}}}")
     for kind in sorted(set(attentions)):
-        size, table, suffix = kind.head_size, "Attention ATTENTIONS", f"{kind.head_size}"
+        size = kind.head_size
         if kind.int8:
-            table, suffix = "Attention INT8_ATTENTIONS", f"int8_{size}"
-            of = attention_int8.append, attention_int8.attend, attention_int8.combine
-            made = tuple(part(size, inline) for part in of)
+            table, suffix, of = "Attention INT8_ATTENTIONS", f"int8_{size}", attention_int8
+            three = of.append(size, inline), of.attend(size, inline), of.combine(size, inline)
         else:
-            made = (
-                attention.append(size, inline),
-                attention.attend(size, isa.vectors, inline),
-                attention.combine(size, inline),
-            )
-        names = dict(zip((f"append_{suffix}", f"attend_{suffix}", f"combine_{suffix}"), made, strict=True))
+            table, suffix, plain = "Attention ATTENTIONS", f"{size}", attention
+            three = plain.append(size, inline), plain.attend(size, isa.vectors, inline), plain.combine(size, inline)
+        names = dict(zip((f"append_{suffix}", f"attend_{suffix}", f"combine_{suffix}"), three, strict=True))
         kernels |= names
         tables[table].append(f"{{{size}, {', '.join(names)}}}")
     for encoder in sorted(set(encoders)):
