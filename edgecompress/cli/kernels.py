@@ -20,6 +20,12 @@ ROWS = (
         "takes": "heads of 16 to 256 in sixteens, any group, windows, rotation by halves, a float32 cache",
     },
     {
+        "kernel": "attention",
+        "op": "CachedAttentionInt8",
+        "in_place_of": "GroupQueryAttention with --kv-cache int8",
+        "takes": "the same over a cache of int8, one scale a channel, written as GroupQueryAttention writes it",
+    },
+    {
         "kernel": "encoder",
         "op": "EncoderLayer",
         "in_place_of": "an int8-dynamic layer: attention, LayerNormalization, GELU",

@@ -67,9 +67,15 @@ def _session(graph: ir.Graph, threads: int, library: Path | None) -> ort.Inferen
     return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=list(PROVIDERS))
 
 
-def _graph(node: ir.Node, inputs: list[ir.Value], initializers: dict[str, ir.Value], domain: str) -> ir.Graph:
+def _graph(
+    node: ir.Node,
+    inputs: list[ir.Value],
+    initializers: dict[str, ir.Value],
+    domain: str,
+    cache: ir.DataType = ir.DataType.FLOAT,
+) -> ir.Graph:
     for output, name in zip(node.outputs, ("y", "k", "v"), strict=False):
-        output.name, output.type = name, ir.TensorType(ir.DataType.FLOAT)
+        output.name, output.type = name, ir.TensorType(ir.DataType.FLOAT if name == "y" else cache)
     return ir.Graph(
         inputs,
         list(node.outputs),
@@ -131,8 +137,14 @@ def _matmul(key: tuple[Any, ...], threads: int, library: Path) -> dict[str, tupl
     return sides
 
 
+def _kept(x: Any, step: Any, *, int8: bool) -> Any:
+    return np.clip(np.rint(x / step), -128, 127).astype(np.int8) if int8 else x
+
+
 def _attention(key: tuple[Any, ...], threads: int, library: Path) -> dict[str, tuple[Call, Call]]:
-    heads, kv_heads, size, rotary, window = key
+    heads, kv_heads, size, rotary, window, int8 = key
+    kept = ir.DataType.INT8 if int8 else ir.DataType.FLOAT
+    step = np.float32(4 / 127) if int8 else np.float32(1)  # of standard normal numbers nearly all are within it
     random = np.random.default_rng(0)
     longest = max(new + behind for new, behind in _CONTEXTS) + 1
     width = (heads + 2 * kv_heads) * size
@@ -140,7 +152,7 @@ def _attention(key: tuple[Any, ...], threads: int, library: Path) -> dict[str, t
     def session(ours: bool) -> ort.InferenceSession:
         inputs = [_input("x", ir.DataType.FLOAT, ["b", "t", width])]
         cache: list[int | str] = ["b", kv_heads, "c", size]
-        inputs += [_input(name, ir.DataType.FLOAT, cache) for name in ("past_k", "past_v")]
+        inputs += [_input(name, kept, cache) for name in ("past_k", "past_v")]
         inputs += [_input("last", ir.DataType.INT32, ["b"]), _input("total", ir.DataType.INT32, [])]
         constants, wanted = {}, [inputs[0], None, None, *inputs[1:]]
         options: dict[str, Any] = {"num_heads": heads, "kv_num_heads": kv_heads, "scale": size**-0.5}
@@ -151,18 +163,21 @@ def _attention(key: tuple[Any, ...], threads: int, library: Path) -> dict[str, t
                 constants[name] = _constant(name, table.astype(np.float32))
             inputs.append(_input("positions", ir.DataType.INT64, ["b", "t"]))
             wanted += [*constants.values(), inputs[-1]]
+        if int8:
+            scales = np.full((1, kv_heads, 1, size), step)
+            constants |= {name: _constant(name, scales) for name in ("k_scale", "v_scale")}
+            wanted += [None] * ((10 if ours else 12) - len(wanted))
+            wanted += [constants["k_scale"], constants["v_scale"]]
         if ours:
-            node = ir.node(
-                "CachedAttention",
-                wanted,
-                domain="edgecompress",
-                num_outputs=3,
-                attributes=options | {"head_size": size},
-            )
-            return _session(_graph(node, inputs, constants, "edgecompress"), threads, library)
-        options["do_rotary"] = int(bool(rotary))
-        node = ir.node("GroupQueryAttention", wanted, domain="com.microsoft", num_outputs=3, attributes=options)
-        return _session(_graph(node, inputs, constants, "com.microsoft"), threads, None)
+            op, domain = f"CachedAttention{'Int8' * int8}", "edgecompress"
+            options["head_size"] = size
+        else:
+            op, domain = "GroupQueryAttention", "com.microsoft"
+            options["do_rotary"] = int(bool(rotary))
+            if int8:
+                options |= {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
+        node = ir.node(op, wanted, domain=domain, num_outputs=3, attributes=options)
+        return _session(_graph(node, inputs, constants, domain, kept), threads, library if ours else None)
 
     pair = session(True), session(False)
     sides = {}
@@ -174,8 +189,8 @@ def _attention(key: tuple[Any, ...], threads: int, library: Path) -> dict[str, t
             shape = (1, kv_heads, behind + new, size)
             feeds = {
                 "x": random.standard_normal((1, new, width)).astype(np.float32),
-                "past_k": random.standard_normal(shape).astype(np.float32),
-                "past_v": random.standard_normal(shape).astype(np.float32),
+                "past_k": _kept(random.standard_normal(shape).astype(np.float32), step, int8=int8),
+                "past_v": _kept(random.standard_normal(shape).astype(np.float32), step, int8=int8),
                 "last": np.array([behind + new - 1], dtype=np.int32),
                 "total": np.array(behind + new, dtype=np.int32),
                 "positions": np.arange(behind, behind + new, dtype=np.int64)[None],

@@ -238,9 +238,14 @@ def _site(model: ir.Model, node: ir.Node) -> Site | tuple[str, str, str] | None:
     if inputs[7] is not None and attributes.get("do_rotary", 0):
         assert inputs[7].shape is not None
         rotary = 2 * int(str(inputs[7].shape[1]))
+    int8 = past is not None and past.dtype == ir.DataType.INT8
+    if int8:
+        what += ", an int8 cache"
     reason = ""
-    if past is None or past.dtype != ir.DataType.FLOAT:
-        reason = "its cache is not float32"
+    if past is None or not (past.dtype == ir.DataType.FLOAT or int8):
+        reason = "its cache is neither float32 nor int8"
+    elif int8 and any(attributes.get(f"{side}_quant_type") != "PER_CHANNEL" for side in "kv"):
+        reason = "its cache has not one scale a channel"
     elif size % 16 or not 16 <= size <= 256 or rotary % 32:
         reason = "its heads are no multiple of sixteen, or their turned half is not"
     elif attributes.get("softcap") or int(attributes.get("smooth_softmax", -1)) > 0 or inputs[11] is not None:
@@ -250,7 +255,7 @@ def _site(model: ir.Model, node: ir.Node) -> Site | tuple[str, str, str] | None:
     if reason:
         return "attention", what, reason
     window = int(attributes.get("local_window_size", -1))
-    return Site(kernel="attention", what=what, key=(heads, kv_heads, size, rotary, window))
+    return Site(kernel="attention", what=what, key=(heads, kv_heads, size, rotary, window, int8))
 
 
 def instruction_set(target: Target) -> tuple[Any, str]:
@@ -288,16 +293,16 @@ def _ahead(target: Target) -> str:
 def _library(sites: Sequence[Site], isa: Any) -> bytes:
     """Built for these ops; twice in one process is once."""
     matmuls = {(s.key[2], s.key[3], s.key[4]) for s in sites if s.kernel == "matmul"}
-    sizes = {s.key[2] for s in sites if s.kernel == "attention"}
-    return _built(tuple(sorted(matmuls)), tuple(sorted(sizes)), isa)
+    attentions = {(s.key[2], s.key[5]) for s in sites if s.kernel == "attention"}
+    return _built(tuple(sorted(matmuls)), tuple(sorted(attentions)), isa)
 
 
 @lru_cache(maxsize=8)
-def _built(matmuls: tuple[tuple[int, int, bool], ...], head_sizes: tuple[int, ...], isa: Any) -> bytes:
+def _built(matmuls: tuple[tuple[int, int, bool], ...], attentions: tuple[tuple[int, bool], ...], isa: Any) -> bytes:
     from edgecompress_kernels.cpu.build import Attention, Matmul, build
 
     wanted = [Matmul(bits=bits, block=block, zero_points=points) for bits, block, points in matmuls]
-    return build(wanted, [Attention(head_size=size) for size in head_sizes], isa)
+    return build(wanted, [Attention(head_size=size, int8=int8) for size, int8 in attentions], isa)
 
 
 def _array(value: ir.Value | None) -> Any:
@@ -334,7 +339,7 @@ def _replace_matmul(model: ir.Model, node: ir.Node) -> None:
 
 
 def _replace_attention(model: ir.Model, node: ir.Node) -> None:
-    inputs = [*node.inputs, *[None] * (10 - len(node.inputs))]
+    inputs = [*node.inputs, *[None] * (14 - len(node.inputs))]
     past = inputs[3]
     assert past is not None
     assert past.shape is not None
@@ -343,7 +348,10 @@ def _replace_attention(model: ir.Model, node: ir.Node) -> None:
     kept |= {"head_size": int(str(past.shape[3])), "local_window_size": int(window.value) if window else -1}
     turned = node.attributes.get("do_rotary")
     new = list(inputs[:10]) if turned is not None and turned.value else list(inputs[:7])
-    _swap(model, node, "CachedAttention", new, kept)
+    if past.dtype == ir.DataType.INT8:
+        _swap(model, node, "CachedAttentionInt8", [*new, *[None] * (10 - len(new)), *inputs[12:14]], kept)
+    else:
+        _swap(model, node, "CachedAttention", new, kept)
 
 
 def _swap(

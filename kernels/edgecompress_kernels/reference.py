@@ -81,6 +81,30 @@ def rms_norm(x: Array, gamma: Array, epsilon: float) -> Array:
     return np.asarray(x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * gamma)
 
 
+def rounded_cache(x: Array, scales: Array) -> Array:
+    """x [Hk, T, D] as an int8 cache keeps it, a scale a channel [Hk, D]; in float32, which settles the border cases."""
+    return np.asarray(np.clip(np.rint(x.astype(np.float32) / scales[:, None]), -128, 127).astype(np.int8))
+
+
+def rounded_scores(q: Array, scales: Array, keys: Array) -> Array:
+    """q [D], turned and scaled, times the keys' scales in 16 bits, times int8 keys [S, D] -> float32 [S], each bit."""
+    scaled = q.astype(np.float32) * scales
+    step = np.abs(scaled).max() / np.float32(32767)
+    inverse = np.float32(1) / step if step >= np.finfo(np.float32).tiny else np.float32(0)
+    shorts = np.rint(scaled * inverse).astype(np.int64)
+    return np.asarray((keys.astype(np.int64) @ shorts).astype(np.float32) * step)
+
+
+def block_softmax(scores: Array, first: int, block: int) -> tuple[Array, Array]:
+    """Of keys from number ``first`` on: exp [S] of a score less its block's largest, and the block's unit [S], float64.
+
+    Weights are their product. In 15 bits they are rint(exp * 32767) * unit.
+    """
+    starts = np.maximum(np.arange(first // block, (first + len(scores) - 1) // block + 1) * block - first, 0)
+    largest = np.repeat(np.maximum.reduceat(scores, starts), np.diff([*starts, len(scores)]))
+    return np.exp((scores - largest).astype(np.float64)), np.exp(largest.astype(np.float64) - scores.max())
+
+
 def rounded_rows(x: Array) -> Array:
     """x [M, K] as its 256 steps between a row's least and largest value say it, float64."""
     x = x.astype(np.float64)

@@ -10,6 +10,7 @@ from edgecompress_kernels.cpu.build import Attention, Matmul, build
 from edgecompress_kernels.cpu.isa import Isa
 from edgecompress_kernels.reference import block_weights, encoder_layer, quantized_rows
 
+from tests.kernels import test_attention_int8
 from tests.kernels.encoder_ops import EPSILON, layer_model, random_layer
 from tests.kernels.ops import ENCODERS, attention_model, matmul_model, session
 from tests.kernels.test_attention import expected_of, feeds_of
@@ -37,7 +38,8 @@ Expected = dict[str, tuple[Any, float]]
 def library_for(isa: Isa, folder: Path) -> Path:
     """All that the cases need, built for ``isa``."""
     path = folder / f"{isa.name}.so"
-    path.write_bytes(build(MATMULS, [Attention(head_size=size) for size in (64, 80)], isa, LAYERS))
+    attentions = [Attention(head_size=size, int8=int8) for size in (64, 80) for int8 in (False, True)]
+    path.write_bytes(build(MATMULS, attentions, isa, LAYERS))
     return path
 
 
@@ -61,6 +63,12 @@ def write_cases(folder: Path) -> Expected:
         (folder / f"{name}.onnx").write_bytes(model)
         np.savez(folder / f"{name}.npz", **feeds)
         expected[name] = expected_of(feeds, [past], HEADS, KV_HEADS, size, window)[0], 3e-6
+        name = f"attention_int8_{size}_{tokens}_{past}"
+        feeds = test_attention_int8.feeds_of(np.random.default_rng(8), tokens, [past], HEADS, KV_HEADS, size, rotary)
+        model = attention_model(heads=HEADS, kv_heads=KV_HEADS, size=size, rotary=rotary, window=window, int8=True)
+        (folder / f"{name}.onnx").write_bytes(model)
+        np.savez(folder / f"{name}.npz", **feeds)
+        expected[name] = test_attention_int8.exact_of(feeds, past, HEADS, KV_HEADS, size, window)
     for kind in LAYERS:
         starts = np.array([0, 1, 1, 38, 44])
         x, layer = rng.standard_normal((44, kind.hidden)).astype(np.float32), random_layer(kind, rng, smooth=True)

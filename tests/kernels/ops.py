@@ -26,7 +26,7 @@ ENCODERS = (
     Encoder(hidden=128, heads=1, feed_forward=48),  # of 128
     Encoder(hidden=64, heads=2, feed_forward=96, weight_bits=7),  # of 32
 )
-LIBRARY = (MATMULS, tuple(Attention(head_size=size) for size in ATTENTIONS))
+LIBRARY = (MATMULS, tuple(Attention(head_size=size, int8=int8) for size in ATTENTIONS for int8 in (False, True)))
 
 
 def best_isa(features: frozenset[str]) -> Isa | None:
@@ -78,18 +78,23 @@ def attention(library: Path, *, threads: int = 2, **options: Any) -> ort.Inferen
 
 
 def attention_model(
-    *, heads: int, kv_heads: int, size: int, rotary: int = 0, window: int = -1, packed: bool = True
+    *, heads: int, kv_heads: int, size: int, rotary: int = 0, window: int = -1, packed: bool = True, int8: bool = False
 ) -> bytes:
+    """y, k_out, v_out of the feeds by their names; ``int8`` is the cache's type."""
+    kept = TensorProto.INT8 if int8 else TensorProto.FLOAT
     names = ["q", "" if packed else "k", "" if packed else "v", "past_k", "past_v", "last", "total"]
-    kinds = {"q": TensorProto.FLOAT, "past_k": TensorProto.FLOAT, "past_v": TensorProto.FLOAT}
+    kinds = {"q": TensorProto.FLOAT, "past_k": kept, "past_v": kept}
     kinds |= {"last": TensorProto.INT32, "total": TensorProto.INT32}
     if not packed:
         kinds |= {"k": TensorProto.FLOAT, "v": TensorProto.FLOAT}
     if rotary:
         names += ["cos", "sin", "positions"]
         kinds |= {"cos": TensorProto.FLOAT, "sin": TensorProto.FLOAT, "positions": TensorProto.INT64}
+    if int8:
+        names += [*[""] * (10 - len(names)), "k_scale", "v_scale"]
+        kinds |= {"k_scale": TensorProto.FLOAT, "v_scale": TensorProto.FLOAT}
     node = helper.make_node(
-        "CachedAttention",
+        "CachedAttentionInt8" if int8 else "CachedAttention",
         names,
         ["y", "k_out", "v_out"],
         domain="edgecompress",
@@ -103,7 +108,10 @@ def attention_model(
         [node],
         "g",
         [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "k_out", "v_out")],
+        [
+            helper.make_tensor_value_info(name, kind, None)
+            for name, kind in (("y", TensorProto.FLOAT), ("k_out", kept), ("v_out", kept))
+        ],
     )
     return model_of(graph)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from edgecompress_kernels.cpu import attention, blockwise
+from edgecompress_kernels.cpu import attention, attention_int8, blockwise
 from edgecompress_kernels.cpu.build import Attention, Matmul, build
 from edgecompress_kernels.cpu.compile import KernelError, to_assembly, to_ir
 from edgecompress_kernels.cpu.isa import CORTEX_A72, ISAS, X86_64_V3, X86_64_V4_VNNI, Isa
@@ -20,7 +20,7 @@ from edgecompress.targets import find_target, known_targets
 
 STEPPED = """
 import numpy as np
-from edgecompress_kernels.cpu import attention, blockwise, encoder_attention, encoder_layer
+from edgecompress_kernels.cpu import attention, attention_int8, blockwise, encoder_attention, encoder_layer
 from edgecompress_kernels.cpu.encoder_packing import pack_columns, pack_panels
 from edgecompress_kernels.cpu.packing import pack_lanes, pack_weights
 from edgecompress_kernels import reference
@@ -74,6 +74,31 @@ attention.combine(size, plain)(p.ctypes.data, 0)
 expected = reference.attention(q.reshape(group, 1, size), keys[None], values[None], past, 0.125)
 assert np.abs(y - expected[:, 0]).max() < 1e-5
 
+size = 80  # a panel of 64 channels and one of 16
+q, k, v = (rng.standard_normal((1, heads * size)).astype(np.float32) for heads in (group, 1, 1))
+k_scales, v_scales = (rng.random((1, size), dtype=np.float32) / 50 + 0.01 for _ in range(2))
+keys, values = (rng.integers(-128, 128, (1, capacity, size), dtype=np.int8) for _ in range(2))
+y, row = np.zeros((group, size), dtype=np.float32), attention_int8.query_bytes(size)
+p = parameters(attention.SLOTS, {
+    "q_in": q, "k_in": k, "v_in": v, "past": np.array([past]), "positions": np.array([0]),
+    "q": np.zeros((group, row), np.int8), "keys": keys, "values": values,
+    "partials": np.zeros((group, 2, size + 16), np.float32), "y": y, "batch": 1, "tokens": 1, "kv_heads": 1,
+    "group": group, "capacity": capacity, "window": -1,
+    "scale": int(np.array([0.125, 0], np.float32).view(np.int64)[0]),
+    "rows_per_part": group, "row_parts": 1, "splits": 2, "split_parts": 2, "k_scales": k_scales, "v_scales": v_scales})
+attention_int8.append(size, plain)(p.ctypes.data, 0)
+for part in range(2):
+    attention_int8.attend(size, plain)(p.ctypes.data, part)
+attention_int8.combine(size, plain)(p.ctypes.data, 0)
+assert np.array_equal(keys[:, past], reference.rounded_cache(k[:, None], k_scales)[:, 0])
+assert np.array_equal(values[:, past], reference.rounded_cache(v[:, None], v_scales)[:, 0])
+expected = reference.attention(q.reshape(group, 1, size), keys * k_scales, values * v_scales, past, 0.125)[:, 0]
+assert np.abs(y - expected).max() < 2e-3 * np.abs(values * v_scales).max()  # its 64 weights a block in 15 bits
+y *= 0  # and all splits by one part, joined as they come
+p[[attention.SLOTS.index(name) for name in ("rows_per_part", "split_parts")]] = attention_int8.ROWS, 1
+attention_int8.attend(size, plain)(p.ctypes.data, 0)
+assert np.abs(y - expected).max() < 2e-3 * np.abs(values * v_scales).max()
+
 kind = encoder_layer.Encoder(hidden=32, heads=1, feed_forward=48)
 x, starts, layer, arrays = rng.standard_normal((18, 32)).astype(np.float32), np.array([0, 3, 3, 18]), {}, {}
 for part, inputs, outputs in (("qkv", 32, 96), ("out", 32, 32), ("up", 32, 48), ("down", 48, 32)):
@@ -115,7 +140,10 @@ def test_kernels_can_be_stepped_in_python() -> None:
     assert done.stdout.strip() == "as expected", done.stderr[-2000:]
 
 
-SMALL = ([Matmul(bits=4, block=32), Matmul(bits=8, block=32)], [Attention(head_size=16)])
+SMALL = (
+    [Matmul(bits=4, block=32), Matmul(bits=8, block=32)],
+    [Attention(head_size=16), Attention(head_size=80, int8=True)],
+)
 
 
 @pytest.fixture(scope="session", params=ISAS.values(), ids=ISAS)
@@ -134,7 +162,8 @@ def test_nothing_is_asked_for_from_outside_but_memory_functions(built: tuple[Isa
 
 
 def test_the_same_input_gives_the_same_bytes(built: tuple[Isa, Path]) -> None:
-    for kept in (to_ir, blockwise.quantize_rows, blockwise.multiply, attention.append, attention.attend):
+    kernels = (attention.append, attention.attend, attention_int8.append, attention_int8.attend, attention_int8.soften)
+    for kept in (to_ir, blockwise.quantize_rows, blockwise.multiply, *kernels):
         kept.cache_clear()  # numba begins anew
     isa, path = built
     if isa not in (CORTEX_A72, X86_64_V3):

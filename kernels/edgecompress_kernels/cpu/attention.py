@@ -25,11 +25,13 @@ SLOTS = (
     "q", "keys", "values", "partials", "y",  # q: float32 [B, Hk, T * group, D]
     "batch", "tokens", "kv_heads", "group", "capacity", "window", "scale",
     "rows_per_part", "row_parts", "splits", "split_parts",
+    "k_scales", "v_scales",  # of an int8 cache, attention_int8.py: float32 [Hk, D]
 )  # fmt: skip
 _AT = {name: 8 * i for i, name in enumerate(SLOTS)}
 (
     Q_IN, K_IN, V_IN, Q_STRIDE, K_STRIDE, V_STRIDE, PAST, POSITIONS, COS, SIN, ROTARY, Q, KEYS, VALUES, PARTIALS, Y,
     BATCH, TOKENS, KV_HEADS, GROUP, CAPACITY, WINDOW, SCALE, ROWS_PER_PART, ROW_PARTS, SPLITS, SPLIT_PARTS,
+    K_SCALES, V_SCALES,
 ) = _AT.values()  # fmt: skip
 INFINITY = float("inf")
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompress_kernels.cpu import attention, blockwise, encoder_layer
+from edgecompress_kernels.cpu import attention, attention_int8, blockwise, encoder_layer
 from edgecompress_kernels.cpu.compile import KernelError, inline, to_assembly
 from edgecompress_kernels.cpu.encoder_layer import Encoder
 from edgecompress_kernels.cpu.isa import Isa
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("cpu.c", "shim.c", "shim_encoder.c"))  # one unit
+_SOURCES = ("cpu.c", "shim.c", "shim_matmul.c", "shim_attention.c", "shim_encoder.c", "shim_register.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in _SOURCES)  # one unit
 _FLAGS = (
     "-O2", "-fPIC", "-fvisibility=hidden", "-fno-stack-protector", "-fno-sanitize=all", "-nostdlib", "-shared", "-s",
     "-Wl,--build-id=none", "-Wl,-z,noexecstack",
@@ -38,9 +39,10 @@ class Matmul:
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Attention:
-    """Attention over a cache, of one head size."""
+    """Attention over a cache of float32, or of int8, of one head size."""
 
     head_size: int
+    int8: bool = False
 
 
 def build(
@@ -51,7 +53,8 @@ def build(
     Raises KernelError if a kernel cannot be compiled or linked.
     """
     kernels: dict[str, Callable[[int, int], None]] = {}
-    tables = {"Matmul MATMULS": [], "Attention ATTENTIONS": [], "Encoder ENCODERS": []}  # type: dict[str, list[str]]
+    tables = {"Matmul MATMULS": [], "Attention ATTENTIONS": []}  # type: dict[str, list[str]]
+    tables |= {"Attention INT8_ATTENTIONS": [], "Encoder ENCODERS": []}
     for matmul in sorted(set(matmuls)):
         quantizer = f"quantize_{matmul.block}"
         kernels[quantizer] = blockwise.quantize_rows(matmul.block)
@@ -60,14 +63,17 @@ def build(
         )
         flags = f"{int(matmul.half)}, {int(matmul.zero_points)}"
         tables["Matmul MATMULS"].append(f"{{{matmul.bits}, {matmul.block}, {flags}, {quantizer}, {matmul.name}}}")
-    for size in sorted({a.head_size for a in attentions}):
-        names = {
-            f"append_{size}": attention.append(size, inline),
-            f"attend_{size}": attention.attend(size, isa.vectors, inline),
-            f"combine_{size}": attention.combine(size, inline),
-        }
+    for kind in sorted(set(attentions)):
+        size = kind.head_size
+        if kind.int8:
+            table, suffix, of = "Attention INT8_ATTENTIONS", f"int8_{size}", attention_int8
+            three = of.append(size, inline), of.attend(size, inline), of.combine(size, inline)
+        else:
+            table, suffix, plain = "Attention ATTENTIONS", f"{size}", attention
+            three = plain.append(size, inline), plain.attend(size, isa.vectors, inline), plain.combine(size, inline)
+        names = dict(zip((f"append_{suffix}", f"attend_{suffix}", f"combine_{suffix}"), three, strict=True))
         kernels |= names
-        tables["Attention ATTENTIONS"].append(f"{{{size}, {', '.join(names)}}}")
+        tables[table].append(f"{{{size}, {', '.join(names)}}}")
     for encoder in sorted(set(encoders)):
         made = {"project": encoder_layer.project_first, "layer": encoder_layer.layer}
         parts = {part: make(encoder, isa.vectors, inline) for part, make in made.items()}

@@ -7,7 +7,13 @@ A vector has sixteen lanes of four bytes; each lane's four products are added to
     edgecompress_dot_narrow   weights 0 to 255, the other side -63 to 63
     edgecompress_dot_signed   weights -128 to 127; where an instruction takes both sides signed
 
-The other side is -127 to 127 everywhere else.
+The other side is -127 to 127 everywhere else, but of 16 bits in::
+
+    edgecompress_dot_wide     weights -128 to 127, activations -32767 to 32767: of each lane the first and the third in
+                              one vector, the second and the fourth in another
+
+There weights are widened in place, by shifts, and every set has products of pairs of 16 bits that are summed in 32.
+In AVX2 that is as many instructions as the product of signed bytes would take, and the activation keeps 16 bits.
 """
 
 from __future__ import annotations
@@ -51,10 +57,51 @@ def _declared(parts: int) -> str:
     )
 
 
-_VPDPBUSD = "llvm.x86.avx512.vpdpbusd.512"
-VNNI = f"declare <16 x i32> @{_VPDPBUSD}(<16 x i32>, <64 x i8>, <64 x i8>)\n" + "".join(
-    _function(kind, [f"%r = call <16 x i32> @{_VPDPBUSD}(<16 x i32> %sums, <64 x i8> %w, <64 x i8> %x)"])
-    for kind in ("dot", "dot_small", "dot_narrow")
+def _wide(parts: int, pairs: str) -> str:
+    """The product with 16 bits: ``pairs``, a function of pairs in narrower vectors, on each of ``parts`` pieces."""
+    lanes = 16 // parts
+    narrow, few = f"<{2 * lanes} x i16>", f"<{lanes} x i32>"
+    cut, cut_sums = f"llvm.vector.extract.v{2 * lanes}i16.v32i16", f"llvm.vector.extract.v{lanes}i32.v16i32"
+    put = f"llvm.vector.insert.v16i32.v{lanes}i32"
+    lines = [
+        "%halves = bitcast <64 x i8> %w to <32 x i16>",
+        "%raised = shl <32 x i16> %halves, splat (i16 8)",
+        "%w0 = ashr <32 x i16> %raised, splat (i16 8)",
+        "%w1 = ashr <32 x i16> %halves, splat (i16 8)",
+    ]
+    lines += [f"%x{k} = bitcast <16 x i32> %{name} to <32 x i16>" for k, name in enumerate(("even", "odd"))]
+    if parts == 1:
+        for k, (before, after) in enumerate((("sums", "half"), ("half", "r"))):
+            operands = f"<16 x i32> %{before}, <32 x i16> %w{k}, <32 x i16> %x{k}"
+            lines.append(f"%{after} = call <16 x i32> @{pairs}({operands})")
+        parts = 0
+    whole = "poison"
+    for i in range(parts):
+        lines.append(f"%s0_{i} = call {few} @{cut_sums}(<16 x i32> %sums, i64 {lanes * i})")
+        for k in (0, 1):
+            for side in "wx":
+                lines.append(f"%{side}{k}_{i} = call {narrow} @{cut}(<32 x i16> %{side}{k}, i64 {2 * lanes * i})")
+            operands = f"{few} %s{k}_{i}, {narrow} %w{k}_{i}, {narrow} %x{k}_{i}"
+            lines.append(f"%s{k + 1}_{i} = call {few} @{pairs}({operands})")
+        made = "%r" if i == parts - 1 else f"%r{i}"
+        lines.append(f"{made} = call <16 x i32> @{put}(<16 x i32> {whole}, {few} %s2_{i}, i64 {lanes * i})")
+        whole = made
+    parameters = "<16 x i32> %sums, <64 x i8> %w, <16 x i32> %even, <16 x i32> %odd"
+    head = f"define <16 x i32> @edgecompress_dot_wide({parameters}) alwaysinline nounwind"
+    body = "".join(f"  {line}\n" for line in lines)
+    declared = f"declare {narrow} @{cut}(<32 x i16>, i64)\n" if parts else ""
+    return f"{declared}{head} {{\n{body}  ret <16 x i32> %r\n}}\n"
+
+
+_VPDPBUSD, _VPDPWSSD = "llvm.x86.avx512.vpdpbusd.512", "llvm.x86.avx512.vpdpwssd.512"
+VNNI = (
+    f"declare <16 x i32> @{_VPDPBUSD}(<16 x i32>, <64 x i8>, <64 x i8>)\n"
+    + f"declare <16 x i32> @{_VPDPWSSD}(<16 x i32>, <32 x i16>, <32 x i16>)\n"
+    + "".join(
+        _function(kind, [f"%r = call <16 x i32> @{_VPDPBUSD}(<16 x i32> %sums, <64 x i8> %w, <64 x i8> %x)"])
+        for kind in ("dot", "dot_small", "dot_narrow")
+    )
+    + _wide(1, _VPDPWSSD)
 )
 
 # VPMADDUBSW adds two products in 16 bits and saturates. Two products of 127 x 127 or 255 x 63 fit. Of larger
@@ -89,6 +136,14 @@ define <8 x i32> @edgecompress_large(<8 x i32> %s, <32 x i8> %w, <32 x i8> %x) a
     + _in_parts("dot", 2, "edgecompress_large")
     + _in_parts("dot_small", 2, "edgecompress_small")
     + _in_parts("dot_narrow", 2, "edgecompress_small")
+    + """
+define <8 x i32> @edgecompress_pairs(<8 x i32> %s, <16 x i16> %w, <16 x i16> %x) alwaysinline nounwind {
+  %found = call <8 x i32> @llvm.x86.avx2.pmadd.wd(<16 x i16> %w, <16 x i16> %x)
+  %r = add <8 x i32> %s, %found
+  ret <8 x i32> %r
+}
+"""
+    + _wide(2, "edgecompress_pairs")
 )
 
 # Weights of 0 to 255 where both sides are signed: the low seven bits, and 128 times the highest.
@@ -107,6 +162,21 @@ define <16 x i32> @edgecompress_dot_narrow(<16 x i32> %sums, <64 x i8> %w, <64 x
   ret <16 x i32> %r
 }
 """
+_WIDE = """
+declare <4 x i32> @llvm.aarch64.neon.smull.v4i32(<4 x i16>, <4 x i16>)
+declare <4 x i32> @llvm.aarch64.neon.addp.v4i32(<4 x i32>, <4 x i32>)
+define <4 x i32> @edgecompress_pairs(<4 x i32> %s, <8 x i16> %w, <8 x i16> %x) alwaysinline nounwind {
+  %w0 = shufflevector <8 x i16> %w, <8 x i16> poison, <4 x i32> <i32 0, i32 1, i32 2, i32 3>
+  %x0 = shufflevector <8 x i16> %x, <8 x i16> poison, <4 x i32> <i32 0, i32 1, i32 2, i32 3>
+  %w1 = shufflevector <8 x i16> %w, <8 x i16> poison, <4 x i32> <i32 4, i32 5, i32 6, i32 7>
+  %x1 = shufflevector <8 x i16> %x, <8 x i16> poison, <4 x i32> <i32 4, i32 5, i32 6, i32 7>
+  %p0 = call <4 x i32> @llvm.aarch64.neon.smull.v4i32(<4 x i16> %w0, <4 x i16> %x0)
+  %p1 = call <4 x i32> @llvm.aarch64.neon.smull.v4i32(<4 x i16> %w1, <4 x i16> %x1)
+  %pairs = call <4 x i32> @llvm.aarch64.neon.addp.v4i32(<4 x i32> %p0, <4 x i32> %p1)
+  %r = add <4 x i32> %s, %pairs
+  ret <4 x i32> %r
+}
+""" + _wide(4, "edgecompress_pairs")
 _SDOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
 NEON_DOT = (
     _declared(4)
@@ -114,6 +184,7 @@ NEON_DOT = (
     + _in_parts("dot_signed", 4, _SDOT)
     + _in_parts("dot_small", 4, _SDOT)
     + _BY_BITS
+    + _WIDE
 )
 
 # Products in 16 bits, added in pairs: twice -128 x 127 fits. Pairs are added to the sums in 32 bits.
@@ -141,4 +212,5 @@ define <4 x i32> @edgecompress_widening(<4 x i32> %s, <16 x i8> %w, <16 x i8> %x
     + _in_parts("dot_signed", 4, "edgecompress_widening")
     + _in_parts("dot_small", 4, "edgecompress_widening")
     + _BY_BITS
+    + _WIDE
 )

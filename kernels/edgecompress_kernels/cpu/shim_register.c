@@ -1,0 +1,28 @@
+/* ---- the library's only entry: its operators, if the CPU has what they were compiled for ---- */
+
+extern const char ISA[]; /* made by build.py: what the kernels were compiled for, and the features of a CPU that it means */
+extern const char *const NEEDS[];
+
+__attribute__((visibility("default"))) Status *RegisterCustomOps(void *options, const Base *base) {
+    api = base->get_api(API_VERSION);
+    if (!api) {
+        api = base->get_api(1); /* the same table, of which the oldest version has all that a message takes */
+        return create_status(FAIL, "edgecompress: these kernels need ONNX Runtime 1.18 or later");
+    }
+    const char *const missing = lacking(NEEDS);
+    if (missing) {
+        char text[160], *at = text, *const end = text + sizeof text - 1;
+        at = append_text(at, end, "edgecompress: these kernels are for ");
+        at = append_text(at, end, ISA);
+        at = append_text(at, end, ", and this CPU lacks ");
+        append_text(at, end, missing);
+        return create_status(FAIL, text);
+    }
+    void *domain;
+    TRY(create_domain("edgecompress", &domain));
+    TRY(add_to_domain(domain, &MATMUL));
+    TRY(add_to_domain(domain, &ATTENTION));
+    TRY(add_to_domain(domain, &INT8_ATTENTION));
+    TRY(add_encoder_ops(domain));
+    return add_domain(options, domain);
+}
