@@ -98,7 +98,7 @@ def test_a_bundle_says_what_it_holds(packed: Path, capsys: pytest.CaptureFixture
 def test_it_is_nearer_to_the_student_than_the_stock_ops(packed: Path, minilm_bundle: Path) -> None:
     """Rounding row by row loses less than one range for a whole batch."""
     figures = [json.loads((b / "report.json").read_text())["fidelity"] for b in (packed, minilm_bundle)]
-    assert figures[0]["mean_cosine"] > 0.998 > figures[1]["mean_cosine"]
+    assert 1 - figures[0]["mean_cosine"] < 0.6 * (1 - figures[1]["mean_cosine"])
 
 
 @needs_kernels

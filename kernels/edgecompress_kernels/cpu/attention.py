@@ -15,6 +15,7 @@ from typing import Any
 import numba
 
 from edgecompress_kernels.cpu import vector as v
+from edgecompress_kernels.cpu.vector_rows import panel
 
 SPLIT = 512  # keys with a softmax of their own; a multiple of BLOCK
 BLOCK = 32  # keys whose scores are on the stack at once
@@ -94,7 +95,7 @@ def attend_split(size: int, count: int, vectors: int, jit: Any) -> Callable[...,
     # Two rows and whole keys at a time: values are then read in order, which the hardware foresees.
     pair = min(count, 2)
     width = max(w for w in range(1, vectors // 4 + 1) if (size // 16) % w == 0)
-    on = v.panel(pair, width)
+    on = panel(pair, width)
     load, grow, weigh, keep = on.load, on.grow, on.weigh, on.keep
     dots = v.sixteen_dots(size, vectors // 2)
     scores_of, factors_of = v.stack(count * BLOCK * 4), v.stack(64)

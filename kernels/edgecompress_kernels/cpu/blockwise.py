@@ -21,6 +21,7 @@ from typing import Any
 import numba
 
 from edgecompress_kernels.cpu import vector as v
+from edgecompress_kernels.cpu.vector_rows import rows
 
 # The kernel's parameters: 64-bit integers, addresses and counts, at the place that it is given.
 SLOTS = (
@@ -71,7 +72,7 @@ def multiply_tile(
 
     ``signed``: weights of 8 bits, and their zeros, are taken less 128, for a dot product that takes no larger ones.
     """
-    on = v.rows(count)  # numba reads plain names only
+    on = rows(count)  # numba reads plain names only
     start, start_lanes, nothing, scale, add, store = on.start, on.start_lanes, on.zeros, on.scale, on.add, on.store
     vectors = block * bits // 32
     load_scales = v.load_halves if half else v.load_floats

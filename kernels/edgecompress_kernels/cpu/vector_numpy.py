@@ -173,7 +173,7 @@ def sixteen_dots(size: int, together: int) -> Callable[[int, int, int, int], Flo
 
 
 def panel(count: int, width: int) -> SimpleNamespace:
-    """As ``vector.panel``: rows are an array [count, 16 * width]."""
+    """As ``vector_rows.panel``: rows are an array [count, 16 * width]."""
     lanes = 16 * width
 
     def of_rows(address: int, stride: int, size: int) -> Floats:
@@ -194,7 +194,7 @@ def panel(count: int, width: int) -> SimpleNamespace:
 
 
 def rows(count: int) -> SimpleNamespace:
-    """As ``vector.rows``: a tuple of vectors is an array [count, 16]."""
+    """As ``vector_rows.rows``: a tuple of vectors is an array [count, 16]."""
 
     def of_rows(address: int, stride: int, dtype: Any) -> Any:
         return np.array([_view(address + r * stride, dtype, 1)[0] for r in range(count)])[:, None]
