@@ -42,7 +42,7 @@ ROWS = [
     (bits, block, symmetric, method)
     for bits, block in ((8, 128), (4, 32), (4, 64), (4, 128), (4, 256))
     for symmetric in (True, False)
-    for method in ("rtn", "hqq", "gptq", "gptq in order")
+    for method in ("rtn", "hqq", "gptq")
     if bits == 4 or method in ("rtn", "gptq")
 ]
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -95,10 +95,7 @@ def quantized(
         weight = module.weight.detach().numpy().T
         started = time.perf_counter()
         blocks: Blocks
-        if method.startswith("gptq"):
-            blocks = gptq(weight, curvature[name], form, act_order=method == "gptq")
-        else:
-            blocks = quantize_blocks(weight, form, method)
+        blocks = gptq(weight, curvature[name], form) if method == "gptq" else quantize_blocks(weight, form, method)
         seconds += time.perf_counter() - started
         put(module.weight, blocks.dequantize().T)
     table = model.get_input_embeddings().weight
