@@ -34,7 +34,7 @@ from edgecompress_kernels.reference import rounded_cache
 from onnx import TensorProto, helper
 
 from benchmarks.hosts import describe_host
-from edgecompress.compile.kernels import _isa_here
+from edgecompress.compile.kernels import isa_here
 from edgecompress.compile.onnxruntime import session_options
 from edgecompress.runtime.weights import huge_region
 
@@ -199,7 +199,7 @@ def main() -> None:
         lines.append(line)
         print(json.dumps(line), flush=True)
 
-    isa = _isa_here()
+    isa = isa_here()
     if isa is None:
         parser.error("there is no kernel for this machine's CPU")
     say({"kind": "header", "host": describe_host(), "instruction_set": isa.name})
