@@ -17,7 +17,7 @@ from edgecompress.quantize.numerics import Float
 
 DAMPING = 0.01  # of the mean of the Hessian's diagonal, added to it
 
-_BATCHES = (512, 64, 8)  # channels whose drift moves the rest of the batch one size up by one product
+_BATCHES = (512, 64)  # channels whose drift moves the rest of the batch one size up by one product
 _SLICE_COLUMNS = 4096  # output columns at a time: they do not depend on each other
 
 
@@ -72,6 +72,7 @@ def _sweep(
     scales, zeros = (np.ascontiguousarray(values[:, :, 0].T) for values in found)
     drift = weight[order]  # of a channel that is rounded: what it was less what it has become
     moved = drift.copy()
+    scratch = np.empty((_BATCHES[-1], columns), dtype=np.float32)
 
     def work(first: int, last: int, sizes: tuple[int, ...]) -> None:
         if not sizes:
@@ -81,7 +82,7 @@ def _sweep(
                 np.clip(code, 0, form.top, out=code)
                 codes[order[i]] = code
                 drift[i] -= (code - zeros[group]) * scales[group]
-                moved[i + 1 : last] += upper[i, i + 1 : last, None] * drift[i]
+                moved[i + 1 : last] += np.multiply(upper[i, i + 1 : last, None], drift[i], out=scratch[: last - i - 1])
             return
         for start in range(first, last, sizes[0]):
             stop = min(start + sizes[0], last)
