@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from edgecompress_kernels.gpu.catalogue import VERIFIED
-from edgecompress_kernels.gpu.chips import CHIPS, MOST_REGISTERS, BLOCK_REGISTERS, Chip, ChipError, chip
+from edgecompress_kernels.gpu.chips import BLOCK_REGISTERS, CHIPS, MOST_REGISTERS, Chip, ChipError, chip
 from edgecompress_kernels.gpu.cubin import CubinError, CubinFacts, cubin_facts
 from edgecompress_kernels.gpu.record import KernelRecord, write_kernel
 from edgecompress_kernels.gpu.variants import Variant, variants
