@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,12 +33,6 @@ needs_triton = pytest.mark.skipif(NO_TRITON, reason="triton is not installed: pi
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that was compiled before is taken from Triton's cache."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
-
-
-def aot(*arguments: str, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | ({"TRITON_CACHE_DIR": str(cache)} if cache else {})
-    command = [sys.executable, "-m", "edgecompress_kernels.gpu.aot", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 def test_variants_are_named_apart_and_have_fp8_only_where_there_is() -> None:
@@ -80,15 +71,7 @@ def test_splits_cover_every_key_and_none_is_empty(longest: int, programs: int) -
 @needs_triton
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=lambda kernel: kernel.name)
 def test_the_tables_tell_the_functions_parameters(kernel: Kernel) -> None:
-    source = (
-        "import importlib, json, sys\n"
-        "function = getattr(importlib.import_module(sys.argv[1]), sys.argv[2])\n"
-        "print(json.dumps(function.arg_names))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", source, kernel.module, kernel.function], capture_output=True, text=True, check=True
-    )
-    names = json.loads(done.stdout)
+    names = getattr(importlib.import_module(kernel.module), kernel.function).arg_names
     assert names[: len(kernel.parameters)] == list(kernel.parameters)
     made = {v.kernel.name: v for v in variants(chip((8, 9)))}[kernel.name]
     assert names[len(kernel.parameters) :] == list(made.constants)
@@ -160,14 +143,18 @@ def test_the_lint_names_what_does_not_fit() -> None:
 
 
 @needs_triton
-def test_the_command_writes_the_same_bytes_again(tmp_path: Path) -> None:
+def test_the_command_writes_the_same_bytes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgecompress_kernels.gpu.aot import main
+
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
-        arguments = (str(folder), "--capability", "8.9", "--only", "add-rms-norm-float16-h512")
-        done = aot(*arguments, cache=folder / "cache")
-        assert done.returncode == 0, done.stderr
-        assert "1 kernels" in done.stdout
-        assert "not yet run on a GPU" in done.stdout
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(folder / "cache"))
+        assert main([str(folder), "--capability", "8.9", "--only", "add-rms-norm-float16-h512"]) == 0
+        said = capsys.readouterr().out
+        assert "1 kernels" in said
+        assert "not yet run on a GPU" in said
     name = "sm_89/add-rms-norm-float16-h512"
     for suffix in (".cubin", ".json"):
         first, second = ((folder / (name + suffix)).read_bytes() for folder in folders)
@@ -178,15 +165,14 @@ def test_the_command_writes_the_same_bytes_again(tmp_path: Path) -> None:
 
 
 @needs_triton
-def test_the_command_says_what_it_does_not_know(tmp_path: Path) -> None:
+def test_the_command_says_what_it_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from edgecompress_kernels.gpu.aot import main
+
     for text, message in (("7.5", "there are 8.0"), ("new", "write it as 8.9")):
-        done = aot(str(tmp_path), "--capability", text)
-        assert done.returncode == 2
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
-    done = aot(str(tmp_path), "--capability", "8.9", "--only", "nothing")
-    assert done.returncode == 3
-    assert "no variant's name contains 'nothing'" in done.stderr
+        assert main([str(tmp_path), "--capability", text]) == 2
+        assert message in capsys.readouterr().err
+    assert main([str(tmp_path), "--capability", "8.9", "--only", "nothing"]) == 3
+    assert "no variant's name contains 'nothing'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from edgecompress_kernels.gpu.catalogue import VERIFIED
-from edgecompress_kernels.gpu.chips import CHIPS, MOST_REGISTERS, ROW_REGISTERS, Chip, ChipError, chip
+from edgecompress_kernels.gpu.chips import BLOCK_REGISTERS, CHIPS, MOST_REGISTERS, Chip, ChipError, chip
 from edgecompress_kernels.gpu.cubin import CubinError, CubinFacts, cubin_facts
 from edgecompress_kernels.gpu.record import KernelRecord, write_kernel
 from edgecompress_kernels.gpu.variants import Variant, variants
@@ -115,7 +115,7 @@ def lint(record: KernelRecord, chip: Chip) -> list[str]:
         found.append(f"spills {record.stack_bytes} bytes a thread: take a smaller tile or more warps")
     if record.shared_bytes > chip.shared_bytes:
         found.append(f"asks for {record.shared_bytes} bytes of shared memory; a block may have {chip.shared_bytes}")
-    if record.registers > MOST_REGISTERS or record.registers * record.threads > ROW_REGISTERS:
+    if record.registers > MOST_REGISTERS or record.registers * record.threads > BLOCK_REGISTERS:
         found.append(f"{record.registers} registers in {record.threads} threads: no block fits")
     return found
 

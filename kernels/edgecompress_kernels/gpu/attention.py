@@ -13,7 +13,7 @@ import triton
 from edgecompress_kernels.gpu.chips import FLOAT32, FLOATS, INTERPRETED, Tile, nearest, splits_for, width_of
 from edgecompress_kernels.gpu.jit.decode import decode_kernel, join_kernel
 from edgecompress_kernels.gpu.jit.prefill import prefill_kernel
-from edgecompress_kernels.gpu.variants import JOINED
+from edgecompress_kernels.gpu.variants import JOINED, MOST_WINDOW
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +56,7 @@ def _check_heads(q: Tensor, heads: int, kv_heads: int) -> None:
 
 def _check_numbers(scale: float, window: int, soft_cap: float) -> None:
     _check(scale > 0, f"scale is {scale}; it must be above 0")
-    _check(window >= 0, f"window is {window}; it must be 0 (none) or the number of keys that are seen")
+    _check(0 <= window <= MOST_WINDOW, f"window is {window}; it must be 0 (none) or the number of keys that are seen")
     _check(soft_cap >= 0, f"soft_cap is {soft_cap}; it must be 0 (none) or above")
 
 

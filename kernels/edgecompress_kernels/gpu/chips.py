@@ -11,7 +11,7 @@ from dataclasses import dataclass
 Capability = tuple[int, int]
 HEAD_SIZES = (64, 80, 96, 128, 256)
 HIDDEN_SIZES = (512, 1024, 2048, 4096, 8192)  # a norm's widths, each for all up to it
-ROW_REGISTERS, MOST_REGISTERS = 65536, 255  # of a block and of a thread, on every chip
+BLOCK_REGISTERS, MOST_REGISTERS = 65536, 255  # of a block and of a thread, on every chip
 FLOATS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 """What queries may be, in torch's words and in Triton's; float32 is for tests, it uses no tensor cores."""
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from edgecompress_kernels.gpu.chips import FLOATS, HEAD_SIZES, HIDDEN_SIZES, Chip, Tile, norm_rows, width_of
 
 HALVES = ("float16", "bfloat16")
+MOST_WINDOW = 2**30  # positions are added to it in 32 bits
 CACHES = {"int8": "i8", "fp8": "fp8e4nv"}
 """What a cache may be besides the queries' type, in our words and in Triton's."""
 JOINED = 16  # splits that are joined at once
-MOST = 2**31 - 1
 Constant = int | bool
 Factor = dict[str, int | list[str]]
 """{"of": names, "per": n}: the product of the named sizes over n, rounded up."""
@@ -194,7 +194,7 @@ def prefill_variant(
         },
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
-        ranges={"window": (1, MOST) if window else (0, 0), "soft_cap": _cap(soft_cap)},
+        ranges={"window": (1, MOST_WINDOW) if window else (0, 0), "soft_cap": _cap(soft_cap)},
     )
 
 

@@ -131,7 +131,8 @@ def join_kernel(
     i_row, i_kv, i_text = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     o_s, o_d = tl.arange(0, BLOCK_S), tl.arange(0, WIDTH)
     m_width = o_d < HEAD
-    live = tl.maximum(1, tl.cdiv(tl.load(lengths + i_text), split_keys))  # the first split is always written
+    live = tl.cdiv(tl.load(lengths + i_text), split_keys)
+    live = tl.minimum(tl.maximum(1, live), splits)  # the first split is always written
     row = ((i_text.to(tl.int64) * tl.num_programs(1) + i_kv) * (tokens * group) + i_row) * splits
     b_sums = tl.zeros([WIDTH], tl.float32)
     largest = float("-inf")
