@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TRITON := $(VENV)/.triton
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
@@ -11,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 demo: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
-test: $(STAMP)
+test: $(STAMP) $(TRITON)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # An aarch64 machine out of Debian's packages, in build/arm and without root; it says why where there can be none.
@@ -29,7 +30,7 @@ check: $(STAMP)
 
 lock: $(STAMP)
 	( echo "# Exact versions that \`make\` installs, after torch (see Makefile). Regenerate with: make lock"; \
-	  $(BIN)/python -m pip freeze --exclude-editable | grep -v '^torch==' ) > requirements/lock.txt
+	  $(BIN)/python -m pip freeze --exclude-editable | grep -Ev '^(torch|triton)==' ) > requirements/lock.txt
 
 # torch goes first and by its exact version: any other way brings gigabytes of CUDA along.
 $(STAMP): requirements/torch.txt requirements/lock.txt pyproject.toml
@@ -38,6 +39,11 @@ $(STAMP): requirements/torch.txt requirements/lock.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/torch.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/lock.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# The GPU kernels' compiler and interpreter, which nothing but their tests needs.
+$(TRITON): $(STAMP) requirements/triton.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/triton.txt
 	@touch $@
 
 clean:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from edgecompress.types.recipe import Recipe, RuntimeRecipe, StudentRecipe
 
@@ -22,6 +24,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+def _once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """What takes long is made by the first of a run's workers that asks for it, and waited for by the others."""
+    mine = tmp_path_factory.getbasetemp()
+    path = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / name
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            part = path.with_name(f"part-of-{name}")
+            make(part)
+            part.rename(path)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +52,7 @@ def minilm_bundle(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """The real student as int8 for this machine, of ONNX Runtime's ops; made once, and never written to."""
     from edgecompress.pipeline import export
 
-    output = tmp_path_factory.mktemp("bundles") / "minilm.bundle"
-    export(minilm_recipe(minilm_dir), output)
-    return output
+    return _once(tmp_path_factory, "minilm.bundle", lambda path: export(minilm_recipe(minilm_dir), path))
 
 
 def minilm_recipe(minilm_dir: Path) -> Recipe:
@@ -54,7 +66,7 @@ def small_decoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A decoder's checkpoint, really trained, on little text; made once, and never written to."""
     from tests.small import small_decoder
 
-    return small_decoder(tmp_path_factory.mktemp("checkpoints") / "small-decoder").folder
+    return _once(tmp_path_factory, "small-decoder", small_decoder)
 
 
 @pytest.fixture(scope="session")
@@ -68,9 +80,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     isa = best_isa(host_features())
     if isa is None:
         pytest.skip("there is no kernel for this machine's CPU")
-    path = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    path.write_bytes(build(*LIBRARY, isa, ENCODERS))
-    return path
+    return _once(tmp_path_factory, "kernels.so", lambda path: path.write_bytes(build(*LIBRARY, isa, ENCODERS)))
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +100,7 @@ def best_outputs(cases: tuple[Path, Expected], library: Path) -> dict[str, Any]:
     return run_cases(cases[0], library)
 
 
-def _with_kernels(student: Path, target: str, output: Path) -> Path:
+def _with_kernels(student: Path, target: str, output: Path) -> None:
     from edgecompress.pipeline import export
     from edgecompress.types.recipe import QualityRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
 
@@ -103,16 +113,15 @@ def _with_kernels(student: Path, target: str, output: Path) -> Path:
         runtime=RuntimeRecipe(kernels="matmul,attention"),
     )
     export(recipe, output)
-    return output
 
 
 @pytest.fixture(scope="session")
 def kernel_bundle(small_decoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A decoder for this machine with all our kernels."""
-    return _with_kernels(small_decoder_dir, "local", tmp_path_factory.mktemp("bundles") / "kernels.bundle")
+    return _once(tmp_path_factory, "kernels.bundle", lambda path: _with_kernels(small_decoder_dir, "local", path))
 
 
 @pytest.fixture(scope="session")
 def pi_bundle(small_decoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same for a Raspberry Pi 5, which this machine is not."""
-    return _with_kernels(small_decoder_dir, "raspberry-pi-5", tmp_path_factory.mktemp("bundles") / "pi.bundle")
+    return _once(tmp_path_factory, "pi.bundle", lambda path: _with_kernels(small_decoder_dir, "raspberry-pi-5", path))

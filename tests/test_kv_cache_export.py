@@ -21,7 +21,7 @@ from edgecompress.lower.onnxruntime import lower
 from edgecompress.pipeline import export, plan
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
 from edgecompress.runtime import Generator, load
-from edgecompress.types.recipe import CalibrationRecipe, QuantizeRecipe, Recipe, StudentRecipe
+from edgecompress.types.recipe import CalibrationRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
 from edgecompress.verify import latency
 from edgecompress.verify.decoder import DecoderFidelity
 from edgecompress.verify.decoder_check import logits_of, text_feed
@@ -158,7 +158,12 @@ def test_every_kind_of_attention_takes_it(name: str, tmp_path: Path, rng: np.ran
 
 def test_an_encoder_has_no_cache(tmp_path: Path) -> None:
     source = tiny_checkpoint(tmp_path / "s", "bert")
-    asked = Recipe(precision="fp32", student=StudentRecipe(source=str(source)), quantize=QuantizeRecipe(**INT8))  # type: ignore[arg-type]
+    asked = Recipe(
+        precision="fp32",
+        student=StudentRecipe(source=str(source)),
+        quantize=QuantizeRecipe(**INT8),  # type: ignore[arg-type]
+        runtime=RuntimeRecipe(kernels="none"),
+    )
     with pytest.raises(RecipeError, match="a KV cache is a decoder's, and this student's task is"):
         plan(asked)
     assert plan(replace(asked, quantize=QuantizeRecipe())).candidates == ("fp32",)
