@@ -138,6 +138,7 @@ def _estimates(recipe: Recipe, student: Student, candidates: tuple[str, ...]) ->
     shares = {"fp32": 1.0, "int8-weights": 0.27, "int4-weights": 0.14, MIXED: 0.18}
     whole = 3.0 if "fp32" in candidates else 1.4 if MIXED in candidates else 0.7
     alone = 2.5e-7 if MIXED in candidates else 0.0  # the float graph runs once a weight
+    swept = 3e-7 if recipe.quantize.method == "gptq" else 0.0  # Hessians, their factors, and channel after channel
     copies, calibrating = 3, 0.0  # of each candidate's graph on the disk; seconds a candidate
     if recipe.quantize.kv_cache != "fp32":
         from edgecompress.quantize.text import affordable_texts
@@ -149,7 +150,7 @@ def _estimates(recipe: Recipe, student: Student, candidates: tuple[str, ...]) ->
         "estimated_ram_bytes": round(700_000_000 + whole * float_bytes),
         "estimated_disk_bytes": round((1.2 + copies * sum(shares[name] for name in candidates)) * float_bytes),
         "estimated_seconds": round(
-            20 + (8e-8 + 5e-8 * len(candidates) + alone) * student.parameters + calibrating * len(candidates)
+            20 + (8e-8 + (5e-8 + swept) * len(candidates) + alone) * student.parameters + calibrating * len(candidates)
         ),
     }
 
