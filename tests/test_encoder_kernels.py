@@ -15,18 +15,14 @@ from edgecompress.cli import main
 from edgecompress.compile.encoder_kernels import use_encoder_kernels
 from edgecompress.compile.encoder_layers import NotFound, find_chain
 from edgecompress.errors import RecipeError
-from edgecompress.formats.cpu import host_features
 from edgecompress.pipeline import export
 from edgecompress.runtime import Encoder, load
 from edgecompress.targets import find_target
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, Recipe, RuntimeRecipe, StudentRecipe
-from tests.kernels.ops import best_isa
+from tests.kernels.ops import ISA, LIBRARY_FILE, needs_kernels
 from tests.tiny import SENTENCES, tiny_checkpoint
 
-ISA = best_isa(host_features())
-needs_kernels = pytest.mark.skipif(ISA is None, reason="no kernel for this machine's CPU")
-LIBRARY = f"kernels-{ISA.name if ISA else None}.so"
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 112}
 SIZES_OF = {"bert": SIZES, "roberta": SIZES, "distilbert": {"dim": 64, "n_heads": 2, "hidden_dim": 112}}
 
@@ -76,7 +72,7 @@ def encoder_of(bundle: Path, threads: int = 1) -> Encoder:
 def test_a_bundle_says_what_it_holds(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = json.loads((packed / "manifest.json").read_text())
     assert manifest["kernels"] == {
-        "path": LIBRARY,
+        "path": LIBRARY_FILE,
         "isa": ISA.name if ISA else None,
         "weights": "model.weights.json",
     }
@@ -114,7 +110,7 @@ def test_texts_of_a_mixed_batch_are_those_alone(packed: Path, threads: int) -> N
 @needs_kernels
 def test_plain_onnxruntime_runs_it_with_any_mask(packed: Path) -> None:
     options = ort.SessionOptions()
-    options.register_custom_ops_library(str(packed / LIBRARY))
+    options.register_custom_ops_library(str(packed / LIBRARY_FILE))
     session = ort.InferenceSession(str(packed / "model.onnx"), options, providers=["CPUExecutionProvider"])
     ids = np.full((3, 9), 999_999, dtype=np.int64)  # no such token: what is masked is not even looked up
     ids[0, 2:7], ids[1] = [101, 2023, 2003, 2204, 102], [101, 7592, 2088, 1010, 2023, 2003, 1037, 3231, 102]

@@ -13,7 +13,6 @@ from edgecompress.cli import main
 from edgecompress.compile.kernel_timing import time_kernels
 from edgecompress.compile.kernels import use_kernels
 from edgecompress.errors import RecipeError
-from edgecompress.formats.cpu import host_features
 from edgecompress.pipeline import export
 from edgecompress.runtime import load
 from edgecompress.runtime.generator import Generator
@@ -21,10 +20,10 @@ from edgecompress.targets import find_target
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, QuantizeRecipe, Recipe, RuntimeRecipe
 from edgecompress.types.recipe import StudentRecipe as Student
-from tests.kernels.ops import best_isa
+from tests.kernels.ops import needs_kernels
 
 PROMPTS = ("The import statement", "A list is a list is a list is", "return the return value of the return")
-pytestmark = pytest.mark.skipif(best_isa(host_features()) is None, reason="there is no kernel for this machine's CPU")
+pytestmark = needs_kernels
 
 
 def recipe(source: Path, wanted: str) -> Recipe:

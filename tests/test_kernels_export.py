@@ -13,19 +13,15 @@ from edgecompress_kernels.cpu.isa import ISAS
 from edgecompress.cli import main
 from edgecompress.compile import kernels
 from edgecompress.errors import BundleError, HostError, RecipeError
-from edgecompress.formats.cpu import host_features
 from edgecompress.pipeline import export
 from edgecompress.runtime import load
 from edgecompress.runtime.generator import Generator
 from edgecompress.runtime.weights import Weight, add_weights, huge_region, read_table
 from edgecompress.targets import known_targets
 from edgecompress.types.recipe import QualityRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
-from tests.kernels.ops import best_isa
+from tests.kernels.ops import ISA, LIBRARY_FILE, needs_kernels
 
 PROMPTS = ("The import statement", "A list is a list is a list is", "return the return value of the return")
-ISA = best_isa(host_features())
-needs_kernels = pytest.mark.skipif(ISA is None, reason="no kernel for this machine's CPU")
-LIBRARY = f"kernels-{ISA.name if ISA else None}.so"
 
 
 def recipe(source: Path, wanted: str, target: str = "local", **changes: object) -> Recipe:
@@ -48,11 +44,11 @@ def bundle(kernel_bundle: Path) -> Path:
 def test_a_bundle_with_kernels_is_whole(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["kernels"] == {
-        "path": LIBRARY,
+        "path": LIBRARY_FILE,
         "isa": ISA.name if ISA else None,
         "weights": "model.weights.json",
     }
-    assert {LIBRARY, "model.weights.json", "model.onnx.data"} <= set(manifest["files"])
+    assert {LIBRARY_FILE, "model.weights.json", "model.onnx.data"} <= set(manifest["files"])
     report = json.loads((bundle / "report.json").read_text())
     assert report["ops"]["CachedAttention"] == 2
     assert "GroupQueryAttention" not in report["ops"]

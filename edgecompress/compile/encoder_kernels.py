@@ -18,14 +18,13 @@ from edgecompress.compile.kernels import (
     Kerneled,
     asked_for,
     instruction_set,
-    isa_here,
     judged,
     names_of,
     not_measured,
     require_built,
     require_named,
-    require_verifiable,
-    runs_here,
+    verifying_isa,
+    write_libraries,
 )
 from edgecompress.types.graph import Graph
 from edgecompress.types.report import KernelUse
@@ -67,8 +66,7 @@ def use_encoder_kernels(
         return Kerneled(graph=graph, isa="", uses=(_use(chain, False, missing, {}),))
     if not named and shapes is None:
         return Kerneled(graph=graph, isa="", uses=(_use(chain, *not_measured(target)),))
-    here = isa if runs_here(isa) else isa_here()
-    require_verifiable(named, target, here)
+    here = verifying_isa(named, target, isa)
     made = _packed(model, chain, graph, out_dir, isa, here)
     if named:
         verdict = asked_for(KERNEL, named, measured_here=shapes is not None)
@@ -82,11 +80,7 @@ def _packed(model: ir.Model, chain: Chain, graph: Graph, out_dir: Path, isa: Any
     sizes = chain.hidden, chain.heads, chain.feed_forward, chain.weight_bits
     library = out_dir / f"encoder-{graph.precision}" / f"kernels-{isa.name}.so"
     library.parent.mkdir(exist_ok=True)
-    library.write_bytes(_built(*sizes, isa))
-    library_here = None
-    if here is not isa:
-        library_here = library.with_name("kernels-here.so")
-        library_here.write_bytes(_built(*sizes, here))
+    library_here = write_libraries(library, isa, here, lambda of: _built(*sizes, of))
     pack_encoder(model, chain)
     path = out_dir / f"kernels-{graph.precision}.onnx"
     write_model(model, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class Chain:
     def heads(self) -> int:
         return self.layers[0].heads
 
-    @property
+    @cached_property
     def weight_bits(self) -> int:
         """Seven if no weight is beyond -63 and 63, as they are quantized for x86 without VNNI."""
         parts = [part for layer in self.layers for part in (*layer.qkv, layer.out, layer.up, layer.down)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -82,8 +82,7 @@ def use_kernels(
         require_built(named, target, missing)
         stock = [_use(site, nodes, used=False, reason=missing) for site, nodes in sites.items()]
         return Kerneled(graph=graph, isa="", uses=(*refused, *stock))
-    here = isa if runs_here(isa) else isa_here()
-    require_verifiable(named, target, here)
+    here = verifying_isa(named, target, isa)
     library = out_dir / f"kernels-{isa.name}.so"
     if measured_here and not named:
         library.write_bytes(_library(list(sites), isa))
@@ -99,11 +98,7 @@ def use_kernels(
     chosen = {site: nodes for site, nodes in sites.items() if uses[site].used}
     if not chosen:
         return Kerneled(graph=graph, isa="", uses=(*refused, *uses.values()))
-    library.write_bytes(_library(list(chosen), isa))
-    library_here = None
-    if here is not isa:
-        library_here = out_dir / "kernels-here.so"
-        library_here.write_bytes(_library(list(chosen), here))
+    library_here = write_libraries(library, isa, here, lambda of: _library(list(chosen), of))
     made = replace(_rewritten(model, chosen, graph, out_dir), library=library, library_here=library_here)
     return Kerneled(graph=made, isa=isa.name, uses=(*refused, *uses.values()))
 
@@ -131,13 +126,31 @@ def require_built(named: Sequence[str], target: Target, missing: str) -> None:
         raise RecipeError(f"the kernels cannot be built for {target.name}: {missing}", way_out="Leave --kernels out.")
 
 
-def require_verifiable(named: Sequence[str], target: Target, here: Any) -> None:
-    """Raises RecipeError if kernels were named that no instruction set of this machine, ``here``, can compute."""
+def verifying_isa(named: Sequence[str], target: Target, isa: Any) -> Any:
+    """The instruction set that verifies here what is built for ``isa``: itself, or the best that runs; None if none.
+
+    Raises RecipeError if there is none and kernels were named.
+    """
+    here = isa if runs_here(isa) else isa_here()
     if named and here is None:
         raise RecipeError(
             f"the kernels cannot be verified for {target.name} here: there is none for this machine",
             way_out="Leave --kernels out, or export on another machine.",
         )
+    return here
+
+
+def write_libraries(library: Path, isa: Any, here: Any, built: Callable[[Any], bytes]) -> Path | None:
+    """Write what ``built`` makes for ``isa`` and, where that does not run here, beside it what it makes for ``here``.
+
+    Returns the second one's path, if there is one.
+    """
+    library.write_bytes(built(isa))
+    if here is isa:
+        return None
+    beside = library.with_name("kernels-here.so")
+    beside.write_bytes(built(here))
+    return beside
 
 
 def asked_for(kernel: str, named: Sequence[str], *, measured_here: bool) -> Verdict:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edgecompress_kernels.gpu import record
 from edgecompress_kernels.gpu.chips import chip
 from edgecompress_kernels.gpu.launch import LIBRARY, CudaDriver, Launcher, LaunchError, require_driver
 from edgecompress_kernels.gpu.record import KernelRecord, RecordError, read_kernel, write_kernel
@@ -72,20 +73,10 @@ class FakeDriver:
 
 def record_of(variant: Variant, shared_bytes: int = 1024, **changes: Any) -> KernelRecord:
     """As ``aot`` writes it, but for what only a compiler knows."""
-    record = KernelRecord(
-        name=variant.name,
-        kernel=variant.kernel.name,
+    made = record.record_of(
+        variant,
         symbol=variant.kernel.function,
-        capability=variant.chip.name,
-        exact_capability=variant.chip.exact,
-        signature=variant.signature,
-        aligned=list(variant.aligned),
-        ranges={name: list(ends) for name, ends in variant.ranges.items()},
-        constants=variant.constants,
-        grid=variant.grid,
-        sizes=list(variant.kernel.sizes),
         num_warps=variant.num_warps,
-        num_stages=variant.num_stages,
         shared_bytes=shared_bytes,
         registers=100,
         stack_bytes=0,
@@ -94,7 +85,7 @@ def record_of(variant: Variant, shared_bytes: int = 1024, **changes: Any) -> Ker
         sha256=hashlib.sha256(CUBIN).hexdigest(),
         verified="",
     )
-    return dataclasses.replace(record, **changes)
+    return dataclasses.replace(made, **changes)
 
 
 def values_of(variant: Variant, **changes: Any) -> dict[str, Any]:

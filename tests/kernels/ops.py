@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 from edgecompress_kernels.cpu.build import Attention, Encoder, Matmul
 from edgecompress_kernels.cpu.isa import ISAS, Isa
+from edgecompress_kernels.reference import rotated
 from onnx import TensorProto, helper, numpy_helper
+
+from edgecompress.formats.cpu import host_features
 
 MATMULS = (
     Matmul(bits=4, block=32),
@@ -32,6 +36,11 @@ LIBRARY = (MATMULS, tuple(Attention(head_size=size, int8=int8) for size in ATTEN
 def best_isa(features: frozenset[str]) -> Isa | None:
     """The first instruction set of all whose features are these or fewer."""
     return next((isa for isa in ISAS.values() if set(isa.needs) <= features), None)
+
+
+ISA = best_isa(host_features())
+needs_kernels = pytest.mark.skipif(ISA is None, reason="no kernel for this machine's CPU")
+LIBRARY_FILE = f"kernels-{ISA.name if ISA else None}.so"  # in a bundle for this machine
 
 
 def model_of(graph: onnx.GraphProto) -> bytes:
@@ -120,3 +129,26 @@ def angles(positions: int, rotary: int) -> tuple[Any, Any]:
     """cos and sin float32 [positions, rotary / 2]."""
     turn = np.arange(positions)[:, None] / 10_000 ** (np.arange(rotary // 2) / (rotary // 2))
     return np.cos(turn).astype(np.float32), np.sin(turn).astype(np.float32)
+
+
+def place_feeds(tokens: int, past: list[int], capacity: int, rotary: int) -> dict[str, Any]:
+    """Where new tokens stand behind each text's past: the feeds that do not hang on the cache's type."""
+    feeds: dict[str, Any] = {
+        "last": np.array([p + tokens - 1 for p in past], dtype=np.int32),
+        "total": np.array(max(past) + tokens, dtype=np.int32),
+    }
+    if rotary:
+        feeds["cos"], feeds["sin"] = angles(capacity, rotary)
+        feeds["positions"] = np.array([np.arange(p, p + tokens) for p in past], dtype=np.int64)
+    return feeds
+
+
+def turned(feeds: dict[str, Any], heads: int, kv_heads: int, size: int) -> tuple[Any, Any, Any]:
+    """Queries [B, H, T, D], keys and values [B, Hk, T, D] of the new tokens, turned."""
+    batch, tokens, _ = feeds["q"].shape
+    parts = np.split(feeds["q"], [heads * size, (heads + kv_heads) * size], axis=-1)
+    q, k, v = (x.reshape(batch, tokens, -1, size).transpose(0, 2, 1, 3) for x in parts)
+    if "cos" in feeds:
+        cos, sin = (feeds[name][feeds["positions"]][:, None] for name in ("cos", "sin"))
+        q, k = rotated(q, cos, sin), rotated(k, cos, sin)
+    return q, k, v

@@ -9,11 +9,10 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from edgecompress_kernels.reference import attention as expected_attention
-from edgecompress_kernels.reference import rotated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.kernels.ops import ATTENTIONS, angles, attention
+from tests.kernels.ops import ATTENTIONS, attention, place_feeds, turned
 
 
 def feeds_of(
@@ -31,27 +30,17 @@ def feeds_of(
         "q": rng.standard_normal((batch, tokens, (heads + 2 * kv_heads) * size)).astype(np.float32),
         "past_k": rng.standard_normal((batch, kv_heads, capacity, size)).astype(np.float32),
         "past_v": rng.standard_normal((batch, kv_heads, capacity, size)).astype(np.float32),
-        "last": np.array([p + tokens - 1 for p in past], dtype=np.int32),
-        "total": np.array(max(past) + tokens, dtype=np.int32),
-    }
+    } | place_feeds(tokens, past, capacity, rotary)
     for row, p in enumerate(past):  # nothing beyond the past may ever be read
         feeds["past_k"][row, :, p:] = np.nan
         feeds["past_v"][row, :, p:] = np.nan
-    if rotary:
-        feeds["cos"], feeds["sin"] = angles(capacity, rotary)
-        feeds["positions"] = np.array([np.arange(p, p + tokens) for p in past], dtype=np.int64)
     return feeds
 
 
 def expected_of(feeds: dict[str, Any], past: list[int], heads: int, kv_heads: int, size: int, window: int) -> Any:
     """(y [B, T, H * D], keys and values with the new ones behind the past), float64."""
     batch, tokens, _ = feeds["q"].shape
-    q, k, v = np.split(feeds["q"], [heads * size, (heads + kv_heads) * size], axis=-1)
-    q = q.reshape(batch, tokens, heads, size).transpose(0, 2, 1, 3)
-    k, v = (x.reshape(batch, tokens, kv_heads, size).transpose(0, 2, 1, 3) for x in (k, v))
-    if "cos" in feeds:
-        cos, sin = (feeds[name][feeds["positions"]][:, None] for name in ("cos", "sin"))
-        q, k = rotated(q, cos, sin), rotated(k, cos, sin)
+    q, k, v = turned(feeds, heads, kv_heads, size)
     keys, values, y = feeds["past_k"].copy(), feeds["past_v"].copy(), np.zeros((batch, tokens, heads * size))
     for row, p in enumerate(past):
         keys[row, :, p : p + tokens], values[row, :, p : p + tokens] = k[row], v[row]

@@ -17,11 +17,11 @@ import onnxruntime as ort
 import pytest
 from edgecompress_kernels.cpu.attention_int8 import BLOCK, LEVELS
 from edgecompress_kernels.reference import attention as exact_attention
-from edgecompress_kernels.reference import block_softmax, rotated, rounded_cache, rounded_scores
+from edgecompress_kernels.reference import block_softmax, rounded_cache, rounded_scores
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.kernels.ops import ATTENTIONS, angles, attention
+from tests.kernels.ops import ATTENTIONS, attention, place_feeds, turned
 
 POWER = 5e-6  # of the exponential, itself; what is rounded to 15 bits needs no more
 EPSILON = 2.0**-24
@@ -44,29 +44,18 @@ def feeds_of(
     q = rng.standard_normal((batch, tokens, (heads + 2 * kv_heads) * size))
     q[..., : heads * size] *= spread
     q[..., heads * size :] *= channels.reshape(-1)
-    feeds = {
+    return place_feeds(tokens, past, capacity, rotary) | {
         "q": q.astype(np.float32),
         "past_k": rng.integers(-128, 128, kept, dtype=np.int8),
         "past_v": rng.integers(-128, 128, kept, dtype=np.int8),
-        "last": np.array([p + tokens - 1 for p in past], dtype=np.int32),
-        "total": np.array(max(past) + tokens, dtype=np.int32),
         "k_scale": (channels[0] * np.float32(2 / 127))[None, :, None],  # about every twentieth new number is clipped
         "v_scale": (channels[1] * np.float32(2 / 127))[None, :, None],
     }
-    if rotary:
-        feeds["cos"], feeds["sin"] = angles(capacity, rotary)
-        feeds["positions"] = np.array([np.arange(p, p + tokens) for p in past], dtype=np.int64)
-    return feeds
 
 
-def turned(feeds: dict[str, Any], heads: int, kv_heads: int, size: int) -> Any:
+def scaled(feeds: dict[str, Any], heads: int, kv_heads: int, size: int) -> Any:
     """Queries [B, H, T, D], times the scale, keys and values [B, Hk, T, D] in float32, as the kernel has them."""
-    batch, tokens, _ = feeds["q"].shape
-    parts = np.split(feeds["q"], [heads * size, (heads + kv_heads) * size], axis=-1)
-    q, k, v = (x.reshape(batch, tokens, -1, size).transpose(0, 2, 1, 3) for x in parts)
-    if "cos" in feeds:
-        cos, sin = (feeds[name][feeds["positions"]][:, None] for name in ("cos", "sin"))
-        q, k = rotated(q, cos, sin), rotated(k, cos, sin)
+    q, k, v = turned(feeds, heads, kv_heads, size)
     return q * np.float32(size**-0.5), k, v
 
 
@@ -101,7 +90,7 @@ def share(q: Any, k_scale: Any, keys: Any) -> float:
 
 def exact_of(feeds: dict[str, Any], past: int, heads: int, kv_heads: int, size: int, window: int) -> tuple[Any, float]:
     """y [1, T, H * D] of one text in float64 over the cache that is to be written, and how far one may be from it."""
-    q, k, v = turned(feeds, heads, kv_heads, size)
+    q, k, v = scaled(feeds, heads, kv_heads, size)
     tokens, scales = q.shape[2], [feeds[name][0, :, 0] for name in ("k_scale", "v_scale")]
     kept = [
         np.concatenate([feeds[name][0, :, :past], rounded_cache(new[0], scale)], axis=1)
@@ -130,7 +119,7 @@ def check(
     feeds = feeds_of(rng, tokens, past, heads, kv_heads, size, rotary, spread)
     session = attention(library, heads=heads, kv_heads=kv_heads, size=size, rotary=rotary, window=window, int8=True)
     y, keys, values = session.run(None, feeds)
-    q, k, v = turned(feeds, heads, kv_heads, size)
+    q, k, v = scaled(feeds, heads, kv_heads, size)
     k_scale, v_scale = feeds["k_scale"][0, :, 0], feeds["v_scale"][0, :, 0]
     for row, p in enumerate(past):
         for found, new, scale, before in ((keys, k, k_scale, "past_k"), (values, v, v_scale, "past_v")):
@@ -200,7 +189,7 @@ def test_it_is_as_near_as_the_cache_s_own_rounding_lets_it(library: Path, rng: n
         scale = (np.abs(numbers).max(1) / 127).astype(np.float32)
         feeds[f"past_{name}"], feeds[f"{name}_scale"] = rounded_cache(numbers, scale)[None], scale[None, :, None]
     y, k, v = attention(library, heads=12, kv_heads=2, size=size, int8=True).run(None, feeds)
-    q, new_k, new_v = turned(feeds, 12, 2, size)
+    q, new_k, new_v = scaled(feeds, 12, 2, size)
     keys[:, past], values[:, past] = new_k[0, :, 0], new_v[0, :, 0]
     kept = exact_attention(q[0], k[0] * feeds["k_scale"][0], v[0] * feeds["v_scale"][0], past, 1.0)
     unrounded = exact_attention(q[0], keys, values, past, 1.0)

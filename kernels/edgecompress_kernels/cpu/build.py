@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from edgecompress_kernels.cpu import attention, attention_int8, blockwise, encoder_layer
 from edgecompress_kernels.cpu.compile import KernelError, inline, to_assembly
@@ -65,15 +66,18 @@ def build(
         tables["Matmul MATMULS"].append(f"{{{matmul.bits}, {matmul.block}, {flags}, {quantizer}, {matmul.name}}}")
     for kind in sorted(set(attentions)):
         size = kind.head_size
+        of: ModuleType = attention_int8 if kind.int8 else attention
         if kind.int8:
-            table, suffix, of = "Attention INT8_ATTENTIONS", f"int8_{size}", attention_int8
-            three = of.append(size, inline), of.attend(size, inline), of.combine(size, inline)
+            table, suffix, attend = "INT8_ATTENTIONS", f"int8_{size}", attention_int8.attend(size, inline)
         else:
-            table, suffix, plain = "Attention ATTENTIONS", f"{size}", attention
-            three = plain.append(size, inline), plain.attend(size, isa.vectors, inline), plain.combine(size, inline)
-        names = dict(zip((f"append_{suffix}", f"attend_{suffix}", f"combine_{suffix}"), three, strict=True))
+            table, suffix, attend = "ATTENTIONS", f"{size}", attention.attend(size, isa.vectors, inline)
+        names = {
+            f"append_{suffix}": of.append(size, inline),
+            f"attend_{suffix}": attend,
+            f"combine_{suffix}": of.combine(size, inline),
+        }
         kernels |= names
-        tables[table].append(f"{{{size}, {', '.join(names)}}}")
+        tables[f"Attention {table}"].append(f"{{{size}, {', '.join(names)}}}")
     for encoder in sorted(set(encoders)):
         made = {"project": encoder_layer.project_first, "layer": encoder_layer.layer}
         parts = {part: make(encoder, isa.vectors, inline) for part, make in made.items()}

@@ -21,7 +21,7 @@ from triton.compiler import ASTSource
 from edgecompress_kernels.gpu.catalogue import VERIFIED
 from edgecompress_kernels.gpu.chips import BLOCK_REGISTERS, CHIPS, MOST_REGISTERS, Chip, ChipError, chip
 from edgecompress_kernels.gpu.cubin import CubinError, CubinFacts, cubin_facts
-from edgecompress_kernels.gpu.record import KernelRecord, write_kernel
+from edgecompress_kernels.gpu.record import KernelRecord, record_of, write_kernel
 from edgecompress_kernels.gpu.variants import Variant, variants
 
 SCRATCH_POINTERS = 2  # that Triton 3.9 puts behind a kernel's own parameters
@@ -65,20 +65,10 @@ def compile_variant(variant: Variant) -> tuple[KernelRecord, bytes]:
             f"{variant.name} for {variant.chip.name} asks for scratch memory or clusters; no launch gives it"
         )
     _check_parameters(variant, facts)
-    record = KernelRecord(
-        name=variant.name,
-        kernel=variant.kernel.name,
+    record = record_of(
+        variant,
         symbol=facts.kernel,
-        capability=variant.chip.name,
-        exact_capability=variant.chip.exact,
-        signature=variant.signature,
-        aligned=list(variant.aligned),
-        ranges={name: list(ends) for name, ends in variant.ranges.items()},
-        constants=variant.constants,
-        grid=variant.grid,
-        sizes=list(variant.kernel.sizes),
         num_warps=metadata.num_warps,
-        num_stages=variant.num_stages,
         shared_bytes=metadata.shared,
         registers=facts.registers,
         stack_bytes=facts.stack_bytes,

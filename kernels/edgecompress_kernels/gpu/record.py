@@ -6,7 +6,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgecompress_kernels.gpu.variants import Variant
 
 SCHEMA = 1
 
@@ -44,6 +47,24 @@ class KernelRecord:
     @property
     def threads(self) -> int:
         return 32 * self.num_warps
+
+
+def record_of(variant: Variant, **compiled: Any) -> KernelRecord:
+    """What a variant tells by itself, and the fields that only its compilation could."""
+    return KernelRecord(
+        name=variant.name,
+        kernel=variant.kernel.name,
+        capability=variant.chip.name,
+        exact_capability=variant.chip.exact,
+        signature=variant.signature,
+        aligned=list(variant.aligned),
+        ranges={name: list(ends) for name, ends in variant.ranges.items()},
+        constants=variant.constants,
+        grid=variant.grid,
+        sizes=list(variant.kernel.sizes),
+        num_stages=variant.num_stages,
+        **compiled,
+    )
 
 
 def write_kernel(record: KernelRecord, cubin: bytes, folder: Path) -> None:
