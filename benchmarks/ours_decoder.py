@@ -44,7 +44,9 @@ class Ours:
         self.settings = {"edgecompress": __version__, "onnxruntime": ort.__version__}
         self.model_bytes = folder_bytes(folder, "model.onnx*")
         layers = read_report(folder).layers
-        self.weight_bytes_per_token = sum(layer.bytes for layer in layers if layer.op.startswith("MatMul"))
+        self.weight_bytes_per_token = sum(
+            x.bytes for x in layers if x.op.startswith(("MatMul", "DecoderLayer")) and x.precision != "float32"
+        )
         self.kv_bytes_per_token = 4 * KV_ELEMENTS
         self._chunk = manifest.generation.prefill_chunk_tokens
         self._decoder = Decoder(

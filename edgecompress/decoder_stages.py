@@ -17,6 +17,7 @@ from edgecompress.capture.decoder_reference import reference_logits
 from edgecompress.capture.export import capture
 from edgecompress.capture.generation import CHAT_TEMPLATE, chat_template, generation_settings
 from edgecompress.capture.tokenizer import save_tokenizer, text_settings
+from edgecompress.compile.decoder_layers import use_layers
 from edgecompress.compile.genai import GRAPH, genai_files, require_tokenizer
 from edgecompress.compile.kernels import use_kernels
 from edgecompress.compile.onnxruntime import compile_graph, runtime_settings
@@ -94,10 +95,11 @@ class DecoderRun:
     def _with_kernels(self, taken: Taken, held_out: Sequence[Ids], reference: Sequence[Logits]) -> Taken:
         """Our kernels where they are faster, held against the reference again; onnxruntime-genai cannot load them."""
         wanted = "none" if self.for_genai and self.recipe.runtime.kernels == "auto" else self.recipe.runtime.kernels
+        here = self.plan.measured_here
         with self.clock.stage("compile", "kernels"):
-            found = use_kernels(
-                taken.graph, self.target, wanted, self.threads, self.folder, measured_here=self.plan.measured_here
-            )
+            found = use_kernels(taken.graph, self.target, wanted, self.threads, self.folder, measured_here=here)
+            shapes = self._shapes(held_out[0]) if here else None
+            found = use_layers(found, self.target, wanted, self.threads, self.folder, shapes=shapes)
         if found.record is None:
             return replace(taken, kernels=found.uses)
         with self.clock.stage("verify", "with our kernels"):

@@ -110,7 +110,7 @@ def _with_kernels(student: Path, target: str, output: Path) -> None:
         student=StudentRecipe(source=str(student)),
         quantize=QuantizeRecipe(block_size=32),
         quality=QualityRecipe(max_kl=10, max_perplexity_ratio=10, samples=4),
-        runtime=RuntimeRecipe(kernels="matmul,attention"),
+        runtime=RuntimeRecipe(kernels="matmul,attention,layer"),
     )
     export(recipe, output)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +51,15 @@ def test_a_bundle_with_kernels_is_whole(bundle: Path, capsys: pytest.CaptureFixt
     }
     assert {LIBRARY_FILE, "model.weights.json", "model.onnx.data"} <= set(manifest["files"])
     report = json.loads((bundle / "report.json").read_text())
-    assert report["ops"]["CachedAttention"] == 2
-    assert "GroupQueryAttention" not in report["ops"]
+    assert report["ops"]["DecoderLayer"] == 2
+    assert not {"GroupQueryAttention", "CachedAttention", "QuickGelu"} & set(report["ops"])
+    weights = {layer["name"]: layer["precision"] for layer in report["layers"] if layer["op"] == "DecoderLayer"}
+    assert weights["model.layers.1.mlp.down_proj"] == "int4"
     assert main(["verify", str(bundle)]) == 0
     assert main(["inspect", str(bundle)]) == 0
     shown = capsys.readouterr().out
     assert "asked for" in shown
-    assert "MatMulBlocks" in shown
+    assert "DecoderLayer" in shown
 
 
 @needs_kernels
@@ -91,7 +94,10 @@ def test_texts_of_a_batch_are_those_alone(bundle: Path) -> None:
 def test_auto_says_what_it_measured(small_decoder_dir: Path, tmp_path: Path) -> None:
     made = export(recipe(small_decoder_dir, "auto"), tmp_path / "b")
     uses = made.measurements.kernels
-    assert {use.kernel for use in uses} == {"matmul", "attention"}
+    assert {use.kernel for use in uses} >= {"matmul", "attention"}
+    layer = next((use for use in uses if use.kernel == "layer"), None)
+    assert (layer is not None) == (made.manifest.kernels is not None)
+    assert layer is None or re.fullmatch(r"\d+( or \d+)* steps as one op", layer.what)
     measured = [use for use in uses if use.speedups]
     assert measured
     for use in measured:
@@ -154,11 +160,13 @@ def test_inputs_in_float32_have_no_kernel(small_decoder_dir: Path, tmp_path: Pat
     assert any("stay in float32" in use.reason for use in made.measurements.kernels if use.kernel == "matmul")
     with pytest.raises(RecipeError, match="no op of this model"):
         export(recipe(small_decoder_dir, "matmul", accuracy_level=1), tmp_path / "c")
+    with pytest.raises(RecipeError, match="no op of this model can be computed by the kernel 'layer'"):
+        export(recipe(small_decoder_dir, "layer"), tmp_path / "c")
 
 
 def test_a_kernel_without_sense_is_refused(small_decoder_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(small_decoder_dir), "--kernels", "triton", "-o", "never"]) == 2
-    assert "kernels are auto, none or of matmul, attention, encoder, not 'triton'" in capsys.readouterr().err
+    assert "kernels are auto, none or of matmul, attention, layer, encoder, not 'triton'" in capsys.readouterr().err
     assert main(["export", str(small_decoder_dir), "--format", "genai", "--kernels", "matmul", "-o", "never"]) == 2
     assert "onnxruntime-genai cannot load our kernels" in capsys.readouterr().err
     assert not Path("never").exists()
@@ -173,7 +181,7 @@ def test_kernels_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["kernels", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     sets = {row["kernel"]: {isa["isa"] for isa in row["instruction_sets"]} for row in rows if "op" in row}
-    assert sets == {"matmul": set(ISAS), "attention": set(ISAS), "encoder": set(ISAS)}
+    assert sets == {kernel: set(ISAS) for kernel in ("matmul", "attention", "layer", "encoder")}
     of_gpus = [row for row in rows if "op" not in row]
     assert [row["kernel"] for row in of_gpus] == ["gpu-prefill", "gpu-decode", "gpu-add-norm"]
     assert all("8.7" in row["compute_capabilities"] for row in of_gpus)

@@ -26,6 +26,12 @@ ROWS = (
         "takes": "the same over a cache of int8, one scale a channel, written as GroupQueryAttention writes it",
     },
     {
+        "kernel": "layer",
+        "op": "DecoderLayer",
+        "in_place_of": "the two above, and the RMS norms, residuals and SiLU gate between them",
+        "takes": "whole layers, handed to threads once; what they consist of is read off the graph",
+    },
+    {
         "kernel": "encoder",
         "op": "EncoderLayer",
         "in_place_of": "an int8-dynamic layer: attention, LayerNormalization, GELU",

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from edgecompress.compile.decoder_layers import weight_bits
 from edgecompress.formats.cpu import host_cpu_name
 from edgecompress.lower.experts import REASON
 from edgecompress.types.bundle import TargetRecord, TensorSpec
@@ -18,6 +19,7 @@ from edgecompress.types.target import Target
 
 _PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers", "numpy")
 _EXPERT_PART = re.compile(r"^(model\.)*|(\.arranged|_int\d|_scale|_zero_point)$")
+_TILES_PART = re.compile(r"^(model\.)*(?=model\.)|(\.weight)?_int\d\.tile(s|_scales|_zero_points)$")
 _PANEL_PART = re.compile(r"(\.weight)?_int8\.panels$")
 _ISA_REASON = {
     True: "its int8 products are summed in 32 bits by VNNI; without it u8 x s8 pairs saturate and answers are wrong",
@@ -84,10 +86,12 @@ def _layer(name: str, value: ir.Value, alone: Mapping[str, float]) -> Layer | No
     panels = node.op_type in ("EncoderLayer", "EncoderProjections")  # one node reads several weights, and their columns
     if panels and tensor.dtype != ir.DataType.INT8:
         return None
-    bits = node.attributes.get("bits") or node.attributes.get("expert_weight_bits")
-    precision = f"int{bits.as_int()}" if bits is not None else tensor.dtype.numpy().name
+    bits = _bits(node, value)
+    precision = f"int{bits}" if bits is not None else tensor.dtype.numpy().name
     label = (node.name or name).split("/", 1)[0]
-    if _computes_experts(node) and node.op_type != "GatherND":  # one node reads several of their weights
+    if value in weight_bits(node):
+        label = _TILES_PART.sub("", name)
+    elif _computes_experts(node) and node.op_type != "GatherND":  # one node reads several of their weights
         label = _EXPERT_PART.sub("", name)
     elif panels:
         label = _PANEL_PART.sub("", name)
@@ -96,14 +100,20 @@ def _layer(name: str, value: ir.Value, alone: Mapping[str, float]) -> Layer | No
     return Layer(name=label, op=node.op_type, shape=shape, precision=precision, bytes=tensor.nbytes, alone_kl=kl)
 
 
+def _bits(node: ir.Node, value: ir.Value) -> int | None:
+    """Of a weight, or of the scales of one, that the node reads; None for one that is not quantized."""
+    bits = node.attributes.get("bits") or node.attributes.get("expert_weight_bits")
+    return bits.as_int() if bits is not None else weight_bits(node).get(value)
+
+
 def weight_notes(model: ir.Model) -> tuple[str, ...]:
     """What a report says of all weights together: the mean of their bits where they differ, how products are made."""
     bits: dict[int, int] = {}
     for value in model.graph.initializers.values():
         uses = list(value.uses())
-        width = uses[0][0].attributes.get("bits") if uses else None
+        width = _bits(uses[0][0], value) if uses else None
         if width is not None and value.const_value is not None and value.const_value.dtype == ir.DataType.UINT8:
-            bits[width.as_int()] = bits.get(width.as_int(), 0) + value.const_value.nbytes
+            bits[width] = bits.get(width, 0) + value.const_value.nbytes
     notes = []
     if len(bits) > 1:
         mean = 8 * sum(bits.values()) / sum(8 * size / width for width, size in bits.items())

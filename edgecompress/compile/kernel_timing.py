@@ -97,10 +97,12 @@ def _constant(name: str, array: Any) -> ir.Value:
 def _matmul(key: tuple[Any, ...], threads: int, library: Path) -> dict[str, tuple[Call, Call]]:
     from edgecompress_kernels.cpu.packing import pack_lanes, pack_weights
 
-    k, n, bits, block, zero_points = key
+    k, n, bits, block, zero_points, half = key
     random = np.random.default_rng(0)
     weights = random.integers(0, 256, (n, k // block, block * bits // 8), dtype=np.uint8)
     scales = (random.random((n, k // block), dtype=np.float32) + 0.5) / k
+    if half:
+        scales = scales.astype(np.float16).astype(np.float32)
     x = _input("x", ir.DataType.FLOAT, ["rows", k])
     points = None
     if zero_points:
@@ -113,7 +115,7 @@ def _matmul(key: tuple[Any, ...], threads: int, library: Path) -> dict[str, tupl
         attributes={"K": k, "N": n, "bits": bits, "block_size": block, "accuracy_level": 4},
     )  # fmt: skip
     session = _session(_graph(theirs, [x], given, "com.microsoft"), threads, None)
-    packed = {"w": pack_weights(weights, bits), "s": pack_lanes(scales)}
+    packed = {"w": pack_weights(weights, bits), "s": pack_lanes(scales.astype(np.float16) if half else scales)}
     if points is not None:
         packed["z"] = pack_lanes(np.full((n, k // block), 7 if bits == 4 else 0x7F, dtype=np.uint8))
     feeds = {}

@@ -74,7 +74,7 @@ def use_kernels(
     named = names_of(wanted)
     model = ir.load(graph.path)
     sites, refused = _sites(model)
-    require_named(named, {site.kernel for site in sites}, refused)
+    require_named(named, {site.kernel for site in sites} | {"layer"}, refused)  # of layers: decoder_layers.py
     if not sites:
         return Kerneled(graph=graph, isa="", uses=refused)
     isa, missing = instruction_set(target)
@@ -242,7 +242,7 @@ def _site(model: ir.Model, node: ir.Node) -> Site | tuple[str, str, str] | None:
             reason = "its zero points are not integers"
         if reason:
             return "matmul", what, reason
-        return Site(kernel="matmul", what=what, key=(k, n, bits, block, inputs[3] is not None))
+        return Site(kernel="matmul", what=what, key=(k, n, bits, block, inputs[3] is not None, _as_half(inputs[2])))
     heads, kv_heads = int(attributes["num_heads"]), int(attributes["kv_num_heads"])
     past = inputs[3]
     size = int(str(past.shape[3])) if past is not None and past.shape is not None else 0
@@ -305,17 +305,24 @@ def _ahead(target: Target) -> str:
 
 def _library(sites: Sequence[Site], isa: Any) -> bytes:
     """Built for these ops; twice in one process is once."""
-    matmuls = {(s.key[2], s.key[3], s.key[4]) for s in sites if s.kernel == "matmul"}
+    matmuls = {s.key[2:] for s in sites if s.kernel == "matmul"}
     attentions = {(s.key[2], s.key[5]) for s in sites if s.kernel == "attention"}
     return _built(tuple(sorted(matmuls)), tuple(sorted(attentions)), isa)
 
 
 @lru_cache(maxsize=8)
-def _built(matmuls: tuple[tuple[int, int, bool], ...], attentions: tuple[tuple[int, bool], ...], isa: Any) -> bytes:
+def _built(matmuls: tuple[tuple[Any, ...], ...], attentions: tuple[tuple[int, bool], ...], isa: Any) -> bytes:
     from edgecompress_kernels.cpu.build import Attention, Matmul, build
 
-    wanted = [Matmul(bits=bits, block=block, zero_points=points) for bits, block, points in matmuls]
+    wanted = [Matmul(bits=bits, block=block, zero_points=points, half=half) for bits, block, points, half in matmuls]
     return build(wanted, [Attention(head_size=size, int8=int8) for size, int8 in attentions], isa)
+
+
+def _as_half(scales: ir.Value | None) -> bool:
+    """Whether float16 holds every one of them, as quantize leaves them: then two bytes less a block are read."""
+    found = _array(scales)
+    with np.errstate(over="ignore"):
+        return bool((found.astype(np.float16) == found).all())
 
 
 def _array(value: ir.Value | None) -> Any:
@@ -334,6 +341,8 @@ def _replace_matmul(model: ir.Model, node: ir.Node) -> None:
     name = inputs[1].name or node.name or "weight"
     packed = pack_weights(_array(inputs[1]).reshape(n, blocks, -1), attributes["bits"])
     scales = pack_lanes(_array(inputs[2]).reshape(n, blocks))
+    if _as_half(inputs[2]):
+        scales = scales.astype(np.float16)
     new: list[ir.Value | None] = [
         inputs[0],
         constant(model.graph, ir.tensor(packed, name=f"{name}.tiles")),

@@ -27,7 +27,7 @@ ACCURACY_LEVELS = (0, 1, 4)
 FORMATS = ("bundle", "genai")
 """What is written: a bundle, or a bundle that onnxruntime-genai runs too; the latter for decoders."""
 
-KERNELS = ("matmul", "attention", "encoder")
+KERNELS = ("matmul", "attention", "layer", "encoder")
 """Our own; ``auto`` takes those that are measured to be faster on the target, ``none`` leaves ONNX Runtime's."""
 
 KV_CACHES = ("fp32", "int8")

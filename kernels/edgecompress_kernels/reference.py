@@ -81,6 +81,12 @@ def rms_norm(x: Array, gamma: Array, epsilon: float) -> Array:
     return np.asarray(x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * gamma)
 
 
+def gated(x: Array, alpha: float) -> Array:
+    """x [M, 2 N] -> [M, N] in float64: the first half, times its sigmoid at ``alpha``, times the second half."""
+    a, b = np.split(x.astype(np.float64), 2, axis=-1)
+    return np.asarray(a / (1 + np.exp(-alpha * a)) * b)
+
+
 def rounded_cache(x: Array, scales: Array) -> Array:
     """x [Hk, T, D] as an int8 cache keeps it, a scale a channel [Hk, D]; in float32, which settles the border cases."""
     return np.asarray(np.clip(np.rint(x.astype(np.float32) / scales[:, None]), -128, 127).astype(np.int8))

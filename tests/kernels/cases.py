@@ -10,7 +10,7 @@ from edgecompress_kernels.cpu.build import Attention, Matmul, build
 from edgecompress_kernels.cpu.isa import Isa
 from edgecompress_kernels.reference import block_weights, encoder_layer, quantized_rows
 
-from tests.kernels import test_attention_int8
+from tests.kernels import layer_ops, test_attention_int8
 from tests.kernels.encoder_ops import EPSILON, layer_model, random_layer
 from tests.kernels.ops import ENCODERS, attention_model, matmul_model, session
 from tests.kernels.test_attention import expected_of, feeds_of
@@ -18,9 +18,9 @@ from tests.kernels.test_blockwise import laid_out, weights_of
 
 MATMULS = (
     Matmul(bits=4, block=32),
-    Matmul(bits=4, block=64, zero_points=True),
+    Matmul(bits=4, block=64, zero_points=True, half=True),
     Matmul(bits=8, block=32, zero_points=True),
-    Matmul(bits=8, block=128),
+    Matmul(bits=8, block=128, half=True),
 )
 SHAPES = (  # tokens, past, window, head size, turned
     (1, 37, -1, 64, 64),
@@ -69,6 +69,12 @@ def write_cases(folder: Path) -> Expected:
         (folder / f"{name}.onnx").write_bytes(model)
         np.savez(folder / f"{name}.npz", **feeds)
         expected[name] = test_attention_int8.exact_of(feeds, past, HEADS, KV_HEADS, size, window)
+    decoder = layer_ops.layer_model(np.random.default_rng(9))
+    feeds = layer_ops.layer_feeds(np.random.default_rng(10), 3, 530)
+    (folder / "decoder_layer.onnx").write_bytes(layer_ops.joined(decoder).SerializeToString())
+    np.savez(folder / "decoder_layer.npz", **feeds)
+    right = layer_ops.exact_layer(decoder, feeds, 530)
+    expected["decoder_layer"] = right, 0.05 * float(np.sqrt(np.mean(right**2)))  # a rounding may fall the other way
     for kind in LAYERS:
         starts = np.array([0, 1, 1, 38, 44])
         x, layer = rng.standard_normal((44, kind.hidden)).astype(np.float32), random_layer(kind, rng, smooth=True)

@@ -18,9 +18,9 @@ from edgecompress.formats.cpu import host_features
 
 MATMULS = (
     Matmul(bits=4, block=32),
-    Matmul(bits=4, block=64, zero_points=True),
+    Matmul(bits=4, block=64, zero_points=True, half=True),
     Matmul(bits=4, block=128),
-    Matmul(bits=8, block=128),
+    Matmul(bits=8, block=128, half=True),
     Matmul(bits=8, block=32, zero_points=True),
 )
 ATTENTIONS = (64, 80, 96, 128, 256)

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from tests.kernels.ops import MATMULS, matmul
 
-NAMES = [f"int{m.bits}-{m.block}{'-zero-points' if m.zero_points else ''}" for m in MATMULS]
+NAMES = [f"int{m.bits}-{m.block}{'-zero-points' * m.zero_points}{'-half' * m.half}" for m in MATMULS]
 
 
 def weights_of(kind: Matmul, n: int, k: int, rng: np.random.Generator) -> tuple[Any, Any, Any]:
     blocks = k // kind.block
     packed = rng.integers(0, 256, (n, blocks, kind.block * kind.bits // 8), dtype=np.uint8)
-    scales = (rng.standard_normal((n, blocks)) / k).astype(np.float32)
+    scales = (rng.standard_normal((n, blocks)) / k).astype(np.float16 if kind.half else np.float32)
     zeros = rng.integers(0, 1 << kind.bits, (n, blocks), dtype=np.uint8) if kind.zero_points else None
     return packed, scales, zeros
 

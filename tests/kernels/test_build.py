@@ -21,6 +21,7 @@ from edgecompress.targets import find_target, known_targets
 STEPPED = """
 import numpy as np
 from edgecompress_kernels.cpu import attention, attention_int8, blockwise, encoder_attention, encoder_layer
+from edgecompress_kernels.cpu import rows as row_kernels
 from edgecompress_kernels.cpu.encoder_packing import pack_columns, pack_panels
 from edgecompress_kernels.cpu.packing import pack_lanes, pack_weights
 from edgecompress_kernels import reference
@@ -45,12 +46,12 @@ for bits, block, zero_points, signed in ((4, 32, True, False), (8, 64, False, Fa
     x, y = rng.standard_normal((rows, k)).astype(np.float32), np.zeros((rows, n), dtype=np.float32)
     given = {"x": x, "q": np.zeros((rows, k), np.int8), "x_scales": np.zeros((rows, 2), np.float32),
              "x_sums": np.zeros((rows, 2), np.int32), "weights": pack_weights(w, bits), "scales": pack_lanes(s),
-             "y": y, "rows": rows, "outputs": n, "inputs": k, "tiles_per_part": 1}
+             "y": y, "rows": rows, "outputs": n, "inputs": k, "tiles_per_part": 1, "columns": block}
     if z is not None:
         given["zeros"] = pack_lanes(z)
     p = parameters(blockwise.SLOTS, given)
-    for row in range(rows):
-        blockwise.quantize_rows(block)(p.ctypes.data, row)
+    for part in range(2 * rows):
+        blockwise.quantize_rows(block)(p.ctypes.data, part)
     for part in range(2):
         blockwise.multiply(bits, block, False, zero_points, signed, 8, plain)(p.ctypes.data, part)
     expected = reference.quantized_rows(x, block) @ reference.block_weights(w, s, z, bits).T
@@ -98,6 +99,20 @@ y *= 0  # and all splits by one part, joined as they come
 p[[attention.SLOTS.index(name) for name in ("rows_per_part", "split_parts")]] = attention_int8.ROWS, 1
 attention_int8.attend(size, plain)(p.ctypes.data, 0)
 assert np.abs(y - expected).max() < 2e-3 * np.abs(values * v_scales).max()
+
+x, other, gamma = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 48), (2, 48), 48))
+y = np.zeros((2, 48), np.float32)
+for kernel, wanted, given in (
+    (row_kernels.add_rows, x + other, {"x": x, "other": other, "columns": 32}),
+    (row_kernels.normalize_rows, reference.rms_norm(x, gamma, 0.5), {"x": x, "other": gamma, "columns": 48}),
+    (row_kernels.gate_rows, reference.gated(np.hstack([x, other]), 1.5), {"x": np.hstack([x, other]), "columns": 32}),
+):
+    p = parameters(row_kernels.SLOTS, given | {"y": y, "width": 48})
+    constant = {"normalize_rows": 0.5, "gate_rows": 1.5}.get(kernel.__name__, 0)
+    p.view(np.float32)[2 * row_kernels.SLOTS.index("constant")] = constant
+    for part in range(2 * -(-48 // given["columns"])):
+        kernel(p.ctypes.data, part)
+    assert np.abs(y - wanted).max() < 1e-6 * np.abs(wanted).max(), kernel.__name__
 
 kind = encoder_layer.Encoder(hidden=32, heads=1, feed_forward=48)
 x, starts, layer, arrays = rng.standard_normal((18, 32)).astype(np.float32), np.array([0, 3, 3, 18]), {}, {}

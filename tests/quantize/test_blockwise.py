@@ -295,7 +295,7 @@ def test_zeros_stay_zeros_and_one_value_comes_back(method: str, symmetric: bool)
     weight[7, 2] = 1e-20
     blocks = quantize_blocks(weight, BlockFormat(bits=4, block_size=32, symmetric=symmetric), method)
     assert np.isfinite(blocks.scales).all()
-    np.testing.assert_allclose(blocks.dequantize(), weight, atol=1e-6)
+    np.testing.assert_allclose(blocks.dequantize(), weight, rtol=2**-11, atol=1e-6)  # a scale has float16's digits
 
 
 def test_half_precision_is_read_as_it_is(rng: np.random.Generator) -> None:
@@ -313,3 +313,14 @@ def test_packing_is_undone(rng: np.random.Generator, length: int) -> None:
     assert packed.shape == (3, 5, -(-length // 2))
     np.testing.assert_array_equal(unpack(packed, 4)[..., :length], codes)
     assert packed[0, 0, 0] & 15 == codes[0, 0, 0]  # the first in the low half
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("method", ["rtn", "hqq"])
+def test_scales_have_float16s_digits_where_it_has_all(method: str, symmetric: bool, rng: np.random.Generator) -> None:
+    form = BlockFormat(bits=4, block_size=32, symmetric=symmetric)
+    scales = quantize_blocks(rng.normal(size=(96, 10)).astype(np.float32), form, method).scales
+    assert np.array_equal(scales, scales.astype(np.float16))
+    tiny = quantize_blocks((1e-7 * rng.normal(size=(96, 10))).astype(np.float32), form, method)
+    assert not np.array_equal(tiny.scales, tiny.scales.astype(np.float16))  # kept whole: float16 has few digits there
+    assert np.abs(tiny.dequantize()).max() > 1e-7

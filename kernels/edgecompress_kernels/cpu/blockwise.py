@@ -20,30 +20,34 @@ from typing import Any
 
 import numba
 
+from edgecompress_kernels.cpu import encoder_vector as e
 from edgecompress_kernels.cpu import vector as v
 from edgecompress_kernels.cpu.vector_rows import rows
 
 # The kernel's parameters: 64-bit integers, addresses and counts, at the place that it is given.
 SLOTS = (
     "x", "q", "x_scales", "x_sums", "weights", "scales", "zeros", "bias", "y",
-    "rows", "outputs", "inputs", "tiles_per_part",
+    "rows", "outputs", "inputs", "tiles_per_part", "columns",  # columns: of a part of the rounding, whole blocks
 )  # fmt: skip
 _AT = {name: 8 * i for i, name in enumerate(SLOTS)}
-X, Q, X_SCALES, X_SUMS, WEIGHTS, SCALES, ZEROS, BIAS, Y, ROWS, OUTPUTS, INPUTS, TILES_PER_PART = _AT.values()
+(
+    X, Q, X_SCALES, X_SUMS, WEIGHTS, SCALES, ZEROS, BIAS, Y, ROWS, OUTPUTS, INPUTS, TILES_PER_PART, COLUMNS,
+) = _AT.values()  # fmt: skip
 
 
 @cache
 def quantize_rows(block: int) -> Callable[[int, int], None]:
-    """Row ``part`` of x float32 [rows, inputs] -> q int8 of the same shape, its scales and minus its sums a block."""
+    """Some columns of a row of x float32 [rows, inputs] -> q int8 alike, its scales and minus its sums a block."""
 
     def kernel(p: int, part: int) -> None:
-        inputs = v.read_address(p + INPUTS)
-        blocks = inputs // block
-        x = v.read_address(p + X) + part * inputs * 4
-        q = v.read_address(p + Q) + part * inputs
-        scales = v.read_address(p + X_SCALES) + part * blocks * 4
-        sums = v.read_address(p + X_SUMS) + part * blocks * 4
-        for b in range(blocks):
+        inputs, columns = v.read_address(p + INPUTS), v.read_address(p + COLUMNS)
+        chunks = (inputs + columns - 1) // columns
+        row, first = part // chunks, part % chunks * columns
+        x = v.read_address(p + X) + (row * inputs + first) * 4
+        q = v.read_address(p + Q) + row * inputs + first
+        scales = v.read_address(p + X_SCALES) + (row * inputs + first) // block * 4
+        sums = v.read_address(p + X_SUMS) + (row * inputs + first) // block * 4
+        for b in range(min(columns, inputs - first) // block):
             largest = v.splat_float(numba.float32(0.0))
             for i in range(block // 16):
                 largest = v.maximum(largest, v.absolute(v.load_floats(x + 64 * i)))
@@ -52,13 +56,13 @@ def quantize_rows(block: int) -> Callable[[int, int], None]:
             inverse = numba.float32(0.0)
             if scale != numba.float32(0.0):
                 inverse = numba.float32(1.0) / scale
-            total = numba.int32(0)
+            total = e.zero_ints()
             for i in range(block // 16):
                 whole = v.round_to_ints(v.multiply(v.load_floats(x + 64 * i), v.splat_float(inverse)))
                 v.store_bytes(q + 16 * i, whole)
-                total += v.sum_int_lanes(whole)
+                total = e.add_ints(total, whole)
             v.write_float(scales + 4 * b, scale)
-            v.write_int(sums + 4 * b, numba.int32(-total))
+            v.write_int(sums + 4 * b, numba.int32(-v.sum_int_lanes(total)))
             x += 4 * block
             q += block
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from edgecompress_kernels.cpu import attention, attention_int8, blockwise, encoder_layer
+from edgecompress_kernels.cpu import attention, attention_int8, blockwise, encoder_layer, rows
 from edgecompress_kernels.cpu.compile import KernelError, inline, to_assembly
 from edgecompress_kernels.cpu.encoder_layer import Encoder
 from edgecompress_kernels.cpu.isa import Isa
 
-_SOURCES = ("cpu.c", "shim.c", "shim_matmul.c", "shim_attention.c", "shim_encoder.c", "shim_register.c")
-SOURCES = tuple(Path(__file__).with_name(name) for name in _SOURCES)  # one unit
+_PARTS = ("cpu", "shim", "shim_job", "shim_matmul", "shim_attention", "shim_layer", "shim_encoder", "shim_register")
+SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _PARTS)  # one unit
 _FLAGS = (
     "-O2", "-fPIC", "-fvisibility=hidden", "-fno-stack-protector", "-fno-sanitize=all", "-nostdlib", "-shared", "-s",
     "-Wl,--build-id=none", "-Wl,-z,noexecstack",
@@ -53,7 +53,11 @@ def build(
 
     Raises KernelError if a kernel cannot be compiled or linked.
     """
-    kernels: dict[str, Callable[[int, int], None]] = {}
+    kernels: dict[str, Callable[[int, int], None]] = {
+        "add_rows": rows.add_rows,
+        "normalize_rows": rows.normalize_rows,
+        "gate_rows": rows.gate_rows,
+    }
     tables = {"Matmul MATMULS": [], "Attention ATTENTIONS": []}  # type: dict[str, list[str]]
     tables |= {"Attention INT8_ATTENTIONS": [], "Encoder ENCODERS": []}
     for matmul in sorted(set(matmuls)):

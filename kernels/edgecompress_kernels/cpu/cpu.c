@@ -63,6 +63,18 @@ static int read_cpu(uint64_t words[WORDS]) {
 
 #endif
 
+/* A moment's rest for a thread that waits for another; and a core for whoever has none. */
+#if defined(__x86_64__)
+static void relax(void) { __asm__ volatile("pause"); }
+static void let_others_run(void) {
+    long number = 24; /* sched_yield */
+    __asm__ volatile("syscall" : "+a"(number) : : "rcx", "r11", "memory");
+}
+#elif defined(__aarch64__)
+static void relax(void) { __asm__ volatile("yield"); }
+static void let_others_run(void) { system_call(124, 0, 0, 0, 0); }
+#endif
+
 static int same(const char *a, const char *b) {
     while (*a && *a == *b) a++, b++;
     return *a == *b;

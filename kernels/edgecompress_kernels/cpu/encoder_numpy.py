@@ -36,6 +36,10 @@ def gelu(x: Floats) -> Floats:
     return np.asarray(0.5 * x * (1 + error_function), dtype=np.float32)
 
 
+def sigmoid(x: Floats) -> Floats:
+    return (1 / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32)
+
+
 def reciprocal_root(x: float) -> np.float32:
     return np.float32(1 / math.sqrt(x))
 

@@ -78,6 +78,14 @@ def _power(builder: Any, x: Any) -> Any:
     return builder.fmul(y, builder.bitcast(power, F32X16))
 
 
+def _sigmoid(builder: Any, x: Any) -> Any:
+    """1 / (1 + exp(-x)), by the exponential of what is not above zero."""
+    one = _lanes(1.0)
+    small = v._exponential(builder, builder.fsub(_lanes(0.0), v._call(builder, "llvm.fabs.v16f32", F32X16, x)))
+    above = builder.select(builder.fcmp_ordered("<", x, _lanes(0.0)), small, one)
+    return builder.fdiv(above, builder.fadd(one, small))
+
+
 def _root(builder: Any, x: Any) -> Any:
     one = ir.Constant(F32, 1.0)
     return builder.fdiv(one, v._call(builder, "llvm.sqrt.f32", F32, x))
@@ -103,6 +111,7 @@ greatest_lane = _define("f F", _across(_greater), "greatest_lane")
 least_lane = _define("f F", _across(_lesser), "least_lane")
 power = _define("F F", _power, "power")
 gelu = _define("F F", _gelu, "gelu")
+sigmoid = _define("F F", _sigmoid, "sigmoid")
 reciprocal_root = _define("f f", _root, "reciprocal_root")
 interleave = _define("I I I I I", _interleave, "interleave")
 add_ints = _define("I I I", lambda b, x, y: b.add(x, y), "add_ints")

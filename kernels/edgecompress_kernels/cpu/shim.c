@@ -24,7 +24,7 @@ typedef struct Base {
 } Base;
 
 enum { FLOAT = 1, UINT8 = 2, INT8 = 3, INT32 = 6, INT64 = 7, FLOAT16 = 10 };
-enum { REQUIRED = 0, OPTIONAL = 1 };
+enum { REQUIRED = 0, OPTIONAL = 1, VARIADIC = 2 };
 enum { FAIL = 1, INVALID_ARGUMENT = 2, NOT_IMPLEMENTED = 9 };
 
 static void *const *api; /* one process has one ONNX Runtime */
@@ -46,6 +46,8 @@ static void *const *api; /* one process has one ONNX Runtime */
 #define output CALL(91, Status *, Context *, size_t, const int64_t *, size_t, Value **)
 #define release_status CALL(93, void, Status *)
 #define release_shape CALL(99, void, Shape *)
+#define input_names CALL(230, Status *, const Info *, size_t *)
+#define constant_input CALL(249, Status *, const Info *, size_t, int *, const Value **)
 #define parallel_for CALL(274, Status *, const Context *, Kernel, size_t, size_t, void *)
 
 #define TRY(expression)                  \
@@ -91,28 +93,41 @@ typedef struct Tensor {
     int64_t dims[MOST_DIMENSIONS];
     size_t rank;
     int64_t elements;
+    int type;
 } Tensor;
 
-/* Read an input; data is null where an optional one was left out. */
-static Status *read_input(Context *context, size_t index, int type, const char *wrong, Tensor *tensor) {
-    const Value *value = NULL;
+/* What a value is; data is null where there is none. */
+static Status *describe(const Value *value, Tensor *tensor) {
     Shape *shape = NULL;
-    int found = 0;
     tensor->data = NULL;
     tensor->rank = 0;
     tensor->elements = 0;
-    TRY(input(context, index, &value));
+    tensor->type = 0;
     if (!value) return NULL;
     TRY(type_and_shape(value, &shape));
-    Status *status = element_type(shape, &found);
+    Status *status = element_type(shape, &tensor->type);
     if (!status) status = dimension_count(shape, &tensor->rank);
-    if (!status && (found != type || tensor->rank > MOST_DIMENSIONS)) status = create_status(INVALID_ARGUMENT, wrong);
+    if (!status && tensor->rank > MOST_DIMENSIONS)
+        status = create_status(INVALID_ARGUMENT, "edgecompress: an input has more dimensions than any operator takes");
     if (!status) status = dimensions(shape, tensor->dims, tensor->rank);
     release_shape(shape);
     if (status) return status;
     tensor->elements = 1;
     for (size_t i = 0; i < tensor->rank; i++) tensor->elements *= tensor->dims[i];
     return tensor_data((Value *)value, &tensor->data);
+}
+
+/* Read an input of any type; data is null where an optional one was left out. */
+static Status *read_any(Context *context, size_t index, Tensor *tensor) {
+    const Value *value = NULL;
+    TRY(input(context, index, &value));
+    return describe(value, tensor);
+}
+
+/* Read an input of one type, or left out. */
+static Status *read_input(Context *context, size_t index, int type, const char *wrong, Tensor *tensor) {
+    TRY(read_any(context, index, tensor));
+    return tensor->type && tensor->type != type ? create_status(INVALID_ARGUMENT, wrong) : NULL;
 }
 
 static Status *take(size_t bytes, Allocator **allocator, char **memory) {
@@ -131,10 +146,44 @@ static const char *on_cpu(const CustomOp *op) { return NULL; }
 static size_t count_one(const CustomOp *op) { return 1; }
 static int type_float(const CustomOp *op, size_t index) { return FLOAT; }
 
+/* Scratch memory that no operator uses at the moment, its size in front: fresh memory would have to be mapped, page by page,
+ * at every call. It goes with the last operator. */
+typedef union Scratch {
+    size_t bytes;
+    char line[64];
+} Scratch;
+static Scratch *spare;
+static int64_t operators;
+
+static void give_back(Allocator *allocator, Scratch *scratch) {
+    Scratch *const other = __atomic_exchange_n(&spare, scratch, __ATOMIC_ACQ_REL);
+    if (other) allocator->free(allocator, other);
+}
+
+/* At least ``bytes`` from ``memory`` on, a cache line's multiple, until they are given back. */
+static Status *take_scratch(size_t bytes, Allocator **allocator, Scratch **scratch, char **memory) {
+    TRY(default_allocator(allocator));
+    Scratch *found = __atomic_exchange_n(&spare, NULL, __ATOMIC_ACQ_REL);
+    if (found && found->bytes < bytes) {
+        (*allocator)->free(*allocator, found);
+        found = NULL;
+    }
+    if (!found) {
+        char *fresh;
+        TRY(take(bytes + 2 * sizeof *found, allocator, &fresh));
+        found = (Scratch *)fresh;
+        found->bytes = bytes;
+    }
+    *scratch = found;
+    *memory = (char *)up((size_t)(found + 1));
+    return NULL;
+}
+
 static Status *state_of(size_t bytes, void **state) {
     Allocator *allocator;
     char *memory;
     TRY(take(bytes, &allocator, &memory));
+    __atomic_fetch_add(&operators, 1, __ATOMIC_RELAXED);
     *state = memory;
     return NULL;
 }
@@ -142,8 +191,10 @@ static Status *state_of(size_t bytes, void **state) {
 static void destroy(void *state) {
     Allocator *allocator;
     Status *status = default_allocator(&allocator);
-    if (status)
+    if (status) {
         release_status(status);
-    else
-        allocator->free(allocator, state);
+        return;
+    }
+    allocator->free(allocator, state);
+    if (__atomic_sub_fetch(&operators, 1, __ATOMIC_ACQ_REL) == 0) give_back(allocator, NULL);
 }

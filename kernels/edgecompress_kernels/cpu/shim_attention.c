@@ -53,11 +53,8 @@ static int attention_output_type(const CustomOp *op, size_t index) {
     return index > 0 && op == &INT8_ATTENTION ? INT8 : FLOAT;
 }
 
-static Status *attention_create(const CustomOp *op, const void *table, const Info *info, void **state) {
-    AttentionState *made;
-    TRY(state_of(sizeof *made, state));
-    made = *state;
-    const int int8 = made->int8 = op == &INT8_ATTENTION;
+static Status *read_attention(int int8, const Info *info, AttentionState *made) {
+    made->int8 = int8;
     TRY(attribute_int(info, "num_heads", &made->heads));
     TRY(attribute_int(info, "kv_num_heads", &made->kv_heads));
     TRY(attribute_int(info, "head_size", &made->size));
@@ -66,6 +63,11 @@ static Status *attention_create(const CustomOp *op, const void *table, const Inf
     if (made->kv_heads < 1 || made->heads < 1 || made->heads % made->kv_heads)
         return BAD("num_heads must be a multiple of kv_num_heads");
     return NULL;
+}
+
+static Status *attention_create(const CustomOp *op, const void *table, const Info *info, void **state) {
+    TRY(state_of(sizeof(AttentionState), state));
+    return read_attention(op == &INT8_ATTENTION, info, *state);
 }
 
 static void copy(char *to, const char *from, size_t bytes) {
@@ -85,100 +87,128 @@ static Status *present_of(Context *context, size_t index, const Tensor *past, in
     return NULL;
 }
 
-static Status *attention_compute(void *state, Context *context) {
-    const AttentionState *s = state;
-    const int int8 = s->int8;
+typedef struct AttentionInputs {
     Tensor q, k, v, past_key, past_value, last, total, cos, sin, positions, k_scale, v_scale;
-    Tensor *const all[] = {&q,     &k,   &v,   &past_key,  &past_value, &last,
-                           &total, &cos, &sin, &positions, &k_scale,    &v_scale};
-    for (size_t i = 0; i < (int8 ? INT8_INPUTS : INPUTS); i++)
-        TRY(read_input(context, i, type_of_input(int8, i), SAY("an input is of the wrong type"), all[i]));
+} AttentionInputs;
+
+/* The sizes of ``p``, from inputs that fit each other. */
+static Status *find_attention(const AttentionState *s, const AttentionInputs *in, const Attention **kind, AttentionParameters *p) {
+    const int int8 = s->int8;
     const int64_t size = s->size, group = s->heads / s->kv_heads, width = s->heads * size, kv_width = s->kv_heads * size;
     const Attention *found = int8 ? INT8_ATTENTIONS : ATTENTIONS;
     while (found->size && found->size != size) found++;
+    *kind = found;
     if (!found->size)
         return create_status(NOT_IMPLEMENTED, SAY("this library has no kernel for this head_size"));
-    if (q.rank != 3 || q.dims[2] != (k.data ? width : width + 2 * kv_width))
+    const Tensor *const q = &in->q, *const past = &in->past_key;
+    if (q->rank != 3 || q->dims[2] != (in->k.data ? width : width + 2 * kv_width))
         return BAD("the query does not have the width of its heads");
-    const int64_t batch = q.dims[0], tokens = q.dims[1];
-    if (k.data && (!v.data || k.elements != batch * tokens * kv_width || v.elements != k.elements))
+    const int64_t batch = q->dims[0], tokens = q->dims[1];
+    if (in->k.data && (!in->v.data || in->k.elements != batch * tokens * kv_width || in->v.elements != in->k.elements))
         return BAD("keys or values do not have the size of the query");
-    if (past_key.rank != 4 || past_value.rank != 4 || past_key.dims[0] != batch || past_key.dims[1] != s->kv_heads ||
-        past_key.dims[3] != size || past_value.elements != past_key.elements || past_value.dims[2] != past_key.dims[2])
+    if (past->rank != 4 || in->past_value.rank != 4 || past->dims[0] != batch || past->dims[1] != s->kv_heads ||
+        past->dims[3] != size || in->past_value.elements != past->elements || in->past_value.dims[2] != past->dims[2])
         return BAD("the past must be [B, kv_num_heads, capacity, head_size]");
-    if (last.elements != batch || total.elements != 1)
+    if (in->last.elements != batch || in->total.elements != 1)
         return BAD("seqlens_k must be [B] and total_sequence_length one number");
-    const int64_t rotary = cos.data ? 2 * cos.dims[cos.rank - 1] : 0;
-    if (rotary && (!sin.data || !positions.data || sin.elements != cos.elements || positions.elements != batch * tokens ||
-                   rotary > size || rotary % 32 || cos.rank != 2))
+    const int64_t rotary = in->cos.data ? 2 * in->cos.dims[in->cos.rank - 1] : 0;
+    if (rotary && (!in->sin.data || !in->positions.data || in->sin.elements != in->cos.elements ||
+                   in->positions.elements != batch * tokens || rotary > size || rotary % 32 || in->cos.rank != 2))
         return BAD("cos, sin and position_ids do not fit each other");
-    if (int8 && (k_scale.elements != kv_width || v_scale.elements != kv_width))
+    if (int8 && (in->k_scale.elements != kv_width || in->v_scale.elements != kv_width))
         return BAD("k_scale and v_scale must have one number a channel, kv_num_heads times head_size");
-    const int64_t longest = *(const int32_t *)total.data;
-    const int64_t capacity = past_key.dims[2] > longest ? past_key.dims[2] : longest;
-
-    Value *y = NULL;
-    const int64_t y_dims[3] = {batch, tokens, width};
-    AttentionParameters p = {.rotary = rotary, .batch = batch, .tokens = tokens, .kv_heads = s->kv_heads, .group = group,
-                             .capacity = capacity, .window = s->window, .cos = cos.data, .sin = sin.data};
-    const int64_t row_bytes = int8 ? size : size * 4, query_bytes = int8 ? 2 * size + 64 : size * 4;
-    if (int8) p.k_scales = k_scale.data, p.v_scales = v_scale.data;
-    TRY(output(context, 0, y_dims, 3, &y));
-    TRY(present_of(context, 1, &past_key, capacity, row_bytes, &p.keys));
-    TRY(present_of(context, 2, &past_value, capacity, row_bytes, &p.values));
-    if (!batch || !tokens) return NULL;
-    TRY(tensor_data(y, &p.y));
-    p.scale.value = s->scale;
-    p.q_in = q.data;
-    p.k_in = k.data ? k.data : p.q_in + width * 4;
-    p.v_in = v.data ? v.data : p.k_in + kv_width * 4;
-    p.q_stride = q.dims[2] * 4;
-    p.k_stride = k.data ? kv_width * 4 : p.q_stride;
-    p.v_stride = p.k_stride;
-
-    const int64_t rows = tokens * group, heads = batch * s->kv_heads;
-    p.splits = (longest + SPLIT - 1) / SPLIT;
-    const int64_t most_rows = int8 ? INT8_ROWS : TILE_ROWS, row_parts = (rows + most_rows - 1) / most_rows;
-    /* Many rows: a few each, over all keys. Few: all rows over a split each, joined afterwards in the same order. */
-    const int apart = p.splits > 1 && heads * row_parts < 16;
-    p.rows_per_part = apart ? rows : most_rows;
-    p.row_parts = apart ? 1 : row_parts;
-    p.split_parts = apart ? p.splits : 1;
-    const size_t past_bytes = up(batch * 8), position_bytes = up(batch * tokens * 8), q_bytes = up(batch * tokens * s->heads * query_bytes);
-    const size_t partial_bytes = apart ? up(heads * rows * p.splits * (size + 16) * 4) : 0;
-    Allocator *allocator;
-    char *scratch;
-    TRY(take(past_bytes + position_bytes + q_bytes + partial_bytes + 64, &allocator, &scratch));
-    char *const start = (char *)up((size_t)scratch);
-    int64_t *const past = (int64_t *)start, *const where = (int64_t *)(start + past_bytes);
-    p.past = past;
-    p.positions = rotary ? positions.data : where;
-    p.q = start + past_bytes + position_bytes;
-    p.partials = (char *)p.q + q_bytes;
-    Status *status = NULL;
+    const int64_t longest = *(const int32_t *)in->total.data;
     for (int64_t b = 0; b < batch; b++) {
-        past[b] = tokens == longest ? 0 : ((const int32_t *)last.data)[b] + 1 - tokens;
-        if (past[b] < 0 || past[b] + tokens > longest)
-            status = BAD("seqlens_k does not fit total_sequence_length");
-        for (int64_t t = 0; t < tokens; t++) {
-            where[b * tokens + t] = 0;
-            const int64_t at = rotary ? ((const int64_t *)positions.data)[b * tokens + t] : 0;
-            if (!status && (at < 0 || (rotary && at >= cos.dims[0])))
-                status = BAD("a position is beyond the rotary table");
-            if (status) break;
-        }
-        if (status) break;
+        const int64_t behind = tokens == longest ? 0 : ((const int32_t *)in->last.data)[b] + 1 - tokens;
+        if (behind < 0 || behind + tokens > longest)
+            return BAD("seqlens_k does not fit total_sequence_length");
     }
-    if (!status && batch * tokens == 1)
-        found->append(&p, 0);
-    else if (!status)
-        status = parallel_for(context, found->append, batch * tokens, 0, &p);
-    if (!status) status = parallel_for(context, found->attend, heads * p.row_parts * p.split_parts, 0, &p);
-    if (!status && apart && heads > 1 && p.splits > 8) /* enough to be worth a hand-over */
-        status = parallel_for(context, found->combine, heads, 0, &p);
-    else if (!status && apart)
-        for (int64_t i = 0; i < heads; i++) found->combine(&p, i);
-    allocator->free(allocator, scratch);
+    for (int64_t i = 0; rotary && i < batch * tokens; i++) {
+        const int64_t at = ((const int64_t *)in->positions.data)[i];
+        if (at < 0 || at >= in->cos.dims[0])
+            return BAD("a position is beyond the rotary table");
+    }
+    *p = (AttentionParameters){
+        .rotary = rotary, .batch = batch, .tokens = tokens, .kv_heads = s->kv_heads, .group = group, .window = s->window,
+        .capacity = past->dims[2] > longest ? past->dims[2] : longest, .cos = in->cos.data, .sin = in->sin.data,
+        .k_scales = in->k_scale.data, .v_scales = in->v_scale.data, .splits = (longest + SPLIT - 1) / SPLIT,
+        .scale.value = s->scale};
+    return NULL;
+}
+
+/* Its outputs 1 and 2, the caches, of which ``p`` then knows the place. */
+static Status *present_caches(const AttentionState *s, Context *context, const AttentionInputs *in, AttentionParameters *p) {
+    const int64_t row_bytes = s->size * (s->int8 ? 1 : 4);
+    TRY(present_of(context, 1, &in->past_key, p->capacity, row_bytes, &p->keys));
+    return present_of(context, 2, &in->past_value, p->capacity, row_bytes, &p->values);
+}
+
+/* The work of it, of whose parameters sizes and caches are known. */
+static void plan_attention(const AttentionState *s, const Attention *found, const AttentionInputs *in, void *y, Room *memory,
+                           Job *job, AttentionParameters *p) {
+    const int64_t size = s->size, width = s->heads * size, kv_width = s->kv_heads * size, query_bytes = s->int8 ? 2 * size + 64 : size * 4;
+    const int64_t batch = p->batch, tokens = p->tokens, longest = *(const int32_t *)in->total.data;
+    const int split = in->k.data != NULL;
+    p->q_in = in->q.data;
+    p->k_in = split ? in->k.data : p->q_in + width * 4;
+    p->v_in = split ? in->v.data : p->k_in + kv_width * 4;
+    p->q_stride = (split ? width : width + 2 * kv_width) * 4;
+    p->k_stride = p->v_stride = split ? kv_width * 4 : p->q_stride;
+    p->y = y;
+
+    const int64_t rows = tokens * p->group, heads = batch * s->kv_heads;
+    const int64_t most_rows = s->int8 ? INT8_ROWS : TILE_ROWS, row_parts = (rows + most_rows - 1) / most_rows;
+    /* Many rows: a few each, over all keys. Few: all rows over a split each, joined afterwards in the same order. */
+    const int apart = p->splits > 1 && heads * row_parts < 16;
+    p->rows_per_part = apart ? rows : most_rows;
+    p->row_parts = apart ? 1 : row_parts;
+    p->split_parts = apart ? p->splits : 1;
+    int64_t *const past = room(memory, batch * 8), *const where = room(memory, batch * tokens * 8);
+    p->past = past;
+    p->positions = p->rotary ? in->positions.data : where;
+    p->q = room(memory, batch * tokens * s->heads * query_bytes);
+    p->partials = room(memory, apart ? heads * rows * p->splits * (size + 16) * 4 : 0);
+    if (memory->base) {
+        for (int64_t b = 0; b < batch; b++) past[b] = tokens == longest ? 0 : ((const int32_t *)in->last.data)[b] + 1 - tokens;
+        for (int64_t i = 0; i < batch * tokens; i++) where[i] = 0;
+    }
+    add_work(job, found->append, p, batch * tokens);
+    add_work(job, found->attend, p, heads * p->row_parts * p->split_parts);
+    if (apart) add_work(job, found->combine, p, heads);
+}
+
+static Status *attention_compute(void *state, Context *context) {
+    const AttentionState *s = state;
+    const int int8 = s->int8;
+    AttentionInputs in;
+    Tensor *const all[] = {&in.q,     &in.k,   &in.v,   &in.past_key,  &in.past_value, &in.last,
+                           &in.total, &in.cos, &in.sin, &in.positions, &in.k_scale,    &in.v_scale};
+    in.k_scale.data = in.v_scale.data = NULL;
+    for (size_t i = 0; i < (int8 ? INT8_INPUTS : INPUTS); i++)
+        TRY(read_input(context, i, type_of_input(int8, i), SAY("an input is of the wrong type"), all[i]));
+    const Attention *found;
+    AttentionParameters p;
+    TRY(find_attention(s, &in, &found, &p));
+    Value *y = NULL;
+    void *y_data = NULL;
+    const int64_t y_dims[3] = {p.batch, p.tokens, s->heads * s->size};
+    TRY(output(context, 0, y_dims, 3, &y));
+    TRY(present_caches(s, context, &in, &p));
+    if (!p.batch || !p.tokens) return NULL;
+    TRY(tensor_data(y, &y_data));
+
+    Job job;
+    Room memory = {NULL, 0};
+    start_job(&job);
+    plan_attention(s, found, &in, y_data, &memory, &job, &p);
+    Allocator *allocator;
+    Scratch *scratch;
+    TRY(take_scratch(memory.used, &allocator, &scratch, &memory.base));
+    memory.used = 0;
+    start_job(&job);
+    plan_attention(s, found, &in, y_data, &memory, &job, &p);
+    Status *const status = run_job(context, &job);
+    give_back(allocator, scratch);
     return status;
 }
 

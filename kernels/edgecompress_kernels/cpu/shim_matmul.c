@@ -14,7 +14,7 @@ typedef struct MatmulState {
 
 typedef struct MatmulParameters { /* blockwise.SLOTS */
     void *x, *q, *x_scales, *x_sums, *weights, *scales, *zeros, *bias, *y;
-    int64_t rows, outputs, inputs, tiles_per_part;
+    int64_t rows, outputs, inputs, tiles_per_part, columns;
 } MatmulParameters;
 
 static const char *matmul_name(const CustomOp *op) { return "MatMulBlocks"; }
@@ -37,70 +37,78 @@ static Status *matmul_create(const CustomOp *op, const void *table, const Info *
     return NULL;
 }
 
-static Status *scale_type(Context *context, int *half) {
-    const Value *value = NULL;
-    Shape *shape = NULL;
-    int type = 0;
-    TRY(input(context, 2, &value));
-    TRY(type_and_shape(value, &shape));
-    Status *status = element_type(shape, &type);
-    release_shape(shape);
-    if (!status && type != FLOAT && type != FLOAT16)
-        status = create_status(INVALID_ARGUMENT, "edgecompress MatMulBlocks: scales must be float32 or float16");
-    *half = type == FLOAT16;
-    return status;
+typedef struct MatmulInputs {
+    Tensor x, weights, scales, zeros, bias; /* scales are float or float16; zeros and bias may be left out */
+} MatmulInputs;
+
+static Status *find_matmul(const MatmulState *s, const MatmulInputs *in, const Matmul **found) {
+    const int64_t blocks = s->inputs / s->block, tiles = (s->outputs + 15) / 16;
+    if (in->x.type != FLOAT || in->weights.type != UINT8)
+        return create_status(INVALID_ARGUMENT, "edgecompress MatMulBlocks: A must be float32, and the weights uint8");
+    if (in->scales.type != FLOAT && in->scales.type != FLOAT16)
+        return create_status(INVALID_ARGUMENT, "edgecompress MatMulBlocks: scales must be float32 or float16");
+    if ((in->zeros.data && in->zeros.type != UINT8) || (in->bias.data && in->bias.type != FLOAT))
+        return create_status(INVALID_ARGUMENT, "edgecompress MatMulBlocks: zero points must be uint8, and the bias float32");
+    if (in->x.rank < 1 || in->x.dims[in->x.rank - 1] != s->inputs)
+        return create_status(INVALID_ARGUMENT, "edgecompress MatMulBlocks: the last dimension of A must be K");
+    if (in->weights.elements != tiles * 16 * s->inputs * s->bits / 8 || in->scales.elements != tiles * blocks * 16)
+        return create_status(INVALID_ARGUMENT, "edgecompress MatMulBlocks: weights or scales do not have the size of K and N");
+    if ((in->zeros.data && in->zeros.elements != in->scales.elements) || (in->bias.data && in->bias.elements != s->outputs))
+        return create_status(INVALID_ARGUMENT, "edgecompress MatMulBlocks: zero points or bias do not have the size of N");
+    const Matmul *kind = MATMULS;
+    while (kind->bits && (kind->bits != s->bits || kind->block != s->block || kind->half != (in->scales.type == FLOAT16) ||
+                          kind->zeros != (in->zeros.data != NULL)))
+        kind++;
+    *found = kind;
+    return kind->bits ? NULL : create_status(NOT_IMPLEMENTED, "edgecompress MatMulBlocks: this library has no kernel for these bits and block_size");
+}
+
+/* The work of a product whose inputs were found good; ``p`` lives as long as the job. */
+static void plan_matmul(const MatmulState *s, const Matmul *found, const MatmulInputs *in, void *y, Room *memory, Job *job,
+                        MatmulParameters *p) {
+    const int64_t rows = in->x.elements / s->inputs, blocks = s->inputs / s->block, tiles = (s->outputs + 15) / 16;
+    /* A part is a few hundred KiB of weights: small enough to share out, large enough to be worth a turn. */
+    const int64_t tile_bytes = s->inputs * 2 * s->bits, most = (tiles + 7) / 8;
+    int64_t each = (131072 + tile_bytes - 1) / tile_bytes;
+    if (each > most) each = most;
+    int64_t columns = columns_of_part(rows, s->inputs);
+    if (columns % s->block) columns = s->inputs;
+    void *const q = room(memory, rows * s->inputs), *const scales = room(memory, rows * blocks * 4);
+    *p = (MatmulParameters){in->x.data, q, scales, room(memory, rows * blocks * 4), in->weights.data, in->scales.data,
+                            in->zeros.data, in->bias.data, y, rows, s->outputs, s->inputs, each, columns};
+    add_row_work(job, found->quantize, p, rows, s->inputs, columns);
+    add_work(job, found->multiply, p, (tiles + each - 1) / each);
 }
 
 static Status *matmul_compute(void *state, Context *context) {
     const MatmulState *s = state;
-    Tensor x, weights, scales, zeros, bias;
-    int half = 0;
-    TRY(scale_type(context, &half));
-    TRY(read_input(context, 0, FLOAT, "edgecompress MatMulBlocks: A must be float32", &x));
-    TRY(read_input(context, 1, UINT8, "edgecompress MatMulBlocks: the weights must be uint8", &weights));
-    TRY(read_input(context, 2, half ? FLOAT16 : FLOAT, "edgecompress MatMulBlocks: scales of another type", &scales));
-    TRY(read_input(context, 3, UINT8, "edgecompress MatMulBlocks: zero points must be uint8", &zeros));
-    TRY(read_input(context, 4, FLOAT, "edgecompress MatMulBlocks: the bias must be float32", &bias));
-    const int64_t blocks = s->inputs / s->block, tiles = (s->outputs + 15) / 16;
-    if (x.rank < 1 || x.dims[x.rank - 1] != s->inputs)
-        return create_status(INVALID_ARGUMENT, "edgecompress MatMulBlocks: the last dimension of A must be K");
-    if (weights.elements != tiles * 16 * s->inputs * s->bits / 8 || scales.elements != tiles * blocks * 16)
-        return create_status(INVALID_ARGUMENT, "edgecompress MatMulBlocks: weights or scales do not have the size of K and N");
-    if ((zeros.data && zeros.elements != scales.elements) || (bias.data && bias.elements != s->outputs))
-        return create_status(INVALID_ARGUMENT, "edgecompress MatMulBlocks: zero points or bias do not have the size of N");
-    const Matmul *found = MATMULS;
-    while (found->bits && (found->bits != s->bits || found->block != s->block || found->half != half ||
-                           found->zeros != (zeros.data != NULL)))
-        found++;
-    if (!found->bits)
-        return create_status(NOT_IMPLEMENTED, "edgecompress MatMulBlocks: this library has no kernel for these bits and block_size");
-
-    const int64_t rows = x.elements / s->inputs;
+    MatmulInputs in;
+    Tensor *const all[] = {&in.x, &in.weights, &in.scales, &in.zeros, &in.bias};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) TRY(read_any(context, i, all[i]));
+    const Matmul *found;
+    TRY(find_matmul(s, &in, &found));
     Value *y = NULL;
     void *y_data = NULL;
-    x.dims[x.rank - 1] = s->outputs;
-    TRY(output(context, 0, x.dims, x.rank, &y));
-    if (!rows) return NULL;
+    int64_t dims[MOST_DIMENSIONS];
+    for (size_t i = 0; i < in.x.rank; i++) dims[i] = in.x.dims[i];
+    dims[in.x.rank - 1] = s->outputs;
+    TRY(output(context, 0, dims, in.x.rank, &y));
+    if (!in.x.elements) return NULL;
     TRY(tensor_data(y, &y_data));
 
-    const size_t q_bytes = up(rows * s->inputs), side_bytes = up(rows * blocks * 4);
+    Job job;
+    MatmulParameters p;
+    Room memory = {NULL, 0};
+    start_job(&job);
+    plan_matmul(s, found, &in, y_data, &memory, &job, &p);
     Allocator *allocator;
-    char *scratch;
-    TRY(take(q_bytes + 2 * side_bytes + 64, &allocator, &scratch));
-    char *q = (char *)up((size_t)scratch);
-    /* A part is a few hundred KiB of weights: small enough to share out, large enough to be worth a hand-over. */
-    const int64_t tile_bytes = s->inputs * 2 * s->bits, most = (tiles + 7) / 8;
-    int64_t each = (131072 + tile_bytes - 1) / tile_bytes;
-    if (each > most) each = most;
-    MatmulParameters p = {x.data, q, q + q_bytes, q + q_bytes + side_bytes, weights.data, scales.data, zeros.data,
-                          bias.data, y_data, rows, s->outputs, s->inputs, each};
-    Status *status = NULL;
-    if (rows == 1)
-        found->quantize(&p, 0);
-    else
-        status = parallel_for(context, found->quantize, rows, 0, &p);
-    if (!status) status = parallel_for(context, found->multiply, (tiles + each - 1) / each, 0, &p);
-    allocator->free(allocator, scratch);
+    Scratch *scratch;
+    TRY(take_scratch(memory.used, &allocator, &scratch, &memory.base));
+    memory.used = 0;
+    start_job(&job);
+    plan_matmul(s, found, &in, y_data, &memory, &job, &p);
+    Status *const status = run_job(context, &job);
+    give_back(allocator, scratch);
     return status;
 }
 

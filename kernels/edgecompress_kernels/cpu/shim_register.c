@@ -23,6 +23,8 @@ __attribute__((visibility("default"))) Status *RegisterCustomOps(void *options, 
     TRY(add_to_domain(domain, &MATMUL));
     TRY(add_to_domain(domain, &ATTENTION));
     TRY(add_to_domain(domain, &INT8_ATTENTION));
+    TRY(add_to_domain(domain, &DECODER_LAYER));
+    TRY(add_to_domain(domain, &INT8_LAYER));
     TRY(add_encoder_ops(domain));
     return add_domain(options, domain);
 }

@@ -1,0 +1,100 @@
+/* ---- A job: work in an order, which threads share with one hand-over ----
+ *
+ * ONNX Runtime hands over to its threads once an operator; what must wait for what goes before it is settled here. Parts
+ * are taken by whoever is free. Nobody waits for a part that nobody has taken, so a job also ends with one thread, and
+ * in whatever order ONNX Runtime runs its threads. */
+
+enum { MOST_WORK = 48, MOST_HELPERS = 64, PATIENCE = 4096 };
+
+typedef struct Work {
+    Kernel run;
+    void *parameters;
+    int64_t parts;
+    int follows; /* each part right behind the same part of the work before it, by the same thread */
+} Work;
+
+typedef struct Turn { /* two cache lines: a CPU fetches neighbours in pairs */
+    int64_t taken, done;
+    char rest[112];
+} Turn;
+
+typedef struct Job {
+    int count, finished, helpers;
+    int64_t row_parts; /* of the last work, if it goes by rows and columns as the next may; else 0 */
+    int64_t row_width;
+    Work work[MOST_WORK];
+    Turn turns[MOST_WORK];
+} Job;
+
+static void start_job(Job *job) { job->count = job->finished = job->helpers = 0, job->row_parts = 0; }
+
+static void add_work(Job *job, Kernel run, void *parameters, int64_t parts) {
+    Work *const work = &job->work[job->count];
+    *work = (Work){run, parameters, parts, 0};
+    job->turns[job->count].taken = job->turns[job->count].done = 0;
+    job->count++;
+    job->row_parts = 0;
+}
+
+/* Columns of a part of a row-wise kernel: a whole row, or a quarter of a long one where there are few rows. */
+static int64_t columns_of_part(int64_t rows, int64_t width) {
+    return rows < 4 && width >= 4096 ? (width / 4 + 255) / 256 * 256 : width;
+}
+
+/* Work on rows [rows, width] in parts of ``columns``: joined to the work before it if that has the same parts. */
+static void add_row_work(Job *job, Kernel run, void *parameters, int64_t rows, int64_t width, int64_t columns) {
+    const int64_t parts = rows * ((width + columns - 1) / columns);
+    const int follows = job->row_parts == parts && job->row_width == width;
+    add_work(job, run, parameters, parts);
+    job->work[job->count - 1].follows = follows;
+    job->row_parts = parts;
+    job->row_width = width;
+}
+
+static void help(void *user, size_t helper) {
+    Job *const job = user;
+    if (__atomic_load_n(&job->finished, __ATOMIC_ACQUIRE)) return;
+    __atomic_fetch_add(&job->helpers, 1, __ATOMIC_RELAXED);
+    for (int i = 0, end; i < job->count; i = end) {
+        for (end = i + 1; end < job->count && job->work[end].follows;) end++;
+        Turn *const turn = &job->turns[i];
+        const int64_t parts = job->work[i].parts;
+        for (int64_t first = __atomic_load_n(&turn->taken, __ATOMIC_RELAXED); first < parts;) {
+            /* Neighbours together, for a CPU that reads ahead, and less the nearer the end. */
+            const int helpers = __atomic_load_n(&job->helpers, __ATOMIC_RELAXED);
+            int64_t end_part = first + (parts - first) / (helpers > 2 ? 2 * helpers : 4); /* more may be on their way */
+            if (end_part == first) end_part++;
+            if (!__atomic_compare_exchange_n(&turn->taken, &first, end_part, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) continue;
+            for (int64_t part = first; part < end_part; part++)
+                for (int j = i; j < end; j++) job->work[j].run(job->work[j].parameters, part);
+            __atomic_fetch_add(&turn->done, end_part - first, __ATOMIC_RELEASE);
+            first = __atomic_load_n(&turn->taken, __ATOMIC_RELAXED);
+        }
+        for (int spins = 1; __atomic_load_n(&turn->done, __ATOMIC_ACQUIRE) < parts; spins++)
+            if (spins % PATIENCE) relax();
+            else let_others_run(); /* whoever took a part may have lost its core */
+    }
+    __atomic_store_n(&job->finished, 1, __ATOMIC_RELEASE);
+}
+
+static Status *run_job(Context *context, Job *job) {
+    int64_t most = 1;
+    for (int i = 0; i < job->count; i++)
+        if (job->work[i].parts > most) most = job->work[i].parts;
+    if (most > MOST_HELPERS) most = MOST_HELPERS;
+    if (most > 1) return parallel_for(context, help, most, 0, job);
+    help(job, 0);
+    return NULL;
+}
+
+/* Memory of a job: counted first, with no base, and given when there is one. */
+typedef struct Room {
+    char *base;
+    size_t used;
+} Room;
+
+static void *room(Room *room, size_t bytes) {
+    char *const place = room->base ? room->base + room->used : NULL;
+    room->used += up(bytes);
+    return place;
+}
