@@ -3,7 +3,8 @@
 Run from the repository's root: ``python -m benchmarks.bench_decoder --work FOLDER``. Our logits are held against our
 own graph run from scratch before anything is timed; the peers quantize otherwise, so theirs are not comparable on
 random weights. Sides run in turn, each round in a new order; a row is the median of the rounds, its ratios are taken
-round by round. The roof is bytes read a token times tokens a second over the read bandwidth.
+round by round. The roof is the read bandwidth, measured in each round beside the sides, because on a shared host it
+changes twofold from minute to minute; the share of it is bytes read a token times tokens a second, round by round.
 
 A peer that cannot live beside ours is run by the python of its own environment: --python-genai (onnxruntime-genai,
 torch, transformers), --python-llama (llama-cpp-python, gguf, torch, safetensors), --python-openvino (openvino-genai;
@@ -59,15 +60,30 @@ def prompt(length: int) -> list[int]:
     return np.random.default_rng(length).integers(10, 4000, length).tolist()
 
 
-def in_turn(sides: list[Process], rounds: int, call: Callable[[Process], float]) -> dict[str, list[float]]:
-    """Seconds of each side and round."""
+def bandwidth_now(threads: int, work: Path) -> float:
+    """``read_bandwidth`` in a process of its own, whose threads are ours and not the dot product's."""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks.bench_decoder", "--work", str(work), "--bandwidth", str(threads)]
+    return float(subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def in_turn(
+    sides: list[Process],
+    rounds: int,
+    call: Callable[[Process], float],
+    roof: Callable[[], float] | None = None,
+) -> tuple[dict[str, list[float]], list[float]]:
+    """Seconds of each side and round, and the roof of each round."""
     seconds: dict[str, list[float]] = {side.name: [] for side in sides}
+    roofs = []
     shuffle = random.Random(0)
     for _ in range(rounds):
+        if roof is not None:
+            roofs.append(roof())
         for side in shuffle.sample(sides, len(sides)):
             time.sleep(SETTLE_S)
             seconds[side.name].append(call(side))
-    return seconds
+    return seconds, roofs
 
 
 def rows_of(
@@ -77,7 +93,7 @@ def rows_of(
     sides: list[Process],
     seconds: dict[str, list[float]],
     threads: int,
-    roof: float,
+    roofs: list[float],
 ) -> list[dict[str, Any]]:
     rows = []
     peers = [side.name for side in sides if not side.ours]
@@ -98,7 +114,9 @@ def rows_of(
         }
         if kind == "decode":
             read = side.weight_bytes_per_token + length * side.kv_bytes_per_token
-            row |= {"bytes_read_per_token": read, "share_of_read_bandwidth": round(read * rate / roof, 3)}
+            shares = [read * tokens / t / roof for t, roof in zip(taken, roofs, strict=True)]
+            row |= {"bytes_read_per_token": read, "share_of_read_bandwidth": round(float(np.median(shares)), 3)}
+            row["read_bandwidth_bytes_per_s"] = round(float(np.median(roofs)))
         if side.ours:
             pairs = {name: [p / o for p, o in zip(seconds[name], taken, strict=True)] for name in peers}
             row["against"] = {name: spread(ratios) for name, ratios in pairs.items()}
@@ -133,10 +151,7 @@ def start(
 
 
 def measure(work: Path, threads: int, rounds: int, pythons: dict[str, str], ours_only: bool) -> list[dict[str, Any]]:
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # the threads are ours, not the dot product's
-    command = [sys.executable, "-m", "benchmarks.bench_decoder", "--work", str(work), "--bandwidth", str(threads)]
-    roof = float(subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout)
-    results: list[dict[str, Any]] = [{"kind": "read bandwidth", "threads": threads, "bytes_per_s": round(roof)}]
+    results: list[dict[str, Any]] = []
     note(f"{threads} thread(s): starting")
     sides, rows = start(work, threads, pythons, ours_only)
     results += rows
@@ -150,14 +165,15 @@ def measure(work: Path, threads: int, rounds: int, pythons: dict[str, str], ours
             ids = prompt(length)
             for side in sides:
                 side.prefill(ids[:32])
-            seconds = in_turn(sides, rounds, lambda side, ids=ids: side.prefill(ids))  # type: ignore[misc]
-            results += rows_of("prefill", length, length, sides, seconds, threads, roof)
+            seconds, _ = in_turn(sides, rounds, lambda side, ids=ids: side.prefill(ids))  # type: ignore[misc]
+            results += rows_of("prefill", length, length, sides, seconds, threads, [])
         for context in CONTEXTS:
             note(f"{threads} thread(s): decode at {context}")
             for side in sides:
                 side.prefill(prompt(context))
-            seconds = in_turn(sides, 2 * rounds, lambda side, context=context: side.decode(context, DECODED_TOKENS))  # type: ignore[misc]
-            results += rows_of("decode", context, DECODED_TOKENS, sides, seconds, threads, roof)
+            step: Callable[[Process], float] = lambda side, context=context: side.decode(context, DECODED_TOKENS)  # type: ignore[misc]  # noqa: E731
+            seconds, roofs = in_turn(sides, 2 * rounds, step, lambda: bandwidth_now(threads, work))
+            results += rows_of("decode", context, DECODED_TOKENS, sides, seconds, threads, roofs)
     except RuntimeError as error:
         raise SystemExit(str(error)) from error
     finally:
