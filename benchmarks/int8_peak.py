@@ -9,13 +9,14 @@ from __future__ import annotations
 import ctypes
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from edgecompress_kernels.cpu import encoder_vector as e
 from edgecompress_kernels.cpu import vector as v
 from edgecompress_kernels.cpu.build import link
-from edgecompress_kernels.cpu.compile import to_assembly
+from edgecompress_kernels.cpu.compile import kernel_of, to_assembly
 from edgecompress_kernels.cpu.encoder_linear import tile_sizes
 from edgecompress_kernels.cpu.isa import Isa
 
@@ -27,7 +28,7 @@ __attribute__((visibility("default"))) void run(void *parameters, size_t times) 
 """
 
 
-def _kernel(rows: int, width: int) -> object:
+def _kernel(rows: int, width: int) -> Callable[[int, int], None]:
     on = e.tile(rows, width)
     zeros, dot, grow, keep = on.zeros, on.dot_narrow, on.grow, on.keep
     load = on.load
@@ -47,7 +48,7 @@ def int8_peak(isa: Isa, threads: int) -> float:
     rows, _, width = tile_sizes(isa.vectors)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peak.so"
-        path.write_bytes(link(to_assembly({"dots": _kernel(rows, width)}, isa), _SOURCE, isa))  # type: ignore[dict-item]
+        path.write_bytes(link(to_assembly({"dots": kernel_of(_kernel, rows, width)}, isa), _SOURCE, isa))
         run = ctypes.CDLL(str(path)).run
         run.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
         buffers = [(ctypes.c_char * 8192)() for _ in range(threads)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from edgecompress_kernels.cpu import attention, attention_int8, blockwise
 from edgecompress_kernels.cpu.build import Attention, Matmul, build
-from edgecompress_kernels.cpu.compile import KernelError, to_assembly, to_ir
+from edgecompress_kernels.cpu.compile import KernelError, cache_dir, kernel_of, to_assembly, to_ir
 from edgecompress_kernels.cpu.isa import CORTEX_A72, ISAS, X86_64_V3, X86_64_V4_VNNI, Isa
 
 from edgecompress.formats.cpu import host_arch, host_features
@@ -111,7 +111,7 @@ for kernel, wanted, given in (
     constant = {"normalize_rows": 0.5, "gate_rows": 1.5}.get(kernel.__name__, 0)
     p.view(np.float32)[2 * row_kernels.SLOTS.index("constant")] = constant
     for part in range(2 * -(-48 // given["columns"])):
-        kernel(p.ctypes.data, part)
+        kernel()(p.ctypes.data, part)
     assert np.abs(y - wanted).max() < 1e-6 * np.abs(wanted).max(), kernel.__name__
 
 kind = encoder_layer.Encoder(hidden=32, heads=1, feed_forward=48)
@@ -176,13 +176,19 @@ def test_nothing_is_asked_for_from_outside_but_memory_functions(built: tuple[Isa
     assert [s[-1] for s in symbols if s[-2] == "T"] == ["RegisterCustomOps"]
 
 
-def test_the_same_input_gives_the_same_bytes(built: tuple[Isa, Path]) -> None:
+def test_the_same_input_gives_the_same_bytes(
+    built: tuple[Isa, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     isa, path = built
     if isa not in (CORTEX_A72, X86_64_V3):
         pytest.skip("two are enough to tell: what numba makes is the same for all")
     kernels = (attention.append, attention.attend, attention_int8.append, attention_int8.attend, attention_int8.soften)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for kept in (to_ir, blockwise.quantize_rows, blockwise.multiply, *kernels):
         kept.cache_clear()  # numba begins anew
+    assert build(*SMALL, isa) == path.read_bytes()
+    assert len(list(cache_dir().iterdir())) > 8
+    to_ir.cache_clear()  # what was kept is read
     assert build(*SMALL, isa) == path.read_bytes()
 
 
@@ -231,10 +237,30 @@ def test_a_target_that_names_an_instruction_set_has_it(isa: Isa) -> None:
         assert set(isa.needs) <= set(target.isa)
 
 
-def test_a_kernel_that_needs_python_is_refused() -> None:
+def test_a_kernel_that_needs_python_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def kernel(p: int, part: int) -> None:
         if p > part:
             raise ValueError("no device has exceptions")
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(KernelError, match="which no device has"):
-        to_assembly({"kernel": kernel}, X86_64_V4_VNNI)
+        to_assembly({"kernel": kernel_of(lambda: kernel)}, X86_64_V4_VNNI)
+
+
+def test_a_broken_cache_costs_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kernel = kernel_of(blockwise.quantize_rows, 32)
+    to_ir.cache_clear()
+    found = to_ir(kernel)
+    (kept,) = cache_dir().iterdir()
+    assert kept.suffixes == [".ll", ".z"]
+    whole = kept.read_bytes()
+    for broken in (b"", whole[:-20], b"no such thing"):
+        kept.write_bytes(broken)
+        to_ir.cache_clear()
+        assert to_ir(kernel)[1] == found[1]
+        assert kept.read_bytes() == whole
+    cache_dir().rename(tmp_path / "gone")
+    cache_dir().write_text("not a folder")
+    to_ir.cache_clear()
+    assert to_ir(kernel)[1] == found[1]

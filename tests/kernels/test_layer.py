@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,10 @@ def test_both_layers_are_one_op_each() -> None:
     assert [len(node.input) for node in model.graph.node] == [10 + 1 + 2 + 4 * 2 + 1 + 2] * 2  # two zero points, a bias
 
 
-def test_threads_and_company_change_no_bit(library: Path, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("threads", [2, 9])  # nine: more than there are cores, who must let each other run
+def test_threads_and_company_change_no_bit(library: Path, threads: int, rng: np.random.Generator) -> None:
     feeds = layer_feeds(rng, 6, 530)
-    alone, shared = (both(library, threads)[1] for threads in (1, 2))
+    alone, shared = (both(library, count)[1] for count in (1, threads))
     names = [o.name for o in alone.get_outputs()]
     expected = dict(zip(names, alone.run(None, feeds), strict=True))
     for _ in range(20):
@@ -116,3 +118,14 @@ def test_bad_shapes_come_back_as_messages(library: Path, rng: np.random.Generato
     ):
         with pytest.raises(Exception, match=message):
             together.run(None, feeds | change)
+
+
+def test_sessions_at_once_do_not_share_scratch_memory(library: Path, rng: np.random.Generator) -> None:
+    shapes = [layer_feeds(rng, tokens, past) for tokens, past in ((1, 40), (30, 0), (5, 600), (1, 3))]
+    sessions = [both(library, 2)[1] for _ in shapes]
+    expected = [s.run(["y"], feeds)[0] for s, feeds in zip(sessions, shapes, strict=True)]
+    with ThreadPoolExecutor(len(shapes)) as pool:
+        for _ in range(20):
+            runs = [pool.submit(s.run, ["y"], feeds) for s, feeds in zip(sessions, shapes, strict=True)]
+            for run, wanted in zip(runs, expected, strict=True):
+                assert np.array_equal(run.result()[0], wanted)

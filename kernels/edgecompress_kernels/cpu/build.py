@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from edgecompress_kernels.cpu import attention, attention_int8, blockwise, encoder_layer, rows
-from edgecompress_kernels.cpu.compile import KernelError, inline, to_assembly
+from edgecompress_kernels.cpu.compile import KernelError, kernel_of, to_assembly
 from edgecompress_kernels.cpu.encoder_layer import Encoder
 from edgecompress_kernels.cpu.isa import Isa
 
@@ -53,18 +53,18 @@ def build(
 
     Raises KernelError if a kernel cannot be compiled or linked.
     """
-    kernels: dict[str, Callable[[int, int], None]] = {
-        "add_rows": rows.add_rows,
-        "normalize_rows": rows.normalize_rows,
-        "gate_rows": rows.gate_rows,
+    kernels = {
+        "add_rows": kernel_of(rows.add_rows),
+        "normalize_rows": kernel_of(rows.normalize_rows),
+        "gate_rows": kernel_of(rows.gate_rows),
     }
     tables = {"Matmul MATMULS": [], "Attention ATTENTIONS": []}  # type: dict[str, list[str]]
     tables |= {"Attention INT8_ATTENTIONS": [], "Encoder ENCODERS": []}
     for matmul in sorted(set(matmuls)):
         quantizer = f"quantize_{matmul.block}"
-        kernels[quantizer] = blockwise.quantize_rows(matmul.block)
-        kernels[matmul.name] = blockwise.multiply(
-            matmul.bits, matmul.block, matmul.half, matmul.zero_points, isa.signed, isa.most_rows, inline
+        kernels[quantizer] = kernel_of(blockwise.quantize_rows, matmul.block)
+        kernels[matmul.name] = kernel_of(
+            blockwise.multiply, matmul.bits, matmul.block, matmul.half, matmul.zero_points, isa.signed, isa.most_rows
         )
         flags = f"{int(matmul.half)}, {int(matmul.zero_points)}"
         tables["Matmul MATMULS"].append(f"{{{matmul.bits}, {matmul.block}, {flags}, {quantizer}, {matmul.name}}}")
@@ -72,20 +72,19 @@ def build(
         size = kind.head_size
         of: ModuleType = attention_int8 if kind.int8 else attention
         if kind.int8:
-            table, suffix, attend = "INT8_ATTENTIONS", f"int8_{size}", attention_int8.attend(size, inline)
+            table, suffix, attend = "INT8_ATTENTIONS", f"int8_{size}", kernel_of(attention_int8.attend, size)
         else:
-            table, suffix, attend = "ATTENTIONS", f"{size}", attention.attend(size, isa.vectors, inline)
+            table, suffix, attend = "ATTENTIONS", f"{size}", kernel_of(attention.attend, size, isa.vectors)
         names = {
-            f"append_{suffix}": of.append(size, inline),
+            f"append_{suffix}": kernel_of(of.append, size),
             f"attend_{suffix}": attend,
-            f"combine_{suffix}": of.combine(size, inline),
+            f"combine_{suffix}": kernel_of(of.combine, size),
         }
         kernels |= names
         tables[f"Attention {table}"].append(f"{{{size}, {', '.join(names)}}}")
     for encoder in sorted(set(encoders)):
         made = {"project": encoder_layer.project_first, "layer": encoder_layer.layer}
-        parts = {part: make(encoder, isa.vectors, inline) for part, make in made.items()}
-        names = {f"{part}_{encoder.name}": kernel for part, kernel in parts.items()}
+        names = {f"{part}_{encoder.name}": kernel_of(make, encoder, isa.vectors) for part, make in made.items()}
         kernels |= names
         sizes = f"{encoder.hidden}, {encoder.heads}, {encoder.feed_forward}, {encoder.weight_bits}"
         tables["Encoder ENCODERS"].append(f"{{{sizes}, {', '.join(names)}}}")
