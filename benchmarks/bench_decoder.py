@@ -3,8 +3,8 @@
 Run from the repository's root: ``python -m benchmarks.bench_decoder --work FOLDER``. Our logits are held against our
 own graph run from scratch before anything is timed; the peers quantize otherwise, so theirs are not comparable on
 random weights. Sides run in turn, each round in a new order; a row is the median of the rounds, its ratios are taken
-round by round. The roof is the read bandwidth, measured in each round beside the sides, because on a shared host it
-changes twofold from minute to minute; the share of it is bytes read a token times tokens a second, round by round.
+round by round. The roof is the read bandwidth, measured right before each turn of ours, because on a shared host it
+changes twofold from minute to minute; the share of it is bytes read a token times tokens a second, turn by turn.
 
 A peer that cannot live beside ours is run by the python of its own environment: --python-genai (onnxruntime-genai,
 torch, transformers), --python-llama (llama-cpp-python, gguf, torch, safetensors), --python-openvino (openvino-genai;
@@ -41,47 +41,27 @@ DECODED_TOKENS = 24
 SETTLE_S = 0.2
 
 
-def read_bandwidth(threads: int) -> float:
-    """Bytes a second that ``threads`` threads read together: the best of several dot products over 1 GiB."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    data = np.ones(1 << 28, dtype=np.float32)
-    parts = np.array_split(data, threads)
-    best = float("inf")
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(8):
-            started = time.perf_counter()
-            list(pool.map(lambda part: np.dot(part, part), parts))
-            best = min(best, time.perf_counter() - started)
-    return data.nbytes / best
-
-
 def prompt(length: int) -> list[int]:
     return np.random.default_rng(length).integers(10, 4000, length).tolist()
-
-
-def bandwidth_now(threads: int, work: Path) -> float:
-    """``read_bandwidth`` in a process of its own, whose threads are ours and not the dot product's."""
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.bench_decoder", "--work", str(work), "--bandwidth", str(threads)]
-    return float(subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def in_turn(
     sides: list[Process],
     rounds: int,
     call: Callable[[Process], float],
-    roof: Callable[[], float] | None = None,
+    roof: Process | None = None,
 ) -> tuple[dict[str, list[float]], list[float]]:
-    """Seconds of each side and round, and the roof of each round."""
+    """Seconds of each side and round, and bytes a second that could be read right before the first of ours."""
     seconds: dict[str, list[float]] = {side.name: [] for side in sides}
     roofs = []
     shuffle = random.Random(0)
     for _ in range(rounds):
-        if roof is not None:
-            roofs.append(roof())
+        asked = roof is None
         for side in shuffle.sample(sides, len(sides)):
             time.sleep(SETTLE_S)
+            if roof is not None and side.ours and not asked:
+                roofs.append(roof.bandwidth())
+                asked = True
             seconds[side.name].append(call(side))
     return seconds, roofs
 
@@ -155,6 +135,7 @@ def measure(work: Path, threads: int, rounds: int, pythons: dict[str, str], ours
     note(f"{threads} thread(s): starting")
     sides, rows = start(work, threads, pythons, ours_only)
     results += rows
+    roof = Process("bandwidth", "read bandwidth", work, threads, sys.executable)
     try:
         for side in sides:
             if side.ours:
@@ -172,12 +153,12 @@ def measure(work: Path, threads: int, rounds: int, pythons: dict[str, str], ours
             for side in sides:
                 side.prefill(prompt(context))
             step: Callable[[Process], float] = lambda side, context=context: side.decode(context, DECODED_TOKENS)  # type: ignore[misc]  # noqa: E731
-            seconds, roofs = in_turn(sides, 2 * rounds, step, lambda: bandwidth_now(threads, work))
+            seconds, roofs = in_turn(sides, 2 * rounds, step, roof)
             results += rows_of("decode", context, DECODED_TOKENS, sides, seconds, threads, roofs)
     except RuntimeError as error:
         raise SystemExit(str(error)) from error
     finally:
-        for side in sides:
+        for side in (*sides, roof):
             side.close()
     return results
 
@@ -233,12 +214,8 @@ def main() -> int:
     parser.add_argument("--python-llama", metavar="PATH", help="python that has llama-cpp-python and gguf")
     parser.add_argument("--python-openvino", metavar="PATH", help="python that has openvino-genai")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--bandwidth", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--prepare", action="store_true", help="make what is not there yet, and measure nothing")
     args = parser.parse_args()
-    if args.bandwidth is not None:
-        print(read_bandwidth(args.bandwidth))
-        return 0
     work = args.work.resolve()
     os.environ["HF_HUB_OFFLINE"] = "1"
     work.mkdir(parents=True, exist_ok=True)
