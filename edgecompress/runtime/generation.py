@@ -171,8 +171,8 @@ class Generation:
             if row.finish is not None or position == len(draft) or token != draft[position]:
                 break
             accepted += 1
+        self._lookup.learn(len(draft), accepted, seconds)
         if draft:
-            self._lookup.learn(len(draft), accepted)
             self._meter.drafted_tokens += len(draft)
             self._meter.accepted_tokens += accepted
         return [(row, pieces)]

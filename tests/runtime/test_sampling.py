@@ -202,12 +202,27 @@ def test_lookup_drafts_what_followed_last_time() -> None:
     assert lookup.draft(0) == []
     lookup.add(9)
     assert lookup.draft(10) == []
-    lookup.learn(4, 0)
-    for token in (1, 2, 3):
-        lookup.add(token)
-    assert lookup.draft(10) == [9]
     assert PromptLookup(8, [7, 8, 7, 8, 7, 8]).draft(5) == [7, 8, 7, 8, 7]
     assert PromptLookup(8, [1]).draft(5) == []
+
+
+def test_drafts_are_as_long_as_they_pay() -> None:
+    lookup = PromptLookup(8, [7, 8] * 9)
+    lookup.learn(0, 0, 1.0)
+    assert len(lookup.draft(10)) == 8  # what was never tried may be free
+    for _ in range(20):
+        lookup.learn(8, 8, 1.1)  # the memory is what takes the time
+    assert len(lookup.draft(10)) == 8
+    for _ in range(20):
+        lookup.learn(8, 8, 9.9)  # each token takes a step, and a little more
+        lookup.learn(4, 4, 5.2)
+    assert lookup.draft(10) == []
+    for _ in range(20):
+        lookup.learn(3, 3, 1.2)  # four rows at once are nearly free
+    assert len(lookup.draft(10)) == 3
+    for _ in range(20):
+        lookup.learn(3, 0, 1.2)  # and are of no use where the text goes on otherwise
+    assert lookup.draft(10) == []
 
 
 def full_sort_nucleus(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
