@@ -45,7 +45,7 @@ class Kernel:
 def kernel_of(make: Callable[..., Callable[[int, int], None]], *arguments: Any) -> Kernel:
     """``make(*arguments)``, with ``inline`` behind them if it takes a ``jit``. Arguments are told by their repr."""
     jit = (inline,) if "jit" in inspect.signature(make).parameters else ()
-    source = hashlib.sha256(Path(inspect.getfile(make)).read_bytes()).hexdigest()
+    source = hashlib.sha256(Path(inspect.getfile(inspect.unwrap(make))).read_bytes()).hexdigest()
     return Kernel(f"{source} {make.__module__}.{make.__qualname__}{arguments!r}", lambda: make(*arguments, *jit))
 
 
