@@ -9,8 +9,8 @@ and value are appended in place, on every side but torch's, whose cache has them
     ort int8 channel, int8 tensor  the same with kv_cache_bit_width 8, a scale a channel or one for all
     torch float32                  scaled_dot_product_attention with enable_gqa
 
-An output is held against float64 over the numbers that its cache holds before anything is timed. A side's time is the
-least of a few calls, once a round; ratios are taken round by round, median with p10 and p90. The bandwidth is that of
+An output is held against float64 over the numbers that its cache holds before anything is timed. A side waits until
+the threads of the one before no longer spin and calls once untimed; its time is the least of a few calls; ratios are taken round by round, median with p10 and p90. The bandwidth is that of
 the bytes of keys and values that one call must read; what numpy.dot reads of memory on the same threads stands before
 them. One JSON line a row.
 """
@@ -37,6 +37,8 @@ from benchmarks.hosts import describe_host
 from edgecompress.compile.kernels import isa_here
 from edgecompress.compile.onnxruntime import session_options
 from edgecompress.runtime.weights import huge_region
+
+SETTLE_S = 0.25
 
 SHAPES = ((12, 2, 128), (32, 8, 64))  # query heads, key and value heads, their size
 TOKENS = (128, 512, 2048, 8192, 32_768)  # in the cache, the new one among them
@@ -179,6 +181,8 @@ def time_in_rounds(calls: dict[str, Call], rounds: int, calls_a_round: int) -> d
     for _ in range(rounds):
         for name, call in calls.items():
             least = float("inf")
+            time.sleep(SETTLE_S)
+            call()  # its own threads awake
             for _ in range(calls_a_round):
                 began = time.perf_counter()
                 call()

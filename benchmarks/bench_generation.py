@@ -3,15 +3,19 @@
 ``python -m benchmarks.bench_generation --bundle BUNDLE [--trained BUNDLE]``. The first bundle is the one whose start
 and overhead are told (R1-Distill-Qwen-1.5B's shape, as ``bench_decoder`` makes it). The second is of a decoder that has
 learned something, so that greedy text repeats itself where the prompt does: drafts are timed on it, plain and drafted
-in turn; the row says whether the texts were the same to the letter.
+in turn; the row says whether the texts were the same to the letter. The first bundle, whose weights are random, is
+dictated an edit of code from the standard library, to show what drafts save at its size.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
+import textwrap
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from benchmarks.bench_encoder import note, spread
 from benchmarks.cold_start import run_alone, summary
 from benchmarks.hosts import describe_host
 from edgecompress.runtime import Generator, load
+from edgecompress.runtime import generator as generator_module
 
 RESULTS = Path(__file__).with_name("results") / "generation.jsonl"
 FIRST_TOKEN = """
@@ -89,6 +94,47 @@ def drafts(bundle: Path, threads: int, rounds: int) -> dict[str, Any]:
     return row | {"decode_runs": told.decode_runs, "new_tokens": told.new_tokens, **spread(ratios[1:])}
 
 
+class Dictated:
+    """In a sampler's place: the text is given, and what the model makes of it is left aside."""
+
+    def __init__(self, ids: list[int]) -> None:
+        self._ids = iter(ids)
+
+    def observe(self, _tokens: Iterable[int]) -> None:
+        """There is no penalty."""
+
+    def choose(self, _logits: Any) -> int:
+        return next(self._ids)
+
+
+def edit_of_code(bundle: Path, threads: int, rounds: int) -> dict[str, Any]:
+    """With and without prompt lookup, in turn, an edit of code: a name is another one, the rest is as in the prompt.
+
+    The model's weights may be random, so it is told what to choose; it computes all the same. A draft is right where
+    the edited text goes on as the prompt did.
+    """
+    code = inspect.getsource(textwrap.TextWrapper._wrap_chunks)
+    with load(bundle, threads=threads) as generator:
+        assert isinstance(generator, Generator)
+        prompt = generator.token_ids(code)
+        text = generator.token_ids(code.replace("cur_line", "row"))[:_LONG_TOKENS]
+        made, ratios = generator_module.Sampler, []
+        try:
+            generator_module.Sampler = lambda *_: Dictated(text)  # type: ignore[assignment,misc]
+            for _ in range(rounds + 1):
+                seconds = []
+                for tokens in (0, 8):
+                    generator.generate(prompt, max_new_tokens=len(text), temperature=0, lookup_tokens=tokens)
+                    told = generator.statistics
+                    seconds.append(told.new_tokens / told.decode_tokens_per_s)
+                ratios.append(seconds[0] / seconds[1])
+        finally:
+            generator_module.Sampler = made  # type: ignore[misc]
+    row = {"kind": "row", "what": "prompt lookup over plain, an edit of code that is dictated", "threads": threads}
+    row |= {"bundle": bundle.name, "drafted_tokens": told.drafted_tokens, "accepted_tokens": told.accepted_tokens}
+    return row | {"decode_runs": told.decode_runs, "new_tokens": told.new_tokens, **spread(ratios[1:])}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
@@ -102,6 +148,7 @@ def main() -> int:
         note(f"{threads} thread(s)")
         lines.append(first_token(options.bundle.resolve(), threads, options.rounds))
         lines += overhead(options.bundle, threads)
+        lines.append(edit_of_code(options.bundle, threads, options.rounds))
         lines += [drafts(bundle, threads, options.rounds) for bundle in options.trained]
     options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     note(f"{len(lines) - 1} rows in {options.out}")

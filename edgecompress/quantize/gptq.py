@@ -8,10 +8,13 @@ moved by the drift of every channel j before it, times ``R[j, k] / R[k, k]``. No
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from edgecompress.formats.cpu import host_cores
 from edgecompress.quantize.blockwise import BlockFormat, Blocks, Codes, assemble, into_blocks, search_scales
 from edgecompress.quantize.numerics import Float
 
@@ -41,11 +44,17 @@ def gptq(weight: Float, hessian: Float, form: BlockFormat, *, damping: float = D
     codes = np.full((columns, form.blocks(width) * form.block_size), form.middle, dtype=np.uint8)
     scales = np.empty((columns, form.blocks(width)), dtype=np.float32)
     zeros = np.empty_like(scales)
-    for start in range(0, columns, _SLICE_COLUMNS):
-        part = slice(start, start + _SLICE_COLUMNS)
+    step = min(_SLICE_COLUMNS, -(-columns // host_cores()))
+
+    def work(start: int) -> None:
+        part = slice(start, start + step)
         found, scale, zero = _sweep(weight[:, part].astype(np.float32), upper, order, importance, form)
         codes[part, :width] = found.T
         scales[part], zeros[part] = scale.T, zero.T
+
+    with ThreadPoolExecutor(host_cores()) as pool:
+        for _ in pool.map(work, range(0, columns, step)):
+            pass
     blocks = codes.reshape(columns, -1, form.block_size)
     if not form.symmetric and width % form.block_size:
         # What fills up the last block stands for zero.
