@@ -10,9 +10,9 @@ and value are appended in place, on every side but torch's, whose cache has them
     torch float32                  scaled_dot_product_attention with enable_gqa
 
 An output is held against float64 over the numbers that its cache holds before anything is timed. A side waits until
-the threads of the one before no longer spin and calls once untimed; its time is the least of a few calls; ratios are taken round by round, median with p10 and p90. The bandwidth is that of
-the bytes of keys and values that one call must read; what numpy.dot reads of memory on the same threads stands before
-them. One JSON line a row.
+the threads of the one before no longer spin and calls once untimed; its time is the least of a few calls; ratios are
+taken round by round, median with p10 and p90. The bandwidth is that of the bytes of keys and values that one call must
+read; what numpy.dot reads of memory on the same threads stands before them. One JSON line a row.
 """
 
 from __future__ import annotations

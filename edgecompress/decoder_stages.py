@@ -98,7 +98,8 @@ class DecoderRun:
         here = self.plan.measured_here
         with self.clock.stage("compile", "kernels"):
             found = use_kernels(taken.graph, self.target, wanted, self.threads, self.folder, measured_here=here)
-            shapes = self._shapes(held_out[0]) if here else None
+            # A layer as one op saves what is between operators: it matters where they are short.
+            shapes = {(b, t): feed for (b, t), feed in self._shapes(held_out[0]).items() if t <= 16} if here else None
             found = use_layers(found, self.target, wanted, self.threads, self.folder, shapes=shapes)
         if found.record is None:
             return replace(taken, kernels=found.uses)
