@@ -33,6 +33,7 @@ from edgecompress_kernels.reference import attention as exact_attention
 from edgecompress_kernels.reference import rounded_cache
 from onnx import TensorProto, helper
 
+from benchmarks.decoder_process import Bandwidth
 from benchmarks.hosts import describe_host
 from edgecompress.compile.kernels import isa_here
 from edgecompress.compile.onnxruntime import session_options
@@ -159,22 +160,6 @@ def sides_of(
     return found
 
 
-def read_bandwidth(threads: int) -> float:
-    """Bytes a second that numpy.dot reads of 512 MB in huge pages, a part a thread; the best of five."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    parts = [huge_region(512_000_000 // threads).view(np.float32) for _ in range(threads)]
-    for part in parts:
-        part[:] = 1
-    seconds = []
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(5):
-            began = time.perf_counter()
-            list(pool.map(lambda part: part @ part, parts))
-            seconds.append(time.perf_counter() - began)
-    return sum(part.nbytes for part in parts) / min(seconds)
-
-
 def time_in_rounds(calls: dict[str, Call], rounds: int, calls_a_round: int) -> dict[str, list[float]]:
     """Seconds of each side, the least of ``calls_a_round``, side by side in every round."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -213,7 +198,7 @@ def main() -> None:
         library.write_bytes(build([], wanted, isa))
         for threads in options.threads:
             torch.set_num_threads(threads)
-            say({"kind": "read bandwidth", "threads": threads, "bytes_per_s": round(read_bandwidth(threads))})
+            say({"kind": "read bandwidth", "threads": threads, "bytes_per_s": round(Bandwidth(threads).bytes_per_s())})
             for heads, kv_heads, size in SHAPES:
                 for tokens in TOKENS:
                     sides = sides_of(heads, kv_heads, size, tokens, threads, library)

@@ -97,7 +97,11 @@ def test_auto_says_what_it_measured(small_decoder_dir: Path, tmp_path: Path) -> 
     assert {use.kernel for use in uses} >= {"matmul", "attention"}
     layer = next((use for use in uses if use.kernel == "layer"), None)
     assert (layer is not None) == (made.manifest.kernels is not None)
-    assert layer is None or re.fullmatch(r"\d+( or \d+)* steps as one op", layer.what)
+    if layer is not None and layer.nodes:
+        assert re.fullmatch(r"\d+( or \d+)* steps as one op", layer.what)
+    elif layer is not None:  # where nothing around an attention of ours was measured to be faster
+        assert not layer.used
+        assert layer.reason.endswith("that stay ONNX Runtime's")
     measured = [use for use in uses if use.speedups]
     assert measured
     for use in measured:

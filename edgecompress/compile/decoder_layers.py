@@ -25,7 +25,7 @@ from edgecompress.verify import latency
 KERNEL = "layer"
 FIELDS = 12  # of a step: kind, made, x, other, scales, zeros, bias, K, N, bits, block, constant
 NORM, ADD, GATE, MATMUL, ATTENTION = 1, 2, 3, 4, 5  # as shim_layer.c reads them
-_MOST_STEPS = 20  # which have at most 64 values
+_MOST_STEPS = 12  # of at most five values each, and what they start from: the op has room for 64
 _PROGRAM = 9  # its place among the op's inputs; the values are behind it
 _ATTENTIONS = ("CachedAttention", "CachedAttentionInt8")
 _OF_ATTENTION = ("num_heads", "kv_num_heads", "scale", "head_size", "local_window_size")
@@ -74,7 +74,7 @@ def use_layers(
     model = ir.load(made.graph.path)
     layers = find_layers(model.graph)
     if not layers:
-        reason = "its layers have other operators between the products than there are steps for"
+        reason = "around attention there are operators that have no step, or that stay ONNX Runtime's"
         refused = KernelUse(kernel=KERNEL, what="the layers", nodes=0, used=False, reason=reason)
         require_named([KERNEL] if KERNEL in named else [], set(), [refused])
         return replace(made, uses=(*made.uses, refused))
@@ -82,8 +82,7 @@ def use_layers(
     use = KernelUse(kernel=KERNEL, what=what, nodes=len(layers), used=False, reason="", speedups={})
     if named and KERNEL not in named:
         return replace(made, uses=(*made.uses, replace(use, reason=asked_for(KERNEL, named, measured_here=True)[1])))
-    for layer in reversed(layers):  # what one starts from is made by the one before
-        replace_layer(model.graph, layer)
+    join_layers(model.graph, layers)
     path = out_dir / f"layers-{made.graph.precision}.onnx"
     ir.save(model, path)
     graph = replace(made.graph, path=path, weights_of=made.graph.path)
@@ -107,9 +106,8 @@ def _speedups(
     }
     found = {}
     for (_, tokens), feed in shapes.items():
-        seconds = latency.time_in_turn(sides, feed)
-        ratio = float(np.median(np.array(seconds["apart"]) / np.array(seconds["joined"])))
-        found["a step" if tokens == 1 else f"a prompt of {tokens}"] = round(ratio, 3)
+        speedup = latency.compare(sides, [feed])["joined"].speedup
+        found["a step" if tokens == 1 else f"a prompt of {tokens}"] = round(speedup, 3)
     return found
 
 
@@ -126,7 +124,13 @@ def find_layers(graph: ir.Graph) -> list[Layer]:
     return found
 
 
-def replace_layer(graph: ir.Graph, layer: Layer) -> ir.Node:
+def join_layers(graph: ir.Graph, layers: Sequence[Layer]) -> None:
+    """Each of the layers, in the order in which they were found, as one op."""
+    for layer in reversed(layers):  # what one starts from is made by the one before
+        _replace(graph, layer)
+
+
+def _replace(graph: ir.Graph, layer: Layer) -> None:
     """The op in the place of the nodes that it stands for; its first output is theirs."""
     values: list[ir.Value] = [layer.start]
     for step in layer.steps:
@@ -163,7 +167,6 @@ def replace_layer(graph: ir.Graph, layer: Layer) -> ir.Node:
     for step in reversed(layer.steps):
         for gone in reversed(step.nodes):
             graph.remove(gone, safe=True)
-    return node
 
 
 def weight_bits(node: ir.Node) -> dict[ir.Value, int]:

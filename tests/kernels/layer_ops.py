@@ -11,7 +11,7 @@ from edgecompress_kernels.cpu.build import Matmul
 from edgecompress_kernels.reference import block_weights, gated, quantized_rows, rms_norm
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecompress.compile.decoder_layers import find_layers, replace_layer
+from edgecompress.compile.decoder_layers import find_layers, join_layers
 from tests.kernels.ops import model_of, place_feeds
 from tests.kernels.test_attention import expected_of
 from tests.kernels.test_blockwise import laid_out, weights_of
@@ -128,8 +128,7 @@ def unpacked(tiles: Any, outputs: int, bits: int) -> Any:
 def joined(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same with each layer as one op."""
     found = ir.from_proto(model)
-    for layer in reversed(find_layers(found.graph)):
-        replace_layer(found.graph, layer)
+    join_layers(found.graph, find_layers(found.graph))
     return ir.to_proto(found)
 
 

@@ -177,39 +177,37 @@ static void plan_attention(const AttentionState *s, const Attention *found, cons
     if (apart) add_work(job, found->combine, p, heads);
 }
 
+typedef struct AttentionCall {
+    const AttentionState *state;
+    const Attention *found;
+    AttentionInputs in;
+    void *y;
+    AttentionParameters parameters;
+} AttentionCall;
+
+static void plan_attention_call(void *of, Room *memory, Job *job) {
+    AttentionCall *const call = of;
+    plan_attention(call->state, call->found, &call->in, call->y, memory, job, &call->parameters);
+}
+
 static Status *attention_compute(void *state, Context *context) {
     const AttentionState *s = state;
     const int int8 = s->int8;
-    AttentionInputs in;
-    Tensor *const all[] = {&in.q,     &in.k,   &in.v,   &in.past_key,  &in.past_value, &in.last,
-                           &in.total, &in.cos, &in.sin, &in.positions, &in.k_scale,    &in.v_scale};
-    in.k_scale.data = in.v_scale.data = NULL;
+    AttentionCall call = {.state = s};
+    AttentionInputs *const in = &call.in;
+    AttentionParameters *const p = &call.parameters;
+    Tensor *const all[] = {&in->q,     &in->k,   &in->v,   &in->past_key,  &in->past_value, &in->last,
+                           &in->total, &in->cos, &in->sin, &in->positions, &in->k_scale,    &in->v_scale};
     for (size_t i = 0; i < (int8 ? INT8_INPUTS : INPUTS); i++)
         TRY(read_input(context, i, type_of_input(int8, i), SAY("an input is of the wrong type"), all[i]));
-    const Attention *found;
-    AttentionParameters p;
-    TRY(find_attention(s, &in, &found, &p));
+    TRY(find_attention(s, in, &call.found, p));
     Value *y = NULL;
-    void *y_data = NULL;
-    const int64_t y_dims[3] = {p.batch, p.tokens, s->heads * s->size};
+    const int64_t y_dims[3] = {p->batch, p->tokens, s->heads * s->size};
     TRY(output(context, 0, y_dims, 3, &y));
-    TRY(present_caches(s, context, &in, &p));
-    if (!p.batch || !p.tokens) return NULL;
-    TRY(tensor_data(y, &y_data));
-
-    Job job;
-    Room memory = {NULL, 0};
-    start_job(&job);
-    plan_attention(s, found, &in, y_data, &memory, &job, &p);
-    Allocator *allocator;
-    Scratch *scratch;
-    TRY(take_scratch(memory.used, &allocator, &scratch, &memory.base));
-    memory.used = 0;
-    start_job(&job);
-    plan_attention(s, found, &in, y_data, &memory, &job, &p);
-    Status *const status = run_job(context, &job);
-    give_back(allocator, scratch);
-    return status;
+    TRY(present_caches(s, context, in, p));
+    if (!p->batch || !p->tokens) return NULL;
+    TRY(tensor_data(y, &call.y));
+    return run_planned(context, plan_attention_call, &call);
 }
 
 #define AN_ATTENTION { \

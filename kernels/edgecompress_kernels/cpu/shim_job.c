@@ -98,3 +98,23 @@ static void *room(Room *room, size_t bytes) {
     room->used += up(bytes);
     return place;
 }
+
+/* Writes down the work of an operator's call, and where in the memory it lies. */
+typedef void (*Plan)(void *call, Room *memory, Job *job);
+
+/* Run what is planned: once to count the memory, and again with it. */
+static Status *run_planned(Context *context, Plan plan, void *call) {
+    Job job;
+    Room memory = {NULL, 0};
+    Allocator *allocator;
+    Scratch *scratch;
+    start_job(&job);
+    plan(call, &memory, &job);
+    TRY(take_scratch(memory.used, &allocator, &scratch, &memory.base));
+    memory.used = 0;
+    start_job(&job);
+    plan(call, &memory, &job);
+    Status *const status = run_job(context, &job);
+    give_back(allocator, scratch);
+    return status;
+}

@@ -19,7 +19,9 @@ typedef struct RowsParameters { /* rows.SLOTS */
 
 extern void add_rows(void *, size_t), normalize_rows(void *, size_t), gate_rows(void *, size_t);
 
-typedef struct Layer {
+typedef struct Layer { /* a call */
+    const AttentionState *state;
+    void *y;
     const int64_t *program;
     int64_t inputs, values, steps;
     int64_t batch, tokens;
@@ -120,12 +122,12 @@ static Status *check_step(const AttentionState *s, Layer *layer, int64_t i) {
     return NULL;
 }
 
-static void plan_layer(const AttentionState *s, Layer *layer, void *y, Room *memory, Job *job) {
+static void plan_layer(void *call, Room *memory, Job *job) {
+    Layer *const layer = call;
     const int64_t rows = layer->batch * layer->tokens;
-    start_job(job);
     for (int64_t v = layer->inputs; v < layer->values; v++) {
         Tensor *const value = &layer->value[v];
-        value->data = v == layer->values - 1 ? y : room(memory, value->elements * 4);
+        value->data = v == layer->values - 1 ? layer->y : room(memory, value->elements * 4);
     }
     for (int64_t i = 0; i < layer->steps; i++) {
         const int64_t *const step = layer->program + (i + 1) * FIELDS;
@@ -136,7 +138,7 @@ static void plan_layer(const AttentionState *s, Layer *layer, void *y, Room *mem
             plan_matmul(&state, layer->matmuls[i], &layer->multiplied[i], made, memory, job, &layer->of[i].matmul);
         } else if (step[0] == STEP_ATTENTION) {
             layer->attended.q.data = x;
-            plan_attention(s, layer->attention, &layer->attended, made, memory, job, &layer->attending);
+            plan_attention(layer->state, layer->attention, &layer->attended, made, memory, job, &layer->attending);
         } else {
             RowsParameters *const p = &layer->of[i].rows;
             const int64_t width = layer->value[step[1]].dims[2];
@@ -162,6 +164,7 @@ static Status *decoder_layer_compute(void *state, Context *context) {
     }
     layer.attended.k.data = layer.attended.v.data = NULL;
     layer.attention = NULL;
+    layer.state = s;
     layer.program = program.data;
     layer.steps = program.elements / FIELDS - 1;
     if (program.rank != 2 || program.dims[1] != FIELDS || layer.steps < 1 || layer.steps > MOST_STEPS)
@@ -176,23 +179,12 @@ static Status *decoder_layer_compute(void *state, Context *context) {
     const Tensor *const last = &layer.value[layer.values - 1];
     if (!layer.attention || !last->type) return WRONG("the program has no attention, or makes no output");
 
-    Job job;
-    Room memory = {NULL, 0};
     Value *y = NULL;
-    void *y_data = NULL;
     TRY(output(context, 0, last->dims, 3, &y));
     TRY(present_caches(s, context, &layer.attended, &layer.attending));
     if (!layer.batch || !layer.tokens) return NULL;
-    TRY(tensor_data(y, &y_data));
-    plan_layer(s, &layer, y_data, &memory, &job);
-    Allocator *allocator;
-    Scratch *scratch;
-    TRY(take_scratch(memory.used, &allocator, &scratch, &memory.base));
-    memory.used = 0;
-    plan_layer(s, &layer, y_data, &memory, &job);
-    Status *const status = run_job(context, &job);
-    give_back(allocator, scratch);
-    return status;
+    TRY(tensor_data(y, &layer.y));
+    return run_planned(context, plan_layer, &layer);
 }
 
 #define A_DECODER_LAYER { \

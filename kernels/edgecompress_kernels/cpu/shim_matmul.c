@@ -80,36 +80,34 @@ static void plan_matmul(const MatmulState *s, const Matmul *found, const MatmulI
     add_work(job, found->multiply, p, (tiles + each - 1) / each);
 }
 
+typedef struct MatmulCall {
+    const MatmulState *state;
+    const Matmul *found;
+    MatmulInputs in;
+    void *y;
+    MatmulParameters parameters;
+} MatmulCall;
+
+static void plan_matmul_call(void *of, Room *memory, Job *job) {
+    MatmulCall *const call = of;
+    plan_matmul(call->state, call->found, &call->in, call->y, memory, job, &call->parameters);
+}
+
 static Status *matmul_compute(void *state, Context *context) {
     const MatmulState *s = state;
-    MatmulInputs in;
-    Tensor *const all[] = {&in.x, &in.weights, &in.scales, &in.zeros, &in.bias};
+    MatmulCall call = {.state = s};
+    MatmulInputs *const in = &call.in;
+    Tensor *const all[] = {&in->x, &in->weights, &in->scales, &in->zeros, &in->bias};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) TRY(read_any(context, i, all[i]));
-    const Matmul *found;
-    TRY(find_matmul(s, &in, &found));
+    TRY(find_matmul(s, in, &call.found));
     Value *y = NULL;
-    void *y_data = NULL;
     int64_t dims[MOST_DIMENSIONS];
-    for (size_t i = 0; i < in.x.rank; i++) dims[i] = in.x.dims[i];
-    dims[in.x.rank - 1] = s->outputs;
-    TRY(output(context, 0, dims, in.x.rank, &y));
-    if (!in.x.elements) return NULL;
-    TRY(tensor_data(y, &y_data));
-
-    Job job;
-    MatmulParameters p;
-    Room memory = {NULL, 0};
-    start_job(&job);
-    plan_matmul(s, found, &in, y_data, &memory, &job, &p);
-    Allocator *allocator;
-    Scratch *scratch;
-    TRY(take_scratch(memory.used, &allocator, &scratch, &memory.base));
-    memory.used = 0;
-    start_job(&job);
-    plan_matmul(s, found, &in, y_data, &memory, &job, &p);
-    Status *const status = run_job(context, &job);
-    give_back(allocator, scratch);
-    return status;
+    for (size_t i = 0; i < in->x.rank; i++) dims[i] = in->x.dims[i];
+    dims[in->x.rank - 1] = s->outputs;
+    TRY(output(context, 0, dims, in->x.rank, &y));
+    if (!in->x.elements) return NULL;
+    TRY(tensor_data(y, &call.y));
+    return run_planned(context, plan_matmul_call, &call);
 }
 
 static const CustomOp MATMUL = {
