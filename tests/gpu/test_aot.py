@@ -18,7 +18,6 @@ from edgecompress_kernels.gpu.variants import (
     Kernel,
     Variant,
     decode_variant,
-    join_variant,
     norm_variant,
     prefill_variant,
     variants,
@@ -68,6 +67,11 @@ def test_splits_cover_every_key_and_none_is_empty(longest: int, programs: int) -
     assert splits == 1 or keys >= 256
 
 
+def test_splits_fill_the_device_in_whole_rounds() -> None:
+    assert splits_for(8192, 64, 132, 128) == (2, 4096)  # 128 programs on 132 slots; 192 would take two rounds
+    assert splits_for(8192, 1024, 132, 128)[0] == 1  # enough without any
+
+
 @needs_triton
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=lambda kernel: kernel.name)
 def test_the_tables_tell_the_functions_parameters(kernel: Kernel) -> None:
@@ -84,7 +88,7 @@ def test_the_tables_tell_the_functions_parameters(kernel: Kernel) -> None:
         ((8, 7), lambda of: decode_variant(of, "bfloat16", 80, cache="int8")),
         ((8, 9), lambda of: decode_variant(of, "float16", 64, cache="fp8")),
         ((9, 0), lambda of: prefill_variant(of, "bfloat16", 64, causal=True, window=True)),
-        ((10, 0), lambda of: join_variant(of, "float16", 128)),
+        ((10, 0), lambda of: decode_variant(of, "float16", 128, cache="int8")),
         ((12, 0), lambda of: norm_variant(of, "bfloat16", 2048, layer=True)),
     ],
     ids=["8.7", "8.9", "9.0", "10.0", "12.0"],
