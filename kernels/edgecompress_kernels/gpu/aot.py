@@ -21,7 +21,7 @@ from triton.compiler import ASTSource
 from triton.experimental.gluon import GluonASTSource
 from triton.experimental.gluon.language import NVMMASharedLayout
 
-from edgecompress_kernels.gpu.catalogue import VERIFIED
+from edgecompress_kernels.gpu.catalogue import verified
 from edgecompress_kernels.gpu.chips import BLOCK_REGISTERS, CHIPS, MOST_REGISTERS, Chip, ChipError, chip
 from edgecompress_kernels.gpu.cubin import CubinError, CubinFacts, cubin_facts
 from edgecompress_kernels.gpu.record import KernelRecord, record_of, write_kernel
@@ -93,7 +93,7 @@ def compile_variant(variant: Variant) -> tuple[KernelRecord, bytes]:
         triton_version=triton.__version__,
         maps=_maps(variant, metadata.tensordesc_meta),
         sha256=hashlib.sha256(cubin).hexdigest(),
-        verified=VERIFIED,
+        verified=verified(variant.chip.capability),
     )
     return record, cubin
 
@@ -184,7 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AotError as error:
         print(f"edgecompress: {error}", file=sys.stderr)
         return 3
-    print(f"{len(records)} kernels in {options.out}, linted; {VERIFIED}")
+    for of in chips:
+        count = sum(record.capability == of.name for record in records)
+        print(f"{count} kernels for {of.name} in {options.out}, linted; {verified(of.capability)}")
     return 0
 
 

@@ -174,18 +174,19 @@ def splits_for(longest: int, programs: int, slots: int, block_n: int) -> tuple[i
     """(splits, keys of a split) for the longest text, where ``programs`` would run without any split.
 
     ``slots``: programs that keep the device's memory busy. Time is taken for the blocks of keys that a slot gets to
-    work through, and two more for each program: its start, and the join. A split is at least 256 keys.
+    work through, one more for each program's start, and one and a half for each split's join, as an H200 took it. A
+    split is at least 256 keys, and splits make no more than four rounds of programs: more fill no better.
     """
     blocks = -(-max(1, longest) // block_n)
     least = min(blocks, max(1, 256 // block_n))
 
-    def cost(split_blocks: int) -> int:
+    def cost(split_blocks: int) -> float:
         splits = -(-blocks // split_blocks)
-        return -(-programs * splits // slots) * (split_blocks + (2 if splits > 1 else 1))
+        return -(-programs * splits // slots) * (split_blocks + 1) + (1.5 * splits if splits > 1 else 0)
 
-    best = min(
-        {-(-blocks // splits) for splits in range(1, min(128, blocks // least) + 1)}, key=lambda n: (cost(n), -n)
-    )
+    most = max(1, min(128, blocks // least, 4 * slots // max(1, programs)))
+    each = {-(-blocks // splits) for splits in range(1, most + 1)}
+    best = min(each, key=lambda n: (cost(n), -n))
     return -(-blocks // best), best * block_n
 
 
