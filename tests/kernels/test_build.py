@@ -135,15 +135,15 @@ first = parameters(encoder_layer.SLOTS, shared | arrays | {"x": x} | {f"next_{n}
 del arrays["qkv_weights"]
 exact, near = (reference.encoder_layer(x, layer, 1, starts, 32**-0.5, 1e-5, r) for r in (False, True))
 found = []
-for vectors in (8, 32):
+for vectors, matrices in ((8, False), (32, False), (32, True)):
     y = np.full((18, 32), np.nan, np.float32)
     p = parameters(encoder_layer.SLOTS, shared | arrays | read | {"x": x, "y": y, "starts": starts})
-    kernels = encoder_layer.project_first(kind, vectors, plain), encoder_layer.layer(kind, vectors, plain)
+    kernels = (make(kind, vectors, matrices, plain) for make in (encoder_layer.project_first, encoder_layer.layer))
     for kernel, given in zip(kernels, (first, p)):
         for part in range(2):
             kernel(given.ctypes.data, part)
     found.append(y)
-assert np.array_equal(*found)
+assert all(np.array_equal(found[0], y) for y in found)
 assert np.abs(found[0] - near).max() < 0.5 * np.abs(near - exact).max()
 print("as expected")
 """

@@ -84,14 +84,20 @@ def build(
         tables[f"Attention {table}"].append(f"{{{size}, {', '.join(names)}}}")
     for encoder in sorted(set(encoders)):
         made = {"project": encoder_layer.project_first, "layer": encoder_layer.layer}
-        names = {f"{part}_{encoder.name}": kernel_of(make, encoder, isa.vectors) for part, make in made.items()}
+        names = {
+            f"{part}_{encoder.name}": kernel_of(make, encoder, isa.vectors, isa.matrices) for part, make in made.items()
+        }
         kernels |= names
         sizes = f"{encoder.hidden}, {encoder.heads}, {encoder.feed_forward}, {encoder.weight_bits}"
         tables["Encoder ENCODERS"].append(f"{{{sizes}, {', '.join(names)}}}")
     source = "\n".join(
         [path.read_text(encoding="utf-8") for path in SOURCES]
         + [f"extern void {name}(void *, size_t);" for name in kernels]
-        + [f'const char ISA[] = "{isa.name}";', f"const char *const NEEDS[] = {{{_quoted(isa.needs)}, NULL}};"]
+        + [
+            f"const int MATRICES = {int(isa.matrices)};",
+            f'const char ISA[] = "{isa.name}";',
+            f"const char *const NEEDS[] = {{{_quoted(isa.needs)}, NULL}};",
+        ]
         + [f"const {table}[] = {{{', '.join([*rows, '{0}'])}}};" for table, rows in tables.items()]
     )
     return link(to_assembly(kernels, isa), source, isa)

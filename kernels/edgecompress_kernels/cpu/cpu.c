@@ -11,12 +11,25 @@ typedef struct Feature {
 
 #if defined(__x86_64__)
 
-enum { LEAF_1_ECX, LEAF_7_EBX, LEAF_7_ECX, WORDS };
+enum { LEAF_1_ECX, LEAF_7_EBX, LEAF_7_ECX, LEAF_7_EDX, WORDS };
 static const Feature KNOWN[] = {
     {"fma", LEAF_1_ECX, 12},      {"f16c", LEAF_1_ECX, 29},     {"avx2", LEAF_7_EBX, 5},
     {"avx512f", LEAF_7_EBX, 16},  {"avx512dq", LEAF_7_EBX, 17}, {"avx512bw", LEAF_7_EBX, 30},
-    {"avx512vl", LEAF_7_EBX, 31}, {"avx512_vnni", LEAF_7_ECX, 11}, {NULL, 0, 0},
+    {"avx512vl", LEAF_7_EBX, 31}, {"avx512_vnni", LEAF_7_ECX, 11}, {"amx_tile", LEAF_7_EDX, 24},
+    {"amx_int8", LEAF_7_EDX, 25}, {NULL, 0, 0},
 };
+
+static long system_call(long number, long first, long second) {
+    long found = number;
+    __asm__ volatile("syscall" : "+a"(found) : "D"(first), "S"(second) : "rcx", "r11", "memory");
+    return found;
+}
+
+/* Linux gives a process AMX's tiles once it has asked for them. */
+static int permitted(const Feature *feature) {
+    enum { ARCH_PRCTL = 158, ASK = 0x1023, TILE_DATA = 18 };
+    return feature->word != LEAF_7_EDX || system_call(ARCH_PRCTL, ASK, TILE_DATA) == 0;
+}
 
 static int read_cpu(uint64_t words[WORDS]) {
     uint32_t a = 1, b, c = 0, d, most = 0;
@@ -24,7 +37,7 @@ static int read_cpu(uint64_t words[WORDS]) {
     c = 0;
     __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
     words[LEAF_1_ECX] = c;
-    words[LEAF_7_EBX] = words[LEAF_7_ECX] = 0;
+    words[LEAF_7_EBX] = words[LEAF_7_ECX] = words[LEAF_7_EDX] = 0;
     uint32_t kept = 0; /* the registers that the system saves */
     if (c >> 27 & 1) __asm__ volatile("xgetbv" : "=a"(kept), "=d"(d) : "c"(0));
     if ((kept & 6) != 6 || most < 7) return 1;
@@ -33,12 +46,14 @@ static int read_cpu(uint64_t words[WORDS]) {
     const int wide = (kept & 0xE0) == 0xE0;
     words[LEAF_7_EBX] = wide ? b : b & 0xFFFF;
     words[LEAF_7_ECX] = wide ? c : 0;
+    words[LEAF_7_EDX] = (kept >> 17 & 3) == 3 ? d : 0;
     return 1;
 }
 
 #elif defined(__aarch64__)
 
 enum { HWCAP, WORDS };
+static int permitted(const Feature *feature) { return feature != NULL; }
 static const Feature KNOWN[] = {{"asimd", HWCAP, 1}, {"asimdhp", HWCAP, 10}, {"asimddp", HWCAP, 20}, {NULL, 0, 0}};
 
 static long system_call(long number, long first, long second, long third, long fourth) {
@@ -66,10 +81,7 @@ static int read_cpu(uint64_t words[WORDS]) {
 /* A moment's rest for a thread that waits for another; and a core for whoever has none. */
 #if defined(__x86_64__)
 static void relax(void) { __asm__ volatile("pause"); }
-static void let_others_run(void) {
-    long number = 24; /* sched_yield */
-    __asm__ volatile("syscall" : "+a"(number) : : "rcx", "r11", "memory");
-}
+static void let_others_run(void) { system_call(24, 0, 0); } /* sched_yield */
 #elif defined(__aarch64__)
 static void relax(void) { __asm__ volatile("yield"); }
 static void let_others_run(void) { system_call(124, 0, 0, 0, 0); }
@@ -80,14 +92,14 @@ static int same(const char *a, const char *b) {
     return *a == *b;
 }
 
-/* The first of ``needs`` (ended by NULL) that this CPU lacks; NULL if it has them all, or does not say what it has. */
+/* The first of ``needs`` (ended by NULL) that this CPU lacks, or its system does not permit; NULL if it has them all, or does not say what it has. */
 static const char *lacking(const char *const *needs) {
     uint64_t words[WORDS];
     if (!read_cpu(words)) return NULL;
     for (; *needs; needs++) {
         const Feature *feature = KNOWN;
         while (feature->name && !same(feature->name, *needs)) feature++;
-        if (!feature->name || !(words[feature->word] >> feature->bit & 1)) return *needs;
+        if (!feature->name || !(words[feature->word] >> feature->bit & 1) || !permitted(feature)) return *needs;
     }
     return NULL;
 }

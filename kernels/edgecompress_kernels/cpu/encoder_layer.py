@@ -50,11 +50,11 @@ class Encoder:
 
 
 @cache
-def project(kind: Encoder, vectors: int, jit: Any) -> Any:
+def project(kind: Encoder, vectors: int, matrices: bool, jit: Any) -> Any:
     """Rows float32 at ``x`` -> the queries, keys and values that the next attention reads."""
     hidden, heads, size = kind.hidden, kind.heads, kind.head_size
     wide = padded(3 * hidden)
-    round_row, multiply = quantize(hidden, jit), product(hidden, 3 * hidden, kind.weight_bits, vectors, jit)
+    round_row, multiply = quantize(hidden, jit), product(hidden, 3 * hidden, kind.weight_bits, vectors, matrices, jit)
     pack = pack_rows(heads, size, 4 * wide, jit)
     smooth_at, weights_at, columns_at = _AT["qkv_smooth"], _AT["qkv_weights"], _AT["qkv_columns"]
     q_at, scales_at, sums_at, keys_at, values_at = (_AT[name] for name in _WRITTEN[1:])
@@ -117,12 +117,13 @@ def _space(kind: Encoder) -> tuple[int, int, int, int]:
     return rows * max(kind.hidden, kind.feed_forward), 4 * rows * wide, 4 * rows * kind.hidden, 4 * rows
 
 
-def project_first(kind: Encoder, vectors: int, jit: Any) -> Callable[[int, int], None]:
+def project_first(kind: Encoder, vectors: int, matrices: bool, jit: Any) -> Callable[[int, int], None]:
     """Part ``part`` of the rows ``x`` -> the queries, keys and values of the first layer.
 
-    ``vectors`` of sixteen lanes are what registers hold; it changes how fast, and no bit.
+    ``vectors`` of sixteen lanes are what registers hold, and with ``matrices`` there are AMX's tiles; they change how
+    fast, and no bit.
     """
-    run = project(kind, vectors, jit)
+    run = project(kind, vectors, matrices, jit)
     rounded, products, _, scales_bytes = _space(kind)
     scratch = v.stack(rounded + products + 2 * scales_bytes)
     hidden = kind.hidden
@@ -141,14 +142,14 @@ def project_first(kind: Encoder, vectors: int, jit: Any) -> Callable[[int, int],
     return kernel
 
 
-def layer(kind: Encoder, vectors: int, jit: Any) -> Callable[[int, int], None]:
+def layer(kind: Encoder, vectors: int, matrices: bool, jit: Any) -> Callable[[int, int], None]:
     """Part ``part`` of one layer: rows ``x`` and their attention -> rows ``y``, and the next layer's projections."""
     hidden, forward = kind.hidden, kind.feed_forward
-    attend, following = attention(kind, vectors, jit), project(kind, vectors, jit)
+    attend, following = attention(kind, vectors, jit), project(kind, vectors, matrices, jit)
     round_hidden, round_forward = quantize(hidden, jit), quantize(forward, jit, bent=True)
     norm = normalize(hidden, jit)
     out_product, up_product, down_product = (
-        product(inputs, outputs, kind.weight_bits, vectors, jit)
+        product(inputs, outputs, kind.weight_bits, vectors, matrices, jit)
         for inputs, outputs in ((hidden, hidden), (hidden, forward), (forward, hidden))
     )
     rounded, products, between, scales_bytes = _space(kind)

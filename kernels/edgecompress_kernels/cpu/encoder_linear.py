@@ -12,7 +12,8 @@ are signed, of seven or eight bits, one scale an output, laid out in panels of t
     columns  float32  [panels, 3, 48]: scale, offset, bias
 
 Outputs beyond the last are zero. A tile of rows by outputs stays in registers while all inputs pass: 8 by 48 where
-there are 32 registers of sixteen lanes, 4 by 16 where sixteen lanes take two registers or four.
+there are 32 registers of sixteen lanes, 4 by 16 where sixteen lanes take two registers or four. With AMX it is 32 by
+48, in six tiles of matrix registers; sums are exact, so they are the same.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import numba
 
 from edgecompress_kernels.cpu import encoder_vector as e
+from edgecompress_kernels.cpu import matrices as m
 from edgecompress_kernels.cpu import vector as v
 
 _VECTORS = 3  # of outputs in a panel
@@ -60,11 +62,14 @@ def product_tile(count: int, width: int, inputs: int, weight_bits: int, jit: Any
 
 
 @cache
-def product(inputs: int, outputs: int, weight_bits: int, vectors: int, jit: Any) -> Any:
+def product(inputs: int, outputs: int, weight_bits: int, vectors: int, matrices: bool, jit: Any) -> Any:
     """Rows at ``q`` uint8 [rows, inputs] with their scales and lows -> ``to`` float32 [rows, padded(outputs)].
 
-    Up to seven rows beyond the last are computed and must have a place.
+    Up to seven rows beyond the last are computed and must have a place; with ``matrices`` rows up to a multiple of
+    sixteen are read.
     """
+    if matrices:
+        return matrix_product(inputs, outputs, jit)
     most_rows, few_rows, width = tile_sizes(vectors)
     most, few = (product_tile(count, width, inputs, weight_bits, jit) for count in (most_rows, few_rows))
     panels, parts, part_bytes = padded(outputs) // PANEL, _VECTORS // width, 64 * width
@@ -83,6 +88,111 @@ def product(inputs: int, outputs: int, weight_bits: int, vectors: int, jit: Any)
                     row += most_rows
                 if row < rows:
                     few(q + row * inputs, scales + 4 * row, lows + 4 * row, w, c, out + row * to_stride, to_stride)
+
+    return jit(multiply)
+
+
+def _row_bytes(inputs: int) -> int:
+    """Bytes of a tile's rows: the most that divide ``inputs``, a multiple of sixteen."""
+    return max(size for size in (16, 32, 48, 64) if inputs % size == 0)
+
+
+@cache
+def _sums_of(blocks: int, inputs: int, jit: Any) -> Any:
+    """16 * ``blocks`` rows at ``q`` times a panel -> int32 [16 * blocks, 48] at ``sums``."""
+    row_bytes = _row_bytes(inputs)
+    on, steps = m.matrices(row_bytes), inputs // row_bytes
+    read_weights, read_rows = on.read_weights, on.read_rows
+    # one name for each: numba takes no list of functions
+    clear0, clear1, clear2, clear3, clear4, clear5 = on.clear
+    multiply0, multiply1, multiply2, multiply3, multiply4, multiply5 = on.multiply
+    write0, write1, write2, write3, write4, write5 = on.write
+    below = 16 * inputs
+    weight_step, sums_below = _PANEL_BYTES * row_bytes // 4, 16 * _PANEL_BYTES
+
+    def one(q: int, weights: int, sums: int) -> None:
+        clear0()
+        clear1()
+        clear2()
+        for _ in range(steps):
+            read_rows(q, inputs)
+            read_weights(weights, _PANEL_BYTES)
+            multiply0()
+            read_weights(weights + 64, _PANEL_BYTES)
+            multiply1()
+            read_weights(weights + 128, _PANEL_BYTES)
+            multiply2()
+            weights += weight_step
+            q += row_bytes
+        write0(sums, _PANEL_BYTES)
+        write1(sums + 64, _PANEL_BYTES)
+        write2(sums + 128, _PANEL_BYTES)
+
+    def two(q: int, weights: int, sums: int) -> None:
+        clear0()
+        clear1()
+        clear2()
+        clear3()
+        clear4()
+        clear5()
+        for _ in range(steps):
+            read_weights(weights, _PANEL_BYTES)
+            read_rows(q, inputs)
+            multiply0()
+            read_rows(q + below, inputs)
+            multiply3()
+            read_weights(weights + 64, _PANEL_BYTES)
+            multiply4()
+            read_rows(q, inputs)
+            multiply1()
+            read_weights(weights + 128, _PANEL_BYTES)
+            multiply2()
+            read_rows(q + below, inputs)
+            multiply5()
+            weights += weight_step
+            q += row_bytes
+        write0(sums, _PANEL_BYTES)
+        write1(sums + 64, _PANEL_BYTES)
+        write2(sums + 128, _PANEL_BYTES)
+        write3(sums + sums_below, _PANEL_BYTES)
+        write4(sums + sums_below + 64, _PANEL_BYTES)
+        write5(sums + sums_below + 128, _PANEL_BYTES)
+
+    return jit(one if blocks == 1 else two)
+
+
+@cache
+def matrix_product(inputs: int, outputs: int, jit: Any) -> Any:
+    """As ``product``, in matrix registers: rows are read, and their sums taken, up to a multiple of sixteen."""
+    few, many = _sums_of(1, inputs, jit), _sums_of(2, inputs, jit)
+    on, rows_on = m.matrices(_row_bytes(inputs)), e.tile(8, _VECTORS)
+    fill, load, release = on.fill, on.load, on.release
+    read, finish, keep = rows_on.read, rows_on.finish, rows_on.keep
+    scratch = v.stack(32 * _PANEL_BYTES + m.CONFIG_BYTES)
+    panels, weight_bytes, column_bytes = padded(outputs) // PANEL, inputs * PANEL, 3 * 4 * PANEL
+    to_stride = 4 * padded(outputs)
+
+    def multiply(rows: int, q: int, scales: int, lows: int, weights: int, columns: int, to: int) -> None:
+        sums = scratch()
+        fill(sums + 32 * _PANEL_BYTES)
+        load(sums + 32 * _PANEL_BYTES)
+        for panel in range(panels):
+            w, c, out = weights + panel * weight_bytes, columns + panel * column_bytes, to + panel * 4 * PANEL
+            row = 0
+            while row < rows:
+                here = min(rows - row, 32)
+                if here > 16:
+                    many(q + row * inputs, w, sums)
+                else:
+                    few(q + row * inputs, w, sums)
+                for r in range(0, here, 8):
+                    n = row + r
+                    found = finish(
+                        read(sums + r * _PANEL_BYTES, _PANEL_BYTES), c, 4 * PANEL, scales + 4 * n, lows + 4 * n
+                    )
+                    keep(found, out + n * to_stride, to_stride)
+                row += 32
+        release()
 
     return jit(multiply)
 

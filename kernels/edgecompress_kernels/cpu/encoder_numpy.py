@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -102,6 +103,10 @@ def tile(count: int, width: int) -> SimpleNamespace:
         rows = [_view(address + r * stride, np.float32, 16 * width).reshape(width, 16) for r in range(count)]
         return np.stack(rows)
 
+    def read(address: int, stride: int) -> Ints:
+        rows = [_view(address + r * stride, np.int32, 16 * width).reshape(width, 16) for r in range(count)]
+        return np.stack(rows)
+
     def keep(sums: Floats, address: int, stride: int) -> None:
         for r in range(count):
             _view(address + r * stride, np.float32, 16 * width)[:] = sums[r].reshape(-1)
@@ -116,5 +121,40 @@ def tile(count: int, width: int) -> SimpleNamespace:
         weigh=weigh,
         grow=grow,
         load=load,
+        read=read,
         keep=keep,
+    )
+
+
+def matrices(row_bytes: int) -> SimpleNamespace:
+    """As ``matrices.matrices``: a thread of Python has one set of tiles."""
+    sums = np.zeros((6, 16, 16), dtype=np.int32)
+    tiles: dict[str, Any] = {}
+
+    def rows_at(at: int, stride: int, count: int, size: int, dtype: Any) -> Any:
+        return np.stack([_view(at + i * stride, dtype, size).astype(np.int32) for i in range(count)])
+
+    def read_weights(at: int, stride: int) -> None:
+        four = rows_at(at, stride, row_bytes // 4, 64, np.int8)  # four weights of sixteen outputs a row
+        tiles["weights"] = four.reshape(-1, 16, 4).transpose(0, 2, 1).reshape(row_bytes, 16)
+
+    def read_rows(at: int, stride: int) -> None:
+        tiles["rows"] = rows_at(at, stride, 16, row_bytes, np.uint8)
+
+    def multiply(i: int) -> None:
+        sums[i] += tiles["rows"] @ tiles["weights"]
+
+    def write(i: int, at: int, stride: int) -> None:
+        for r in range(16):
+            _view(at + r * stride, np.int32, 16)[:] = sums[i, r]
+
+    return SimpleNamespace(
+        fill=lambda config: None,
+        load=lambda config: None,
+        release=lambda: None,
+        clear=[partial(sums[i].fill, 0) for i in range(6)],
+        read_weights=read_weights,
+        read_rows=read_rows,
+        multiply=[partial(multiply, i) for i in range(6)],
+        write=[partial(write, i) for i in range(6)],
     )

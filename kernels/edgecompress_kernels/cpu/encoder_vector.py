@@ -136,7 +136,7 @@ def tile(count: int, width: int) -> SimpleNamespace:
     weigh(ints, scales, step, x_scales, stride, index, first, last)  floats: ints * scales * x_scale, -inf for a lane
                                              whose number, counted from ``index``, is not in [first, last]
     grow(floats, ints, factor)               floats + ints * factor
-    load(address, stride), keep(floats, address, stride)
+    load(address, stride), keep(floats, address, stride); read(address, stride), as ``load`` but ints
     """
     if not v.JIT:
         made: SimpleNamespace = encoder_numpy.tile(count, width)
@@ -217,6 +217,9 @@ def tile(count: int, width: int) -> SimpleNamespace:
     def load(b: Any, address: Any, stride: Any) -> Any:
         return fill(b, floats, lambda r, c: b.load(v._at(b, at(b, address, stride, r, c), F32X16), align=1))
 
+    def read(b: Any, address: Any, stride: Any) -> Any:
+        return fill(b, ints, lambda r, c: b.load(v._at(b, at(b, address, stride, r, c), I32X16), align=1))
+
     def keep(b: Any, sums: Any, address: Any, stride: Any) -> None:
         for r, c in places:
             b.store(one(b, sums, r, c), v._at(b, at(b, address, stride, r, c), F32X16), align=4)
@@ -229,6 +232,6 @@ def tile(count: int, width: int) -> SimpleNamespace:
         "dot_narrow": ("R R a a a a", dot(v.DOT_NARROW)),
         "dot_signed": ("R R a a a a", dot(v.DOT, rows_signed=True)), "finish": ("S R a a a a", finish),
         "weigh": ("S R a a a a a a a", weigh), "grow": ("S S R f", grow),
-        "load": ("S a a", load), "keep": ("- S a a", keep),
+        "load": ("S a a", load), "read": ("R a a", read), "keep": ("- S a a", keep),
     }  # fmt: skip
     return SimpleNamespace(**{name: v._define(kind, emit, extra, name=name) for name, (kind, emit) in kinds.items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgecompress_kernels.cpu import dots
+from edgecompress_kernels.cpu import dots, matrices
 
 HERE, QEMU = "natively", "under qemu-user"
 
@@ -25,6 +25,7 @@ class Isa:
     signed: bool  # its dot product takes both sides signed: weights of 8 bits are taken less 128
     vectors: int  # of sixteen lanes that its registers hold
     most_rows: int  # of activations in registers at once
+    matrices: bool  # it has AMX's tile registers
     verified_on: tuple[str, ...]  # CPUs that ran the tests, and how
 
 
@@ -41,7 +42,21 @@ X86_64_V4_VNNI = Isa(
     signed=False,
     vectors=32,
     most_rows=8,
+    matrices=False,
     verified_on=(f"AMD Zen 4, {HERE}",),
+)
+X86_64_V4_AMX = Isa(
+    **_X86,
+    name="x86-64-v4-amx",
+    cpu="x86-64-v4",
+    features="+avx512vnni,+amx-tile,+amx-int8",
+    needs=(*X86_64_V4_VNNI.needs, "amx_tile", "amx_int8"),
+    own=dots.VNNI + matrices.AMX,
+    signed=False,
+    vectors=32,
+    most_rows=8,
+    matrices=True,
+    verified_on=(f"an Intel Xeon with AMX, {HERE}",),
 )
 X86_64_V3 = Isa(
     **_X86,
@@ -53,6 +68,7 @@ X86_64_V3 = Isa(
     signed=False,
     vectors=8,
     most_rows=4,
+    matrices=False,
     verified_on=(f"AMD Zen 3 and Zen 4, {HERE}",),
 )
 CORTEX_A72 = Isa(
@@ -65,6 +81,7 @@ CORTEX_A72 = Isa(
     signed=True,
     vectors=8,
     most_rows=4,
+    matrices=False,
     verified_on=(f"Cortex-A72, {QEMU}",),
 )
 CORTEX_A76 = Isa(
@@ -78,6 +95,7 @@ CORTEX_A76 = Isa(
     signed=True,
     vectors=8,
     most_rows=4,
+    matrices=False,
     verified_on=(f"Cortex-A76, {QEMU}",),
 )
 CORTEX_A78 = Isa(
@@ -91,7 +109,8 @@ CORTEX_A78 = Isa(
     signed=True,
     vectors=8,
     most_rows=4,
+    matrices=False,
     verified_on=(f"Neoverse-N1, {QEMU}",),
 )
-ISAS = {isa.name: isa for isa in (X86_64_V4_VNNI, X86_64_V3, CORTEX_A76, CORTEX_A78, CORTEX_A72)}
+ISAS = {isa.name: isa for isa in (X86_64_V4_AMX, X86_64_V4_VNNI, X86_64_V3, CORTEX_A76, CORTEX_A78, CORTEX_A72)}
 """In order of choice: the first that a CPU has all the features for."""

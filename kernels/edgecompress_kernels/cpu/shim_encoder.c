@@ -113,8 +113,10 @@ static size_t projections(const EncoderState *s, int64_t tokens, char *at, void 
     return at + packed - start;
 }
 
+extern const int MATRICES; /* made by build.py: the kernels multiply in tiles of sixteen rows, two of them together */
+
 /* Few rows: eight a part, so that two threads share even a short text; many: enough to use the weights well. */
-static int64_t rows_per_part(int64_t tokens) { return tokens <= 32 ? 8 : tokens <= 128 ? 16 : 32; }
+static int64_t rows_per_part(int64_t tokens) { return tokens <= 32 ? 8 : tokens <= (MATRICES ? 64 : 128) ? 16 : 32; }
 
 static Status *read_floats(Context *context, size_t index, int64_t wanted, int optional, void **data) {
     Tensor found;
