@@ -223,9 +223,9 @@ def test_a_cpu_that_lacks_a_feature_is_told_so(tmp_path: Path) -> None:
     if host_arch() != "x86_64" or not set(X86_64_V3.needs) <= host_features():
         pytest.skip("the library that lacks one is built for x86-64")
     path = tmp_path / "kernels.so"
-    path.write_bytes(build([], [Attention(head_size=16)], replace(X86_64_V3, needs=(*X86_64_V3.needs, "amx_int8"))))
+    path.write_bytes(build([], [Attention(head_size=16)], replace(X86_64_V3, needs=(*X86_64_V3.needs, "amx_fp16"))))
     assert Register(path, oldest_only=False).said == (
-        "edgecompress: these kernels are for x86-64-v3, and this CPU lacks amx_int8"
+        "edgecompress: these kernels are for x86-64-v3, and this CPU lacks amx_fp16"
     )
 
 
