@@ -54,6 +54,12 @@ class HostError(EdgeCompressError):
     exit_code = 3
 
 
+class EngineError(EdgeCompressError):
+    """TensorRT cannot take the graph, or the engine that it built is not what was asked for."""
+
+    exit_code = 3
+
+
 class QualityBudgetError(EdgeCompressError):
     """The compressed model is further from the reference than the recipe allows."""
 
