@@ -91,6 +91,7 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         notes=(*notes, *weight_notes(model)),
     )
     lineage = read_lineage(plan.student, parts.text_source)
+    record = parts.engine.record if parts.engine is not None else None
     manifest = Manifest(
         tool_version=__version__,
         name=Path(plan.student.source).name or plan.student.source,
@@ -100,9 +101,7 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         model="model.onnx",
         inputs=tuple(tensor_spec(value) for value in model.graph.inputs),
         outputs=tuple(tensor_spec(value) for value in model.graph.outputs),
-        target=target_record(
-            plan.target, taken.graph.precision, PROVIDERS if parts.engine is None else (), plan.backend
-        ),
+        target=target_record(plan.target, taken.graph.precision, PROVIDERS if record is None else (), plan.backend),
         runtime=replace(
             runtime_settings(plan.target, plan.recipe.runtime.threads),
             **(PACKED if taken.library is not None and not plan.student.is_decoder else {}),
@@ -112,8 +111,8 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         generation=parts.generation,
         labels=parts.labels,
         kernels=taken.library,
-        engine=parts.engine.record if parts.engine is not None else None,
-        versions=versions(),
+        engine=record,
+        versions={**versions(), **({record.builder: record.version} if record is not None else {})},
     )
     files: dict[str, Path | str | bytes] = {
         **model_files(taken.graph, apart=parts.more_files is not None),

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import platform
 import re
-from collections.abc import Mapping
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ import onnx_ir as ir
 
 from edgecompress.compile.engine_layers import read_layers, require_claimed
 from edgecompress.errors import EngineError, HostError
+from edgecompress.formats.codec import dumps
 from edgecompress.types.bundle import EngineRecord, ShapeRange
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import TENSORRT_RTX, EngineRecipe
@@ -30,7 +35,7 @@ LAYERS = "model.engine.layers.txt"
 _PACKAGE = "tensorrt_rtx"
 _INSTALL = "pip install 'edgecompress[tensorrt-rtx]'"
 _NAMED_ERRORS = 5
-_WEIGHTS = re.compile(r"^Total Weights Memory: (\d+) bytes")
+_LONGEST = 600  # of a message of the builder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,35 +54,27 @@ def require_builder(target: Target) -> None:
 def build_engine(graph: Graph, target: Target, profile: Mapping[str, ShapeRange], out_dir: Path) -> Engine:
     """Build ``model.engine`` from a lowered graph, and write down the builder's account of its layers beside it.
 
-    Raises EngineError if the parser does not take a node, if nothing could be built, or if what was built computes in
-    more bits than the graph; HostError as :func:`require_builder`.
+    Raises EngineError if the parser does not take a node, if nothing could be built or the builder crashes, or if what
+    was built computes in more bits than the graph; HostError as :func:`require_builder`.
     """
     trt = _builder()
-    log = _log(trt)
-    builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)
+    engine, account = out_dir / ENGINE, out_dir / LAYERS
+    said = _run_builder(trt, graph, _capability(trt, target), profile, engine)
     model = ir.load(graph.path)
-    if not parser.parse_from_file(str(graph.path)):
-        raise _refused_nodes(trt, parser, graph.precision, len(model.graph))
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(_capability(trt, target), 0)
-    ranges = builder.create_optimization_profile()
-    for name, shapes in profile.items():
-        ranges.set_shape(name, shapes.smallest, shapes.usual, shapes.largest)
-    config.add_optimization_profile(ranges)
-    built = builder.build_serialized_network(network, config)
-    if built is None:
+    if "refused" in said:
+        raise _refused_nodes(trt, said["refused"], graph.precision)
+    if "error" in said:
         raise EngineError(
-            f"TensorRT-RTX {trt.__version__} cannot build the {graph.precision} graph: {log.last_error()}",
+            f"TensorRT-RTX {trt.__version__} cannot build the {graph.precision} graph: {said['error'][:_LONGEST]}",
             way_out="Use another --precision, or export for another backend.",
         )
-    layers, weights_bytes = log.account(trt.__version__)
+    layers, weights_bytes = said["layers"], said["weights_bytes"]
+    if not layers or weights_bytes is None:
+        raise EngineError(
+            f"TensorRT-RTX {trt.__version__} does not tell what it built, so its precision cannot be checked",
+            way_out=f"{_INSTALL} installs a version that does.",
+        )
     matrices = require_claimed(model, read_layers(layers), weights_bytes, graph.precision)
-    engine, account = out_dir / ENGINE, out_dir / LAYERS
-    engine.write_bytes(built)
     account.write_text(layers, encoding="utf-8")
     assert target.compute_capability is not None
     record = EngineRecord(
@@ -91,6 +88,40 @@ def build_engine(graph: Graph, target: Target, profile: Mapping[str, ShapeRange]
         weights_bytes=weights_bytes,
     )
     return Engine(record=record, engine=engine, layers=account, matrices=matrices)
+
+
+def _run_builder(
+    trt: Any, graph: Graph, capability: str, profile: Mapping[str, ShapeRange], engine: Path
+) -> dict[str, Any]:
+    """What the builder's own process says. Raises EngineError if it breaks off."""
+    job, said = engine.with_suffix(".job.json"), engine.with_suffix(".said.json")
+    said.unlink(missing_ok=True)
+    engine.unlink(missing_ok=True)
+    job.write_text(
+        dumps(
+            {
+                "graph": graph.path,
+                "capability": capability,
+                "profile": profile,
+                "engine": engine,
+                "said": said,
+            }
+        ),
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-P", "-m", "edgecompress.compile.rtx_process", str(job)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode != 0 or not said.exists():
+        reason = done.stderr.strip().splitlines()[-1:] or ["it does not say why"]
+        if done.returncode < 0:
+            reason = [f"it was ended by {signal.Signals(-done.returncode).name}"]
+        raise EngineError(
+            f"TensorRT-RTX {trt.__version__} broke off while it built the {graph.precision} graph: "
+            f"{reason[0][:_LONGEST]}",
+            way_out="Use another --precision, or export for another backend.",
+        )
+    result: dict[str, Any] = json.loads(said.read_text(encoding="utf-8"))
+    return result
 
 
 def profile_of(graph: Graph, recipe: EngineRecipe) -> dict[str, ShapeRange]:
@@ -120,64 +151,29 @@ def _builder() -> Any:
         ) from error
 
 
-def _capability(trt: Any, target: Target) -> Any:
+def _capability(trt: Any, target: Target) -> str:
+    """The target's compute capability as the builder names it, "SM89"."""
     assert target.compute_capability is not None
-    known = {name[2:]: value for name, value in vars(trt.ComputeCapability).items() if re.fullmatch(r"SM\d+", name)}
+    known = [name for name in vars(trt.ComputeCapability) if re.fullmatch(r"SM\d+", name)]
     major, minor = target.compute_capability
-    wanted = f"{major}{minor}"
+    wanted = f"SM{major}{minor}"
     if wanted not in known:
-        names = ", ".join(f"{name[:-1]}.{name[-1]}" for name in sorted(known, key=int))
+        names = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in sorted(known, key=lambda name: int(name[2:])))
         raise HostError(
             f"TensorRT-RTX {trt.__version__} builds no engine for compute capability {major}.{minor} ({target.name})",
             way_out=f"It builds for {names}.",
         )
-    return known[wanted]
+    return wanted
 
 
-def _refused_nodes(trt: Any, parser: Any, precision: str, nodes: int) -> EngineError:
+def _refused_nodes(trt: Any, refused: Sequence[tuple[str, str, str]], precision: str) -> EngineError:
     """The parser's verdict, node by node."""
-    verdicts = []
-    for index in range(parser.num_errors):
-        error = parser.get_error(index)
-        operator = error.node_operator() or "the graph"
-        verdicts.append(f"{error.node_name() or 'unnamed'} ({operator}): {' '.join(error.desc().split())}")
-    more = len(verdicts) - _NAMED_ERRORS
-    lines = verdicts[:_NAMED_ERRORS] + ([f"and {more} more"] if more > 0 else [])
+    lines = [f"{name or 'unnamed'} ({op or 'the graph'}): {why}" for name, op, why in refused[:_NAMED_ERRORS]]
+    more = len(refused) - _NAMED_ERRORS
+    if more > 0:
+        lines.append(f"and {more} more")
     return EngineError(
-        f"TensorRT-RTX {trt.__version__} does not take {len(verdicts)} of the {nodes} nodes of the {precision} graph:"
+        f"the parser of TensorRT-RTX {trt.__version__} does not take the {precision} graph:"
         + "".join(f"\n  {line}" for line in lines),
         way_out="Export this student for a CPU target.",
     )
-
-
-def _log(trt: Any) -> Any:
-    """A logger of TensorRT's that keeps what is needed of the builder's messages, and prints nothing."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-            self.layers = ""
-            self.weights_bytes: int | None = None
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message)
-            elif message.startswith("Layers:\n"):
-                self.layers = message.removeprefix("Layers:\n")
-            elif match := _WEIGHTS.match(message):
-                self.weights_bytes = int(match[1])
-
-        def last_error(self) -> str:
-            return " ".join(self.errors[-1].split())[:300] if self.errors else "it does not say why"
-
-        def account(self, version: str) -> tuple[str, int]:
-            """The engine's layers and the bytes of its weights. Raises EngineError if the builder tells neither."""
-            if not self.layers or self.weights_bytes is None:
-                raise EngineError(
-                    f"TensorRT-RTX {version} does not tell what it built, so its precision cannot be checked",
-                    way_out=f"{_INSTALL} installs a version that does.",
-                )
-            return self.layers, self.weights_bytes
-
-    return Log()
