@@ -149,11 +149,11 @@ _level.__name__ = "accuracy level"  # as argparse names what is wrong
 
 
 def _range(text: str) -> tuple[int, int, int]:
-    least, usual, most = map(int, text.split(","))
+    try:
+        least, usual, most = map(int, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"three numbers with commas between, as in 1,8,32, not '{text}'") from None
     return least, usual, most
-
-
-_range.__name__ = "range: give three numbers, as in 1,8,32, not"
 
 
 def recipe_from(options: argparse.Namespace) -> Recipe:
