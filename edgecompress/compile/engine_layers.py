@@ -22,6 +22,7 @@ _WIDER = {ir.DataType.INT4: 3.0, ir.DataType.INT8: 1.0, ir.DataType.FLOAT16: 1.0
 _LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>[^,]*), Inputs: (?P<rest>.*)$")
 _TENSOR = re.compile(r"Dimensions: \[(?P<dims>[^\]]*)\].*?Datatype: (?P<dtype>\w+)")
 _SOURCE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_PRODUCT = "gemm"  # of types that it has a kernel for; a fusion may widen what it reads first
 _ENGINE_TYPES = {ir.DataType.INT8: "Int8", ir.DataType.INT4: "Int4"}
 
 
@@ -51,7 +52,7 @@ class Product:
 
     name: str
     weight: str  # the type that the engine must have for it
-    activations: str | None  # the type that it must read; None: a float one
+    integer: bool  # both sides are 8 bits, so that the engine must multiply them as such
 
 
 def read_layers(text: str) -> tuple[EngineLayer, ...]:
@@ -102,14 +103,9 @@ def quantized_products(model: ir.Model) -> tuple[Product, ...]:
             continue
         weight = weights[0].dtype
         assert weight in _ENGINE_TYPES
-        both = len(stored) == 2
-        products.append(
-            Product(
-                name=node.name or "",
-                weight=_ENGINE_TYPES[weight],
-                activations=_ENGINE_TYPES[ir.DataType.INT8] if both else None,
-            )
-        )
+        # One whose sums float16 could not hold is multiplied in float32 behind its DQs.
+        integer = len(stored) == 2 and node.outputs[0].dtype != ir.DataType.FLOAT
+        products.append(Product(name=node.name or "", weight=_ENGINE_TYPES[weight], integer=integer))
     return tuple(products)
 
 
@@ -153,7 +149,7 @@ def _is_built(product: Product, layers: Sequence[EngineLayer]) -> bool:
         if product.name not in layer.sources:
             continue
         weights = any(tensor.is_matrix and tensor.dtype == product.weight for tensor in layer.constants)
-        reads = {tensor.dtype for tensor in layer.inputs}
-        if weights and (product.activations is None or product.activations in reads):
+        integers = layer.kind == _PRODUCT and all(tensor.dtype == product.weight for tensor in layer.inputs)
+        if weights and (integers or not product.integer):
             return True
     return False

@@ -110,11 +110,17 @@ def _run_builder(
         encoding="utf-8",
     )
     command = [sys.executable, "-P", "-m", "edgecompress.compile.rtx_process", str(job)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode != 0 or not said.exists():
-        reason = done.stderr.strip().splitlines()[-1:] or ["it does not say why"]
-        if done.returncode < 0:
-            reason = [f"it was ended by {signal.Signals(-done.returncode).name}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            _, complaint = process.communicate()
+        except BaseException:  # Ctrl-C and SIGTERM too: it would go on without us
+            process.kill()
+            process.wait()
+            raise
+    if process.returncode != 0 or not said.exists():
+        reason = complaint.decode(errors="replace").strip().splitlines()[-1:] or ["it does not say why"]
+        if process.returncode < 0:
+            reason = [f"it was ended by {signal.Signals(-process.returncode).name}"]
         raise EngineError(
             f"TensorRT-RTX {trt.__version__} broke off while it built the {graph.precision} graph: "
             f"{reason[0][:_LONGEST]}",

@@ -66,8 +66,15 @@ def computes_in_half(node: ir.Node) -> bool:
 
 
 def _spread(graph: ir.Graph, wide: Collection[str]) -> set[ir.Value]:
-    """The wide values, those that are rounded from them and back, and the weights that they are multiplied by."""
+    """The wide values, the products that a bias makes them of, what is rounded from them and back, and their weights.
+
+    A product has a name of its own only where it was not quantized.
+    """
     found = {value for node in graph for value in node.outputs if value.name in wide}
+    for value in list(found):
+        node = value.producer()
+        if node is not None and node.op_type == "Add":
+            found |= {v for v in node.inputs if v is not None and _makes(v, "MatMul")}
     for node in graph:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.inputs[0] in found:
             found |= set(node.outputs)
@@ -89,6 +96,11 @@ def _type_of(node: ir.Node, types: dict[ir.Value, ir.DataType], wide: set[ir.Val
         read = {types[value] for value in node.inputs if value in types}
         return HALF if read == {HALF} else FLOAT
     return FLOAT
+
+
+def _makes(value: ir.Value, op: str) -> bool:
+    node = value.producer()
+    return node is not None and node.op_type == op
 
 
 def _is_weight(value: ir.Value) -> bool:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -148,4 +152,21 @@ def test_an_answer_of_an_earlier_build_is_not_taken_for_this_one(
     builder_that(monkeypatch, tmp_path, "exit 0")
     with pytest.raises(EngineError, match="broke off"):
         build(graph, tmp_path)
+    assert not (tmp_path / "model.engine").exists()
+
+
+@pytest.mark.usefixtures("_installed")
+def test_ctrl_c_ends_the_builder_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, graph: Graph) -> None:
+    builder_that(monkeypatch, tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60")
+
+    def interrupt_once_it_runs() -> None:
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt_once_it_runs, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        build(graph, tmp_path)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)  # neither running nor a zombie
     assert not (tmp_path / "model.engine").exists()

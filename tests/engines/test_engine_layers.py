@@ -18,7 +18,7 @@ def tensor(dims: str, dtype: str) -> str:
     return f"{{ Name: t, Dimensions: [{dims}], Strides: [1], StrideOrder: [0], Datatype: {dtype}, Format: (Linear) }}"
 
 
-def account(x: str, weight: str) -> str:
+def account(x: str, weight: str, kind: str = "gemm") -> str:
     """As TensorRT-RTX writes it: a rounding, and a product whose scale stands beside its weight."""
     return (
         "Name: __mye279_0_myl0_0, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , "
@@ -26,7 +26,7 @@ def account(x: str, weight: str) -> str:
         f"Name: __myl_MulMinMax_myl0_1, LayerType: kgen, Inputs: [ {tensor('-1,-1,128', 'Half')}], "
         f"Constants: [ {tensor('1', 'Half')}], Outputs: [ {tensor('-1,-1,128', x)}], TacticName: t, StreamId: 0, "
         "Metadata: [ONNX Layer: x/QuantizeLinear]\n"
-        f"Name: MatMul_2_myl0_2, LayerType: gemm, Inputs: [ {tensor('-1,128', x)}], Constants: [ "
+        f"Name: MatMul_2_myl0_2, LayerType: {kind}, Inputs: [ {tensor('-1,128', x)}], Constants: [ "
         f"{tensor('128,128', weight)}, {tensor('1,128', 'Half')}], Outputs: [ {tensor('-1,128', 'Half')}], "
         "TacticName: t, StreamId: 0, Metadata: [ONNX Layer: MatMul_2][ONNX Layer: x/DequantizeLinear]\n"
         "\nI/O Tensors:\n Name: x, IOMode: Input, DataType: Half, Dimensions: [-1,-1,128], Location: Device\n"
@@ -75,6 +75,17 @@ def test_an_engine_that_multiplies_in_half_is_not_int8(x: str, weight: str) -> N
     model = int8_graph()
     with pytest.raises(EngineError, match=r"multiplies 1 weights of the int8-static graph in more bits.*MatMul_2"):
         require_claimed(model, read_layers(account(x, weight)), most_bytes(model)[0], "int8-static")
+
+
+def test_a_fusion_that_widens_what_it_reads_is_not_int8() -> None:
+    model = int8_graph()
+    layers = read_layers(account("Int8", "Int8", "runtime_fusion"))
+    with pytest.raises(EngineError, match="in more bits than they have: MatMul_2"):
+        require_claimed(model, layers, most_bytes(model)[0], "int8-static")
+    product = next(node for node in model.graph if node.op_type == "MatMul")
+    product.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    # The graph itself multiplies in float32 then: it is enough that the weight is stored in 8 bits.
+    require_claimed(model, layers, most_bytes(model)[0], "int8-static")
 
 
 def test_weights_that_are_stored_wider_are_noticed_by_their_size() -> None:

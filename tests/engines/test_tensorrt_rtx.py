@@ -11,7 +11,7 @@ import pytest
 from edgecompress.compile.engine_layers import read_layers
 from edgecompress.compile.tensorrt_rtx import Engine, build_engine, profile_of, require_builder
 from edgecompress.errors import EngineError, HostError
-from edgecompress.lower.tensorrt import OPSET
+from edgecompress.lower.tensorrt import OPSET, lower
 from edgecompress.targets import find_target
 from edgecompress.types.bundle import ShapeRange
 from edgecompress.types.graph import Graph
@@ -106,3 +106,17 @@ def test_a_capability_that_it_does_not_build_for() -> None:
     with pytest.raises(HostError, match=r"no engine for compute capability 8\.7 \(some-orin\)") as caught:
         require_builder(orin)
     assert "8.6, 8.9, 12.0" in caught.value.way_out.replace("8.0, ", "")
+
+
+def test_values_that_float16_cannot_hold_are_float32_in_the_engine(minilm_typed: Path, tmp_path: Path) -> None:
+    """As if the calibration text had shown the first layer's additions to be that large."""
+    quantized = Graph(path=minilm_typed / "quantized-int8-static.onnx", stage="quantized", precision="int8-static")
+    graph = lower(quantized, tmp_path, wide=("linear_3", "add_97"))
+    engine = build_engine(graph, find_target("rtx-4090"), profile_of(graph, RECIPE), tmp_path)
+    written = {}
+    for line in engine.layers.read_text(encoding="utf-8").splitlines():
+        for layer in (0, 1):
+            if f"layer.{layer}.attention.output.dense/MatMul]" in line and "[384,384]" in line:
+                written[layer] = line.partition("Outputs: ")[2]
+    assert "Datatype: Float" in written[0], "its sums are not cut to float16"
+    assert "Datatype: Half" in written[1]

@@ -35,7 +35,7 @@ def test_int4_loses_more_and_is_measured(minilm_typed: Path, tmp_path: Path) -> 
 def test_every_product_of_a_layer_is_int8_and_attention_is_one_op(int8: ir.Model) -> None:
     products = quantized_products(int8)
     assert len(products) == LINEARS
-    assert {(product.weight, product.activations) for product in products} == {("Int8", "Int8")}
+    assert {(product.weight, product.integer) for product in products} == {("Int8", True)}
     assert sum(node.op_type == "Attention" for node in int8.graph) == LAYERS
     assert {node.domain for node in int8.graph.all_nodes()} == {""}
 

@@ -9,7 +9,7 @@ import pytest
 
 from edgecompress.lower.standard_attention import lower_to_standard_attention
 from edgecompress.lower.tensorrt import OPSET
-from tests.lower.test_attention import attention_graph, reference
+from tests.lower.test_attention import attention_graph, check_against_float64, reference
 
 
 @pytest.mark.parametrize("window", [None, 5])
@@ -18,19 +18,7 @@ from tests.lower.test_attention import attention_graph, reference
 def test_it_matches_float64(
     shape: tuple[int, int, int, int], mask: str | None, window: int | None, rng: np.random.Generator
 ) -> None:
-    batch, heads, tokens, head_size = shape
-    model = attention_graph(heads, head_size, mask=mask is not None, window=window)
-    model.opset_imports[""] = OPSET
-    q, k, v = (rng.normal(size=shape).astype(np.float32) * 3 for _ in range(3))
-    feeds = {"q": q, "k": k, "v": v}
-    keep = None
-    if mask is not None:
-        keep = np.ones((batch, tokens), dtype=np.int64)
-        if mask == "padded":
-            keep[-1, max(1, tokens - 3) :] = 0
-        feeds["mask"] = keep
-    got = _run(model, feeds)
-    np.testing.assert_allclose(got, reference(q, k, v, keep, window), rtol=1e-4, atol=2e-5)
+    check_against_float64(_lowered, shape, mask, window, rng)
 
 
 def test_one_mask_serves_every_layer(rng: np.random.Generator) -> None:
@@ -50,20 +38,17 @@ def test_one_mask_serves_every_layer(rng: np.random.Generator) -> None:
 
 
 def test_grouped_heads(rng: np.random.Generator) -> None:
-    model = attention_graph(4, 8, mask=False, window=None, kv_heads=2)
-    model.opset_imports[""] = OPSET
     q = rng.normal(size=(2, 4, 9, 8)).astype(np.float32)
     k, v = (rng.normal(size=(2, 2, 9, 8)).astype(np.float32) for _ in range(2))
+    model = _lowered(attention_graph(4, 8, mask=False, window=None, kv_heads=2))
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
     expected = reference(q, k.repeat(2, axis=1), v.repeat(2, axis=1), None, None)
-    np.testing.assert_allclose(_run(model, {"q": q, "k": k, "v": v}), expected, rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(session.run(None, {"q": q, "k": k, "v": v})[0], expected, rtol=1e-4, atol=2e-5)
 
 
-def _run(model: ir.Model, feeds: dict[str, np.ndarray]) -> np.ndarray:
-    for index, node in enumerate(model.graph):
-        node.name = f"{node.op_type}_{index}"
+def _lowered(model: ir.Model) -> ir.Model:
+    model.opset_imports[""] = OPSET
     assert lower_to_standard_attention(model) == 1
     assert {node.domain for node in model.graph} == {""}
     del model.opset_imports["edgecompress"]
-    proto = ir.to_proto(model).SerializeToString()
-    output: np.ndarray = ort.InferenceSession(proto, providers=["CPUExecutionProvider"]).run(None, feeds)[0]
-    return output
+    return model

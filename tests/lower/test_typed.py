@@ -9,7 +9,12 @@ import pytest
 
 from edgecompress.lower.half_rounding import round_explicitly
 from edgecompress.lower.tensorrt import OPSET, computed_in_half, lower_model
+from edgecompress.quantize.activations import quantize_linears
+from edgecompress.quantize.calibration import collect_statistics
+from edgecompress.quantize.layers import find_linears
 from edgecompress.quantize.peaks import too_large_for_half
+from edgecompress.quantize.weights import quantize_weights
+from edgecompress.types.recipe import CalibrationRecipe
 from tests.graphs import graph_with_weights
 
 K = 64
@@ -90,6 +95,28 @@ def test_what_half_cannot_hold_stays_float(rng: np.random.Generator) -> None:
     types = types_of(model)
     assert types["MatMul_0"] == types["MatMul_3"] == (FLOAT, FLOAT, FLOAT)
     np.testing.assert_allclose(run(model, x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_what_half_cannot_hold_stays_float_behind_rounded_weights(bits: int, rng: np.random.Generator) -> None:
+    x = rng.normal(size=(2, 9, K)).astype(np.float32)
+    floats = block(np.random.default_rng(1), size=1e4)
+    expected = run(floats, x)
+    wide = too_large_for_half(floats, computed_in_half(floats), [{"x": x}])
+
+    def lowered(wide: tuple[str, ...]) -> ir.Model:
+        model = block(np.random.default_rng(1), size=1e4)
+        if bits == 4:
+            quantize_weights(model, find_linears(model), bits=4, block_size=32, positive=True)
+        else:
+            statistics = collect_statistics(model, {"x": K, "r": K}, [{"x": x}])
+            quantize_linears(model, find_linears(model), statistics, static=CalibrationRecipe(), symmetric=True)
+        return lower_model(model, wide)
+
+    assert not np.isfinite(run(lowered(()), x)).all()
+    got = run(lowered(wide), x)
+    assert np.isfinite(got).all()
+    assert (got * expected).sum() >= 0.98 * np.linalg.norm(got) * np.linalg.norm(expected)
 
 
 def test_a_value_is_cast_once_for_all_its_readers() -> None:
