@@ -13,8 +13,8 @@ import pytest
 
 from edgecompress.bundle import write_bundle
 from edgecompress.cli import main
-from edgecompress.errors import HostError
-from edgecompress.formats.manifest import open_bundle
+from edgecompress.errors import BundleError, HostError
+from edgecompress.formats.manifest import open_bundle, write_manifest
 from edgecompress.runtime import load
 from edgecompress.runtime.engines import DRIVER
 from edgecompress.types.bundle import EngineRecord, Manifest, ShapeRange
@@ -157,3 +157,18 @@ def test_the_manifest_survives_its_file(bundle: Path) -> None:
     assert manifest.engine is not None
     assert manifest.engine.compute_capability == (8, 9)
     assert manifest.engine.profile["input_ids"].largest == (32, 256)
+
+
+def test_a_truncated_engine_is_noticed_before_anything_else(bundle: Path) -> None:
+    (bundle / "model.engine").write_bytes(b"an eng")
+    with pytest.raises(BundleError, match=r"'model\.engine' is truncated: 6 bytes, 9 expected") as caught:
+        load(bundle)
+    assert caught.value.exit_code == 7
+
+
+def test_a_manifest_that_does_not_list_its_engine(bundle: Path) -> None:
+    manifest, _ = open_bundle(bundle)
+    files = {name: record for name, record in manifest.files.items() if name != "model.engine"}
+    write_manifest(replace(manifest, files=files), bundle)
+    with pytest.raises(BundleError, match=r"does not list 'model\.engine', which it needs"):
+        load(bundle)
