@@ -95,10 +95,15 @@ def plan(recipe: Recipe) -> Plan:
             max_length_tokens=student.max_length_tokens,
         ),
         runtime=replace(recipe.runtime, threads=recipe.runtime.threads or target.cores),
-        engine=_engine(recipe, student),
     )
     if backend == TENSORRT_RTX:
+        resolved = replace(resolved, engine=_engine(recipe, student))
         _check_engine(resolved, student)
+    elif recipe.engine != EngineRecipe():
+        raise RecipeError(
+            f"an optimization profile is an engine's, and {backend} builds none",
+            way_out="Leave out --engine-batch and --engine-tokens, or give --backend tensorrt-rtx.",
+        )
     if resolved.format == "genai" and resolved.runtime.kernels not in ("auto", "none"):
         raise RecipeError(
             "onnxruntime-genai cannot load our kernels", way_out="Leave --kernels out, or export a bundle."
@@ -147,6 +152,8 @@ def _check_engine(recipe: Recipe, student: Student) -> None:
     """Raises RecipeError for what no engine of this version can be."""
     if student.is_decoder:
         raise RecipeError("an engine of a decoder is not built by this version", way_out="Export it for a CPU target.")
+    if recipe.runtime.kernels not in ("auto", "none"):
+        raise RecipeError("our kernels are for ONNX Runtime, not for an engine", way_out="Leave out --kernels.")
     if not recipe.quantize.symmetric:
         raise RecipeError("TensorRT takes weights around zero only", way_out="Leave out --zero-points.")
     most, lengths = student.max_length_tokens, recipe.engine.length_tokens

@@ -12,7 +12,7 @@ from edgecompress.errors import EdgeCompressError, HostError, RecipeError
 from edgecompress.formats.recipe import read_recipe, recipe_toml, validate_recipe
 from edgecompress.pipeline import plan
 from edgecompress.targets import find_target, require_backend
-from edgecompress.types.recipe import EngineRecipe, QuantizeRecipe, Recipe, StudentRecipe
+from edgecompress.types.recipe import EngineRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
 from tests.tiny import tiny_checkpoint
 
 BASE = Recipe(target="rtx-4090", backend="tensorrt-rtx", precision="int8")
@@ -49,6 +49,12 @@ def test_lengths_are_the_students_unless_given(student: StudentRecipe) -> None:
     assert plan(replace(BASE, student=student, engine=given)).recipe.engine == given
 
 
+def test_a_cpu_has_no_profile(student: StudentRecipe) -> None:
+    job = plan(Recipe(student=student, precision="fp32"))
+    assert (job.recipe.backend, job.recipe.engine) == ("onnxruntime", EngineRecipe())
+    assert plan(job.recipe).recipe == job.recipe
+
+
 def test_the_first_backend_that_is_there_is_taken() -> None:
     assert require_backend(find_target("l4")) == "tensorrt-rtx"
     assert require_backend(find_target("raspberry-pi-5")) == "onnxruntime"
@@ -65,6 +71,11 @@ def test_the_first_backend_that_is_there_is_taken() -> None:
         (replace(BASE, backend="tensorrtx"), "no backend named 'tensorrtx'. Did you mean 'tensorrt-rtx'"),
         (replace(BASE, target="raspberry-pi-5"), "'raspberry-pi-5' has no backend named 'tensorrt-rtx'"),
         (replace(BASE, quantize=QuantizeRecipe(symmetric=False)), "weights around zero only"),
+        (replace(BASE, runtime=RuntimeRecipe(kernels="matmul")), "our kernels are for ONNX Runtime"),
+        (
+            replace(BASE, target="local", backend=None, precision="fp32", engine=EngineRecipe(batch=(1, 1, 1))),
+            "is an engine's",
+        ),
         (
             replace(BASE, engine=EngineRecipe(length_tokens=(1, 64, 101))),
             "goes to 101 tokens",
