@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.assembly import REFERENCE_BYTES, Made, Parts, assemble
-from edgecompress.candidates import take
+from edgecompress.candidates import Taken, take
 from edgecompress.capture.export import capture
 from edgecompress.capture.image import image_settings
 from edgecompress.capture.reference import reference_outputs
@@ -22,6 +22,7 @@ from edgecompress.compile.encoder_kernels import use_encoder_kernels
 from edgecompress.compile.kernels import Kerneled
 from edgecompress.compile.onnxruntime import compile_graph, runtime_settings
 from edgecompress.compile.tensorrt_rtx import Engine, build_engine, profile_of
+from edgecompress.errors import WideProductsError
 from edgecompress.formats.cpu import host_cores
 from edgecompress.lower import tensorrt
 from edgecompress.lower.half_rounding import rounded_graph
@@ -61,6 +62,7 @@ class Run:
         self.held_out: list[Feed] = []
         self.for_engine = plan.backend == TENSORRT_RTX
         self.wide: tuple[str, ...] = ()  # values that float16 could not hold
+        self.kept: tuple[str, ...] = ()  # layers that the engine would have widened
 
     def all(self) -> Made:
         calibration, held_out = self._feeds()
@@ -97,7 +99,7 @@ class Run:
         inputs = {value.name or "" for value in ir.load(taken.graph.path).graph.inputs}
         parts = self._parts(inputs, held_out, reference)
         if self.for_engine:
-            engine = self._build(taken.graph)
+            taken, engine = self._engine(captured, taken, reference)
             parts = replace(parts, engine=engine, notes=(*parts.notes, *self._engine_notes(engine)))
         return assemble(self.plan, self.clock, self.threads, taken, parts)
 
@@ -130,6 +132,21 @@ class Run:
         model = ir.load(source.path)
         return too_large_for_half(lower_model(model.clone()), tensorrt.computed_in_half(model), self.calibration)
 
+    def _engine(self, captured: Graph, taken: Taken, reference: Sequence[Any]) -> tuple[Taken, Engine]:
+        """The engine of the graph; where its builder widens a few layers, of a graph that has those in float16."""
+        precision = taken.graph.precision
+        try:
+            return taken, self._build(taken.graph)
+        except WideProductsError as error:
+            if 2 * len(error.layers) > error.of:  # it would be named for what the least of it is
+                raise
+            self.kept = error.layers
+        graph = self._compile(captured, precision, lambda linear: linear.name not in self.kept, "kept")
+        with self.clock.stage("verify", precision):
+            fidelity = self._fidelity(graph, self.held_out, reference)
+        require(fidelity, self.recipe.quality, precision=precision)
+        return replace(taken, graph=graph, fidelity=fidelity), self._build(graph)
+
     def _build(self, graph: Graph) -> Engine:
         with self.clock.stage("compile", "engine"):
             return build_engine(graph, self.target, profile_of(graph, self.recipe.engine), self.folder)
@@ -141,8 +158,9 @@ class Run:
             "fidelity is that of model.onnx on ONNX Runtime's CPU provider, rounded to float16 wherever it is float16: "
             "the engine itself was not run"
         )
+        kept = f"float16, since the engine would have widened their weights: {', '.join(self.kept)}"
         wide = f"float32, since float16 could not hold them: {', '.join(self.wide)}"
-        return (fidelity, layers, *((wide,) if self.wide else ()))
+        return (fidelity, layers, *((kept,) if self.kept else ()), *((wide,) if self.wide else ()))
 
     def _compile(self, captured: Graph, precision: str, only: Any = None, tag: str = "") -> Graph:
         folder = self.folder / tag if tag else self.folder

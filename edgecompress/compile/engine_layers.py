@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgecompress.errors import EngineError
+from edgecompress.errors import EngineError, WideProductsError
 
 # Weights may grow by this share of what they would grow by in the next wider float: builders pad some of them.
 _GROWTH = 0.25
@@ -121,14 +121,18 @@ def require_claimed(
 ) -> Mapping[str, int]:
     """Hold the engine against the graph; return how many layers multiply by a matrix of each type.
 
-    Raises EngineError if a product was built wider than the graph has it, or the weights are larger.
+    Raises WideProductsError if a product was built wider than the graph has it, EngineError if the weights are larger.
     """
-    wide = [product.name for product in quantized_products(model) if not _is_built(product, layers)]
+    products = quantized_products(model)
+    wide = [product.name.removesuffix("/MatMul") for product in products if not _is_built(product, layers)]
     if wide:
         named = ", ".join(wide[:3]) + (", …" if len(wide) > 3 else "")
-        raise EngineError(
-            f"the engine multiplies {len(wide)} weights of the {precision} graph in more bits than they have: {named}",
+        raise WideProductsError(
+            f"the engine multiplies {len(wide)} of {len(products)} weights of the {precision} graph in more bits than "
+            f"they have: {named}",
             way_out="Use --precision fp16, or another version of the builder.",
+            layers=tuple(wide),
+            of=len(products),
         )
     stored, most = most_bytes(model)
     if weights_bytes > most:
