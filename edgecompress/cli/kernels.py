@@ -47,14 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from edgecompress_kernels.cpu.isa import ISAS
     from edgecompress_kernels.gpu.catalogue import ROWS as GPU_ROWS
-    from edgecompress_kernels.gpu.catalogue import VERIFIED, capabilities
+    from edgecompress_kernels.gpu.catalogue import capabilities, verified
 
     if options.json:
         sets = [
             {"isa": isa.name, "needs": list(isa.needs), "verified_on": list(isa.verified_on)} for isa in ISAS.values()
         ]
         rows = [{**row, "instruction_sets": sets} for row in ROWS]
-        gpu_rows = [{**row, "compute_capabilities": capabilities(), "verified": VERIFIED} for row in GPU_ROWS]
+        gpu_rows = [
+            {**row, "compute_capabilities": capabilities(row["kernel"]), "verified": verified()} for row in GPU_ROWS
+        ]
         emit_json([*rows, *gpu_rows])
         return 0
     print(table(["kernel", "op", "in place of", "takes"], [list(row.values()) for row in ROWS]))
@@ -65,5 +67,5 @@ def run(options: argparse.Namespace) -> int:
         "\nEvery kernel is made for every instruction set and gives the same bits on all; none for aarch64 was timed.\n"
     )
     print(table(["kernel", "computes", "takes"], [list(row.values()) for row in GPU_ROWS]))
-    print(f"\nFor compute capability {', '.join(capabilities())}: {VERIFIED}. No bundle holds them yet.")
+    print(f"\nFor compute capability {', '.join(capabilities(''))}: {verified()}. No bundle holds them yet.")
     return 0

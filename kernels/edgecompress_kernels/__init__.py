@@ -1,1 +1,1 @@
-"""Kernels for edgecompress: ``cpu`` for custom ops of ONNX Runtime, ``gpu`` in Triton (not yet run on a GPU)."""
+"""Kernels for edgecompress: ``cpu`` for custom ops of ONNX Runtime, ``gpu`` in Triton, of which Hopper's were run."""

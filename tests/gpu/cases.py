@@ -41,6 +41,8 @@ class Case:
     cache: str = ""
     rows: int = 5
     columns: int = 100
+    general: bool = False  # the kernel for every chip, also where one has its own
+    poisoned: bool = False  # the last text's values are NaN: none may reach another's
 
     @property
     def name(self) -> str:
@@ -51,6 +53,7 @@ class Case:
         parts += [f"window{self.window}"] * bool(self.window) + [f"cap{self.soft_cap:g}"] * bool(self.soft_cap)
         if self.kernel == "prefill":
             parts += ["causal" if self.causal else "full"] + ["odd"] * (self.texts != TEXTS)
+            parts += ["general"] * self.general + ["poisoned"] * self.poisoned
         else:
             parts += [f"t{self.tokens}", f"s{self.splits}", "l" + "_".join(map(str, self.lengths))]
         return "-".join([*parts, self.cache]).rstrip("-")
@@ -73,6 +76,10 @@ CASES = [
     *(Case(kernel="prefill", head=head, heads=2, kv_heads=1, texts=((17, 17), (3, 19))) for head in (80, 96, 128, 256)),
     Case(kernel="prefill", dtype="float32", head=80, heads=2, kv_heads=1, causal=False, window=7),
     Case(kernel="prefill", heads=2, kv_heads=2, window=7),
+    *(
+        Case(kernel="prefill", heads=2, kv_heads=1, causal=c, texts=((20, 20), (5, 30), (7, 7)), poisoned=True)
+        for c in (True, False)
+    ),
     Case(kernel="prefill", heads=3, kv_heads=1, soft_cap=5.0),
     Case(kernel="prefill", causal=False, window=20, soft_cap=2.0, heads=2, kv_heads=2),
     *(Case(kernel="decode", dtype=t, splits=s) for t in ("float32", "float16") for s in (1, 3)),
@@ -97,7 +104,22 @@ ONLY_ON_A_GPU = [  # the interpreter truncates to bfloat16, and its tl.dot of bf
         for h in (64, 128)
         for c in (True, False)
     ),
+    *(
+        Case(kernel="prefill", head=h, texts=((200, 200), (129, 500), (1, 63)), causal=c, general=True)
+        for h in (64, 128)
+        for c in (True, False)
+    ),
+    *(
+        Case(kernel="prefill", dtype=t, head=h, texts=((300, 400), (129, 140)), causal=c, poisoned=True)
+        for t, h in (("float16", 128), ("bfloat16", 64), ("float16", 80))
+        for c in (True, False)
+    ),
+    Case(kernel="prefill", heads=6, kv_heads=3, texts=((1, 700), (257, 257), (0, 5), (4, 0), (513, 640))),
     *(Case(kernel="decode", head=h, lengths=(1, 4097, 800), splits=9) for h in (64, 128, 256)),
+    *(
+        Case(kernel="decode", head=h, heads=8, lengths=(5000, 4097, 1), splits=s, cache=c, tokens=t)
+        for h, c, s, t in ((128, "int8", 4, 1), (64, "int8", 3, 3), (128, "fp8", 2, 2), (96, "int8", 1, 1))
+    ),
 ]
 
 
@@ -155,6 +177,7 @@ def _starts(counts: list[int], device: str) -> torch.Tensor:
 
 def _prefill(case: Case, device: str) -> Outcome:
     from edgecompress_kernels.gpu.attention import prefill
+    from edgecompress_kernels.gpu.chips import nearest, width_of
 
     dtype = getattr(torch, case.dtype)
     queries, keys = [t for t, _ in case.texts], [s for _, s in case.texts]
@@ -162,6 +185,11 @@ def _prefill(case: Case, device: str) -> Outcome:
     q = torch.randn(sum(queries), case.heads, case.head).to(device, dtype)
     kv = torch.randn(sum(keys), 2 * case.kv_heads, case.head).to(device, dtype)
     k, v = kv[:, : case.kv_heads], kv[:, case.kv_heads :]
+    if case.poisoned:
+        kv[sum(keys[:-1]) :] = torch.nan
+    tile = None
+    if case.general:
+        tile = nearest(torch.cuda.get_device_capability()).prefill[max(64, width_of(case.head))]
     out = prefill(
         *(q, k, v, _starts(queries, device), _starts(keys, device)),
         longest=max(queries),
@@ -169,11 +197,14 @@ def _prefill(case: Case, device: str) -> Outcome:
         causal=case.causal,
         window=case.window,
         soft_cap=case.soft_cap,
+        tile=tile,
     )
     parts = [
         tuple(x.transpose(0, 1) for x in part)
         for part in zip(q.split(queries), k.split(keys), v.split(keys), strict=True)
     ]
+    if case.poisoned:
+        parts, out = parts[:-1], out[: sum(queries[:-1])]
     expected = torch.cat([_expected(*part, case, case.causal).transpose(0, 1) for part in parts])
     plain = torch.cat([_plain(*part, case, case.causal).transpose(0, 1) for part in parts])
     return _outcome(out, plain, expected)

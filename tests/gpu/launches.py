@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 from edgecompress_kernels import reference
-from edgecompress_kernels.gpu.chips import Chip, chip
-from edgecompress_kernels.gpu.launch import Launcher
+from edgecompress_kernels.gpu.chips import HOPPER_ROWS, Chip, chip
+from edgecompress_kernels.gpu.launch import Launcher, Tokens
 from edgecompress_kernels.gpu.record import KernelRecord, write_kernel
 from edgecompress_kernels.gpu.variants import (
     KERNELS,
     Variant,
     decode_variant,
-    join_variant,
+    hopper_variant,
     norm_variant,
     prefill_variant,
 )
@@ -34,7 +34,8 @@ def variants_of(of: Chip) -> dict[str, Variant]:
         "norm": norm_variant(of, "float16", 512, layer=False),
         "prefill": prefill_variant(of, "float16", 64, causal=True),
         "decode": decode_variant(of, "float16", 64, cache="float16"),
-        "join": join_variant(of, "float16", 64),
+        "decode-int8": decode_variant(of, "float16", 64, cache="int8"),
+        **({"prefill-hopper": hopper_variant(of, "float16", 64, causal=True)} if of.hopper else {}),
     }
 
 
@@ -45,11 +46,16 @@ def strides(name: str, tensor: torch.Tensor, *axes: str) -> dict[str, int]:
 def errors(launcher: Launcher, variants: dict[str, Variant], device: str) -> dict[str, float]:
     """Largest errors against float64 over the largest values, outputs and scratch filled with NaN before."""
     torch.manual_seed(0)
-    return {
+    found = {
         "norm": _norm(launcher, variants["norm"].name, device),
         "prefill": _prefill(launcher, variants["prefill"].name, device),
-        "decode": _decode(launcher, variants["decode"].name, variants["join"].name, device),
+        "decode": _decode(launcher, variants["decode"].name, device),
     }
+    if device == "cuda":  # PTX in the one, and Hopper's own units in the other: no interpreter has either
+        found["decode-int8"] = _decode(launcher, variants["decode-int8"].name, device, int8=True)
+        if "prefill-hopper" in variants:
+            found["prefill-hopper"] = _prefill_hopper(launcher, variants["prefill-hopper"].name)
+    return found
 
 
 def _largest(out: torch.Tensor, expected: Any) -> float:
@@ -84,22 +90,50 @@ def _prefill(launcher: Launcher, name: str, device: str) -> float:
     return _largest(out.transpose(0, 1), reference.seen_attention(*arrays, 0.125, causal=True))
 
 
-def _decode(launcher: Launcher, name: str, join: str, device: str) -> float:
+def _prefill_hopper(launcher: Launcher, name: str) -> float:
+    q = torch.randn(150, 4, 64).half().cuda()
+    k, v = torch.randn(2, 150, 2, 64).half().cuda()
+    out = torch.full_like(q, torch.nan)
+    starts = torch.tensor([0, 150], dtype=torch.int32, device="cuda")
+    values: dict[str, Any] = {"out": out, "q_starts": starts, "k_starts": starts}
+    for tensor, x in (("q", q), ("k", k), ("v", v)):
+        values[tensor] = Tokens(
+            address=x, heads=x.shape[1], tokens=150, width=64, head_stride=x.stride(1), token_stride=x.stride(0)
+        )
+    values |= strides("out", out, "token", "head")
+    values |= {"heads": 4, "texts": 1, "blocks": -(-150 // (2 * HOPPER_ROWS)), "group": 2, "section": 4, "scale": 0.125}
+    launcher.launch(name, values | {"programs": 3})  # fewer than there are tiles
+    arrays = (x.transpose(0, 1).double().cpu().numpy() for x in (q, k, v))
+    return _largest(out.transpose(0, 1), reference.seen_attention(*arrays, 0.125, causal=True))
+
+
+def _decode(launcher: Launcher, name: str, device: str, *, int8: bool = False) -> float:
+    """Twice: the first call must leave its counters as it found them."""
     q = torch.randn(1, 1, 4, 64).half().to(device)
     keys, cached = torch.randn(2, 1, 2, 300, 64).half().to(device)
-    out = torch.full_like(q, torch.nan)
-    partials, states = (torch.full((1, 2, 2, 3, size), torch.nan, device=device) for size in (64, 2))
-    lengths = torch.tensor([300], dtype=torch.int32, device=device)
-    shared = {"partials": partials, "states": states, "lengths": lengths, "out": out, "tokens": 1, "group": 2}
-    shared |= strides("out", out, "text", "token", "head")
-    shared |= {"splits": 3, "split_keys": 128, "kv_heads": 2, "texts": 1}
-    own = {"q": q, "keys": keys, "values": cached, "key_scales": states, "value_scales": states}  # scales: not read
-    own |= strides("q", q, "text", "token", "head")
-    own |= strides("k", keys, "text", "head", "token") | strides("v", cached, "text", "head", "token")
-    launcher.launch(name, shared | own | {"window": 0, "scale": 0.125, "soft_cap": 0.0})
-    launcher.launch(join, shared)
-    arrays = (x[0].double().cpu().numpy() for x in (q.transpose(1, 2), keys, cached))
-    return _largest(out[0].transpose(0, 1), reference.seen_attention(*arrays, 0.125, causal=True))
+    scale = torch.ones(2, 64, device=device)  # not read if the cache is of halves
+    if int8:
+        scale /= 32
+        keys, cached = ((x * 32).round().clamp(-127, 127).to(torch.int8) for x in (keys, cached))
+    out = torch.empty_like(q)
+    partials, states = (torch.full((1, 2, 3, 4, 2, size), torch.nan, device=device) for size in (64, 2))
+    values: dict[str, Any] = {"q": q, "keys": keys, "values": cached, "key_scales": scale, "value_scales": scale}
+    values |= {"partials": partials, "states": states, "out": out}
+    values |= {"lengths": torch.tensor([300], dtype=torch.int32, device=device)}
+    values |= {"counters": torch.zeros(2, dtype=torch.int32, device=device)}
+    values |= strides("q", q, "text", "token", "head") | strides("out", out, "text", "token", "head")
+    values |= strides("k", keys, "text", "head", "token") | strides("v", cached, "text", "head", "token")
+    values |= {"tokens": 1, "group": 2, "splits": 3, "split_keys": 128, "kv_heads": 2, "texts": 1}
+    values |= {"window": 0, "scale": 0.125, "soft_cap": 0.0}
+    read = [x.double() / 32 if int8 else x.double() for x in (keys, cached)]
+    arrays = (x[0].cpu().numpy() for x in (q.double().transpose(1, 2), *read))
+    expected = reference.seen_attention(*arrays, 0.125, causal=True)
+    found = []
+    for _ in range(2):
+        out.fill_(torch.nan)
+        launcher.launch(name, values)
+        found.append(_largest(out[0].transpose(0, 1), expected))
+    return max(found)
 
 
 class InterpretingDriver:

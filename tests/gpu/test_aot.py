@@ -18,7 +18,7 @@ from edgecompress_kernels.gpu.variants import (
     Kernel,
     Variant,
     decode_variant,
-    join_variant,
+    hopper_variant,
     norm_variant,
     prefill_variant,
     variants,
@@ -68,12 +68,19 @@ def test_splits_cover_every_key_and_none_is_empty(longest: int, programs: int) -
     assert splits == 1 or keys >= 256
 
 
+def test_splits_fill_the_device_in_whole_rounds() -> None:
+    assert splits_for(8192, 64, 132, 64) == (2, 4096)  # 128 programs on 132 slots; 192 would take two rounds
+    assert splits_for(32768, 8, 132, 64)[0] == 16
+    assert splits_for(8192, 8, 132, 64)[0] == 8  # 16 would fill it, and take longer to join
+    assert splits_for(8192, 1024, 132, 128)[0] == 1  # enough without any
+
+
 @needs_triton
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=lambda kernel: kernel.name)
 def test_the_tables_tell_the_functions_parameters(kernel: Kernel) -> None:
     names = getattr(importlib.import_module(kernel.module), kernel.function).arg_names
     assert names[: len(kernel.parameters)] == list(kernel.parameters)
-    made = {v.kernel.name: v for v in variants(chip((8, 9)))}[kernel.name]
+    made = {v.kernel.name: v for of in ((8, 9), (9, 0)) for v in variants(chip(of))}[kernel.name]
     assert names[len(kernel.parameters) :] == list(made.constants)
 
 
@@ -84,10 +91,11 @@ def test_the_tables_tell_the_functions_parameters(kernel: Kernel) -> None:
         ((8, 7), lambda of: decode_variant(of, "bfloat16", 80, cache="int8")),
         ((8, 9), lambda of: decode_variant(of, "float16", 64, cache="fp8")),
         ((9, 0), lambda of: prefill_variant(of, "bfloat16", 64, causal=True, window=True)),
-        ((10, 0), lambda of: join_variant(of, "float16", 128)),
+        ((9, 0), lambda of: hopper_variant(of, "bfloat16", 80, causal=True)),
+        ((10, 0), lambda of: decode_variant(of, "float16", 128, cache="int8")),
         ((12, 0), lambda of: norm_variant(of, "bfloat16", 2048, layer=True)),
     ],
-    ids=["8.7", "8.9", "9.0", "10.0", "12.0"],
+    ids=["8.7", "8.9", "9.0", "9.0-hopper", "10.0", "12.0"],
 )
 def test_compiles_without_a_gpu_and_passes_the_lint(
     capability: tuple[int, int], make: Callable[[Chip], Variant]

@@ -17,7 +17,7 @@ from tests.gpu.cases import CASES, ONLY_ON_A_GPU, Case, Outcome, run
 ROOT = Path(__file__).parent.parent.parent
 NO_TRITON = importlib.util.find_spec("triton") is None
 needs_triton = pytest.mark.skipif(NO_TRITON, reason="triton is not installed: pip install 'edgecompress[triton]'")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="not yet run on a GPU: no CUDA device here")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
 
 def check(case: Case, outcome: Outcome) -> None:

@@ -19,12 +19,11 @@ from edgecompress_kernels.gpu import record
 from edgecompress_kernels.gpu.chips import chip
 from edgecompress_kernels.gpu.launch import LIBRARY, CudaDriver, Launcher, LaunchError, require_driver
 from edgecompress_kernels.gpu.record import KernelRecord, RecordError, read_kernel, write_kernel
-from edgecompress_kernels.gpu.variants import Variant, decode_variant, join_variant, norm_variant, prefill_variant
+from edgecompress_kernels.gpu.variants import Variant, decode_variant, norm_variant, prefill_variant
 
 CHIP = chip((8, 9))
 PREFILL = prefill_variant(CHIP, "float16", 64, causal=True)
 DECODE = decode_variant(CHIP, "float16", 64, cache="int8")
-JOIN = join_variant(CHIP, "float16", 64)
 NORM = norm_variant(CHIP, "float16", 512, layer=False)
 CUBIN = b"not really a cubin"
 
@@ -82,6 +81,9 @@ def record_of(variant: Variant, shared_bytes: int = 1024, **changes: Any) -> Ker
         stack_bytes=0,
         scratch_pointers=2,
         triton_version="3.9.0",
+        maps={
+            name: {"box": [1, rows, 64], "swizzle": 3, "element_bytes": 2} for name, (rows, _) in variant.boxes.items()
+        },
         sha256=hashlib.sha256(CUBIN).hexdigest(),
         verified="",
     )
@@ -104,13 +106,13 @@ def values_of(variant: Variant, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> tuple[Launcher, FakeDriver]:
-    for variant in (PREFILL, DECODE, JOIN, NORM):
+    for variant in (PREFILL, DECODE, NORM):
         write_kernel(record_of(variant), CUBIN, tmp_path)
     driver = FakeDriver()
     return Launcher(tmp_path, driver), driver
 
 
-@pytest.mark.parametrize("variant", [PREFILL, DECODE, JOIN, NORM], ids=lambda variant: variant.kernel.name)
+@pytest.mark.parametrize("variant", [PREFILL, DECODE, NORM], ids=lambda variant: variant.kernel.name)
 def test_arguments_are_in_the_kernels_order_and_types(variant: Variant, launcher: tuple[Launcher, FakeDriver]) -> None:
     values = values_of(variant)
     shuffled = dict(reversed(values.items()))
@@ -132,7 +134,6 @@ def test_arguments_are_in_the_kernels_order_and_types(variant: Variant, launcher
         (PREFILL, {"longest": 257, "heads": 12, "texts": 5}, (3, 12, 5)),
         (PREFILL, {"longest": 256, "heads": 1, "texts": 1}, (2, 1, 1)),
         (DECODE, {"splits": 7, "tokens": 3, "group": 6, "kv_heads": 2, "texts": 4}, (14, 2, 4)),
-        (JOIN, {"tokens": 3, "group": 6, "kv_heads": 2, "texts": 4}, (18, 2, 4)),
         (NORM, {"rows": 9}, (3, 1, 1)),
     ],
 )
@@ -283,8 +284,8 @@ def test_a_kernel_that_needs_more_shared_memory_than_there_is_is_refused(tmp_pat
         (lambda path: path.with_suffix(".cubin").unlink(), "cubin is not there: compile it"),
         (lambda path: path.unlink(), "json is not there: compile it"),
         (lambda path: path.write_text("{"), "is no JSON"),
-        (lambda path: path.write_text("{}"), "is not of schema 1"),
-        (lambda path: path.write_text('{"schema": 1}'), "has missing or unknown fields: aligned"),
+        (lambda path: path.write_text("{}"), "is not of schema 2"),
+        (lambda path: path.write_text('{"schema": 2}'), "has missing or unknown fields: aligned"),
     ],
 )
 def test_files_that_do_not_belong_together_are_refused(

@@ -11,14 +11,17 @@ import hashlib
 import importlib
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon import GluonASTSource
+from triton.experimental.gluon.language import NVMMASharedLayout
 
-from edgecompress_kernels.gpu.catalogue import VERIFIED
+from edgecompress_kernels.gpu.catalogue import verified
 from edgecompress_kernels.gpu.chips import BLOCK_REGISTERS, CHIPS, MOST_REGISTERS, Chip, ChipError, chip
 from edgecompress_kernels.gpu.cubin import CubinError, CubinFacts, cubin_facts
 from edgecompress_kernels.gpu.record import KernelRecord, record_of, write_kernel
@@ -26,6 +29,8 @@ from edgecompress_kernels.gpu.variants import Variant, variants
 
 SCRATCH_POINTERS = 2  # that Triton 3.9 puts behind a kernel's own parameters
 _SIZES = {"i32": 4, "fp32": 4}
+_BANK = 0x210  # of 9.0's constant bank, where parameters begin: a map's multiple of 64 counts from the bank's start
+_MAP = ("tensor map", "i32", "i32", "i32", "i64", "i64", "i64")  # what stands for a map: it, its shape, its strides
 
 
 class AotError(Exception):
@@ -47,11 +52,23 @@ def compile_variant(variant: Variant) -> tuple[KernelRecord, bytes]:
         raise AotError(f"{variant.kernel.function} has other parameters than its table: {', '.join(names)}")
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in variant.aligned}
     major, minor = variant.chip.capability
+    options: dict[str, Any] = {
+        "num_warps": variant.num_warps,
+        "num_stages": variant.num_stages,
+        "enable_fp_fusion": True,
+    }
+    source = ASTSource
+    if variant.boxes:
+        source, options["maxnreg"] = GluonASTSource, variant.registers
+        dtype = signature["out"].removeprefix("*")
+        layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=3)
+        for name, (rows, columns) in variant.boxes.items():
+            signature[name] = f"tensordesc<{dtype}[1, {rows}, {columns}],{layout!r}>"
     try:
         compiled = triton.compile(
-            ASTSource(function, signature, constexprs=variant.constants, attrs=attributes),
+            source(function, signature, constexprs=variant.constants, attrs=attributes),
             target=GPUTarget("cuda", 10 * major + minor, 32),
-            options={"num_warps": variant.num_warps, "num_stages": variant.num_stages, "enable_fp_fusion": True},
+            options=options,
         )
         cubin = compiled.asm["cubin"]
         facts = cubin_facts(cubin)
@@ -74,19 +91,28 @@ def compile_variant(variant: Variant) -> tuple[KernelRecord, bytes]:
         stack_bytes=facts.stack_bytes,
         scratch_pointers=SCRATCH_POINTERS,
         triton_version=triton.__version__,
+        maps=_maps(variant, metadata.tensordesc_meta),
         sha256=hashlib.sha256(cubin).hexdigest(),
-        verified=VERIFIED,
+        verified=verified(variant.chip.capability),
     )
     return record, cubin
 
 
+def _maps(variant: Variant, compiled: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """How the copy engine must be told to read each map: as the compiler laid it out."""
+    return {
+        name: {"box": list(of["block_size"]), "swizzle": of["swizzle"], "element_bytes": of["elem_size"]}
+        for name, of in zip(variant.boxes, compiled or (), strict=True)
+    }
+
+
 def parameter_bytes(kinds: Iterable[str]) -> int:
-    """Bytes of a call's parameters, each at a multiple of its own size."""
-    at = 0
-    for kind in kinds:
-        size = _SIZES.get(kind, 8)
-        at = -(-at // size) * size + size
-    return at
+    """Bytes of a call's parameters, each at a multiple of its own size; a tensor map is 128 at a multiple of 64."""
+    at = _BANK
+    for part in (part for kind in kinds for part in (_MAP if kind == "map" else (kind,))):
+        size, align = (128, 64) if part == "tensor map" else (_SIZES.get(part, 8),) * 2
+        at = -(-at // align) * align + size
+    return at - _BANK
 
 
 def _check_parameters(variant: Variant, facts: CubinFacts) -> None:
@@ -158,7 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AotError as error:
         print(f"edgecompress: {error}", file=sys.stderr)
         return 3
-    print(f"{len(records)} kernels in {options.out}, linted; {VERIFIED}")
+    for of in chips:
+        count = sum(record.capability == of.name for record in records)
+        print(f"{count} kernels for {of.name} in {options.out}, linted; {verified(of.capability)}")
     return 0
 
 

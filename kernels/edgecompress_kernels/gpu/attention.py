@@ -5,15 +5,16 @@ On a CPU they run only in Triton's interpreter, where TRITON_INTERPRET=1 was set
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
 
+from edgecompress_kernels.gpu import attention_hopper
 from edgecompress_kernels.gpu.chips import FLOAT32, FLOATS, INTERPRETED, Tile, nearest, splits_for, width_of
-from edgecompress_kernels.gpu.jit.decode import decode_kernel, join_kernel
+from edgecompress_kernels.gpu.jit.decode import decode_kernel
 from edgecompress_kernels.gpu.jit.prefill import prefill_kernel
-from edgecompress_kernels.gpu.variants import JOINED, MOST_WINDOW
+from edgecompress_kernels.gpu.variants import JOINED_ROWS, JOINED_VALUES, MOST_WINDOW
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,6 +109,10 @@ def prefill(
     if len(q) == 0:
         return out
     _check(longest > 0 and batch > 0, f"there are {len(q)} queries and the longest of {batch} texts has {longest}")
+    if on_gpu and tile is None and window == 0 and soft_cap == 0 and attention_hopper.takes(q, k, v, width):
+        settings: dict[str, Any] = {"longest": longest, "width": width, "scale": float(scale), "causal": causal}
+        attention_hopper.prefill(q, k, v, out, q_starts, k_starts, **settings)
+        return out
     if tile is None and on_gpu:
         of_chip = nearest(torch.cuda.get_device_capability(q.device)).prefill[max(64, width)]
         tile = FLOAT32 if q.dtype == torch.float32 else of_chip
@@ -185,21 +190,33 @@ def decode(
     blocks = triton.cdiv(rows, tile.block_m)
     split_keys = triton.cdiv(triton.cdiv(max(1, longest), splits or 1), tile.block_n) * tile.block_n
     if splits is None and on_gpu:
-        splits, split_keys = splits_for(longest, blocks * kv_heads * batch, processors, tile.block_n)
+        slots = processors * (2 if rounded else 1)  # a cache of bytes is more to compute for what it is to read
+        splits, split_keys = splits_for(longest, blocks * kv_heads * batch, slots, tile.block_n)
     splits = triton.cdiv(max(1, longest), split_keys)
-    partials = torch.empty((batch, kv_heads, rows, splits, head) if splits > 1 else (1,), device=q.device)
-    states = torch.empty((batch, kv_heads, rows, splits, 2) if splits > 1 else (1,), device=q.device)
-    of_keys, of_values = (key_scales, value_scales) if rounded else (states, states)  # not read there
+    sums = (batch, kv_heads, splits, tile.groups, rows)
+    partials, states = (torch.empty((*sums, size), device=q.device) for size in (head, 2))
+    counters = _counters(q.device, batch * kv_heads * blocks) if splits > 1 else lengths  # not used there
+    of_keys, of_values = (key_scales, value_scales) if rounded else (states, states)  # nor these
+    integer = keys.dtype == torch.int8 and q.dtype != torch.float32
     decode_kernel[(splits * blocks, kv_heads, batch)](
-        q, keys, values, of_keys, of_values, lengths, out, partials, states,
+        q, keys, values, of_keys, of_values, lengths, out, partials, states, counters,
         *q.stride()[:3], *keys.stride()[:3], *values.stride()[:3], *out.stride()[:3],
         tokens, heads // kv_heads, splits, split_keys, window, float(scale), float(soft_cap),
-        HEAD=head, WIDTH=width, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SCALED=rounded, SOFT_CAP=soft_cap > 0,
+        HEAD=head, WIDTH=width, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, GROUPS=tile.groups,
+        SCALED=rounded, SOFT_CAP=soft_cap > 0, PACKED=integer and on_gpu, INTEGER=integer and width >= 32,
+        JOINED_ROWS=JOINED_ROWS, JOINED=JOINED_VALUES // (JOINED_ROWS * width),
         num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
-    if splits > 1:
-        join_kernel[(rows, kv_heads, batch)](
-            partials, states, lengths, out, *out.stride()[:3], tokens, heads // kv_heads, splits, split_keys,
-            HEAD=head, WIDTH=width, BLOCK_S=JOINED, num_warps=4,
-        )  # fmt: skip
     return out
+
+
+_counting: dict[tuple[torch.device, int], Tensor] = {}
+"""Of each device and stream: calls of one stream follow each other, and each leaves zeros behind."""
+
+
+def _counters(device: torch.device, programs: int) -> Tensor:
+    """int32 zeros, at least ``programs`` of them, which no call of another stream counts in."""
+    key = (device, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0)
+    if key not in _counting or len(_counting[key]) < programs:
+        _counting[key] = torch.zeros(max(programs, 4096), dtype=torch.int32, device=device)
+    return _counting[key]

@@ -24,6 +24,7 @@ class Tile:
     block_n: int
     num_warps: int
     num_stages: int
+    groups: int = 1  # of decode: a block's keys are cut into so many, each with sums of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +40,22 @@ class Chip:
     decode: dict[int, Tile]
 
     @property
+    def hopper(self) -> bool:
+        """Whether it has the asynchronous matrix units that Hopper alone has."""
+        return self.capability == (9, 0)
+
+    @property
     def name(self) -> str:
         return f"{self.capability[0]}.{self.capability[1]}"
 
 
-def _tile(block_m: int, block_n: int, num_warps: int, num_stages: int) -> Tile:
-    return Tile(block_m=block_m, block_n=block_n, num_warps=num_warps, num_stages=num_stages)
+def _tile(block_m: int, block_n: int, num_warps: int, num_stages: int, groups: int = 1) -> Tile:
+    return Tile(block_m=block_m, block_n=block_n, num_warps=num_warps, num_stages=num_stages, groups=groups)
 
 
-_DECODE = {64: _tile(16, 64, 4, 3), 128: _tile(16, 64, 4, 2), 256: _tile(16, 32, 4, 2)}
-_DECODE_LARGE = {64: _tile(16, 128, 4, 3), 128: _tile(16, 64, 4, 3), 256: _tile(16, 64, 4, 2)}
-_DECODE_WARPGROUP = {64: _tile(16, 128, 4, 3), 128: _tile(16, 64, 8, 3), 256: _tile(16, 32, 8, 3)}
+_DECODE = {64: _tile(16, 64, 4, 3, 4), 128: _tile(16, 64, 4, 3, 4), 256: _tile(16, 32, 8, 3, 2)}
+_DECODE_LARGE = {64: _tile(16, 128, 4, 3, 4), 128: _tile(16, 64, 4, 4, 4), 256: _tile(16, 32, 8, 3, 2)}
+_DECODE_BLACKWELL = {64: _tile(16, 64, 4, 4, 4), 128: _tile(16, 64, 8, 3, 4), 256: _tile(16, 32, 8, 3, 2)}
 _PREFILL = {64: _tile(128, 64, 8, 2), 128: _tile(128, 32, 8, 2), 256: _tile(64, 32, 8, 2)}
 _PREFILL_LARGE = {64: _tile(128, 64, 8, 3), 128: _tile(128, 32, 8, 3), 256: _tile(64, 32, 8, 3)}
 _PREFILL_WARPGROUP = {64: _tile(128, 128, 8, 2), 128: _tile(128, 64, 8, 2), 256: _tile(64, 64, 8, 2)}
@@ -100,7 +106,7 @@ CHIPS = {
             fp8=True,
             exact=True,
             prefill=_PREFILL_WARPGROUP,
-            decode=_DECODE_WARPGROUP,
+            decode=_DECODE_LARGE,
         ),
         Chip(
             capability=(10, 0),
@@ -109,7 +115,7 @@ CHIPS = {
             fp8=True,
             exact=True,
             prefill=_PREFILL_WARPGROUP,
-            decode=_DECODE_WARPGROUP,
+            decode=_DECODE_BLACKWELL,
         ),
         Chip(
             capability=(12, 0),
@@ -118,13 +124,16 @@ CHIPS = {
             fp8=True,
             exact=True,
             prefill=_PREFILL,
-            decode=_DECODE,
+            decode=_DECODE_BLACKWELL,
         ),
     )
 }
+HOPPER_ROWS, HOPPER_BLOCK_N, HOPPER_STAGES, HOPPER_REGISTERS = 64, 128, {64: 3, 128: 2}, 168
+"""Of its own prefill kernel: queries of each of two warpgroups, keys of a block, blocks in flight by the head's width,
+and registers of each of 384 threads, which the kernel then divides anew."""
 FLOAT32 = _tile(32, 32, 4, 1)
 """For float32, which is twice as wide: no speed is looked for there, and it fits every chip at every head size."""
-INTERPRETED = _tile(16, 16, 4, 2)
+INTERPRETED = _tile(16, 16, 4, 2, 2)
 """What the interpreter takes, where a tile is only arithmetic: small, so that small shapes have several blocks."""
 
 
@@ -161,13 +170,28 @@ def norm_rows(block: int) -> tuple[int, int]:
     return max(1, 2048 // block), (4 if block <= 2048 else 8)
 
 
-def splits_for(longest: int, programs: int, processors: int, block_n: int) -> tuple[int, int]:
-    """(splits, keys of a split) for the longest text, where ``programs`` run without any split.
+def splits_for(longest: int, programs: int, slots: int, block_n: int) -> tuple[int, int]:
+    """(splits, keys of a split) for the longest text, where ``programs`` would run without any split.
 
-    Two programs a multiprocessor hide each other's latency; a split is at least 256 keys, or joining costs more.
+    ``slots``: programs that keep the device's memory busy. Time is taken for the blocks of keys that a slot gets to
+    work through, one more for each program's start, and one and a half for each split's join, as an H200 took it. A
+    split is at least 256 keys, and splits make no more than four rounds of programs: more fill no better.
     """
-    most = max(1, longest // 256)
-    splits = min(most, 128, max(1, -(-2 * processors // max(1, programs))))
-    keys = -(-max(1, longest) // splits)
-    keys = -(-keys // block_n) * block_n
-    return -(-max(1, longest) // keys), keys
+    blocks = -(-max(1, longest) // block_n)
+    least = min(blocks, max(1, 256 // block_n))
+
+    def cost(split_blocks: int) -> float:
+        splits = -(-blocks // split_blocks)
+        return -(-programs * splits // slots) * (split_blocks + 1) + (1.5 * splits if splits > 1 else 0)
+
+    most = max(1, min(128, blocks // least, 4 * slots // max(1, programs)))
+    each = {-(-blocks // splits) for splits in range(1, most + 1)}
+    best = min(each, key=lambda n: (cost(n), -n))
+    return -(-blocks // best), best * block_n
+
+
+def sections_of(pairs: int, group: int, head_bytes: int, cache_bytes: int) -> int:
+    """How many of ``pairs`` heads of texts Hopper's prefill takes together: those whose keys and values fill a quarter
+    of the cache. ``head_bytes``: of one key and value head; the device's halves each keep what they read.
+    """
+    return min(pairs, group * max(1, cache_bytes // 4 // max(1, head_bytes)))

@@ -12,14 +12,42 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from edgecompress_kernels.gpu.record import KernelRecord, read_kernel
 
 LIBRARY = "libcuda.so.1"
 PLAIN_SHARED_BYTES = 48 * 1024  # that a kernel may have without asking for more
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)
-Argument = ctypes.c_uint64 | ctypes.c_int32 | ctypes.c_float
+MOST_MAP_STRIDE = 2**40  # bytes
+_PROMOTE_128_BYTES = 2  # CUtensorMapL2promotion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """An array [heads, tokens, D] that a kernel reads through the copy engine: the value of a parameter "map"."""
+
+    address: Any  # as of other arrays
+    heads: int
+    tokens: int
+    width: int  # D; dense
+    head_stride: int  # in elements
+    token_stride: int
+
+
+@dataclass(frozen=True)
+class TensorMap:
+    """What the driver makes a tensor map of: outermost axis first, ``strides`` in bytes and without the last."""
+
+    address: int
+    shape: tuple[int, int, int]
+    strides: tuple[int, int]
+    box: tuple[int, int, int]
+    swizzle: int
+    element_bytes: int
+
+
+Argument = ctypes.c_uint64 | ctypes.c_int64 | ctypes.c_int32 | ctypes.c_float | TensorMap
 
 
 class LaunchError(Exception):
@@ -110,10 +138,42 @@ class CudaDriver:
     ) -> None:
         self._device.set_current()  # of this thread, which need not be the one that loaded
         config = self._config(grid=grid, block=(threads, 1, 1), shmem_size=shared_bytes)
-        self._launch(self._device.default_stream if stream is None else stream, config, kernel, *arguments)
+        own = [_mapped(each) if isinstance(each, TensorMap) else each for each in arguments]
+        self._launch(self._device.default_stream if stream is None else stream, config, kernel, *own)
 
     def synchronize(self) -> None:
         self._device.sync()
+
+
+def _mapped(of: TensorMap) -> Any:
+    """cuda-core's tensor map; the driver encodes it.
+
+    Raises LaunchError where the driver refuses it, or cuda-core knows none.
+    """
+    try:
+        from cuda.core import TensorMapDescriptorOptions
+        from cuda.core.utils import StridedMemoryView
+    except ImportError as error:
+        raise LaunchError("this cuda-core knows no tensor maps: pip install 'edgecompress[device-gpu]'") from error
+
+    class Array:
+        __cuda_array_interface__: ClassVar[dict[str, Any]] = {
+            "version": 3,
+            "data": (of.address, False),
+            "shape": of.shape,
+            "strides": (*of.strides, of.element_bytes),
+            "typestr": f"<u{of.element_bytes}",  # it is copied as it is, whatever its type
+        }
+
+    options = TensorMapDescriptorOptions(
+        box_dim=of.box,
+        swizzle=type(TensorMapDescriptorOptions.swizzle)(of.swizzle),
+        l2_promotion=type(TensorMapDescriptorOptions.l2_promotion)(_PROMOTE_128_BYTES),
+    )
+    try:
+        return StridedMemoryView.from_any_interface(Array(), stream_ptr=-1).as_tensor_map(options=options)
+    except Exception as error:  # cuda-core's own errors, which differ between its versions
+        raise LaunchError(f"the driver makes no tensor map of {of.shape} by {of.strides} bytes: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -224,6 +284,9 @@ def pack(record: KernelRecord, values: Mapping[str, Any]) -> tuple[Argument, ...
     arguments: list[Argument] = []
     for name, kind in record.signature.items():
         value = values[name]
+        if kind == "map":
+            arguments.extend(_pack_map(record, name, value))
+            continue
         if kind.startswith("*"):
             value = address_of(value)
             if not 0 < value < 2**64:
@@ -247,6 +310,31 @@ def pack(record: KernelRecord, values: Mapping[str, Any]) -> tuple[Argument, ...
         if not least <= value <= most:
             raise LaunchError(f"{name} of '{record.name}' is {value}; this kernel is for {least:g} to {most:g}")
     return (*arguments, *(ctypes.c_uint64(0) for _ in range(record.scratch_pointers)))
+
+
+def _pack_map(record: KernelRecord, name: str, value: Any) -> list[Argument]:
+    """A map, its shape and its strides in elements, as Triton passes them.
+
+    Raises LaunchError for what the copy engine cannot read.
+    """
+    if not isinstance(value, Tokens):
+        raise LaunchError(f"{name} of '{record.name}' is read through the copy engine: give it as Tokens")
+    of = record.maps[name]
+    address, size = address_of(value.address), of["element_bytes"]
+    shape = (value.heads, value.tokens, value.width)
+    strides = (value.head_stride * size, value.token_stride * size)
+    if address <= 0 or address % 16:
+        raise LaunchError(f"{name} of '{record.name}': its address {address:#x} is no multiple of 16, as it must be")
+    if any(stride % 16 or not 0 < stride < MOST_MAP_STRIDE for stride in strides):
+        raise LaunchError(f"{name} of '{record.name}': its strides {strides} in bytes must be multiples of 16 above 0")
+    if any(not 0 < n < 2**31 for n in shape):
+        raise LaunchError(f"{name} of '{record.name}' has the shape {shape}; each must be from 1 to 2^31 - 1")
+    box = tuple(of["box"])
+    return [
+        TensorMap(address, shape, strides, (box[0], box[1], box[2]), of["swizzle"], size),
+        *(ctypes.c_int32(n) for n in shape),
+        *(ctypes.c_int64(n) for n in (value.head_stride, value.token_stride, 1)),
+    ]
 
 
 def grid_of(record: KernelRecord, values: Mapping[str, Any]) -> tuple[int, int, int]:

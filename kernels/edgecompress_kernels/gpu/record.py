@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgecompress_kernels.gpu.variants import Variant
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class RecordError(ValueError):
@@ -23,7 +23,7 @@ class KernelRecord:
     """One compiled kernel. ``signature``: parameters in the order of the call, in Triton's types."""
 
     name: str
-    kernel: str  # prefill, decode, join or add_norm
+    kernel: str  # prefill, prefill_hopper, decode or add_norm
     symbol: str  # in the cubin
     capability: str
     exact_capability: bool  # for that capability alone; else for later minor versions too
@@ -33,6 +33,7 @@ class KernelRecord:
     constants: dict[str, int | bool]
     grid: list[list[dict[str, Any]]]  # axes of factors: the product of the named sizes ("of") over "per", rounded up
     sizes: list[str]  # that the grid needs besides the parameters
+    maps: dict[str, dict[str, Any]]  # of each parameter that is a map: box, swizzle (CUtensorMapSwizzle), element_bytes
     num_warps: int
     num_stages: int
     shared_bytes: int

@@ -8,13 +8,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from edgecompress_kernels.gpu.chips import FLOATS, HEAD_SIZES, HIDDEN_SIZES, Chip, Tile, norm_rows, width_of
+from edgecompress_kernels.gpu.chips import (
+    FLOATS,
+    HEAD_SIZES,
+    HIDDEN_SIZES,
+    HOPPER_BLOCK_N,
+    HOPPER_REGISTERS,
+    HOPPER_ROWS,
+    HOPPER_STAGES,
+    Chip,
+    Tile,
+    norm_rows,
+    width_of,
+)
 
 HALVES = ("float16", "bfloat16")
 MOST_WINDOW = 2**30  # positions are added to it in 32 bits
 CACHES = {"int8": "i8", "fp8": "fp8e4nv"}
 """What a cache may be besides the queries' type, in our words and in Triton's."""
-JOINED = 16  # splits that are joined at once
+JOINED_ROWS, JOINED_VALUES = 4, 4096  # of decode: rows that are joined at once, and values of partial sums
 Constant = int | bool
 Factor = dict[str, int | list[str]]
 """{"of": names, "per": n}: the product of the named sizes over n, rounded up."""
@@ -28,7 +40,8 @@ class Kernel:
     module: str
     function: str
     floats: tuple[str, ...]  # pointers to the type of the queries
-    parameters: dict[str, str]  # Triton's types; "*" alone stands for a pointer whose type is the variant's
+    parameters: dict[str, str]  # Triton's types; "*" alone stands for a pointer whose type is the variant's, and
+    # "map" for an array [heads, tokens, D] that the copy engine reads by boxes
     divisible: tuple[str, ...]  # integers that must be multiples of 16; every pointer must be as well
     grid: tuple[tuple[tuple[tuple[str, ...], str | int], ...], ...]  # axis, factor, (names, constant or number)
     sizes: tuple[str, ...]  # that the grid needs besides the parameters
@@ -60,6 +73,23 @@ PREFILL = Kernel(
     sizes=("longest", "heads", "texts"),
     test="attention in float64",
 )
+PREFILL_HOPPER = Kernel(
+    name="prefill_hopper",
+    module="edgecompress_kernels.gpu.jit.prefill_hopper",
+    function="prefill_hopper_kernel",
+    floats=("out",),
+    parameters={
+        **dict.fromkeys(("q", "k", "v"), "map"),
+        "out": "*",
+        **dict.fromkeys(("q_starts", "k_starts"), "*i32"),
+        **_strides("out_token", "out_head", "heads", "texts", "blocks", "group", "section"),
+        "scale": "fp32",
+    },
+    divisible=("out_token", "out_head"),
+    grid=(((("programs",), 1),),),
+    sizes=("programs",),
+    test="attention in float64",
+)
 DECODE = Kernel(
     name="decode",
     module="edgecompress_kernels.gpu.jit.decode",
@@ -71,27 +101,12 @@ DECODE = Kernel(
         "lengths": "*i32",
         "out": "*",
         **dict.fromkeys(("partials", "states"), "*fp32"),
+        "counters": "*i32",
         **_strides(*_DECODE_STRIDES, "tokens", "group", "splits", "split_keys", "window"),
         **dict.fromkeys(("scale", "soft_cap"), "fp32"),
     },
     divisible=(*_DECODE_STRIDES, "split_keys"),
     grid=(((("splits",), 1), (("tokens", "group"), "BLOCK_M")), ((("kv_heads",), 1),), ((("texts",), 1),)),
-    sizes=("kv_heads", "texts"),
-    test="attention in float64",
-)
-JOIN = Kernel(
-    name="join",
-    module="edgecompress_kernels.gpu.jit.decode",
-    function="join_kernel",
-    floats=("out",),
-    parameters={
-        **dict.fromkeys(("partials", "states"), "*fp32"),
-        "lengths": "*i32",
-        "out": "*",
-        **_strides("out_text", "out_token", "out_head", "tokens", "group", "splits", "split_keys"),
-    },
-    divisible=("out_text", "out_token", "out_head", "split_keys"),
-    grid=(((("tokens", "group"), 1),), ((("kv_heads",), 1),), ((("texts",), 1),)),
     sizes=("kv_heads", "texts"),
     test="attention in float64",
 )
@@ -110,7 +125,7 @@ ADD_NORM = Kernel(
     sizes=(),
     test="RMSNorm and LayerNorm in float64",
 )
-KERNELS = {kernel.name: kernel for kernel in (PREFILL, DECODE, JOIN, ADD_NORM)}
+KERNELS = {kernel.name: kernel for kernel in (PREFILL, PREFILL_HOPPER, DECODE, ADD_NORM)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +140,8 @@ class Variant:
     num_warps: int
     num_stages: int
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)  # the least and the most that a value may be
+    boxes: dict[str, tuple[int, int]] = field(default_factory=dict)  # of each map: rows and columns of one head
+    registers: int | None = None  # of a thread, where the kernel divides them itself
 
     @property
     def signature(self) -> dict[str, str]:
@@ -152,10 +169,11 @@ def variants(chip: Chip, *, soft_cap: bool = False) -> Iterator[Variant]:
             for causal in (True, False):
                 yield prefill_variant(chip, dtype, head, causal=causal, soft_cap=soft_cap)
                 yield prefill_variant(chip, dtype, head, causal=causal, window=True, soft_cap=soft_cap)
+                if chip.hopper and width_of(head) in HOPPER_STAGES and not soft_cap:
+                    yield hopper_variant(chip, dtype, head, causal=causal)
             for cache in (dtype, *CACHES):
                 if cache != "fp8" or chip.fp8:
                     yield decode_variant(chip, dtype, head, cache=cache, soft_cap=soft_cap)
-            yield join_variant(chip, dtype, head)  # the same with a soft cap
         for columns in HIDDEN_SIZES:
             for layer in (False, True):
                 yield norm_variant(chip, dtype, columns, layer=layer)
@@ -198,6 +216,29 @@ def prefill_variant(
     )
 
 
+def hopper_variant(chip: Chip, dtype: str, head: int, *, causal: bool) -> Variant:
+    """Prefill on Hopper's asynchronous units, without windows and soft caps."""
+    width = width_of(head)
+    keys = (HOPPER_BLOCK_N, width)
+    return Variant(
+        name=_named("prefill", "hopper", dtype, f"d{head}", causal and "causal"),
+        kernel=PREFILL_HOPPER,
+        chip=chip,
+        pointers=_pointers(PREFILL_HOPPER, dtype),
+        constants={
+            "HEAD": head,
+            "WIDTH": width,
+            "BLOCK_N": HOPPER_BLOCK_N,
+            "STAGES": HOPPER_STAGES[width],
+            "CAUSAL": causal,
+        },
+        num_warps=4,
+        num_stages=1,
+        boxes={"q": (HOPPER_ROWS, width), "k": keys, "v": keys},
+        registers=HOPPER_REGISTERS,
+    )
+
+
 def decode_variant(chip: Chip, dtype: str, head: int, *, cache: str, soft_cap: bool = False) -> Variant:
     """``cache``: ``dtype``, "int8" or "fp8".
 
@@ -219,24 +260,17 @@ def decode_variant(chip: Chip, dtype: str, head: int, *, cache: str, soft_cap: b
             "WIDTH": width,
             "BLOCK_M": tile.block_m,
             "BLOCK_N": tile.block_n,
+            "GROUPS": tile.groups,
             "SCALED": rounded,
             "SOFT_CAP": soft_cap,
+            "PACKED": cache == "int8",
+            "INTEGER": cache == "int8",
+            "JOINED_ROWS": JOINED_ROWS,
+            "JOINED": JOINED_VALUES // (JOINED_ROWS * width),
         },
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         ranges={"soft_cap": _cap(soft_cap)},
-    )
-
-
-def join_variant(chip: Chip, dtype: str, head: int) -> Variant:
-    return Variant(
-        name=_named("join", dtype, f"d{head}"),
-        kernel=JOIN,
-        chip=chip,
-        pointers=_pointers(JOIN, dtype),
-        constants={"HEAD": head, "WIDTH": width_of(head), "BLOCK_S": JOINED},
-        num_warps=4,
-        num_stages=1,
     )
 
 

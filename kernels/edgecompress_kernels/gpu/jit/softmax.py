@@ -36,17 +36,18 @@ def base_two(b_scores, scale, soft_cap, SOFT_CAP: tl.constexpr):
 
 @triton.jit
 def weigh(b_scores, largest, total, MASKED: tl.constexpr):
-    """Weights of this block, and the running largest score, sum, and the factor for what was summed before.
+    """Weights of a block [..., keys], and the running largest score, sum, and the factor for what was summed before.
 
     A row that has seen no key keeps -inf as its largest score and 0 as its sum; no NaN comes of it.
     """
-    new = tl.maximum(largest, tl.max(b_scores, 1))
+    LAST: tl.constexpr = len(b_scores.shape) - 1
+    new = tl.maximum(largest, tl.max(b_scores, LAST))
     safe = new
     if MASKED:
         safe = tl.where(new == float("-inf"), 0.0, new)
-    weights = tl.exp2(b_scores - safe[:, None])
+    weights = tl.exp2(b_scores - tl.expand_dims(safe, LAST))
     factor = tl.exp2(largest - safe)
-    return weights, new, total * factor + tl.sum(weights, 1), factor
+    return weights, new, total * factor + tl.sum(weights, LAST), factor
 
 
 @triton.jit

@@ -1,0 +1,57 @@
+"""Prefill attention on Hopper's asynchronous units, for what those take; ``attention.prefill`` asks here first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+
+from edgecompress_kernels.gpu.chips import HOPPER_BLOCK_N, HOPPER_REGISTERS, HOPPER_ROWS, HOPPER_STAGES, sections_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CAPABILITY = (9, 0)
+_ELEMENTS = 8  # of 16 bytes: what addresses and strides of a map must be multiples of
+
+
+def takes(q: Tensor, k: Tensor, v: Tensor, width: int) -> bool:
+    """Whether the kernel serves: Hopper, halves, a width of 64 or 128, and tensors that the copy engine can map."""
+    if torch.cuda.get_device_capability(q.device) != CAPABILITY or q.dtype == torch.float32:
+        return False
+    mapped = all(
+        x.data_ptr() % 16 == 0 and len(x) > 0 and all(stride % _ELEMENTS == 0 for stride in x.stride()[:2])
+        for x in (q, k, v)
+    )
+    return mapped and width in HOPPER_STAGES
+
+
+def prefill(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, q_starts: Tensor, k_starts: Tensor, *,
+    longest: int, width: int, scale: float, causal: bool,
+) -> None:  # fmt: skip
+    """``attention.prefill`` into ``out``, of inputs that were checked there and that ``takes`` takes."""
+    from triton.experimental.gluon import language
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+    from edgecompress_kernels.gpu.jit.prefill_hopper import prefill_hopper_kernel
+
+    layout = language.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=3)
+
+    def mapped(x: Tensor, rows: int) -> TensorDescriptor:
+        """By head: [heads, tokens, D]."""
+        shape, strides = (x.shape[1], x.shape[0], x.shape[2]), (x.stride(1), x.stride(0), 1)
+        return TensorDescriptor(x, list(shape), list(strides), [1, rows, width], layout)
+
+    texts, heads, group = len(q_starts) - 1, q.shape[1], q.shape[1] // k.shape[1]
+    blocks = triton.cdiv(longest, 2 * HOPPER_ROWS)
+    device = torch.cuda.get_device_properties(q.device)
+    head_bytes = 2 * 2 * len(k) * q.shape[2] // texts  # a head's keys and values, in a text
+    prefill_hopper_kernel[(min(device.multi_processor_count, blocks * heads * texts),)](
+        mapped(q, HOPPER_ROWS), mapped(k, HOPPER_BLOCK_N), mapped(v, HOPPER_BLOCK_N), out, q_starts, k_starts,
+        out.stride(0), out.stride(1), heads, texts, blocks, group,
+        sections_of(heads * texts, group, head_bytes, device.L2_cache_size), scale,
+        HEAD=q.shape[2], WIDTH=width, BLOCK_N=HOPPER_BLOCK_N, STAGES=HOPPER_STAGES[width], CAUSAL=causal,
+        num_warps=4, maxnreg=HOPPER_REGISTERS,
+    )  # fmt: skip
