@@ -24,6 +24,7 @@ from edgecompress.compile.inventory import (
 )
 from edgecompress.compile.kernels import WEIGHTS, weights_table
 from edgecompress.compile.onnxruntime import PROVIDERS, runtime_settings
+from edgecompress.compile.tensorrt_rtx import Engine
 from edgecompress.formats import codec
 from edgecompress.formats.recipe import recipe_toml
 from edgecompress.types.bundle import GenerationSettings, ImageSettings, Manifest, TextSettings
@@ -60,6 +61,7 @@ class Parts:
     generation: GenerationSettings | None = None
     labels: tuple[str, ...] = ()
     kv_cache: QuantizedCache | None = None
+    engine: Engine | None = None  # what runs in place of the graph
     notes: tuple[str, ...] = ()
     files: Mapping[str, Path | str | bytes] = field(default_factory=dict)  # beside those that every bundle has
     # What is made from the model's file as the bundle has it, whose weights then always lie apart.
@@ -89,6 +91,7 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         notes=(*notes, *weight_notes(model)),
     )
     lineage = read_lineage(plan.student, parts.text_source)
+    record = parts.engine.record if parts.engine is not None else None
     manifest = Manifest(
         tool_version=__version__,
         name=Path(plan.student.source).name or plan.student.source,
@@ -98,7 +101,7 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         model="model.onnx",
         inputs=tuple(tensor_spec(value) for value in model.graph.inputs),
         outputs=tuple(tensor_spec(value) for value in model.graph.outputs),
-        target=target_record(plan.target, taken.graph.precision, PROVIDERS),
+        target=target_record(plan.target, taken.graph.precision, PROVIDERS if record is None else (), plan.backend),
         runtime=replace(
             runtime_settings(plan.target, plan.recipe.runtime.threads),
             **(PACKED if taken.library is not None and not plan.student.is_decoder else {}),
@@ -108,7 +111,8 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         generation=parts.generation,
         labels=parts.labels,
         kernels=taken.library,
-        versions=versions(),
+        engine=record,
+        versions={**versions(), **({record.builder: record.version} if record is not None else {})},
     )
     files: dict[str, Path | str | bytes] = {
         **model_files(taken.graph, apart=parts.more_files is not None),
@@ -119,6 +123,8 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         "README.md": model_card(manifest, report, lineage),
         **parts.files,
     }
+    if parts.engine is not None:
+        files |= {parts.engine.record.path: parts.engine.engine, parts.engine.record.layers: parts.engine.layers}
     if parts.more_files is not None:
         files |= parts.more_files(files["model.onnx"], manifest)
     measurements = Measurements(

@@ -20,7 +20,17 @@ _EXAMPLES = {
 
 
 def _plain(manifest: Manifest) -> list[str]:
-    """How plain ONNX Runtime loads the model."""
+    """How plain ONNX Runtime loads the model, and what an engine needs."""
+    if manifest.engine is not None:
+        engine = manifest.engine
+        capability = ".".join(map(str, engine.compute_capability))
+        return [
+            f"`{engine.path}` is for GPUs of compute capability {capability} and {engine.builder} {engine.version};",
+            f"`{engine.layers}` says what each of its layers computes in. This version of edgecompress builds engines",
+            f"and does not run them yet. `{manifest.model}` is the graph that it was built from, and loads in plain",
+            "onnxruntime.",
+            "",
+        ]
     if manifest.kernels is None:
         return [f"`{manifest.model}` loads in plain onnxruntime too; its inputs are in `manifest.json`.", ""]
     return [

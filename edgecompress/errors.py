@@ -54,6 +54,21 @@ class HostError(EdgeCompressError):
     exit_code = 3
 
 
+class EngineError(EdgeCompressError):
+    """TensorRT cannot take the graph, or the engine that it built is not what was asked for."""
+
+    exit_code = 3
+
+
+class WideProductsError(EngineError):
+    """The engine multiplies some layers in more bits than the graph that it was built from."""
+
+    def __init__(self, message: str, *, way_out: str, layers: tuple[str, ...], of: int) -> None:
+        super().__init__(message, way_out=way_out)
+        self.layers = layers  # their names
+        self.of = of  # how many layers the graph has in those bits
+
+
 class QualityBudgetError(EdgeCompressError):
     """The compressed model is further from the reference than the recipe allows."""
 

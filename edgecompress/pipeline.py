@@ -19,7 +19,7 @@ from edgecompress.formats.recipe import resolve_precision, validate_recipe
 from edgecompress.runtime.memory import check_available
 from edgecompress.targets import computable, find_target, matches_host, require_backend, require_precision
 from edgecompress.types.bundle import Manifest
-from edgecompress.types.recipe import MIXED, SHORT_PRECISIONS, Recipe
+from edgecompress.types.recipe import MIXED, SHORT_PRECISIONS, TENSORRT_RTX, EngineRecipe, Recipe
 from edgecompress.types.report import Measurements, Report
 from edgecompress.types.student import Student
 from edgecompress.types.target import Target
@@ -47,6 +47,7 @@ class Plan:
     recipe: Recipe  # resolved: nothing in it is None that the checkpoint or the target decides
     student: Student
     target: Target
+    backend: str
     candidates: tuple[str, ...]
     measured_here: bool  # False: this machine cannot stand for the target, so no latency is measured
     stages: tuple[Stage, ...]
@@ -72,15 +73,21 @@ def plan(recipe: Recipe) -> Plan:
     """
     validate_recipe(recipe)
     target = find_target(recipe.target)
-    backend = require_backend(target)
+    backend = require_backend(target, recipe.backend)
     if recipe.precision != "auto":
         require_precision(target, SHORT_PRECISIONS.get(recipe.precision, recipe.precision))
+    if backend == TENSORRT_RTX:
+        from edgecompress.compile.tensorrt_rtx import require_builder
+
+        resolve_precision(recipe.precision, recipe.student.task or "", backend)
+        require_builder(target)
     from edgecompress.capture.student import load_student
 
     student = load_student(recipe.student)
     resolved = replace(
         recipe,
-        precision=resolve_precision(recipe.precision, student.task),
+        backend=backend,
+        precision=resolve_precision(recipe.precision, student.task, backend),
         student=replace(
             recipe.student,
             revision=student.revision,
@@ -89,6 +96,14 @@ def plan(recipe: Recipe) -> Plan:
         ),
         runtime=replace(recipe.runtime, threads=recipe.runtime.threads or target.cores),
     )
+    if backend == TENSORRT_RTX:
+        resolved = replace(resolved, engine=_engine(recipe, student))
+        _check_engine(resolved, student)
+    elif recipe.engine != EngineRecipe():
+        raise RecipeError(
+            f"an optimization profile is an engine's, and {backend} builds none",
+            way_out="Leave out --engine-batch and --engine-tokens, or give --backend tensorrt-rtx.",
+        )
     if resolved.format == "genai" and resolved.runtime.kernels not in ("auto", "none"):
         raise RecipeError(
             "onnxruntime-genai cannot load our kernels", way_out="Leave --kernels out, or export a bundle."
@@ -117,11 +132,36 @@ def plan(recipe: Recipe) -> Plan:
         recipe=resolved,
         student=student,
         target=target,
+        backend=backend,
         candidates=candidates,
         measured_here=measured_here,
         stages=_stages(resolved, student, target, backend, candidates, measured_here),
         **_estimates(resolved, student, candidates),
     )
+
+
+def _engine(recipe: Recipe, student: Student) -> EngineRecipe:
+    """The profile with its lengths filled in, where the student has any."""
+    most = student.max_length_tokens
+    if most is None or recipe.engine.length_tokens is not None:
+        return recipe.engine
+    return replace(recipe.engine, length_tokens=(1, max(1, most // 2), most))
+
+
+def _check_engine(recipe: Recipe, student: Student) -> None:
+    """Raises RecipeError for what no engine of this version can be."""
+    if student.is_decoder:
+        raise RecipeError("an engine of a decoder is not built by this version", way_out="Export it for a CPU target.")
+    if recipe.runtime.kernels not in ("auto", "none"):
+        raise RecipeError("our kernels are for ONNX Runtime, not for an engine", way_out="Leave out --kernels.")
+    if not recipe.quantize.symmetric:
+        raise RecipeError("TensorRT takes weights around zero only", way_out="Leave out --zero-points.")
+    most, lengths = student.max_length_tokens, recipe.engine.length_tokens
+    if most is not None and lengths is not None and lengths[2] > most:
+        raise RecipeError(
+            f"the engine's profile goes to {lengths[2]} tokens, and the student takes {most}",
+            way_out=f"Give --engine-tokens up to {most}.",
+        )
 
 
 def _estimates(recipe: Recipe, student: Student, candidates: tuple[str, ...]) -> dict[str, int]:
@@ -159,10 +199,8 @@ def _stages(
     recipe: Recipe, student: Student, target: Target, backend: str, candidates: tuple[str, ...], measured: bool
 ) -> tuple[Stage, ...]:
     text = "synthetic images" if student.is_vision else recipe.calibration.text
-    stages = [
-        Stage(name="capture", description=f"{student.architecture} to ONNX opset {target.opset}, attention as one op")
-    ]
-    if any(name in ("int8-dynamic", "int8-static") for name in candidates):
+    stages = [Stage(name="capture", description=f"{student.architecture} to ONNX, attention as one op")]
+    if backend == TENSORRT_RTX or any(name in ("int8-dynamic", "int8-static") for name in candidates):
         samples = recipe.calibration.samples
         stages.append(Stage(name="calibrate", description=f"{samples} samples of {text}, {recipe.calibration.method}"))
     if recipe.quantize.kv_cache != "fp32":
@@ -170,9 +208,14 @@ def _stages(
         stages.append(Stage(name="calibrate", description=f"KV cache in {recipe.quantize.kv_cache}: {scales}"))
     names = ", ".join(candidates)
     stages.append(Stage(name="quantize", description=names))
-    stages.append(Stage(name="lower", description=f"to the ops of {backend}"))
-    stages.append(Stage(name="compile", description=f"optimize offline for {target.name}"))
-    stages.append(Stage(name="verify", description=f"{recipe.quality.samples} held-out samples against PyTorch"))
+    stages.append(Stage(name="lower", description=f"to the ops of {backend}, ONNX opset {target.opset}"))
+    verify = Stage(name="verify", description=f"{recipe.quality.samples} held-out samples against PyTorch")
+    if backend == TENSORRT_RTX:
+        capability = ".".join(map(str, target.compute_capability or ()))
+        built = Stage(name="compile", description=f"an engine for compute capability {capability}, built without a GPU")
+        stages += [verify, built]
+    else:
+        stages += [Stage(name="compile", description=f"optimize offline for {target.name}"), verify]
     if measured:
         stages.append(Stage(name="measure", description="latency on this machine, candidates in turn"))
     if recipe.format == "genai":

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.assembly import REFERENCE_BYTES, Made, Parts, assemble
-from edgecompress.candidates import take
+from edgecompress.candidates import Taken, take
 from edgecompress.capture.export import capture
 from edgecompress.capture.image import image_settings
 from edgecompress.capture.reference import reference_outputs
@@ -21,13 +21,19 @@ from edgecompress.capture.tokenizer import save_tokenizer, text_settings
 from edgecompress.compile.encoder_kernels import use_encoder_kernels
 from edgecompress.compile.kernels import Kerneled
 from edgecompress.compile.onnxruntime import compile_graph, runtime_settings
+from edgecompress.compile.tensorrt_rtx import Engine, build_engine, profile_of
+from edgecompress.errors import WideProductsError
 from edgecompress.formats.cpu import host_cores
+from edgecompress.lower import tensorrt
+from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.lower.onnxruntime import lower, lower_model
 from edgecompress.quantize.feeds import Feed, image_feeds, in_batches, text_feeds
 from edgecompress.quantize.layers import Linear
+from edgecompress.quantize.peaks import too_large_for_half
 from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration, quantize
 from edgecompress.quantize.text import load_texts
 from edgecompress.types.graph import Graph
+from edgecompress.types.recipe import TENSORRT_RTX
 from edgecompress.types.report import Fidelity, LayerCost
 from edgecompress.verify import latency
 from edgecompress.verify.fidelity import measure, require, shortfall
@@ -54,34 +60,48 @@ class Run:
         self.calibration: list[Feed] = []
         self.kernels: dict[str, Kerneled] = {}  # by precision
         self.held_out: list[Feed] = []
+        self.for_engine = plan.backend == TENSORRT_RTX
+        self.wide: tuple[str, ...] = ()  # values that float16 could not hold
+        self.kept: tuple[str, ...] = ()  # layers that the engine would have widened
 
     def all(self) -> Made:
         calibration, held_out = self._feeds()
         self.calibration, self.held_out = calibration, held_out
         with self.clock.stage("capture"):
-            captured = capture(self.student, self.folder, opset=self.target.opset)
+            opset = tensorrt.CAPTURED_OPSET if self.for_engine else self.target.opset
+            captured = capture(self.student, self.folder, opset=opset)
         if any(needs_calibration(name) for name in self.plan.candidates):
             with self.clock.stage("calibrate"):
-                self.calibrated = calibrate(captured, self.recipe, lambda: calibration, lower_model, self.folder)
+                self.calibrated = calibrate(
+                    captured, self.recipe, lambda: calibration, lower_model, self.folder, residuals=self.for_engine
+                )
+        if self.for_engine:
+            with self.clock.stage("calibrate", "range of float16"):
+                self.wide = self._too_wide(captured)
         with self.clock.stage("verify", "reference"):
             reference = self._reference(captured, held_out)
         taken = take(
             self.plan,
             self.clock,
             self.threads,
-            compiled=lambda name: self._with_kernels(self._compile(captured, name)),
+            compiled=lambda name: self._compile(captured, name),
             fidelity=lambda graph: self._fidelity(graph, held_out, reference),
             shapes=lambda: self._shapes(held_out[0]),
         )
-        kernels = self.kernels[taken.graph.precision]
-        taken = replace(taken, kernels=kernels.uses, library=kernels.record)
+        kernels = self.kernels.get(taken.graph.precision)
+        if kernels is not None:
+            taken = replace(taken, kernels=kernels.uses, library=kernels.record)
         precision, quality = taken.graph.precision, self.recipe.quality
         if shortfall(taken.fidelity, quality):
             with self.clock.stage("verify", "costly layers"):
                 costly = self._costly_layers(captured, precision, held_out, reference)
             require(taken.fidelity, quality, precision=precision, costly=[cost.name for cost in costly])
         inputs = {value.name or "" for value in ir.load(taken.graph.path).graph.inputs}
-        return assemble(self.plan, self.clock, self.threads, taken, self._parts(inputs, held_out, reference))
+        parts = self._parts(inputs, held_out, reference)
+        if self.for_engine:
+            taken, engine = self._engine(captured, taken, reference)
+            parts = replace(parts, engine=engine, notes=(*parts.notes, *self._engine_notes(engine)))
+        return assemble(self.plan, self.clock, self.threads, taken, parts)
 
     def _feeds(self) -> tuple[list[Feed], list[Feed]]:
         calibration, quality = self.recipe.calibration, self.recipe.quality
@@ -106,19 +126,62 @@ class Run:
         require_parity(self.student, run, checks, outputs[: len(checks)])
         return outputs[len(checks) :]
 
+    def _too_wide(self, captured: Graph) -> tuple[str, ...]:
+        """Of the float graph that the engine's is made from."""
+        source = captured if self.calibrated is None else Graph(path=self.calibrated.path, stage="captured")
+        model = ir.load(source.path)
+        return too_large_for_half(lower_model(model.clone()), tensorrt.computed_in_half(model), self.calibration)
+
+    def _engine(self, captured: Graph, taken: Taken, reference: Sequence[Any]) -> tuple[Taken, Engine]:
+        """The engine of the graph; where its builder widens a few layers, of a graph that has those in float16."""
+        precision = taken.graph.precision
+        try:
+            return taken, self._build(taken.graph)
+        except WideProductsError as error:
+            if 2 * len(error.layers) > error.of:  # it would be named for what the least of it is
+                raise
+            self.kept = error.layers
+        graph = self._compile(captured, precision, lambda linear: linear.name not in self.kept, "kept")
+        with self.clock.stage("verify", precision):
+            fidelity = self._fidelity(graph, self.held_out, reference)
+        require(fidelity, self.recipe.quality, precision=precision)
+        return replace(taken, graph=graph, fidelity=fidelity), self._build(graph)
+
+    def _build(self, graph: Graph) -> Engine:
+        with self.clock.stage("compile", "engine"):
+            return build_engine(graph, self.target, profile_of(graph, self.recipe.engine), self.folder)
+
+    def _engine_notes(self, engine: Engine) -> tuple[str, ...]:
+        read = ", ".join(f"{count} {dtype}" for dtype, count in engine.matrices.items())
+        layers = f"layers of the engine that read a constant matrix: {read}"
+        fidelity = (
+            "fidelity is that of model.onnx on ONNX Runtime's CPU provider, rounded to float16 wherever it is float16: "
+            "the engine itself was not run"
+        )
+        kept = f"float16, since the engine would have widened their weights: {', '.join(self.kept)}"
+        wide = f"float32, since float16 could not hold them: {', '.join(self.wide)}"
+        return (fidelity, layers, *((kept,) if self.kept else ()), *((wide,) if self.wide else ()))
+
     def _compile(self, captured: Graph, precision: str, only: Any = None, tag: str = "") -> Graph:
         folder = self.folder / tag if tag else self.folder
         folder.mkdir(exist_ok=True)
         bits = 7 if self.target.u8s8_saturates else 8
-        options: dict[str, Any] = {"batches": lambda: self.calibration, "make_runnable": lower_model}
+        options: dict[str, Any] = {
+            "batches": lambda: self.calibration,
+            "make_runnable": lower_model,
+            "symmetric": self.for_engine,
+        }
         if only is not None:
             options["only"] = only
         with self.clock.stage("quantize", precision):
             quantized = quantize(captured, precision, self.recipe, self.calibrated, folder, weight_bits=bits, **options)
         with self.clock.stage("lower", precision):
+            if self.for_engine:
+                return tensorrt.lower(quantized, folder, self.wide)
             lowered = lower(quantized, folder)
         with self.clock.stage("compile", precision):
-            return compile_graph(lowered, self.target, folder)
+            compiled = compile_graph(lowered, self.target, folder)
+        return compiled if only is not None else self._with_kernels(compiled)
 
     def _with_kernels(self, graph: Graph) -> Graph:
         """The graph with our kernels where they are faster; fidelity and the choice then see it so."""
@@ -132,6 +195,8 @@ class Run:
 
     def _fidelity(self, graph: Graph, feeds: Sequence[Feed], reference: Sequence[Any]) -> Fidelity:
         """In padded batches, as the runtime will meet them; each sample is then cut to its real length."""
+        if self.for_engine:
+            graph = rounded_graph(graph, graph.path.parent)
         run = latency.open_session(graph.path, self.threads, graph.library)
         outputs: list[Any] = [None] * len(feeds)
         for positions, batch in in_batches(feeds, _VERIFY_BATCH, self._pad_token_id()):

@@ -17,12 +17,10 @@ from edgecompress.formats.cpu import (
     host_memory_bytes,
 )
 from edgecompress.formats.target import read_target
-from edgecompress.types.recipe import MIXED, PRECISIONS
+from edgecompress.types.recipe import BACKENDS, MIXED, PRECISIONS
 from edgecompress.types.target import Target
 
 LOCAL = "local"
-IMPLEMENTED_BACKENDS = ("onnxruntime",)
-"""Backends that this version can compile for."""
 
 _NEEDS = {"fp32": "float32", "fp16": "float16", "int4-weights": "int4", MIXED: "int4"}
 
@@ -126,14 +124,22 @@ def matches_host(target: Target) -> list[str]:
     return sorted(set(target.isa) - host_features())
 
 
-def require_backend(target: Target) -> str:
-    """The backend to compile with. Raises HostError if this version has none for the target."""
-    for backend in target.backends:
-        if backend in IMPLEMENTED_BACKENDS:
+def require_backend(target: Target, wanted: str | None = None) -> str:
+    """The backend to compile with: the one that is wanted, else the target's first that this version has.
+
+    Raises RecipeError if the target has no such backend, HostError if this version has not.
+    """
+    if wanted is not None and wanted not in target.backends:
+        raise RecipeError(
+            f"target '{target.name}' has no backend named '{wanted}'.{nearest(wanted, target.backends)}",
+            way_out=f"It has {', '.join(target.backends)}.",
+        )
+    for backend in target.backends if wanted is None else (wanted,):
+        if backend in BACKENDS:
             return backend
-    ready = [name for name, path in known_targets().items() if set(read_target(path).backends) & {"onnxruntime"}]
+    ready = [name for name, path in known_targets().items() if set(read_target(path).backends) & set(BACKENDS)]
     raise HostError(
-        f"target '{target.name}' needs {' or '.join(target.backends)}, which this version does not have yet; "
+        f"target '{target.name}' needs {wanted or ' or '.join(target.backends)}, which this version does not have yet; "
         "nothing of it has run on a GPU",
         way_out=f"Targets that work now: {', '.join([*ready, LOCAL])}.",
     )

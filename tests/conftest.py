@@ -55,6 +55,14 @@ def minilm_bundle(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return _once(tmp_path_factory, "minilm.bundle", lambda path: export(minilm_recipe(minilm_dir), path))
 
 
+@pytest.fixture(scope="session")
+def minilm_typed(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real student lowered for TensorRT in each precision of an engine, with what it was held against."""
+    from tests.engines.typed import write_typed
+
+    return _once(tmp_path_factory, "minilm-typed", lambda path: write_typed(minilm_dir, path))
+
+
 def minilm_recipe(minilm_dir: Path) -> Recipe:
     """What is measured decides nothing in it, so that it gives the same bytes at any time."""
     student = StudentRecipe(source=str(minilm_dir))

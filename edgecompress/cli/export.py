@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgecompress.cli.output import add_json_flag, emit_json, progress, table
 from edgecompress.errors import UsageError
+from edgecompress.types.bundle import EngineRecord
 from edgecompress.types.recipe import (
+    BACKENDS,
     BLOCK_METHODS,
     CALIBRATION_METHODS,
+    ENGINE_PRECISIONS,
     FORMATS,
     KERNELS,
     KV_CACHES,
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 # flag -> (group of the recipe or "", field)
 _FIELDS = {
     "target": ("", "target"),
+    "backend": ("", "backend"),
     "precision": ("", "precision"),
     "format": ("", "format"),
     "checkpoint": ("student", "source"),
@@ -56,6 +60,8 @@ _FIELDS = {
     "max_perplexity_ratio": ("quality", "max_perplexity_ratio"),
     "threads": ("runtime", "threads"),
     "kernels": ("runtime", "kernels"),
+    "engine_batch": ("engine", "batch"),
+    "engine_tokens": ("engine", "length_tokens"),
 }
 
 
@@ -64,8 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", nargs="?", default=absent, help="checkpoint directory or hub id")
     parser.add_argument("-o", "--output", type=Path, help="the bundle, a folder that is made")
     parser.add_argument("--target", default=absent, help="a name of `edgecompress targets`, a .toml file, or local")
+    parser.add_argument(
+        "--backend", default=absent, help=f"of the target: {', '.join(BACKENDS)}; its first unless given"
+    )
     names = ", ".join(("auto", *PRECISIONS))
-    parser.add_argument("--precision", default=absent, help=f"{names}; decoders: {', '.join(SHORT_PRECISIONS)}")
+    short = f"decoders: {', '.join(SHORT_PRECISIONS)}; engines: {', '.join(ENGINE_PRECISIONS)}"
+    parser.add_argument("--precision", default=absent, help=f"{names}; {short}")
     parser.add_argument(
         "--format", default=absent, help=f"{' or '.join(FORMATS)}, a bundle that onnxruntime-genai runs too"
     )
@@ -115,6 +125,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=absent,
         help=f"auto measures ours and takes the faster, none, {', '.join(KERNELS)}",
     )
+    engine = parser.add_argument_group("engine")
+    engine.add_argument(
+        "--engine-batch", type=_range, default=absent, metavar="LEAST,USUAL,MOST", help="texts at once (1,8,32)"
+    )
+    engine.add_argument(
+        "--engine-tokens",
+        type=_range,
+        default=absent,
+        metavar="LEAST,USUAL,MOST",
+        help="of a text; from 1 to the student's maximum unless given",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, stages and estimates only")
     parser.add_argument("--force", action="store_true", help="replace the output if it is a bundle")
     add_json_flag(parser)
@@ -125,6 +146,14 @@ def _level(text: str) -> int | str:
 
 
 _level.__name__ = "accuracy level"  # as argparse names what is wrong
+
+
+def _range(text: str) -> tuple[int, int, int]:
+    try:
+        least, usual, most = map(int, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"three numbers with commas between, as in 1,8,32, not '{text}'") from None
+    return least, usual, most
 
 
 def recipe_from(options: argparse.Namespace) -> Recipe:
@@ -224,6 +253,8 @@ def _print_result(result: ExportResult, as_json: bool) -> None:
         print(f"  latency   {shape:<8} p50 {row.p50_ms:.2f} ms, p99 {row.p99_ms:.2f} ms, {row.threads} threads")
     if not result.measurements.latencies:
         print(f"  latency   not measured: this machine is not a {manifest.target.name}")
+    if manifest.engine is not None:
+        print(f"  engine    {describe_engine(manifest.engine)}")
     print(f"  size      {size / 1e6:.1f} MB")
     if "genai_config.json" in manifest.files:
         print("  genai     onnxruntime-genai runs this folder too")
@@ -266,6 +297,14 @@ def kernel_table(uses: tuple[KernelUse, ...]) -> str:
         speeds = ", ".join(f"{label} {ratio:.2f}x" for label, ratio in use.speedups.items())
         rows.append([use.kernel, use.what, str(use.nodes), "ours" if use.used else "stock", speeds or "—", use.reason])
     return table(["kernel", "of", "nodes", "used", "over ONNX Runtime's op", "why"], rows)
+
+
+def describe_engine(engine: EngineRecord) -> str:
+    """What an engine needs, and what it takes."""
+    capability = ".".join(map(str, engine.compute_capability))
+    shapes = {"×".join(map(str, r.smallest)) + " to " + "×".join(map(str, r.largest)) for r in engine.profile.values()}
+    takes = f"{', '.join(sorted(shapes))}, weights {engine.weights_bytes / 1e6:.1f} MB"
+    return f"compute capability {capability}, {engine.builder} {engine.version}, built on {engine.os}; {takes}"
 
 
 def describe(fidelity: Fidelity) -> str:

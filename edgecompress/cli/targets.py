@@ -43,12 +43,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _list(known: list[Target]) -> str:
-    from edgecompress.targets import IMPLEMENTED_BACKENDS
+    from edgecompress.types.recipe import BACKENDS
 
     rows = []
     for target in known:
-        ready = bool(set(target.backends) & set(IMPLEMENTED_BACKENDS))
-        rows.append([target.name, target.arch, ", ".join(target.backends), "yes" if ready else "not yet", target.title])
+        ready = [backend for backend in target.backends if backend in BACKENDS]
+        state = "not yet" if not ready else "yes" if target.accelerator == "cpu" else "builds"
+        rows.append([target.name, target.arch, ", ".join(target.backends), state, target.title])
     return table(["target", "arch", "backend", "works now", "hardware"], rows)
 
 

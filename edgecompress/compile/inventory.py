@@ -27,12 +27,12 @@ _ISA_REASON = {
 }
 
 
-def target_record(target: Target, precision: str, providers: tuple[str, ...]) -> TargetRecord:
+def target_record(target: Target, precision: str, providers: tuple[str, ...], backend: str) -> TargetRecord:
     """What a load must check before it runs the model."""
     return TargetRecord(
         name=target.name,
         arch=target.arch,
-        backend="onnxruntime",
+        backend=backend,
         providers=providers,
         isa=target.isa,
         isa_reason=_ISA_REASON[target.has_vnni and precision.startswith("int8")],

@@ -81,6 +81,8 @@ def open_bundle(folder: Path) -> tuple[Manifest, Path]:
     needed = [manifest.model, *([manifest.text.tokenizer] if manifest.text else [])]
     if manifest.generation is not None and manifest.generation.chat_template is not None:
         needed.append(manifest.generation.chat_template)
+    if manifest.engine is not None:
+        needed += [manifest.engine.path, manifest.engine.layers]
     for name in needed:
         if name not in manifest.files:
             raise BundleError(f"the manifest of {folder.name} does not list '{name}', which it needs", way_out=_AGAIN)

@@ -12,8 +12,10 @@ from edgecompress.errors import RecipeError, nearest
 from edgecompress.formats.codec import from_jsonable
 from edgecompress.types.recipe import (
     ACCURACY_LEVELS,
+    BACKENDS,
     BLOCK_METHODS,
     CALIBRATION_METHODS,
+    ENGINE_PRECISIONS,
     FORMATS,
     KERNELS,
     KV_CACHES,
@@ -22,6 +24,7 @@ from edgecompress.types.recipe import (
     SCHEMA_VERSION,
     SHORT_PRECISIONS,
     TASKS,
+    TENSORRT_RTX,
     Recipe,
 )
 
@@ -56,6 +59,8 @@ def validate_recipe(recipe: Recipe) -> None:
     """Raises RecipeError for a value that no target could fulfil."""
     _one_of("precision", recipe.precision, ("auto", *PRECISIONS, *SHORT_PRECISIONS))
     _one_of("format", recipe.format, FORMATS)
+    if recipe.backend is not None:
+        _one_of("backend", recipe.backend, BACKENDS)
     _one_of("quantization method", recipe.quantize.method, BLOCK_METHODS)
     if recipe.quantize.kv_cache == "fp16":
         raise RecipeError(
@@ -93,14 +98,24 @@ def validate_recipe(recipe: Recipe) -> None:
         ),
         ((recipe.runtime.threads or 1) >= 1, "threads are at least 1"),
         ((recipe.student.max_length_tokens or 8) >= 8, "max_length_tokens is at least 8"),
+        (_ascends(recipe.engine.batch), f"an engine's batch is least, usual, most, from 1, not {recipe.engine.batch}"),
+        (
+            recipe.engine.length_tokens is None or _ascends(recipe.engine.length_tokens),
+            f"an engine's length_tokens are least, usual, most, from 1, not {recipe.engine.length_tokens}",
+        ),
     )
     for holds, message in rules:
         if not holds:
             raise RecipeError(message, way_out="See `edgecompress export --help`.")
 
 
-def resolve_precision(precision: str, task: str) -> str:
-    """The concrete name of a short one. Raises RecipeError if the student is no decoder and only one could be it."""
+def resolve_precision(precision: str, task: str, backend: str = BACKENDS[0]) -> str:
+    """The concrete name of a short one.
+
+    Raises RecipeError if the student is no decoder and only one could be it, or if the backend has no such precision.
+    """
+    if backend == TENSORRT_RTX:
+        return _engine_precision(precision)
     if task != "text-generation" and SHORT_PRECISIONS.get(precision, precision) == MIXED:
         raise RecipeError(
             f"bits are mixed by what a decoder's logits lose, and this student's task is {task}",
@@ -114,6 +129,23 @@ def resolve_precision(precision: str, task: str) -> str:
             way_out=f"Say which: {', '.join(name for name in PRECISIONS if name.startswith(precision))}.",
         )
     return SHORT_PRECISIONS[precision]
+
+
+def _engine_precision(precision: str) -> str:
+    names = ", ".join(ENGINE_PRECISIONS)
+    if precision == "auto":
+        raise RecipeError(
+            "auto measures what it chooses from, and an engine cannot be timed where it is built",
+            way_out=f"Say which precision: {names}.",
+        )
+    concrete = ENGINE_PRECISIONS.get(precision, precision)
+    if concrete not in ENGINE_PRECISIONS.values():
+        raise RecipeError(f"an engine is not built as {precision} by this version", way_out=f"It can be {names}.")
+    return concrete
+
+
+def _ascends(numbers: tuple[int, ...]) -> bool:
+    return numbers[0] >= 1 and list(numbers) == sorted(numbers)
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
@@ -138,7 +170,7 @@ def recipe_toml(recipe: Recipe) -> str:
         value = getattr(recipe, f.name)
         if dataclasses.is_dataclass(value):
             tables.append((f.name, value))
-        else:
+        elif value is not None:
             lines.append(f"{f.name} = {_toml(value)}")
     for name, table in tables:
         lines += ["", f"[{name}]"]
@@ -152,6 +184,8 @@ def recipe_toml(recipe: Recipe) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

@@ -41,7 +41,7 @@ def _lower_one(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, object], 
                 way_out="Grouped-query attention is not supported for encoders by this version.",
             )
     assert query is not None
-    merged = [_merge_heads(graph, node, t, heads * head_size) for t in (query, key, value) if t is not None]
+    merged = [merge_heads(graph, node, t, heads * head_size) for t in (query, key, value) if t is not None]
     padding = _padding(graph, node, mask, shared) if mask is not None else None
     bias = _window_bias(graph, node, merged[0], int(attributes["window"]), shared) if "window" in attributes else None
     inputs = [*merged, None, padding, bias]
@@ -67,7 +67,7 @@ def _lower_one(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, object], 
     replace_heads(graph, node, out, heads, head_size)
 
 
-def _merge_heads(graph: ir.Graph, node: ir.Node, tensor: ir.Value, hidden: int) -> ir.Value:
+def merge_heads(graph: ir.Graph, node: ir.Node, tensor: ir.Value, hidden: int) -> ir.Value:
     """[B, H, T, D] -> [B, T, H * D]; takes what was split, where it was split just before."""
     transpose = tensor.producer()
     if transpose is not None and transpose.op_type == "Transpose":
@@ -103,12 +103,33 @@ def _window_bias(
     graph: ir.Graph, node: ir.Node, rows: ir.Value, window: int, shared: dict[tuple[str, object], ir.Value]
 ) -> ir.Value:
     """Additive bias float32 [1, 1, T, T]: 0 where |i - j| <= window, the lowest float elsewhere. One a model."""
+    key = ("bias", window)
+    if key in shared:
+        return shared[key]
+    inside = inside_window(graph, node, rows, window, shared)
+
+    def scalar(name: str, number: float) -> ir.Value:
+        return constant(graph, ir.tensor(np.array(number, dtype=np.float32), name=f"graph/window_{name}"))
+
+    inputs = [inside, scalar("attend", 0.0), scalar("masked", _MASKED)]
+    bias = ir.node("Where", inputs, name=f"graph/window_{window}/Where")
+    lead = constant(graph, ir.tensor(np.array([0, 1], dtype=np.int64), name="graph/window_lead"))
+    unsqueeze = ir.node("Unsqueeze", [bias.outputs[0], lead], name=f"graph/window_{window}/Unsqueeze_lead")
+    graph.insert_before(node, [bias, unsqueeze])
+    shared[key] = unsqueeze.outputs[0]
+    return shared[key]
+
+
+def inside_window(
+    graph: ir.Graph, node: ir.Node, rows: ir.Value, window: int, shared: dict[tuple[str, object], ir.Value]
+) -> ir.Value:
+    """bool [T, T], true where |i - j| <= window; T is that of rows [B, T, H]. One a model, made before ``node``."""
     key = ("window", window)
     if key in shared:
         return shared[key]
 
-    def scalar(name: str, number: float | int, dtype: type) -> ir.Value:
-        return constant(graph, ir.tensor(np.array(number, dtype=dtype), name=f"graph/window_{name}"))
+    def scalar(name: str, number: int) -> ir.Value:
+        return constant(graph, ir.tensor(np.array(number, dtype=np.int64), name=f"graph/window_{name}"))
 
     def op(kind: str, inputs: list[ir.Value], **attributes: object) -> ir.Value:
         made = ir.node(kind, inputs, attributes=attributes, name=f"graph/window_{window}/{kind}_{len(steps)}")  # type: ignore[arg-type]
@@ -118,12 +139,9 @@ def _window_bias(
     steps: list[ir.Node] = []
     axis = constant(graph, ir.tensor(np.array([0], dtype=np.int64), name="graph/window_axis_0"))
     axis_1 = constant(graph, ir.tensor(np.array([1], dtype=np.int64), name="graph/window_axis_1"))
-    lead = constant(graph, ir.tensor(np.array([0, 1], dtype=np.int64), name="graph/window_lead"))
     length = op("Squeeze", [op("Shape", [rows], start=1, end=2), axis])
-    positions = op("Range", [scalar("zero", 0, np.int64), length, scalar("one", 1, np.int64)])
+    positions = op("Range", [scalar("zero", 0), length, scalar("one", 1)])
     distance = op("Abs", [op("Sub", [op("Unsqueeze", [positions, axis_1]), op("Unsqueeze", [positions, axis])])])
-    inside = op("LessOrEqual", [distance, scalar(f"reach_{window}", window, np.int64)])
-    bias = op("Where", [inside, scalar("attend", 0.0, np.float32), scalar("masked", _MASKED, np.float32)])
-    shared[key] = op("Unsqueeze", [bias, lead])
+    shared[key] = op("LessOrEqual", [distance, scalar(f"reach_{window}", window)])
     graph.insert_before(node, steps)
     return shared[key]

@@ -1,4 +1,4 @@
-"""int8 weights with uint8 activations, dynamic or static.
+"""int8 weights with 8-bit activations, dynamic or static.
 
 Weights are symmetric with one scale a column. The mean error that a quantized weight makes on the calibration text is
 added to the bias (bias correction, arXiv 1906.04721), at no cost.
@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from edgecompress.quantize.calibration import ActivationStatistics
 from edgecompress.quantize.layers import DOMAIN, Linear, constant, replace_linear
-from edgecompress.quantize.numerics import per_column_int8, range_to_uint8
+from edgecompress.quantize.numerics import per_column_int8, range_to_int8, range_to_uint8
 from edgecompress.types.recipe import CalibrationRecipe
 
 
@@ -25,16 +25,18 @@ def quantize_linears(
     static: CalibrationRecipe | None,
     weight_bits: int = 8,
     bias_correction: bool = True,
+    symmetric: bool = False,
 ) -> int:
     """Replace layers by ``edgecompress::QuantizedLinear`` in place; return how many.
 
     Inputs of the op: x, int8 weight [K, N], float32 scale [N], float32 bias [N] and, when ``static`` says how to clip
     the calibrated range, float32 x_scale and uint8 x_zero_point. Without ``static`` x is quantized at each run.
+    ``symmetric``, of static ones: x_zero_point is int8 and 0, and float16 holds every scale, as TensorRT wants it.
     """
     for linear in linears:
         seen = statistics.get(linear.x.name or "")
         weight, bias = linear.weight_array(), linear.bias_array()
-        quantized, scale = per_column_int8(weight, weight_bits)
+        quantized, scale = per_column_int8(weight, weight_bits, half_scales=symmetric)
         if bias_correction and seen is not None:
             bias = bias + seen.mean @ (weight - quantized.astype(np.float32) * scale)
         inputs = [
@@ -45,9 +47,17 @@ def quantize_linears(
         ]
         if static is not None:
             assert seen is not None, "static quantization needs the statistics of every input"
-            x_scale, zero_point = range_to_uint8(*seen.clipped_range(static.method, static.percentile))
-            inputs.append(constant(model.graph, f"{linear.x.name}.scale", np.array(x_scale, dtype=np.float32)))
-            inputs.append(constant(model.graph, f"{linear.x.name}.zero_point", np.array(zero_point, dtype=np.uint8)))
+            low, high = seen.clipped_range(static.method, static.percentile)
+            inputs += activation_scale(model.graph, linear.x, low, high, symmetric=symmetric)
         replace_linear(model.graph, linear, inputs, "QuantizedLinear", {"static": int(static is not None)})
     model.opset_imports[DOMAIN] = 1
     return len(linears)
+
+
+def activation_scale(graph: ir.Graph, x: ir.Value, low: float, high: float, *, symmetric: bool) -> list[ir.Value]:
+    """Scale and zero point of one tensor, which all its readers share."""
+    scale, zero_point = (range_to_int8(low, high), np.int8(0)) if symmetric else range_to_uint8(low, high)
+    return [
+        constant(graph, f"{x.name}.scale", np.array(scale, dtype=np.float32)),
+        constant(graph, f"{x.name}.zero_point", np.array(zero_point)),
+    ]

@@ -40,6 +40,7 @@ class BlockFormat:
     bits: int
     block_size: int
     symmetric: bool = True
+    positive: bool = False  # of symmetric ones: no scale is below zero
 
     @property
     def top(self) -> int:
@@ -186,8 +187,9 @@ def search_scales(blocks: Float, form: BlockFormat, importance: Float | None = N
 
     blocks [n, blocks, block] -> float32 [n, blocks, 1] each; the zero point is a whole number. For every range the
     codes are rounded and the scale, a float16, is then fitted to them by least squares, as llama.cpp's quantizers do.
-    With ``importance``, [blocks, block], errors count in proportion to it. A symmetric scale may be negative: the code
-    0 is one step further from the middle than the top, and the value of largest magnitude takes it.
+    With ``importance``, [blocks, block], errors count in proportion to it. A symmetric scale may be negative, unless
+    the format is ``positive``: the code 0 is one step further from the middle than the top, and the value of largest
+    magnitude takes it.
     """
     best = np.full((*blocks.shape[:2], 1), -1.0, dtype=np.float32)
     best_scale = np.ones_like(best)
@@ -226,8 +228,11 @@ def _ranges(blocks: Float, form: BlockFormat) -> Iterator[tuple[Float, Float]]:
         extreme = np.where(-low > high, low, high)
         extreme[extreme == 0] = 1.0
         middle = np.full_like(extreme, form.middle)
+        steps = np.full_like(extreme, -form.middle)
+        if form.positive:
+            steps = np.where(extreme < 0, steps, np.float32(form.middle - 1))
         for reach in reaches:
-            yield np.float32(-form.middle * reach) / extreme, middle
+            yield steps * np.float32(reach) / extreme, middle
         return
     low, high = np.minimum(low, 0), np.maximum(high, 0)
     span = high - low

@@ -17,6 +17,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from edgecompress.errors import CalibrationError
+from edgecompress.quantize.parts import find_weights
 
 HISTOGRAM_BINS = 2048
 SAMPLE_ROWS = 64
@@ -138,6 +139,7 @@ def collect_statistics(
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    find_weights(options, probed)
     session = ort.InferenceSession(ir.to_proto(probed).SerializeToString(), options, providers=["CPUExecutionProvider"])
     wanted = {i.name for i in session.get_inputs()}
     statistics = {name: ActivationStatistics(channels=channels) for name, channels in tensors.items()}

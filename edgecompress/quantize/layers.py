@@ -79,6 +79,17 @@ def find_linears(model: ir.Model) -> list[Linear]:
     return found
 
 
+def find_residuals(linears: Sequence[Linear]) -> list[ir.Node]:
+    """Every Add of a linear layer's output and of something that was computed, in graph order of the layers."""
+    found: dict[ir.Node, None] = {}
+    for linear in linears:
+        for node, _ in linear.output.uses():
+            computed = all(value is not None and value.const_value is None for value in node.inputs)
+            if not node.domain and node.op_type == "Add" and computed:
+                found[node] = None
+    return list(found)
+
+
 def find_embeddings(model: ir.Model) -> list[Embedding]:
     """Every Gather along axis 0 from a constant float32 table that is large enough to matter."""
     found = []
@@ -120,7 +131,7 @@ def constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
     """An initializer of that name, made once."""
     if name in graph.initializers:
         return graph.initializers[name]
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

@@ -157,6 +157,11 @@ def open_session(model: ir.Model) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    find_weights(options, model)
+    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def find_weights(options: ort.SessionOptions, model: ir.Model) -> None:
+    """Say in which folder the weights lie of a model that is handed over as bytes, where they lie in a file."""
     for name in {str(tensor.base_dir) for tensor in _weights(model) if isinstance(tensor, ir.ExternalTensor)}:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", name)
-    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])

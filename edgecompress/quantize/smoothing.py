@@ -16,7 +16,8 @@ from edgecompress.quantize.calibration import ActivationStatistics
 from edgecompress.quantize.layers import Linear, constant
 from edgecompress.quantize.numerics import Float, fake_quantize_uint8, per_column_int8, range_to_uint8
 
-_WORTH_A_PRODUCT = 5e-4  # how much of the output's square the smoothing must save
+WORTH_A_PRODUCT = 5e-4  # how much of the square of what is computed a product a channel must save
+_SMOOTH = "/Smooth"
 
 
 def smooth(
@@ -39,6 +40,17 @@ def smooth(
     return served
 
 
+def smoothed(value: ir.Value) -> tuple[ir.Value, Float] | None:
+    """The smoothed form of ``value`` that some layer reads, and the factor a channel [K] that leads back; or None."""
+    for node, index in value.uses():
+        if index == 0 and node.op_type == "Mul" and (node.name or "").endswith(_SMOOTH):
+            inverse = node.inputs[1]
+            assert inverse is not None
+            assert inverse.const_value is not None
+            return node.outputs[0], (1 / inverse.const_value.numpy()).astype(np.float32)
+    return None
+
+
 def _factor(group: Sequence[Linear], seen: ActivationStatistics, alpha: float) -> Float | None:
     """Factor a channel [K], or None if smoothing does not pay."""
     weights = np.concatenate([linear.weight_array() for linear in group], axis=1)
@@ -50,7 +62,7 @@ def _factor(group: Sequence[Linear], seen: ActivationStatistics, alpha: float) -
     reach = float((seen.absmax / factor).max())
     low = max(-reach, float((seen.sample / factor).min()) * 1.25)
     smoothed = _layer_error(seen.sample / factor, weights * factor[:, None], (low, reach))
-    return factor if plain - smoothed > _WORTH_A_PRODUCT else None
+    return factor if plain - smoothed > WORTH_A_PRODUCT else None
 
 
 def _layer_error(x: Float, weight: Float, bounds: tuple[float, float]) -> float:
@@ -64,7 +76,7 @@ def _layer_error(x: Float, weight: Float, bounds: tuple[float, float]) -> float:
 def _apply(graph: ir.Graph, group: Sequence[Linear], factor: Float) -> None:
     first = group[0]
     inverse = constant(graph, f"{first.name}.smoothing", (1 / factor).astype(np.float32))
-    product = ir.node("Mul", [first.x, inverse], name=f"{first.name}/Smooth")
+    product = ir.node("Mul", [first.x, inverse], name=f"{first.name}{_SMOOTH}")
     graph.insert_before(first.matmul, product)
     out = product.outputs[0]
     out.type, out.shape = first.x.type, first.x.shape

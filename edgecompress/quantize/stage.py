@@ -18,9 +18,10 @@ from edgecompress.quantize.calibration import ActivationStatistics, collect_stat
 from edgecompress.quantize.decoder import quantize_decoder
 from edgecompress.quantize.experts import routers
 from edgecompress.quantize.hessians import Batches, StreamedHessians
-from edgecompress.quantize.layers import Linear, find_embeddings, find_linears
+from edgecompress.quantize.layers import Linear, find_embeddings, find_linears, find_residuals
 from edgecompress.quantize.mixed import mix
 from edgecompress.quantize.parts import FloatGraph
+from edgecompress.quantize.residuals import quantize_residuals
 from edgecompress.quantize.sensitivity import UNIFORM
 from edgecompress.quantize.smoothing import smooth
 from edgecompress.quantize.weights import quantize_embeddings, quantize_weights
@@ -43,28 +44,41 @@ def needs_calibration(precision: str) -> bool:
 
 
 def calibrate(
-    graph: Graph, recipe: Recipe, batches: Batches, make_runnable: Callable[[ir.Model], ir.Model], out_dir: Path
+    graph: Graph,
+    recipe: Recipe,
+    batches: Batches,
+    make_runnable: Callable[[ir.Model], ir.Model],
+    out_dir: Path,
+    *,
+    residuals: bool = False,
 ) -> Calibrated:
     """Collect statistics, smooth where it pays, and write ``smoothed.onnx``.
 
-    ``make_runnable`` lowers a copy of the portable graph for the machine that calibrates.
+    ``make_runnable`` lowers a copy of the portable graph for the machine that calibrates. ``residuals``: what residual
+    additions read is looked at too.
     """
     model = ir.load(graph.path)
-    statistics = _collect(model, batches, make_runnable)
+    statistics = _collect(model, batches, make_runnable, residuals)
     served: list[str] = []
     if recipe.quantize.smooth_alpha > 0:
         served = smooth(model, find_linears(model), statistics, recipe.quantize.smooth_alpha)
         if served:
-            statistics = _collect(model, batches, make_runnable)
+            statistics = _collect(model, batches, make_runnable, residuals)
     path = out_dir / "smoothed.onnx"
     write_model(model, path)
     return Calibrated(path=path, statistics=statistics, smoothed_layers=tuple(served))
 
 
 def _collect(
-    model: ir.Model, batches: Batches, make_runnable: Callable[[ir.Model], ir.Model]
+    model: ir.Model, batches: Batches, make_runnable: Callable[[ir.Model], ir.Model], residuals: bool
 ) -> dict[str, ActivationStatistics]:
-    tensors = {linear.x.name or "": linear.width for linear in find_linears(model)}
+    linears = find_linears(model)
+    tensors = {linear.x.name or "": linear.width for linear in linears}
+    if residuals:
+        widths = {linear.output: linear.bias_array().size for linear in linears}
+        for node in find_residuals(linears):
+            width = next(widths[value] for value in node.inputs if value in widths)
+            tensors |= {value.name or "": width for value in node.inputs if value is not None}
     return collect_statistics(make_runnable(model.clone()), tensors, batches())
 
 
@@ -80,12 +94,14 @@ def quantize(
     batches: Batches | None = None,
     probes: Batches | None = None,
     make_runnable: Callable[[ir.Model], ir.Model] | None = None,
+    symmetric: bool = False,
 ) -> Graph:
     """Write ``quantized-<precision>.onnx``. fp32 and fp16 come back as the captured graph: fp16 is made when lowering.
 
     ``only`` picks layers, for the search of the costly ones. ``batches`` and ``make_runnable`` (see
     :func:`calibrate`) are what method ``gptq`` runs; ``probes`` are the few short texts that ``mixed-weights`` runs for
-    each weight. Raises RecipeError if there is nothing to quantize.
+    each weight. ``symmetric``, for TensorRT: activations around zero, residual additions in 8 bits too, scales that are
+    positive and that float16 holds. Raises RecipeError if there is nothing to quantize.
     """
     if precision in ("fp32", "fp16"):
         return Graph(path=graph.path, stage="quantized", precision=precision)
@@ -104,6 +120,7 @@ def quantize(
             f"the graph has no linear layer that {precision} could quantize", way_out="Use --precision fp32."
         )
     if needs_calibration(precision) and calibrated is not None:
+        residuals = find_residuals(linears) if symmetric else []
         quantize_linears(
             model,
             linears,
@@ -111,9 +128,11 @@ def quantize(
             static=recipe.calibration if precision == "int8-static" else None,
             weight_bits=weight_bits,
             bias_correction=recipe.quantize.bias_correction,
+            symmetric=symmetric,
         )
+        quantize_residuals(model, residuals, calibrated.statistics, recipe.calibration)
         if recipe.quantize.quantize_embeddings:
-            quantize_embeddings(model, find_embeddings(model))
+            quantize_embeddings(model, find_embeddings(model), half_scales=symmetric)
     else:
         hessians, floats, mixed = None, None, UNIFORM
         if recipe.quantize.method == "gptq" or precision == MIXED:
@@ -150,9 +169,10 @@ def quantize(
                 symmetric=recipe.quantize.symmetric,
                 accuracy_level=recipe.quantize.first_accuracy_level,
                 hessians=hessians,
+                positive=symmetric,
             )
             if recipe.quantize.quantize_embeddings:
-                quantize_embeddings(model, find_embeddings(model))
+                quantize_embeddings(model, find_embeddings(model), half_scales=symmetric)
     path = out_dir / f"quantized-{precision}.onnx"
     write_model(model, path)
     return Graph(path=path, stage="quantized", precision=precision)

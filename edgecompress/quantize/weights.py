@@ -31,17 +31,21 @@ def quantize_weights(
     accuracy_level: int = 4,
     hessians: Mapping[str, Float] | None = None,
     ready: Mapping[str, Blocks] | None = None,
+    positive: bool = False,
 ) -> int:
     """Replace layers by ``edgecompress::BlockLinear`` in place, one by one; return how many. Inputs stay float32.
 
     Inputs of the op: x, uint8 weight [N, blocks, block * bits / 8], float32 scales [N, blocks] and, where there are
     any, uint8 zero points [N, ceil(blocks * bits / 8)] and float32 bias [N]. ``hessians`` maps the name of a layer's
     input to float32 [K, K]; method ``gptq`` needs it, and asks for each when its layer's turn comes. ``ready`` maps the
-    names of layers to blocks of this format that :func:`round_linear` has made of them before.
+    names of layers to blocks of this format that :func:`round_linear` has made of them before. ``positive``, for
+    TensorRT: no scale is below zero, and blocks fill the width, two at least: a builder takes one block a column for
+    another scheme, and writes the whole weight out in float16 before each product.
     """
-    form = BlockFormat(bits=bits, block_size=block_size, symmetric=symmetric)
+    form = BlockFormat(bits=bits, block_size=block_size, symmetric=symmetric, positive=positive)
     for linear in linears:
-        blocks = (ready or {}).get(linear.name) or round_linear(linear, form, method, hessians)
+        fitted = replace(form, block_size=_dividing_block(linear.width, block_size)) if positive else form
+        blocks = (ready or {}).get(linear.name) or round_linear(linear, fitted, method, hessians)
         names = f"{linear.name}.weight"
         packed = constant(model.graph, f"{names}_int{bits}", blocks.packed)
         _replace(model.graph, linear, blocks, packed, names, accuracy_level)
@@ -101,11 +105,11 @@ def let_go(graph: ir.Graph, weight: ir.Value) -> None:
     weight.const_value = None
 
 
-def quantize_embeddings(model: ir.Model, embeddings: Sequence[Embedding]) -> int:
+def quantize_embeddings(model: ir.Model, embeddings: Sequence[Embedding], *, half_scales: bool = False) -> int:
     """Replace lookups by ``edgecompress::QuantizedEmbedding`` (int8 [V, H], float32 [V, 1], ids); return how many."""
     for embedding in embeddings:
         assert embedding.table.const_value is not None
-        table, scale = per_row_int8(embedding.table.const_value.numpy())
+        table, scale = per_row_int8(embedding.table.const_value.numpy(), half_scales=half_scales)
         inputs = [
             constant(model.graph, f"{embedding.table.name}.int8", table),
             constant(model.graph, f"{embedding.table.name}.scale", scale),
@@ -143,6 +147,12 @@ def block_that_divides(width: int, block_size: int) -> int:
     while width % block:
         block //= 2
     return block
+
+
+def _dividing_block(width: int, block_size: int) -> int:
+    """As :func:`block_that_divides`, so short that there are two blocks or more."""
+    half = 1 << (max(width // 2, 1).bit_length() - 1)
+    return block_that_divides(width, min(block_size, half))
 
 
 def tied_to(embedding: Embedding, linear: Linear) -> bool:

@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from edgecompress.errors import BundleError, HostError, UsageError
 from edgecompress.formats.cpu import host_arch, host_cores, host_features
+from edgecompress.runtime.engines import refuse_engine
 from edgecompress.runtime.pages import anonymous_regions, collapse_new
 from edgecompress.runtime.weights import add_weights, read_table
 from edgecompress.types.bundle import Manifest
@@ -44,8 +45,10 @@ def make_session(folder: Path, manifest: Manifest, threads: int, *, huge_pages: 
     """Open the model with the settings stored for its target, and make sure that its providers are live.
 
     ``huge_pages`` asks for them where the weights lie, in a thread of its own, so that nothing waits for the kernel.
-    Raises HostError rather than fall back to another provider.
+    Raises HostError rather than fall back to another provider, or to the graph that an engine was built from.
     """
+    if manifest.engine is not None:
+        refuse_engine(manifest, manifest.engine)
     settings, wanted = manifest.runtime, list(manifest.target.providers)
     available = ort.get_available_providers()
     absent = [provider for provider in wanted if provider not in available]

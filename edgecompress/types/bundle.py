@@ -82,6 +82,29 @@ class KernelLibrary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShapeRange:
+    """What an engine takes for one input, axis by axis; it is fastest at ``usual``."""
+
+    smallest: tuple[int, ...]
+    usual: tuple[int, ...]
+    largest: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRecord:
+    """A compiled engine in the bundle, and what a machine must be to run it. Nothing else runs in its place."""
+
+    path: str  # ends in ".engine"
+    layers: str  # a text file: the builder's own account of each layer, with the type of every tensor
+    builder: str  # "tensorrt-rtx"
+    version: str  # of the builder; another version refuses the engine
+    os: str  # that it was built on: "linux"
+    compute_capability: tuple[int, int]
+    profile: Mapping[str, ShapeRange]  # input -> shapes
+    weights_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerationSettings:
     """What a decoder's runtime must know: its cache, its special tokens and how its checkpoint samples."""
 
@@ -122,6 +145,7 @@ class Manifest:
     generation: GenerationSettings | None = None
     labels: tuple[str, ...] = ()
     kernels: KernelLibrary | None = None
+    engine: EngineRecord | None = None  # what runs; ``model`` is the graph that it was built from
     files: Mapping[str, FileRecord] = field(default_factory=dict)  # every file but the manifest and the measurements
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that made it
     schema_version: int = SCHEMA_VERSION

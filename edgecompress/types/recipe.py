@@ -15,6 +15,13 @@ MIXED = "mixed-weights"
 SHORT_PRECISIONS = {"int4": "int4-weights", "int8": "int8-weights", "mixed": MIXED}
 """What decoders may say for short. For encoders "int8" could mean three things, so there it is refused."""
 
+ENGINE_PRECISIONS = {"fp16": "fp16", "int8": "int8-static", "int4": "int4-weights"}
+"""What an encoder's engine is built in, by its short name: each means one thing there."""
+
+TENSORRT_RTX = "tensorrt-rtx"
+BACKENDS = ("onnxruntime", TENSORRT_RTX)
+"""Backends that this version can compile for."""
+
 BLOCK_METHODS = ("rtn", "hqq", "gptq")
 """How the weights of the weight-only precisions are rounded; ``gptq`` is calibrated."""
 
@@ -105,8 +112,17 @@ class RuntimeRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineRecipe:
+    """The optimization profile of an engine: the least, the usual and the most of each axis that varies."""
+
+    batch: tuple[int, int, int] = (1, 8, 32)
+    length_tokens: tuple[int, int, int] | None = None  # None: from 1 to the student's maximum, usually half of it
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     target: str = "local"
+    backend: str | None = None  # one of the target's; None: the first of them that this version has
     precision: str = "auto"
     format: str = "bundle"  # one of FORMATS
     student: StudentRecipe = field(default_factory=StudentRecipe)
@@ -114,4 +130,5 @@ class Recipe:
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
     quality: QualityRecipe = field(default_factory=QualityRecipe)
     runtime: RuntimeRecipe = field(default_factory=RuntimeRecipe)
+    engine: EngineRecipe = field(default_factory=EngineRecipe)
     schema_version: int = SCHEMA_VERSION

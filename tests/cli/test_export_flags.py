@@ -6,8 +6,9 @@ import argparse
 
 import pytest
 
+from edgecompress.cli import main
 from edgecompress.cli.export import add_arguments, describe, recipe_from
-from edgecompress.types.recipe import QuantizeRecipe
+from edgecompress.types.recipe import EngineRecipe, QuantizeRecipe
 from edgecompress.types.report import Fidelity
 
 
@@ -43,3 +44,12 @@ def test_what_is_not_given_keeps_its_default() -> None:
 def test_a_decoder_s_figures_fit_on_one_line() -> None:
     fidelity = Fidelity(samples=3, perplexity_ratio=1.0123, mean_kl=0.0045, top1_agreement=0.95)
     assert describe(fidelity) == "perplexity ratio 1.0123, KL 0.0045, top-1 0.9500"
+
+
+def test_profiles_of_engines_are_three_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    given = options("--backend", "tensorrt-rtx", "--engine-batch", "1,2,4", "--engine-tokens", "8,16,32")
+    recipe = recipe_from(given)
+    assert recipe.backend == "tensorrt-rtx"
+    assert recipe.engine == EngineRecipe(batch=(1, 2, 4), length_tokens=(8, 16, 32))
+    assert main(["export", "checkpoint", "--engine-batch", "1,2", "-o", "bundle"]) == 2
+    assert "three numbers with commas between, as in 1,8,32, not '1,2'" in capsys.readouterr().err

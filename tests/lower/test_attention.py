@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
@@ -45,12 +47,14 @@ def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | No
     return (weights / weights.sum(-1, keepdims=True) @ v).swapaxes(1, 2)
 
 
-@pytest.mark.parametrize("window", [None, 5])
-@pytest.mark.parametrize("mask", [None, "full", "padded"])
-@pytest.mark.parametrize("shape", [(1, 4, 1, 8), (2, 3, 63, 20), (1, 2, 129, 64)])
-def test_lowered_attention_matches_float64(
-    shape: tuple[int, int, int, int], mask: str | None, window: int | None, rng: np.random.Generator
+def check_against_float64(
+    lower: Callable[[ir.Model], ir.Model],
+    shape: tuple[int, int, int, int],
+    mask: str | None,
+    window: int | None,
+    rng: np.random.Generator,
 ) -> None:
+    """Lower an attention of that shape [B, H, T, D], run it, and compare; ``mask`` is None, "full" or "padded"."""
     batch, heads, tokens, head_size = shape
     model = attention_graph(heads, head_size, mask=mask is not None, window=window)
     for index, node in enumerate(model.graph):
@@ -63,11 +67,18 @@ def test_lowered_attention_matches_float64(
         if mask == "padded":
             keep[-1, max(1, tokens - 3) :] = 0
         feeds["mask"] = keep
-    session = ort.InferenceSession(
-        ir.to_proto(lower_model(model)).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = ort.InferenceSession(ir.to_proto(lower(model)).SerializeToString(), providers=["CPUExecutionProvider"])
     got = session.run(None, feeds)[0]
     np.testing.assert_allclose(got, reference(q, k, v, keep, window), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("mask", [None, "full", "padded"])
+@pytest.mark.parametrize("shape", [(1, 4, 1, 8), (2, 3, 63, 20), (1, 2, 129, 64)])
+def test_lowered_attention_matches_float64(
+    shape: tuple[int, int, int, int], mask: str | None, window: int | None, rng: np.random.Generator
+) -> None:
+    check_against_float64(lower_model, shape, mask, window, rng)
 
 
 def test_a_mask_becomes_a_choice_between_two_kernels() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
@@ -324,3 +326,15 @@ def test_scales_have_float16s_digits_where_it_has_all(method: str, symmetric: bo
     tiny = quantize_blocks((1e-7 * rng.normal(size=(96, 10))).astype(np.float32), form, method)
     assert not np.array_equal(tiny.scales, tiny.scales.astype(np.float16))  # kept whole: float16 has few digits there
     assert np.abs(tiny.dequantize()).max() > 1e-7
+
+
+@pytest.mark.parametrize("method", ["rtn", "hqq"])
+def test_positive_scales_are_positive_and_nearly_as_good(method: str, rng: np.random.Generator) -> None:
+    weight = rng.normal(size=(256, 24)).astype(np.float32)
+    form = BlockFormat(bits=4, block_size=64)
+    free = quantize_blocks(weight, form, method)
+    bound = quantize_blocks(weight, replace(form, positive=True), method)
+    assert (free.scales < 0).any()
+    assert (bound.scales > 0).all()
+    error = [float(np.square(blocks.dequantize() - weight).mean()) for blocks in (free, bound)]
+    assert error[1] <= 1.25 * error[0]

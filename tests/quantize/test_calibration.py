@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -14,6 +16,7 @@ from edgecompress.quantize.calibration import (
     calibration_bytes,
     collect_statistics,
 )
+from tests.graphs import graph_with_weights
 
 MODEL = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -87,3 +90,20 @@ def test_no_text_and_broken_values_are_refused() -> None:
     bad = {"x": np.full((1, 2, 4), np.nan, dtype=np.float32), "attention_mask": np.ones((1, 2), dtype=np.int64)}
     with pytest.raises(CalibrationError, match="not finite"):
         collect_statistics(model, {"h": 4}, [bad])
+
+
+def test_weights_that_lie_in_a_file_are_found(tmp_path: Path, rng: np.random.Generator) -> None:
+    model = graph_with_weights(
+        """
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[b,64] x, float[64,64] w) => (float[b,64] y) { y = MatMul(x, w) }
+        """,
+        {"w": rng.normal(size=(64, 64)).astype(np.float32)},
+    )
+    ir.save(model, tmp_path / "m.onnx", external_data="m.onnx.data", size_threshold_bytes=0)
+    stored = ir.load(tmp_path / "m.onnx")
+    assert isinstance(stored.graph.initializers["w"].const_value, ir.ExternalTensor)
+    x = rng.normal(size=(5, 64)).astype(np.float32)
+    found = collect_statistics(stored, {"y": 64}, [{"x": x}])["y"]
+    assert found.rows_seen == 5
+    assert found.high == pytest.approx(float((x @ model.graph.initializers["w"].const_value.numpy()).max()), rel=1e-5)

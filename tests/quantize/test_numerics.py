@@ -9,6 +9,7 @@ from edgecompress.quantize.numerics import (
     fake_quantize_uint8,
     per_column_int8,
     per_row_int8,
+    range_to_int8,
     range_to_uint8,
 )
 
@@ -48,3 +49,26 @@ def test_zero_is_exact_and_the_range_is_covered(low: float, high: float) -> None
     back = fake_quantize_uint8(x, scale, zero_point)
     assert back[0] == 0.0
     assert np.abs(back - x).max() <= float(scale)
+
+
+def test_half_scales_are_what_float16_holds_and_round_as_well() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(64, 40)).astype(np.float32)
+    weight[:, 0] *= 1e-9  # its scale is below float16's normal numbers
+    weight[:, 1] = 0
+    codes, scale = per_column_int8(weight, half_scales=True)
+    assert np.array_equal(scale.astype(np.float16).astype(np.float32), scale)
+    assert (scale >= np.finfo(np.float16).smallest_normal).all()
+    error = np.abs(codes * scale - weight).max(axis=0)
+    assert (error <= scale * (0.5 + 127 * 2**-11)).all()  # half a step, and what the largest code is off by
+
+
+@pytest.mark.parametrize(("low", "high"), [(-3.0, 1.0), (-1.0, 3.0), (0.0, 3.0), (-3.0, -2.0)])
+def test_a_range_around_zero_covers_its_farther_end(low: float, high: float) -> None:
+    scale = range_to_int8(low, high)
+    assert float(np.float16(scale)) == scale
+    assert 127 * scale == pytest.approx(3.0, rel=2**-10)
+
+
+def test_a_range_of_nothing_has_a_scale() -> None:
+    assert range_to_int8(0.0, 0.0) == 1.0

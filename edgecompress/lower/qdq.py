@@ -1,0 +1,147 @@
+"""``edgecompress`` quantized ops to explicit Q/DQ around standard ops, placed as TensorRT fuses them.
+
+One template an op, all in float32 (:mod:`edgecompress.lower.typed` chooses the types):
+
+- QuantizedLinear: Q and DQ on the input, DQ behind the constant int8 weight, one scale a column, then MatMul and Add.
+  All readers of an input share its Q and DQ;
+- Rounded, which stands on both sides of a residual addition: Q and DQ, those of the layer that reads the same value;
+- BlockLinear: DQ behind the constant int4 or int8 weight, one scale a block; the input stays a float;
+- QuantizedEmbedding: DQ behind the constant int8 table, one scale a row, then Gather, which reads the chosen rows only.
+
+Nothing is put around softmax or norms: they compute wider than they read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgecompress.errors import RecipeError
+from edgecompress.lower.rewrite import put
+from edgecompress.quantize.blockwise import unpack
+from edgecompress.quantize.layers import DOMAIN, constant
+
+_Shared = dict[tuple[ir.Value, ir.Value], ir.Value]
+
+
+def lower_to_qdq(model: ir.Model) -> int:
+    """Rewrite every quantized op of ``model`` in place; return how many there were. Needs opset 21 or later."""
+    shared: _Shared = {}
+    nodes = [n for n in model.graph if n.domain == DOMAIN and n.op_type in _TEMPLATES]
+    for node in nodes:
+        _TEMPLATES[node.op_type](model.graph, node, shared)
+    return len(nodes)
+
+
+def _linear(graph: ir.Graph, node: ir.Node, shared: _Shared) -> None:
+    x, weight, scale, bias = _given(node, 4)
+    if not node.attributes["static"].as_int():
+        raise RecipeError(
+            f"{node.name}: TensorRT takes activations with calibrated scales only",
+            way_out="Use --precision int8-static.",
+        )
+    x_scale, zero_point = _given(node, 6)[4:]
+    rounded = _rounded(graph, node, (x, x_scale, zero_point), shared)
+    stem = _stem(node)
+    columns = ir.node("DequantizeLinear", [weight, scale], {"axis": 1}, name=f"{stem}/weight/DequantizeLinear")
+    product = ir.node("MatMul", [rounded, columns.outputs[0]], name=f"{stem}/MatMul")
+    graph.insert_before(node, [columns, product])
+    _typed_like(product.outputs[0], node.outputs[0])
+    put(graph, node, ir.node("Add", [product.outputs[0], bias], name=f"{stem}/Add"))
+
+
+def _round(graph: ir.Graph, node: ir.Node, shared: _Shared) -> None:
+    x, scale, zero_point = _given(node, 3)
+    ir.convenience.replace_all_uses_with(node.outputs[0], _rounded(graph, node, (x, scale, zero_point), shared))
+    graph.remove(node, safe=True)
+
+
+def _block_linear(graph: ir.Graph, node: ir.Node, _: _Shared) -> None:
+    x, packed, scales, zeros, bias = [*node.inputs, None, None][:5]
+    bits, block, width = (node.attributes[name].as_int() for name in ("bits", "block_size", "K"))
+    if zeros is not None:
+        raise RecipeError(f"{node.name}: TensorRT takes weights around zero only", way_out="Leave out --zero-points.")
+    assert x is not None
+    assert packed is not None
+    assert packed.const_value is not None
+    assert scales is not None
+    assert scales.const_value is not None
+    stem = _stem(node)
+    codes = unpack(packed.const_value.numpy(), bits)
+    rows = codes.reshape(len(codes), -1)[:, :width].T.astype(np.int16) - 2 ** (bits - 1)  # [K, N]
+    weight = _signed(graph, f"{stem}.weight", rows, bits)
+    scale = constant(graph, f"{stem}.weight_scale_rows", scales.const_value.numpy().T)  # [blocks, N]
+    blocks = ir.node(
+        "DequantizeLinear", [weight, scale], {"axis": 0, "block_size": block}, name=f"{stem}/weight/DequantizeLinear"
+    )
+    product = ir.node("MatMul", [x, blocks.outputs[0]], name=f"{stem}/MatMul")
+    graph.insert_before(node, blocks)
+    if bias is None:
+        put(graph, node, product)
+        return
+    graph.insert_before(node, product)
+    _typed_like(product.outputs[0], node.outputs[0])
+    put(graph, node, ir.node("Add", [product.outputs[0], bias], name=f"{stem}/Add"))
+
+
+def _embedding(graph: ir.Graph, node: ir.Node, _: _Shared) -> None:
+    table, scale, ids = _given(node, 3)
+    assert scale.const_value is not None
+    stem = _stem(node)
+    rows = constant(graph, f"{scale.name}.rows", scale.const_value.numpy()[:, 0])
+    whole = ir.node("DequantizeLinear", [table, rows], {"axis": 0}, name=f"{stem}/table/DequantizeLinear")
+    graph.insert_before(node, whole)
+    put(graph, node, ir.node("Gather", [whole.outputs[0], ids], {"axis": 0}, name=f"{stem}/Gather"))
+
+
+def _rounded(
+    graph: ir.Graph, node: ir.Node, quantized: tuple[ir.Value, ir.Value, ir.Value], shared: _Shared
+) -> ir.Value:
+    """The value behind its Q and DQ, which are made once, of the value, its scale and its zero point."""
+    x, scale, zero_point = quantized
+    key = (x, scale)
+    if key not in shared:
+        quantize = ir.node("QuantizeLinear", [x, scale, zero_point], name=f"{x.name}/QuantizeLinear")
+        back = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero_point], name=f"{x.name}/DequantizeLinear")
+        graph.insert_before(node, [quantize, back])
+        _typed_like(back.outputs[0], x)
+        shared[key] = back.outputs[0]
+    return shared[key]
+
+
+def _signed(graph: ir.Graph, name: str, codes: npt.NDArray[np.int16], bits: int) -> ir.Value:
+    """Codes [K, N] around zero as a constant of ONNX's INT4, two a byte with the first in the low half, or INT8."""
+    if bits == 8:
+        return constant(graph, name, codes.astype(np.int8))
+    flat = (codes & 15).astype(np.uint8).reshape(-1)
+    flat = np.pad(flat, (0, flat.size % 2))
+    shape = ir.Shape(codes.shape)
+    tensor = ir.PackedTensor(flat[0::2] | flat[1::2] << np.uint8(4), ir.DataType.INT4, shape=shape, name=name)
+    value = ir.Value(name=name, shape=shape, type=ir.TensorType(ir.DataType.INT4), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _given(node: ir.Node, count: int) -> list[ir.Value]:
+    given = [value for value in node.inputs[:count] if value is not None]
+    assert len(given) == count, f"{node.name} lacks an input"
+    return given
+
+
+def _stem(node: ir.Node) -> str:
+    return (node.name or node.op_type).rpartition("/")[0] or node.op_type
+
+
+def _typed_like(value: ir.Value, other: ir.Value) -> None:
+    value.type, value.shape = other.type, other.shape
+
+
+_TEMPLATES: dict[str, Callable[[ir.Graph, ir.Node, _Shared], None]] = {
+    "QuantizedLinear": _linear,
+    "Rounded": _round,
+    "BlockLinear": _block_linear,
+    "QuantizedEmbedding": _embedding,
+}

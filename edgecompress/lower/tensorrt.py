@@ -1,0 +1,73 @@
+"""The lowering for TensorRT: standard ops only, explicit Q/DQ, strongly typed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes.common import (
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    RemoveUnusedNodesPass,
+    RemoveUnusedOpsetsPass,
+    ShapeInferencePass,
+    TopologicalSortPass,
+)
+
+from edgecompress.capture.export import write_model
+from edgecompress.errors import RecipeError
+from edgecompress.lower.qdq import lower_to_qdq
+from edgecompress.lower.standard_attention import lower_to_standard_attention
+from edgecompress.lower.typed import computes_in_half, strongly_typed
+from edgecompress.quantize.layers import DOMAIN
+from edgecompress.types.graph import Graph
+
+CAPTURED_OPSET = 21
+"""Of portable graphs that are lowered here: PyTorch's exporter writes ops of later ones that ONNX Runtime fails on."""
+
+OPSET = 23
+"""Of lowered ones: the first that has Attention. Ops of a captured graph mean the same in it, and take more types."""
+
+
+def lower_model(model: ir.Model, wide: Collection[str] = ()) -> ir.Model:
+    """Rewrite ``model``, of CAPTURED_OPSET, in place so that TensorRT's parsers can take it; return it.
+
+    ``wide`` names values that float16 could not hold. Raises RecipeError for an op that has no standard form.
+    """
+    model.opset_imports[""] = OPSET
+    DeduplicateInitializersPass()(model)
+    lower_to_standard_attention(model)
+    lower_to_qdq(model)
+    RemoveUnusedNodesPass()(model)
+    CommonSubexpressionEliminationPass()(model)
+    TopologicalSortPass()(model)
+    RemoveUnusedOpsetsPass()(model)
+    left = sorted({node.op_type for node in model.graph.all_nodes() if node.domain == DOMAIN})
+    if left:
+        raise RecipeError(
+            f"{', '.join(left)} of this student cannot be lowered for TensorRT by this version",
+            way_out="Export it for a CPU target.",
+        )
+    model = ShapeInferencePass()(model).model
+    untyped = [value.name for node in model.graph for value in node.outputs if value.name and value.dtype is None]
+    if untyped:
+        raise RecipeError(
+            f"the types of {len(untyped)} values of this student cannot be inferred, the first of them {untyped[0]}",
+            way_out="Export it for a CPU target.",
+        )
+    strongly_typed(model, wide)
+    return model
+
+
+def computed_in_half(model: ir.Model) -> list[str]:
+    """Names of the float32 values of a portable float graph that would be float16, to be held against its range."""
+    nodes = (node for node in model.graph if computes_in_half(node))
+    return [value.name or "" for node in nodes for value in node.outputs if value.dtype == ir.DataType.FLOAT]
+
+
+def lower(graph: Graph, out_dir: Path, wide: Collection[str] = ()) -> Graph:
+    """Write ``typed-<precision>.onnx``, which holds standard ops only and says the type of every value."""
+    path = out_dir / f"typed-{graph.precision}.onnx"
+    write_model(lower_model(ir.load(graph.path), wide), path)
+    return Graph(path=path, stage="lowered", precision=graph.precision)

@@ -1,0 +1,167 @@
+"""A float32 graph of standard ops to a strongly typed one: float16 where it is safe, float32 where it would overflow.
+
+- Products with a constant, attention and lookups compute in float16.
+- What moves, adds, multiplies or gates values, and what rounds them to 8 bits, has the type of what it reads.
+- Everything else computes in float32: norms, softmax, sums, square roots, products of two computed values (pooling).
+- So does whatever reads or writes a value that comes near float16's limit on the calibration text (``wide``).
+
+Inputs and outputs of the graph keep their types. Scales are constants in the type of their Q or DQ, and a value is cast
+once, where it is made, for all that read it in the other type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
+
+_MOVING = (
+    "Reshape", "Transpose", "Concat", "Split", "Slice", "Squeeze", "Unsqueeze", "Expand", "Identity", "Flatten", "Pad",
+)  # fmt: skip
+_FOLLOWING = (*_MOVING, "Add", "Sub", "Mul", "Gelu", "Relu", "Tanh", "Sigmoid", "QuantizeLinear")
+_HALF = ("Attention", "Gather", "DequantizeLinear", "Conv", "Gemm")
+_READS_SHAPE = ("Shape", "Size")
+
+
+def strongly_typed(model: ir.Model, wide: Collection[str] = ()) -> int:
+    """Type ``model``, whose values must have their types, in place; return how many nodes compute in float16.
+
+    ``wide`` names float32 values that float16 could not hold.
+    """
+    graph = model.graph
+    too_wide = _spread(graph, wide)
+    types: dict[ir.Value, ir.DataType] = {value: FLOAT for value in graph.inputs if value.dtype == FLOAT}
+    casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+    halves = 0
+    for node in list(graph):
+        floats = [i for i, value in enumerate(node.inputs) if value is not None and value.dtype == FLOAT]
+        kind = _type_of(node, types, too_wide)
+        if node.op_type not in _READS_SHAPE:
+            for index in floats:
+                value = node.inputs[index]
+                assert value is not None
+                node.replace_input_with(index, _as(graph, node, value, kind, types, casts))
+        for output in node.outputs:
+            if output.dtype == FLOAT:
+                types[output] = kind
+        halves += kind == HALF
+    for output in list(graph.outputs):
+        if types.get(output) == HALF:
+            _keep_type(graph, output)
+    for value, kind in types.items():
+        if kind == HALF and not value.is_graph_output():
+            value.type = ir.TensorType(HALF)
+    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
+        graph.initializers.pop(name)
+    return halves
+
+
+def computes_in_half(node: ir.Node) -> bool:
+    """Whether the node makes values of its own, from floats, that may be float16; what only moves them does not."""
+    return not node.domain and node.op_type not in _MOVING and node.op_type in (*_FOLLOWING, *_HALF, "MatMul")
+
+
+def _spread(graph: ir.Graph, wide: Collection[str]) -> set[ir.Value]:
+    """The wide values, the products that a bias makes them of, what is rounded from them and back, and their weights.
+
+    A product has a name of its own only where it was not quantized.
+    """
+    found = {value for node in graph for value in node.outputs if value.name in wide}
+    for value in list(found):
+        node = value.producer()
+        if node is not None and node.op_type == "Add":
+            found |= {v for v in node.inputs if v is not None and _makes(v, "MatMul")}
+    for node in graph:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.inputs[0] in found:
+            found |= set(node.outputs)
+    for node in graph:
+        if node.op_type == "MatMul" and (found & {*node.inputs, *node.outputs}):
+            found |= {value for value in node.inputs if value is not None and _is_weight(value)}
+    return found
+
+
+def _type_of(node: ir.Node, types: dict[ir.Value, ir.DataType], wide: set[ir.Value]) -> ir.DataType:
+    """What the node computes in."""
+    if any(value in wide for value in (*node.inputs, *node.outputs)):
+        return FLOAT
+    if node.op_type in _HALF:
+        return HALF
+    if node.op_type == "MatMul":
+        return HALF if any(value is not None and _is_weight(value) for value in node.inputs) else FLOAT
+    if node.op_type in _FOLLOWING:
+        read = {types[value] for value in node.inputs if value in types}
+        return HALF if read == {HALF} else FLOAT
+    return FLOAT
+
+
+def _makes(value: ir.Value, op: str) -> bool:
+    node = value.producer()
+    return node is not None and node.op_type == op
+
+
+def _is_weight(value: ir.Value) -> bool:
+    """Whether it is a constant, or one behind its DQ."""
+    node = value.producer()
+    if node is not None and node.op_type == "DequantizeLinear":
+        first = node.inputs[0]
+        return first is not None and first.const_value is not None
+    return value.const_value is not None
+
+
+def _as(
+    graph: ir.Graph,
+    node: ir.Node,
+    value: ir.Value,
+    kind: ir.DataType,
+    types: dict[ir.Value, ir.DataType],
+    casts: dict[tuple[ir.Value, ir.DataType], ir.Value],
+) -> ir.Value:
+    """The value in that type: itself, a constant of it, or a cast of it that is made where it is first needed."""
+    constant = value.const_value
+    if types.get(value, FLOAT) == kind:
+        return value
+    key = (value, kind)
+    if key in casts:
+        return casts[key]
+    if constant is not None:
+        half = ir.Value(
+            name=f"{value.name}.float16",
+            shape=value.shape,
+            type=ir.TensorType(HALF),
+            const_value=ir.tensor(_half(constant), name=f"{value.name}.float16"),
+        )
+        graph.register_initializer(half)
+        casts[key] = half
+        return half
+    cast = ir.node("Cast", [value], {"to": int(kind)}, name=f"{value.name}/to_{kind.name.lower()}")
+    graph.insert_before(node, cast)
+    made = cast.outputs[0]
+    made.type, made.shape = ir.TensorType(kind), value.shape
+    types[made] = kind
+    casts[key] = made
+    return made
+
+
+def _half(tensor: ir.TensorProtocol) -> npt.NDArray[np.float16]:
+    """What is beyond float16 becomes its largest number (a mask's lowest float stays low), and never infinity."""
+    largest = float(np.finfo(np.float16).max)
+    array = tensor.numpy()
+    return np.where(np.isfinite(array), np.clip(array, -largest, largest), array).astype(np.float16)
+
+
+def _keep_type(graph: ir.Graph, output: ir.Value) -> None:
+    """Put a cast back to float32 behind what the graph gives, under the name that it has."""
+    node = output.producer()
+    assert node is not None
+    cast = ir.node("Cast", [output], {"to": int(FLOAT)}, name=f"{output.name}/to_float")
+    graph.insert_after(node, cast)
+    made, name = cast.outputs[0], output.name
+    made.type, made.shape = ir.TensorType(FLOAT), output.shape
+    graph.outputs[list(graph.outputs).index(output)] = made
+    output.name = f"{name}.float16"
+    made.name = name
+    output.type = ir.TensorType(HALF)

@@ -1,0 +1,46 @@
+"""The largest magnitudes that a float graph meets on the calibration text: what float16 could not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgecompress.quantize.parts import open_session
+
+ROOM = 4.0  # of float16's range: other texts than those of the calibration reach further
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+def too_large_for_half(
+    runnable: ir.Model, names: Iterable[str], batches: Iterable[Mapping[str, npt.NDArray[Any]]]
+) -> tuple[str, ...]:
+    """Those of the named float32 values that come within a factor of ROOM of float16's largest number, by name.
+
+    ``runnable`` runs on ONNX Runtime's CPU and is left as it was. The maxima are taken inside the graph: no activation
+    is handed out.
+    """
+    model = runnable.clone()
+    graph = model.graph
+    values = {value.name: value for node in graph for value in node.outputs}
+    watched = [name for name in dict.fromkeys(names) if name in values]
+    graph.outputs.clear()
+    for name in watched:
+        size = ir.node("Abs", [values[name]], name=f"{name}/Abs")
+        peak = ir.node("ReduceMax", [size.outputs[0]], {"keepdims": 0}, name=f"{name}/ReduceMax")
+        graph.extend([size, peak])
+        peak.outputs[0].name = f"{name}.peak"
+        peak.outputs[0].type, peak.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([])
+        graph.outputs.append(peak.outputs[0])
+    if not watched:
+        return ()
+    session = open_session(model)
+    wanted = {value.name for value in session.get_inputs()}
+    peaks = np.zeros(len(watched))
+    for batch in batches:
+        found = session.run(None, {name: array for name, array in batch.items() if name in wanted})
+        peaks = np.maximum(peaks, np.array(found, dtype=np.float64))
+    return tuple(sorted(name for name, peak in zip(watched, peaks, strict=True) if not peak * ROOM <= _LARGEST))

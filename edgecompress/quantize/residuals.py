@@ -1,0 +1,92 @@
+"""Both sides of residual additions in 8 bits, around zero and with one scale a tensor, as TensorRT fuses them.
+
+A side that a quantized layer reads too is rounded as that layer has it, smoothed or not
+(:mod:`edgecompress.quantize.smoothing`): the norm before it then writes nothing but 8 bits. The other side, what a
+layer adds, has a few channels that reach far beyond the rest, which one scale would round away (MiniLM's mean cosine
+falls to 0.83). It is balanced where that pays: divided by a factor a channel, rounded, and multiplied by the factor
+again, all of which an engine does in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from edgecompress.quantize.activations import activation_scale
+from edgecompress.quantize.calibration import ActivationStatistics
+from edgecompress.quantize.layers import DOMAIN, constant
+from edgecompress.quantize.numerics import Float, range_to_int8
+from edgecompress.quantize.smoothing import WORTH_A_PRODUCT, smoothed
+from edgecompress.types.recipe import CalibrationRecipe
+
+
+def quantize_residuals(
+    model: ir.Model,
+    residuals: Sequence[ir.Node],
+    statistics: Mapping[str, ActivationStatistics],
+    static: CalibrationRecipe,
+) -> int:
+    """Put ``edgecompress::Rounded`` on both inputs of each addition in place; return how many inputs are balanced.
+
+    Inputs of the op: x, float32 scale and int8 zero point (0); its output is x rounded to 8 bits, as float32.
+    ``statistics`` has all that the additions read, and what was smoothed of it.
+    """
+    balanced = 0
+    for node in residuals:
+        for index, value in enumerate(list(node.inputs)):
+            assert value is not None
+            side, factor, (low, high) = _side(model.graph, node, value, statistics, static)
+            scale = activation_scale(model.graph, side, low, high, symmetric=True)
+            steps = [ir.node("Rounded", [side, *scale], domain=DOMAIN, name=f"{node.name}/side_{index}/Rounded")]
+            if factor is not None:
+                back = constant(model.graph, f"{side.name}.factor", factor)
+                steps.append(ir.node("Mul", [steps[0].outputs[0], back], name=f"{node.name}/side_{index}/Mul"))
+                balanced += 1
+            for step in steps:
+                step.outputs[0].type, step.outputs[0].shape = value.type, value.shape
+            model.graph.insert_before(node, steps)
+            node.replace_input_with(index, steps[-1].outputs[0])
+    model.opset_imports[DOMAIN] = 1
+    return balanced
+
+
+def _side(
+    graph: ir.Graph,
+    node: ir.Node,
+    value: ir.Value,
+    statistics: Mapping[str, ActivationStatistics],
+    static: CalibrationRecipe,
+) -> tuple[ir.Value, Float | None, tuple[float, float]]:
+    """What is to be rounded for ``value``, the factor a channel [K] that leads back to it, and the range to cover."""
+    shared = smoothed(value)
+    if shared is not None:
+        seen = statistics[shared[0].name or ""]
+        return *shared, seen.clipped_range(static.method, static.percentile)
+    seen = statistics[value.name or ""]
+    bounds = seen.clipped_range(static.method, static.percentile)
+    if any(reader.op_type == "QuantizedLinear" for reader, _ in value.uses()):
+        return value, None, bounds
+    reach = np.maximum(seen.absmax, 1e-5)
+    factor = (reach / np.median(reach)).astype(np.float32)
+    limit = float((seen.absmax / factor).max())  # all channels reach as far, so there is no outlier to clip
+    plain = _rounding_error(seen.sample, *bounds)
+    if plain - _rounding_error(seen.sample / factor, -limit, limit) <= WORTH_A_PRODUCT:
+        return value, None, bounds
+    inverse = constant(graph, f"{value.name}.balance", (1 / factor).astype(np.float32))
+    product = ir.node("Mul", [value, inverse], name=f"{value.name}/Balance")
+    graph.insert_before(node, product)
+    side = product.outputs[0]
+    side.type, side.shape, side.name = value.type, value.shape, f"{value.name}.balanced"
+    return side, factor, (-limit, limit)
+
+
+def _rounding_error(x: Float, low: float, high: float) -> float:
+    """Squared error of int8 over the square of x [rows, K], channel by channel, and the mean of the channels.
+
+    They count alike, because the norm behind an addition scales them to one size.
+    """
+    scale = range_to_int8(low, high)
+    error = np.clip(np.rint(x / scale), -127, 127) * scale - x
+    return float((np.square(error).sum(axis=0) / np.maximum(np.square(x).sum(axis=0), 1e-12)).mean())

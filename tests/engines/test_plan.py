@@ -1,0 +1,114 @@
+"""What an export for TensorRT-RTX is asked for, resolved or refused before anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgecompress.compile import tensorrt_rtx
+from edgecompress.errors import EdgeCompressError, HostError, RecipeError
+from edgecompress.formats.recipe import read_recipe, recipe_toml, validate_recipe
+from edgecompress.pipeline import plan
+from edgecompress.targets import find_target, require_backend
+from edgecompress.types.recipe import EngineRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
+from tests.tiny import tiny_checkpoint
+
+BASE = Recipe(target="rtx-4090", backend="tensorrt-rtx", precision="int8")
+
+
+@pytest.fixture(autouse=True)
+def _builder_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_rtx, "require_builder", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> StudentRecipe:
+    return StudentRecipe(source=str(tiny_checkpoint(tmp_path_factory.mktemp("tiny"), "bert")))
+
+
+@pytest.mark.parametrize(
+    ("asked", "concrete"),
+    [("fp16", "fp16"), ("int8", "int8-static"), ("int8-static", "int8-static"), ("int4", "int4-weights")],
+)
+def test_short_names_mean_one_thing(student: StudentRecipe, asked: str, concrete: str) -> None:
+    job = plan(replace(BASE, student=student, precision=asked))
+    assert job.backend == job.recipe.backend == "tensorrt-rtx"
+    assert job.candidates == (job.recipe.precision,) == (concrete,)
+    assert not job.measured_here
+    assert [stage.name for stage in job.stages] == [
+        "capture", "calibrate", "quantize", "lower", "verify", "compile", "bundle",
+    ]  # fmt: skip
+    assert "compute capability 8.9" in job.stages[5].description
+
+
+def test_lengths_are_the_students_unless_given(student: StudentRecipe) -> None:
+    assert plan(replace(BASE, student=student)).recipe.engine == EngineRecipe(length_tokens=(1, 50, 100))
+    given = EngineRecipe(batch=(1, 2, 4), length_tokens=(8, 16, 32))
+    assert plan(replace(BASE, student=student, engine=given)).recipe.engine == given
+
+
+def test_a_cpu_has_no_profile(student: StudentRecipe) -> None:
+    job = plan(Recipe(student=student, precision="fp32"))
+    assert (job.recipe.backend, job.recipe.engine) == ("onnxruntime", EngineRecipe())
+    assert plan(job.recipe).recipe == job.recipe
+
+
+def test_the_first_backend_that_is_there_is_taken() -> None:
+    assert require_backend(find_target("l4")) == "tensorrt-rtx"
+    assert require_backend(find_target("raspberry-pi-5")) == "onnxruntime"
+    with pytest.raises(HostError, match="needs tensorrt, which this version does not have yet"):
+        require_backend(find_target("rtx-4090"), "tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (replace(BASE, precision="auto"), "auto measures what it chooses from"),
+        (replace(BASE, precision="int8-dynamic"), "an engine is not built as int8-dynamic"),
+        (replace(BASE, precision="fp32"), "an engine is not built as fp32"),
+        (replace(BASE, backend="tensorrtx"), "no backend named 'tensorrtx'. Did you mean 'tensorrt-rtx'"),
+        (replace(BASE, target="raspberry-pi-5"), "'raspberry-pi-5' has no backend named 'tensorrt-rtx'"),
+        (replace(BASE, quantize=QuantizeRecipe(symmetric=False)), "weights around zero only"),
+        (replace(BASE, runtime=RuntimeRecipe(kernels="matmul")), "our kernels are for ONNX Runtime"),
+        (
+            replace(BASE, target="local", backend=None, precision="fp32", engine=EngineRecipe(batch=(1, 1, 1))),
+            "is an engine's",
+        ),
+        (
+            replace(BASE, engine=EngineRecipe(length_tokens=(1, 64, 101))),
+            "goes to 101 tokens",
+        ),
+        (replace(BASE, engine=EngineRecipe(batch=(4, 2, 8))), "an engine's batch is least, usual, most"),
+        (replace(BASE, engine=EngineRecipe(length_tokens=(0, 2, 8))), "length_tokens are least, usual, most"),
+    ],
+)
+def test_what_no_engine_can_be_is_refused(student: StudentRecipe, recipe: Recipe, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        plan(replace(recipe, student=student))
+
+
+def test_a_decoder_is_refused(tmp_path: Path) -> None:
+    source = str(tiny_checkpoint(tmp_path / "qwen2", "qwen2", "AutoModelForCausalLM"))
+    with pytest.raises(RecipeError, match="an engine of a decoder is not built by this version"):
+        plan(replace(BASE, student=StudentRecipe(source=source)))
+
+
+def test_an_absent_builder_is_said_before_the_checkpoint_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(_: object) -> None:
+        raise HostError("not installed")
+
+    monkeypatch.setattr(tensorrt_rtx, "require_builder", absent)
+    with pytest.raises(EdgeCompressError, match="not installed"):
+        plan(replace(BASE, student=StudentRecipe(source="there/is/none")))
+
+
+def test_profiles_survive_toml(tmp_path: Path) -> None:
+    recipe = replace(BASE, engine=EngineRecipe(batch=(1, 2, 3), length_tokens=(4, 5, 6)))
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe_toml(recipe), encoding="utf-8")
+    assert "length_tokens = [4, 5, 6]" in path.read_text()
+    assert read_recipe(path) == recipe
+    validate_recipe(replace(recipe, backend=None))
+    assert "backend" not in recipe_toml(replace(recipe, backend=None))

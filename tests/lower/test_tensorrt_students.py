@@ -1,0 +1,75 @@
+"""Students of several kinds lowered for TensorRT: their typed graphs compute what the captured ones do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgecompress.capture.export import capture
+from edgecompress.capture.student import load_student
+from edgecompress.capture.tokenizer import save_tokenizer
+from edgecompress.errors import RecipeError
+from edgecompress.lower import onnxruntime as cpu
+from edgecompress.lower import tensorrt
+from edgecompress.lower.half_rounding import rounded_graph
+from edgecompress.quantize.feeds import Feed, image_feeds, stack, text_feeds
+from edgecompress.quantize.stage import calibrate, quantize
+from edgecompress.types.graph import Graph
+from edgecompress.types.recipe import Recipe, StudentRecipe
+from edgecompress.verify import latency
+from tests.tiny import SENTENCES, tiny_checkpoint
+
+# A window, rotary embeddings and a gate; attention that is no single op; images without a mask; norms in front.
+KINDS = ("bert", "modernbert", "deberta-v2", "vit")
+WIDER = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def captured(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Graph, list[Feed], Path]:
+    folder = tmp_path_factory.mktemp(request.param)
+    student = load_student(StudentRecipe(source=str(tiny_checkpoint(folder / "student", request.param, **WIDER))))
+    if student.is_vision:
+        feeds = image_feeds(student, 4, 0)
+    else:
+        feeds = text_feeds(save_tokenizer(student, folder), student, SENTENCES, 64)
+    return capture(student, folder, opset=tensorrt.CAPTURED_OPSET), feeds, folder
+
+
+def outputs(graph: Graph, batch: Feed) -> np.ndarray:
+    """Of real positions, float32 [N, hidden]."""
+    hidden = np.asarray(latency.open_session(graph.path, threads=1)(batch)[0])
+    mask = batch.get("attention_mask")
+    return hidden[mask.astype(bool)] if mask is not None else hidden.reshape(-1, hidden.shape[-1])
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8-static"])
+def test_a_typed_graph_computes_what_was_captured(captured: tuple[Graph, list[Feed], Path], precision: str) -> None:
+    graph, feeds, folder = captured
+    recipe = Recipe()
+    calibrated = calibrate(graph, recipe, lambda: feeds, cpu.lower_model, folder, residuals=True)
+    quantized = quantize(graph, precision, recipe, calibrated, folder, symmetric=True)
+    lowered = tensorrt.lower(quantized, folder)
+    model = ir.load(lowered.path)
+    assert {node.domain for node in model.graph.all_nodes()} == {""}
+    assert model.opset_imports == {"": tensorrt.OPSET}
+    batch = stack(feeds[:3], 0)
+    expected = outputs(cpu.lower(graph, folder), batch)
+    found = outputs(rounded_graph(lowered, folder), batch)
+    lengths = np.linalg.norm(expected, axis=-1) * np.linalg.norm(found, axis=-1)
+    assert ((expected * found).sum(-1) / lengths).mean() >= (0.99999 if precision == "fp16" else 0.995)
+
+
+def test_an_op_without_a_standard_form_is_refused() -> None:
+    model = ir.from_onnx_text(
+        """
+        <ir_version: 10, opset_import: ["" : 21, "edgecompress" : 1]>
+        g (float[b,4] x) => (float[b,4] y) { y = edgecompress.Gated <activation = "silu"> (x, x) }
+        """
+    )
+    with pytest.raises(RecipeError, match="Gated of this student cannot be lowered for TensorRT"):
+        tensorrt.lower_model(model)
