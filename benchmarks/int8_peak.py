@@ -1,4 +1,4 @@
-"""What one core, or several, can do at most in int8: dot products of bytes in registers and nothing else.
+"""What one core, or several, can do at most in int8: products of bytes in registers and nothing else.
 
 Measured, not looked up: clocks differ between machines and fall under wide vectors. The weights have seven bits, which
 is as many as x86 without VNNI multiplies at its full rate, and makes no difference elsewhere.
@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from edgecompress_kernels.cpu import encoder_vector as e
+from edgecompress_kernels.cpu import matrices as m
 from edgecompress_kernels.cpu import vector as v
 from edgecompress_kernels.cpu.build import link
 from edgecompress_kernels.cpu.compile import kernel_of, to_assembly
@@ -43,12 +44,55 @@ def _kernel(rows: int, width: int) -> Callable[[int, int], None]:
     return dots
 
 
+def _matrix_kernel() -> Callable[[int, int], None]:
+    """The same in AMX's tiles: six sums in turn, of what lies at ``x`` and ``weights``."""
+    on = m.matrices(64)
+    fill, load, release, read_rows, read_weights = on.fill, on.load, on.release, on.read_rows, on.read_weights
+    clear0, clear1, clear2, clear3, clear4, clear5 = on.clear
+    multiply0, multiply1, multiply2, multiply3, multiply4, multiply5 = on.multiply
+    write0 = on.write[0]
+
+    def dots(p: int, times: int) -> None:
+        weights, x, out = v.read_address(p), v.read_address(p + 8), v.read_address(p + 16)
+        fill(out)
+        load(out)
+        read_rows(x, 64)
+        read_weights(weights, 64)
+        clear0()
+        clear1()
+        clear2()
+        clear3()
+        clear4()
+        clear5()
+        for _ in range(times):
+            multiply0()
+            multiply1()
+            multiply2()
+            multiply3()
+            multiply4()
+            multiply5()
+        write0(out, 64)
+        release()
+
+    return dots
+
+
+def _ask_for_tiles() -> None:
+    """What the kernels' library does when it is registered: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)."""
+    if ctypes.CDLL(None).syscall(158, 0x1023, 18) != 0:
+        raise OSError("the system does not permit AMX's tiles")
+
+
 def int8_peak(isa: Isa, threads: int) -> float:
     """Multiply-adds a second of ``threads`` threads together, the best of five runs, in tiles as the encoder's."""
     rows, _, width = tile_sizes(isa.vectors)
+    kernel, products = kernel_of(_kernel, rows, width), rows * width * 64
+    if isa.matrices:
+        _ask_for_tiles()
+        kernel, products = kernel_of(_matrix_kernel), m.SUMS * 16 * 16 * 64
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peak.so"
-        path.write_bytes(link(to_assembly({"dots": kernel_of(_kernel, rows, width)}, isa), _SOURCE, isa))
+        path.write_bytes(link(to_assembly({"dots": kernel}, isa), _SOURCE, isa))
         run = ctypes.CDLL(str(path)).run
         run.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
         buffers = [(ctypes.c_char * 8192)() for _ in range(threads)]
@@ -62,4 +106,4 @@ def int8_peak(isa: Isa, threads: int) -> float:
                 began = time.perf_counter()
                 list(pool.map(lambda p: run(ctypes.addressof(p), _TIMES), parameters))
                 seconds.append(time.perf_counter() - began)
-    return threads * _TIMES * rows * width * 64 / min(seconds)
+    return threads * _TIMES * products / min(seconds)
