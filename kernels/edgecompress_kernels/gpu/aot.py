@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -198,4 +199,7 @@ def _capability(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # else Triton's bindings for Gluon print a hundred lines of what they leak
