@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TRITON := $(VENV)/.triton
+ENGINES := $(VENV)/.engines
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
@@ -12,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 demo: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
-test: $(STAMP) $(TRITON)
+test: $(STAMP) $(TRITON) $(ENGINES)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # An aarch64 machine out of Debian's packages, in build/arm and without root; it says why where there can be none.
@@ -30,7 +31,7 @@ check: $(STAMP)
 
 lock: $(STAMP)
 	( echo "# Exact versions that \`make\` installs, after torch (see Makefile). Regenerate with: make lock"; \
-	  $(BIN)/python -m pip freeze --exclude-editable | grep -Ev '^(torch|triton)==' ) > requirements/lock.txt
+	  $(BIN)/python -m pip freeze --exclude-editable | grep -Ev '^(torch|triton|tensorrt_rtx.*)==' ) > requirements/lock.txt
 
 # torch goes first and by its exact version: any other way brings gigabytes of CUDA along.
 $(STAMP): requirements/torch.txt requirements/lock.txt pyproject.toml
@@ -44,6 +45,11 @@ $(STAMP): requirements/torch.txt requirements/lock.txt pyproject.toml
 # The GPU kernels' compiler and interpreter, which nothing but their tests needs.
 $(TRITON): $(STAMP) requirements/triton.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/triton.txt
+	@touch $@
+
+# The builder of TensorRT-RTX engines, which needs no GPU and nothing but its tests needs.
+$(ENGINES): $(STAMP) requirements/engines.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/engines.txt
 	@touch $@
 
 clean:
