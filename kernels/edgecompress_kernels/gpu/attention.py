@@ -216,6 +216,8 @@ _counting: dict[tuple[torch.device, int], Tensor] = {}
 
 def _counters(device: torch.device, programs: int) -> Tensor:
     """int32 zeros, at least ``programs`` of them, which no call of another stream counts in."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return torch.zeros(programs, dtype=torch.int32, device=device)  # the graph's own, cleared in every replay
     key = (device, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0)
     if key not in _counting or len(_counting[key]) < programs:
         _counting[key] = torch.zeros(max(programs, 4096), dtype=torch.int32, device=device)
