@@ -43,12 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from edgecompress.runtime.accelerators import backends, find_libraries
     from edgecompress.targets import detect, find_target, known_targets, matches_host
 
     packages = check_packages({name: _installed(name) for name in (*_RANGES, "onnxruntime-gpu")})
     providers = _providers()
     local = detect()
     stands_for = [name for name in known_targets() if not matches_host(find_target(name))]
+    libraries = find_libraries()
+    usable = backends(libraries, providers)
     broken = [p for p in packages if not p.fits and p.needed_by == "runtime"]
     if options.json:
         emit_json(
@@ -57,6 +60,8 @@ def run(options: argparse.Namespace) -> int:
                 "python": platform.python_version(),
                 "packages": packages,
                 "providers": providers,
+                "libraries": libraries,
+                "backends": usable,
                 "host": local,
                 "stands_for": stands_for,
                 "fit": not broken,
@@ -69,7 +74,15 @@ def run(options: argparse.Namespace) -> int:
         print(f"\nproviders  {', '.join(providers) or 'none'}")
         print(f"cpu        {local.title}, {local.cores} cores: {', '.join(local.isa)}")
         print(f"gpu        {local.notes.removeprefix('GPU: ')}")
+        print(
+            f"nvidia     {', '.join(f'{f.title} {f.version}' if f.version else f.remark for f in libraries.values())}"
+        )
         print(f"stands for {', '.join(stands_for) or 'none of the known targets'}")
+        cells = [
+            [b.name, "yes" if b.builds else "no", "yes" if b.runs else "no", ", ".join(b.lacks) or "—", b.remark]
+            for b in usable
+        ]
+        print("\n" + table(["backend", "builds", "runs here", "lacks", "remark"], cells))
         misfits = [p for p in packages if not p.fits]
         print("\nall fits" if not misfits else "\n" + "\n".join(f"does not fit: {p.name}: {p.remark}" for p in misfits))
     return HostError.exit_code if broken else 0

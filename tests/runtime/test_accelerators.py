@@ -1,0 +1,111 @@
+"""Libraries of NVIDIA that are here, or not, and what that is enough for; the libraries are doubles."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgecompress.runtime.accelerators import LIBRARIES, backends, find_libraries
+
+
+class Double:
+    """A library whose functions tell one number, through their argument or as their result."""
+
+    def __init__(self, version: int, code: int = 0) -> None:
+        def through(place: Any) -> int:
+            ctypes.cast(place, ctypes.POINTER(ctypes.c_int))[0] = version
+            return code
+
+        self.cuDriverGetVersion = self.cudaRuntimeGetVersion = through
+        self.cudnnGetVersion = self.getInferLibVersion = Result(version)
+
+
+class Result:
+    restype: Any = None
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __call__(self) -> int:
+        return self.value
+
+
+def loader(here: dict[str, Any]) -> Any:
+    def load(name: str) -> Any:
+        if name not in here:
+            raise OSError(f"{name}: cannot open shared object file")
+        return here[name]
+
+    return load
+
+
+ALL = {
+    "libcuda.so.1": Double(13020),
+    "libcudart.so.12": Double(12090),
+    "libcudnn.so.9": Double(91900),
+    "libnvinfer.so.10": Double(101303),
+}
+
+
+def test_versions_are_asked_of_the_libraries() -> None:
+    found = find_libraries(loader(ALL), [])
+    assert {key: of.version for key, of in found.items()} == {
+        **{"driver": "13.2", "cudart": "12.9", "cudnn": "9.19.0", "tensorrt10": "10.13.3", "tensorrt11": ""}
+    }
+    assert found["tensorrt11"].remark == "no libnvinfer.so.11"
+
+
+def test_a_library_lies_where_its_package_puts_it(tmp_path: Path) -> None:
+    folder = tmp_path / "nvidia" / "cu13" / "lib"
+    folder.mkdir(parents=True)
+    (folder / "libcudart.so.13").touch()
+    found = find_libraries(loader({str(folder / "libcudart.so.13"): Double(13000)}), [str(tmp_path)])
+    assert (found["cudart"].version, found["driver"].version) == ("13.0", "")
+    assert found["cudart"].remark == ""
+
+
+@pytest.mark.parametrize("library", [Double(0), Double(13000, code=3), object()], ids=["zero", "fails", "lacks it"])
+def test_a_library_that_tells_nothing_has_no_version(library: Any) -> None:
+    found = find_libraries(loader({"libcuda.so.1": library}), [])["driver"]
+    told = hasattr(library, "cuDriverGetVersion")
+    assert (found.version, found.remark) == (("of no known version", "") if told else ("", "no libcuda.so.1"))
+
+
+def test_what_is_missing_is_named() -> None:
+    usable = {b.name: b for b in backends(find_libraries(loader({}), []), ["CPUExecutionProvider"], lambda name: False)}
+    assert (usable["onnxruntime, CPU"].builds, usable["onnxruntime, CPU"].runs) == (True, True)
+    assert usable["onnxruntime, CUDA"].lacks == (
+        "libcuda.so.1",
+        "libcudart.so.13 or libcudart.so.12",
+        "libcudnn.so.9",
+        "onnxruntime-gpu with CUDAExecutionProvider",
+    )
+    assert usable["tensorrt"].lacks == ("libcuda.so.1", "libnvinfer.so.10 or libnvinfer.so.11")
+    assert usable["tensorrt-rtx"].lacks == ("the package tensorrt-rtx", "libcuda.so.1")
+    assert not usable["tensorrt-rtx"].builds
+
+
+def test_onnxruntime_takes_tensorrt_10_and_not_11() -> None:
+    here = {name: library for name, library in ALL.items() if "nvinfer" not in name}
+    here["libnvinfer.so.11"] = Double(110000)
+    providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    usable = {b.name: b for b in backends(find_libraries(loader(here), []), providers, lambda name: True)}
+    assert usable["onnxruntime, TensorRT"].lacks == ("libnvinfer.so.10",)
+    assert usable["tensorrt"].lacks == ()
+    assert usable["onnxruntime, CUDA"].lacks == ()
+    assert usable["tensorrt-rtx"].builds
+    assert not any(b.runs for name, b in usable.items() if name != "onnxruntime, CPU")  # not in this version
+
+
+def test_every_library_is_looked_for() -> None:
+    asked: list[str] = []
+
+    def load(name: str) -> Any:
+        asked.append(name)
+        raise OSError
+
+    find_libraries(load, [])
+    assert set(asked) == {file for library in LIBRARIES.values() for file in library.files}
