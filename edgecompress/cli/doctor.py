@@ -74,9 +74,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"\nproviders  {', '.join(providers) or 'none'}")
         print(f"cpu        {local.title}, {local.cores} cores: {', '.join(local.isa)}")
         print(f"gpu        {local.notes.removeprefix('GPU: ')}")
-        print(
-            f"nvidia     {', '.join(f'{f.title} {f.version}' if f.version else f.remark for f in libraries.values())}"
-        )
+        here = ", ".join(f"{found.title} {found.version}" for found in libraries.values() if found.version)
+        print(f"nvidia     {here or 'none of its libraries'}")
         print(f"stands for {', '.join(stands_for) or 'none of the known targets'}")
         cells = [
             [b.name, "yes" if b.builds else "no", "yes" if b.runs else "no", ", ".join(b.lacks) or "—", b.remark]
