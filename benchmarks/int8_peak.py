@@ -45,33 +45,20 @@ def _kernel(rows: int, width: int) -> Callable[[int, int], None]:
 
 
 def _matrix_kernel() -> Callable[[int, int], None]:
-    """The same in AMX's tiles: six sums in turn, of what lies at ``x`` and ``weights``."""
-    on = m.matrices(64)
-    fill, load, release, read_rows, read_weights = on.fill, on.load, on.release, on.read_rows, on.read_weights
-    clear0, clear1, clear2, clear3, clear4, clear5 = on.clear
-    multiply0, multiply1, multiply2, multiply3, multiply4, multiply5 = on.multiply
-    write0 = on.write[0]
+    """The same in AMX's tiles: six sums in turn, of one row at ``x`` and one line of weights."""
+    on = m.matrices(64, 2)
+    fill, load, release, clear = on.fill, on.load, on.release, on.clear
+    multiply, products, write = on.multiply, on.products, on.write
 
     def dots(p: int, times: int) -> None:
         weights, x, out = v.read_address(p), v.read_address(p + 8), v.read_address(p + 16)
         fill(out)
         load(out)
-        read_rows(x, 64)
-        read_weights(weights, 64)
-        clear0()
-        clear1()
-        clear2()
-        clear3()
-        clear4()
-        clear5()
+        clear()
+        multiply(x, 0, weights, 0)
         for _ in range(times):
-            multiply0()
-            multiply1()
-            multiply2()
-            multiply3()
-            multiply4()
-            multiply5()
-        write0(out, 64)
+            products()
+        write(out, 0)
         release()
 
     return dots

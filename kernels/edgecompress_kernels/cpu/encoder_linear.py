@@ -101,71 +101,25 @@ def _row_bytes(inputs: int) -> int:
 def _sums_of(blocks: int, inputs: int, jit: Any) -> Any:
     """16 * ``blocks`` rows at ``q`` times a panel -> int32 [16 * blocks, 48] at ``sums``."""
     row_bytes = _row_bytes(inputs)
-    on, steps = m.matrices(row_bytes), inputs // row_bytes
-    read_weights, read_rows = on.read_weights, on.read_rows
-    # one name for each: numba takes no list of functions
-    clear0, clear1, clear2, clear3, clear4, clear5 = on.clear
-    multiply0, multiply1, multiply2, multiply3, multiply4, multiply5 = on.multiply
-    write0, write1, write2, write3, write4, write5 = on.write
-    below = 16 * inputs
-    weight_step, sums_below = _PANEL_BYTES * row_bytes // 4, 16 * _PANEL_BYTES
+    on, steps, weight_step = m.matrices(row_bytes, blocks), inputs // row_bytes, _PANEL_BYTES * row_bytes // 4
+    clear, multiply, write = on.clear, on.multiply, on.write
 
-    def one(q: int, weights: int, sums: int) -> None:
-        clear0()
-        clear1()
-        clear2()
+    def sums_of(q: int, weights: int, sums: int) -> None:
+        clear()
         for _ in range(steps):
-            read_rows(q, inputs)
-            read_weights(weights, _PANEL_BYTES)
-            multiply0()
-            read_weights(weights + 64, _PANEL_BYTES)
-            multiply1()
-            read_weights(weights + 128, _PANEL_BYTES)
-            multiply2()
+            multiply(q, inputs, weights, _PANEL_BYTES)
             weights += weight_step
             q += row_bytes
-        write0(sums, _PANEL_BYTES)
-        write1(sums + 64, _PANEL_BYTES)
-        write2(sums + 128, _PANEL_BYTES)
+        write(sums, _PANEL_BYTES)
 
-    def two(q: int, weights: int, sums: int) -> None:
-        clear0()
-        clear1()
-        clear2()
-        clear3()
-        clear4()
-        clear5()
-        for _ in range(steps):
-            read_weights(weights, _PANEL_BYTES)
-            read_rows(q, inputs)
-            multiply0()
-            read_rows(q + below, inputs)
-            multiply3()
-            read_weights(weights + 64, _PANEL_BYTES)
-            multiply4()
-            read_rows(q, inputs)
-            multiply1()
-            read_weights(weights + 128, _PANEL_BYTES)
-            multiply2()
-            read_rows(q + below, inputs)
-            multiply5()
-            weights += weight_step
-            q += row_bytes
-        write0(sums, _PANEL_BYTES)
-        write1(sums + 64, _PANEL_BYTES)
-        write2(sums + 128, _PANEL_BYTES)
-        write3(sums + sums_below, _PANEL_BYTES)
-        write4(sums + sums_below + 64, _PANEL_BYTES)
-        write5(sums + sums_below + 128, _PANEL_BYTES)
-
-    return jit(one if blocks == 1 else two)
+    return jit(sums_of)
 
 
 @cache
 def matrix_product(inputs: int, outputs: int, jit: Any) -> Any:
     """As ``product``, in matrix registers: rows are read, and their sums taken, up to a multiple of sixteen."""
     few, many = _sums_of(1, inputs, jit), _sums_of(2, inputs, jit)
-    on, rows_on = m.matrices(_row_bytes(inputs)), e.tile(8, _VECTORS)
+    on, rows_on = m.matrices(_row_bytes(inputs), 2), e.tile(8, _VECTORS)
     fill, load, release = on.fill, on.load, on.release
     read, finish, keep = rows_on.read, rows_on.finish, rows_on.keep
     scratch = v.stack(32 * _PANEL_BYTES + m.CONFIG_BYTES)

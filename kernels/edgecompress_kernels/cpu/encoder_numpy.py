@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -126,35 +125,25 @@ def tile(count: int, width: int) -> SimpleNamespace:
     )
 
 
-def matrices(row_bytes: int) -> SimpleNamespace:
-    """As ``matrices.matrices``: a thread of Python has one set of tiles."""
-    sums = np.zeros((6, 16, 16), dtype=np.int32)
-    tiles: dict[str, Any] = {}
+def matrices(row_bytes: int, blocks: int) -> SimpleNamespace:
+    """As ``matrices.matrices``; the tiles outlive no call of ``multiply``, so ``products`` has nothing to add."""
+    sums = np.zeros((16 * blocks, 48), dtype=np.int32)
 
-    def rows_at(at: int, stride: int, count: int, size: int, dtype: Any) -> Any:
-        return np.stack([_view(at + i * stride, dtype, size).astype(np.int32) for i in range(count)])
+    def multiply(rows: int, row_stride: int, weights: int, weight_stride: int) -> None:
+        lines = [_view(weights + i * weight_stride, np.int8, 192).astype(np.int32) for i in range(row_bytes // 4)]
+        matrix = np.stack(lines).reshape(-1, 48, 4).transpose(0, 2, 1).reshape(row_bytes, 48)
+        for r in range(16 * blocks):
+            sums[r] += _view(rows + r * row_stride, np.uint8, row_bytes).astype(np.int32) @ matrix
 
-    def read_weights(at: int, stride: int) -> None:
-        four = rows_at(at, stride, row_bytes // 4, 64, np.int8)  # four weights of sixteen outputs a row
-        tiles["weights"] = four.reshape(-1, 16, 4).transpose(0, 2, 1).reshape(row_bytes, 16)
-
-    def read_rows(at: int, stride: int) -> None:
-        tiles["rows"] = rows_at(at, stride, 16, row_bytes, np.uint8)
-
-    def multiply(i: int) -> None:
-        sums[i] += tiles["rows"] @ tiles["weights"]
-
-    def write(i: int, at: int, stride: int) -> None:
-        for r in range(16):
-            _view(at + r * stride, np.int32, 16)[:] = sums[i, r]
+    def write(at: int, stride: int) -> None:
+        for r, row in enumerate(sums):
+            _view(at + r * stride, np.int32, 48)[:] = row
 
     return SimpleNamespace(
         fill=lambda config: None,
         load=lambda config: None,
         release=lambda: None,
-        clear=[partial(sums[i].fill, 0) for i in range(6)],
-        read_weights=read_weights,
-        read_rows=read_rows,
-        multiply=[partial(multiply, i) for i in range(6)],
-        write=[partial(write, i) for i in range(6)],
+        clear=lambda: sums.fill(0),
+        multiply=multiply,
+        write=write,
     )

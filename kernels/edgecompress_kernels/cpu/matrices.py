@@ -48,7 +48,7 @@ declare void @llvm.x86.tileloadd64(i8 immarg, ptr, i64)
 declare void @llvm.x86.tilestored64(i8 immarg, ptr, i64)
 declare void @llvm.x86.tdpbusd(i8 immarg, i8 immarg, i8 immarg)
 """
-    + _function("configure", "i64 %at", "%p = inttoptr i64 %at to ptr", f"{_VOID}.ldtilecfg(ptr %p)")
+    + _function("load", "i64 %at", "%p = inttoptr i64 %at to ptr", f"{_VOID}.ldtilecfg(ptr %p)")
     + _function("release", "", f"{_VOID}.tilerelease()")
     + "".join(_function(f"clear_{i}", "", f"{_VOID}.tilezero(i8 {i})") for i in range(SUMS))
     + _moved("read", "tileloadd64")
@@ -58,48 +58,77 @@ declare void @llvm.x86.tdpbusd(i8 immarg, i8 immarg, i8 immarg)
 """What ``matrices`` calls, in LLVM IR."""
 
 
-def matrices(row_bytes: int) -> SimpleNamespace:
-    """Tiles whose rows of activations are ``row_bytes`` (a multiple of 4, 64 at most), as are an output's weights.
+def matrices(row_bytes: int, blocks: int) -> SimpleNamespace:
+    """16 * ``blocks`` (1 or 2) rows by three vectors of outputs, over ``row_bytes`` (a multiple of 4, 64 at most).
 
     fill(config), load(config)   to begin with; ``config`` is CONFIG_BYTES of memory
-    release()             to end with
-    clear[i]()            sums i are zero
-    read_weights(at, stride), read_rows(at, stride)   sixteen outputs by ``row_bytes`` weights, in lanes of four; rows
-    multiply[i]()         sums i + unsigned bytes of the rows times signed weights
-    write[i](at, stride)  sums i as int32 [16, 16]
+    release()                    to end with
+    clear()                      all sums are zero
+    multiply(rows, row_stride, weights, weight_stride)   + unsigned bytes at ``rows`` times signed weights, four of each
+                                 of 48 outputs a line of ``weight_stride`` bytes
+    products()                   + what the tiles hold, for every sum: to measure nothing else
+    write(at, stride)            sums as int32 [16 * blocks, 48]
     """
     if not v.JIT:
-        made: SimpleNamespace = encoder_numpy.matrices(row_bytes)
+        made: SimpleNamespace = encoder_numpy.matrices(row_bytes, blocks)
         return made
 
-    def call(name: str, kinds: str) -> Any:
-        symbol = f"{_PREFIX}_{name}"
-        binding.add_symbol(symbol, 1)  # numba links what it compiles at once
+    def defined(symbol: str) -> str:
+        binding.add_symbol(f"{_PREFIX}_{symbol}", 1)  # numba links what it compiles at once
+        return f"{_PREFIX}_{symbol}"
 
-        def emit(builder: Any, *values: Any) -> None:
-            v._call(builder, symbol, v.VOID, *values)
+    def call(builder: Any, name: str, *values: Any) -> None:
+        v._call(builder, names[name], v.VOID, *values)
 
-        return v._define(kinds, emit, name=name)
+    def further(builder: Any, at: Any, stride: Any, lines: int, offset: int) -> Any:
+        """``lines`` times ``stride`` and ``offset`` bytes behind ``at``."""
+        return builder.add(builder.add(at, builder.mul(stride, ir.Constant(v.I64, lines))), ir.Constant(v.I64, offset))
+
+    sums = [(block, vector) for block in range(blocks) for vector in range(3)]
+    ahead = ["load", "release", *(f"{kind}_{i}" for kind in ("clear", "multiply", "write") for i in range(SUMS))]
+    names = {name: defined(name) for name in (*ahead, f"read_{WEIGHTS}", f"read_{ROWS}")}
 
     def write_config(builder: Any, at: Any) -> None:
-        """Palette 1; bytes a row of each tile as 16 bits from byte 16, rows of each from byte 48."""
         for i, value in enumerate(_config(row_bytes)):
             place = builder.add(at, ir.Constant(v.I64, i))
             builder.store(ir.Constant(v.I8, value), v._at(builder, place, v.I8), align=1)
 
+    def clear(builder: Any) -> None:
+        for block, vector in sums:
+            call(builder, f"clear_{3 * block + vector}")
+
+    def multiply(builder: Any, rows: Any, row_stride: Any, weights: Any, weight_stride: Any) -> None:
+        held = -1  # the block whose rows are in their tile: each is used for two products where it can be
+        for vector in range(3):
+            call(builder, f"read_{WEIGHTS}", further(builder, weights, weight_stride, 0, 64 * vector), weight_stride)
+            order = range(blocks) if vector % 2 == 0 else reversed(range(blocks))
+            for block in order:
+                if block != held:
+                    call(builder, f"read_{ROWS}", further(builder, rows, row_stride, 16 * block, 0), row_stride)
+                    held = block
+                call(builder, f"multiply_{3 * block + vector}")
+
+    def products(builder: Any) -> None:
+        for block, vector in sums:
+            call(builder, f"multiply_{3 * block + vector}")
+
+    def write(builder: Any, at: Any, stride: Any) -> None:
+        for block, vector in sums:
+            call(builder, f"write_{3 * block + vector}", further(builder, at, stride, 16 * block, 64 * vector), stride)
+
     return SimpleNamespace(
         fill=v._define("- a", write_config, name="write_config"),
-        load=call("configure", "- a"),
-        release=call("release", "-"),
-        clear=[call(f"clear_{i}", "-") for i in range(SUMS)],
-        read_weights=call(f"read_{WEIGHTS}", "- a a"),
-        read_rows=call(f"read_{ROWS}", "- a a"),
-        multiply=[call(f"multiply_{i}", "-") for i in range(SUMS)],
-        write=[call(f"write_{i}", "- a a") for i in range(SUMS)],
+        load=v._define("- a", lambda b, at: call(b, "load", at), name="load_config"),
+        release=v._define("-", lambda b: call(b, "release"), name="release"),
+        clear=v._define("-", clear, name="clear"),
+        multiply=v._define("- a a a a", multiply, name="multiply"),
+        products=v._define("-", products, name="products"),
+        write=v._define("- a a", write, name="write"),
     )
 
 
 def _config(row_bytes: int) -> bytes:
+    """Palette 1; bytes a row of each tile as 16 bits from byte 16, rows of each from byte 48."""
     config = bytearray(CONFIG_BYTES)
     config[0] = 1
     for tile in range(TILES):
