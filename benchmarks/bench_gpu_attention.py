@@ -154,7 +154,7 @@ def hopper_call(
     shape: Shape, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: torch.Tensor
 ) -> tuple[str, dict[str, Any], torch.Tensor]:
     """Hopper's prefill as it was compiled ahead of time: its name, the call's values, and the output."""
-    from edgecompress_kernels.gpu.chips import HOPPER_ROWS, sections_of
+    from edgecompress_kernels.gpu.chips import hopper_sizes
     from edgecompress_kernels.gpu.launch import Tokens
 
     device = torch.cuda.get_device_properties(0)
@@ -169,11 +169,11 @@ def hopper_call(
             head_stride=x.stride(1),
             token_stride=x.stride(0),
         )
-    blocks, pairs, group = -(-shape.length // (2 * HOPPER_ROWS)), HEADS * shape.batch, HEADS // KV_HEADS
-    section = sections_of(pairs, group, 2 * 2 * shape.length * shape.head, device.L2_cache_size)
-    values |= {"out_token": out.stride(0), "out_head": out.stride(1), "heads": HEADS, "texts": shape.batch}
-    values |= {"blocks": blocks, "group": group, "section": section, "scale": shape.head**-0.5}
-    values |= {"programs": min(device.multi_processor_count, blocks * pairs)}
+    values |= {"out_token": out.stride(0), "out_head": out.stride(1), "scale": shape.head**-0.5}
+    values |= hopper_sizes(
+        longest=shape.length, heads=HEADS, kv_heads=KV_HEADS, texts=shape.batch, keys=len(k), head=shape.head,
+        processors=device.multi_processor_count, cache_bytes=device.L2_cache_size,
+    )  # fmt: skip
     dtype = str(q.dtype).removeprefix("torch.")
     return f"prefill-hopper-{dtype}-d{shape.head}{'-causal' * shape.causal}", values, out
 

@@ -67,5 +67,5 @@ def run(options: argparse.Namespace) -> int:
         "\nEvery kernel is made for every instruction set and gives the same bits on all; none for aarch64 was timed.\n"
     )
     print(table(["kernel", "computes", "takes"], [list(row.values()) for row in GPU_ROWS]))
-    print(f"\nFor compute capability {', '.join(capabilities(''))}: {verified()}. No bundle holds them yet.")
+    print(f"\nFor compute capability {', '.join(capabilities())}: {verified()}. No bundle holds them yet.")
     return 0

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import onnxruntime as ort
 
 from edgecompress.errors import CalibrationError
-from edgecompress.quantize.parts import find_weights
+from edgecompress.quantize.parts import open_session
 
 HISTOGRAM_BINS = 2048
 SAMPLE_ROWS = 64
@@ -135,12 +134,7 @@ def collect_statistics(
     keeps padding out of the statistics). Raises CalibrationError if there is no batch.
     """
     probed = _with_outputs(runnable, list(tensors))
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    find_weights(options, probed)
-    session = ort.InferenceSession(ir.to_proto(probed).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(probed, packed=True)
     wanted = {i.name for i in session.get_inputs()}
     statistics = {name: ActivationStatistics(channels=channels) for name, channels in tensors.items()}
     rng = np.random.default_rng(seed)

@@ -150,12 +150,13 @@ def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
     return [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
 
 
-def open_session(model: ir.Model) -> ort.InferenceSession:
-    """A session for calibration. Weights that lie in a file are mapped from there, and never packed into a copy."""
+def open_session(model: ir.Model, *, packed: bool = False) -> ort.InferenceSession:
+    """A session for calibration. Weights that lie in a file are mapped from there, and packed into a copy if asked."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.disable_prepacking", "1")
+    if not packed:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     find_weights(options, model)
     return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])

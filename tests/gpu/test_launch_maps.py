@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgecompress_kernels.gpu.chips import chip, sections_of
+from edgecompress_kernels.gpu.chips import chip, hopper_sizes
 from edgecompress_kernels.gpu.launch import Launcher, LaunchError, TensorMap, Tokens
 from edgecompress_kernels.gpu.record import write_kernel
 from edgecompress_kernels.gpu.variants import hopper_variant
@@ -64,8 +64,18 @@ def test_what_the_copy_engine_cannot_read_is_refused(
     assert "launch" not in [call[0] for call in launcher[1].calls]
 
 
-def test_heads_are_taken_together_while_they_fit_in_a_quarter_of_the_cache() -> None:
-    assert sections_of(256, 4, 2**20, 60 * 2**20) == 60  # 15 key and value heads of a mebibyte each
-    assert sections_of(32, 4, 2**30, 60 * 2**20) == 4  # never less than one head's group
-    assert sections_of(32, 4, 1, 60 * 2**20) == 32  # never more than there are
-    assert sections_of(32, 4, 0, 60 * 2**20) == 32  # texts without a key
+@pytest.mark.parametrize(
+    ("heads", "keys", "section"),
+    [
+        (256, 2048, 60),  # 15 key and value heads of a mebibyte each
+        (32, 2**21, 4),  # never less than one head's group
+        (32, 1, 32),  # never more than there are
+        (32, 0, 32),  # texts without a key
+    ],
+)
+def test_heads_are_taken_together_while_they_fit_in_a_quarter_of_the_cache(heads: int, keys: int, section: int) -> None:
+    device = {"processors": 132, "cache_bytes": 60 * 2**20}
+    sizes = hopper_sizes(longest=130, heads=heads, kv_heads=heads // 4, texts=1, keys=keys, head=128, **device)
+    assert sizes["section"] == section
+    assert (sizes["heads"], sizes["texts"], sizes["blocks"], sizes["group"]) == (heads, 1, 2, 4)
+    assert sizes["programs"] == min(132, 2 * heads)

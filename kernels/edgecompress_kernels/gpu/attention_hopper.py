@@ -5,20 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import triton
 
-from edgecompress_kernels.gpu.chips import HOPPER_BLOCK_N, HOPPER_REGISTERS, HOPPER_ROWS, HOPPER_STAGES, sections_of
+from edgecompress_kernels.gpu.chips import (
+    HOPPER,
+    HOPPER_BLOCK_N,
+    HOPPER_REGISTERS,
+    HOPPER_ROWS,
+    HOPPER_STAGES,
+    hopper_sizes,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CAPABILITY = (9, 0)
 _ELEMENTS = 8  # of 16 bytes: what addresses and strides of a map must be multiples of
 
 
 def takes(q: Tensor, k: Tensor, v: Tensor, width: int) -> bool:
     """Whether the kernel serves: Hopper, halves, a width of 64 or 128, and tensors that the copy engine can map."""
-    if torch.cuda.get_device_capability(q.device) != CAPABILITY or q.dtype == torch.float32:
+    if torch.cuda.get_device_capability(q.device) != HOPPER or q.dtype == torch.float32:
         return False
     mapped = all(
         x.data_ptr() % 16 == 0 and len(x) > 0 and all(stride % _ELEMENTS == 0 for stride in x.stride()[:2])
@@ -44,14 +49,14 @@ def prefill(
         shape, strides = (x.shape[1], x.shape[0], x.shape[2]), (x.stride(1), x.stride(0), 1)
         return TensorDescriptor(x, list(shape), list(strides), [1, rows, width], layout)
 
-    texts, heads, group = len(q_starts) - 1, q.shape[1], q.shape[1] // k.shape[1]
-    blocks = triton.cdiv(longest, 2 * HOPPER_ROWS)
     device = torch.cuda.get_device_properties(q.device)
-    head_bytes = 2 * 2 * len(k) * q.shape[2] // texts  # a head's keys and values, in a text
-    prefill_hopper_kernel[(min(device.multi_processor_count, blocks * heads * texts),)](
+    sizes = hopper_sizes(
+        longest=longest, heads=q.shape[1], kv_heads=k.shape[1], texts=len(q_starts) - 1, keys=len(k), head=q.shape[2],
+        processors=device.multi_processor_count, cache_bytes=device.L2_cache_size,
+    )  # fmt: skip
+    prefill_hopper_kernel[(sizes.pop("programs"),)](
         mapped(q, HOPPER_ROWS), mapped(k, HOPPER_BLOCK_N), mapped(v, HOPPER_BLOCK_N), out, q_starts, k_starts,
-        out.stride(0), out.stride(1), heads, texts, blocks, group,
-        sections_of(heads * texts, group, head_bytes, device.L2_cache_size), scale,
+        out.stride(0), out.stride(1), **sizes, scale=scale,
         HEAD=q.shape[2], WIDTH=width, BLOCK_N=HOPPER_BLOCK_N, STAGES=HOPPER_STAGES[width], CAUSAL=causal,
         num_warps=4, maxnreg=HOPPER_REGISTERS,
     )  # fmt: skip

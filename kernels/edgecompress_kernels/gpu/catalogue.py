@@ -44,6 +44,6 @@ ROWS = (
 )
 
 
-def capabilities(kernel: str) -> list[str]:
-    """Those that a kernel is compiled for."""
+def capabilities(kernel: str | None = None) -> list[str]:
+    """Those that a kernel is compiled for, or any."""
     return [chip.name for chip in CHIPS.values() if chip.hopper or kernel != "gpu-prefill-hopper"]

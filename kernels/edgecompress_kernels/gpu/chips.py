@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 Capability = tuple[int, int]
+HOPPER = (9, 0)
 HEAD_SIZES = (64, 80, 96, 128, 256)
 HIDDEN_SIZES = (512, 1024, 2048, 4096, 8192)  # a norm's widths, each for all up to it
 BLOCK_REGISTERS, MOST_REGISTERS = 65536, 255  # of a block and of a thread, on every chip
@@ -42,7 +43,7 @@ class Chip:
     @property
     def hopper(self) -> bool:
         """Whether it has the asynchronous matrix units that Hopper alone has."""
-        return self.capability == (9, 0)
+        return self.capability == HOPPER
 
     @property
     def name(self) -> str:
@@ -190,8 +191,16 @@ def splits_for(longest: int, programs: int, slots: int, block_n: int) -> tuple[i
     return -(-blocks // best), best * block_n
 
 
-def sections_of(pairs: int, group: int, head_bytes: int, cache_bytes: int) -> int:
-    """How many of ``pairs`` heads of texts Hopper's prefill takes together: those whose keys and values fill a quarter
-    of the cache. ``head_bytes``: of one key and value head; the device's halves each keep what they read.
+def hopper_sizes(
+    *, longest: int, heads: int, kv_heads: int, texts: int, keys: int, head: int, processors: int, cache_bytes: int
+) -> dict[str, int]:
+    """The sizes that Hopper's prefill is called with, by the names of its parameters, and how many ``programs``.
+
+    ``keys``: of all texts together. A section is as many heads of texts as fill a quarter of the device's cache with
+    their keys and values: the cache's halves each keep what they read.
     """
-    return min(pairs, group * max(1, cache_bytes // 4 // max(1, head_bytes)))
+    blocks, pairs, group = -(-longest // (2 * HOPPER_ROWS)), heads * texts, heads // kv_heads
+    head_bytes = 2 * 2 * keys * head // texts  # a head's keys and values, in a text
+    section = min(pairs, group * max(1, cache_bytes // 4 // max(1, head_bytes)))
+    sizes = {"heads": heads, "texts": texts, "blocks": blocks, "group": group, "section": section}
+    return {**sizes, "programs": min(processors, blocks * pairs)}
