@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,16 +21,20 @@ from edgecompress.compile.decoder_layers import use_layers
 from edgecompress.compile.genai import GRAPH, genai_files, require_tokenizer
 from edgecompress.compile.kernels import use_kernels
 from edgecompress.compile.onnxruntime import compile_graph, runtime_settings
+from edgecompress.engine_stage import EngineStage
 from edgecompress.errors import CalibrationError, StudentError
 from edgecompress.formats.cpu import host_cores
+from edgecompress.lower import tensorrt
 from edgecompress.lower.kv_cache import lower_cache
 from edgecompress.lower.onnxruntime import lower, lower_model
 from edgecompress.quantize import sensitivity
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
+from edgecompress.quantize.layers import Linear
 from edgecompress.quantize.stage import quantize
 from edgecompress.quantize.text import affordable_texts, load_texts
 from edgecompress.types.bundle import GenerationSettings, Manifest
 from edgecompress.types.graph import Graph
+from edgecompress.types.recipe import TENSORRT_RTX
 from edgecompress.types.report import Fidelity, QuantizedCache
 from edgecompress.verify import latency
 from edgecompress.verify.decoder import measure_decoder
@@ -58,17 +62,21 @@ class DecoderRun:
         self.for_genai = self.recipe.format == "genai"
         if self.for_genai:
             require_tokenizer(self.tokenizer)
+        # An engine's cache is as long as it is built.
+        self.context_tokens = self.recipe.engine.context_tokens or self.student.max_length_tokens
         self.past: dict[str, tuple[int, int]] = {}
         self.text_source = ""
         self.cache_dtype = np.dtype(np.int8 if self.recipe.quantize.kv_cache == "int8" else np.float32)
         self.float_cache: dict[str, Fidelity] = {}  # candidate -> what it is with a float32 cache
+        self.engine = EngineStage(plan, folder, clock) if plan.backend == TENSORRT_RTX else None
         self.cache_calibration_tokens = 0
         self.gptq_calibration_tokens = 0
 
     def all(self) -> Made:
         calibration, held_out = self._texts()
         with self.clock.stage("capture"):
-            captured = capture(self.student, self.folder, opset=self.target.opset)
+            opset = tensorrt.CAPTURED_OPSET if self.engine else self.target.opset
+            captured = capture(self.student, self.folder, opset=opset)
             self.past = past_shapes(captured)
             generation = generation_settings(self.student, captured, self.tokenizer)
             self._require_tokens_fit(generation.vocab_size)
@@ -76,6 +84,9 @@ class DecoderRun:
             reference = self._reference(held_out)
             if captured.bytes_on_disk <= _PARITY_BYTES:
                 self._require_parity(captured, held_out, reference)
+        if self.engine is not None:
+            texts = self._affordable(calibration)
+            self.engine.look_for_wide_values(captured.path, (text_feed(ids, self.past) for ids in texts))
 
         def compiled(name: str) -> Graph:
             return self._with_cache(self._compile(captured, name, calibration), calibration, held_out, reference)
@@ -89,8 +100,19 @@ class DecoderRun:
             shapes=lambda: self._shapes(held_out[0]),
         )
         require(taken.fidelity, self.recipe.quality, precision=taken.graph.precision)
-        taken = self._with_kernels(taken, held_out, reference)
-        return assemble(self.plan, self.clock, self.threads, taken, self._parts(taken, generation, held_out, reference))
+        if self.engine is None:
+            taken = self._with_kernels(taken, held_out, reference)
+            parts = self._parts(taken, generation, held_out, reference)
+        else:
+            precision = taken.graph.precision
+            taken, built = self.engine.build(
+                taken,
+                lambda only: self._compile(captured, precision, calibration, only),
+                lambda graph: self._fidelity(graph, held_out, reference),
+            )
+            parts = self._parts(taken, generation, held_out, reference)
+            parts = replace(parts, engine=built, notes=(*parts.notes, *self.engine.notes(built)))
+        return assemble(self.plan, self.clock, self.threads, taken, parts)
 
     def _with_kernels(self, taken: Taken, held_out: Sequence[Ids], reference: Sequence[Logits]) -> Taken:
         """Our kernels where they are faster, held against the reference again; onnxruntime-genai cannot load them."""
@@ -112,7 +134,7 @@ class DecoderRun:
         """Token sequences int64 [T] for calibration and, from other topics, for the figures of quality."""
         calibration, quality = self.recipe.calibration, self.recipe.quality
         texts = load_texts(calibration, quality.samples)
-        limit = self.student.max_length_tokens or _TEXT_TOKENS
+        limit = self.context_tokens or _TEXT_TOKENS
         affordable = max(_FEWEST_TEXTS, int(_REFERENCE_WORK / (self.student.parameters * _TEXT_TOKENS)))
         held_out = self._cut(texts.held_out, min(_TEXT_TOKENS, limit), min(quality.samples, affordable))
         if not held_out:
@@ -156,7 +178,13 @@ class DecoderRun:
                 way_out="The exporter does not get this architecture right; it is not supported by this version.",
             )
 
-    def _compile(self, captured: Graph, precision: str, calibration: Sequence[Ids]) -> Graph:
+    def _compile(
+        self,
+        captured: Graph,
+        precision: str,
+        calibration: Sequence[Ids],
+        only: Callable[[Linear], bool] = lambda _: True,
+    ) -> Graph:
         def batches() -> Iterator[Feed]:
             for ids in self._affordable(calibration):
                 yield text_feed(ids, self.past)  # every position: the head is calibrated too
@@ -177,8 +205,12 @@ class DecoderRun:
                 batches=batches,
                 probes=probes,
                 make_runnable=lower_model,
+                only=only,
+                symmetric=self.engine is not None,
             )
         with self.clock.stage("lower", precision):
+            if self.engine is not None:
+                return self.engine.lower(quantized, self.folder)
             lowered = lower(quantized, self.folder)
         with self.clock.stage("compile", precision):
             return compile_graph(lowered, self.target, self.folder)
@@ -198,7 +230,7 @@ class DecoderRun:
         texts = self._affordable(calibration)
         self.cache_calibration_tokens = sum(map(len, texts))
         one = np.zeros(1, dtype=np.int64)  # no logits are needed
-        context = self.student.max_length_tokens or max(map(len, texts), default=1)
+        context = self.context_tokens or max(map(len, texts), default=1)
         places = spread_positions([len(ids) for ids in texts], context)
         feeds = (text_feed(ids, self.past, one, first_position=place) for ids, place in zip(texts, places, strict=True))
         return lower_cache(graph, cache_scales(latency.make_session(graph.path, self.threads), feeds), self.folder)
@@ -225,12 +257,14 @@ class DecoderRun:
         )
 
     def _fidelity(self, graph: Graph, held_out: Sequence[Ids], reference: Sequence[Logits]) -> Fidelity:
+        if self.engine is not None:
+            graph = self.engine.rounded(graph)
         run = logits_of(latency.make_session(graph.path, self.threads, graph.runnable_library))
         return measure_decoder((expected, run(ids), ids) for ids, expected in zip(held_out, reference, strict=True))
 
     def _shapes(self, ids: Ids) -> dict[tuple[int, int], Feed]:
         """(batch, new tokens) -> feed: prompts of 128 and 16 tokens, then one token behind 127; less if that is all."""
-        longest = min(_TEXT_TOKENS, self.student.max_length_tokens or _TEXT_TOKENS)
+        longest = min(_TEXT_TOKENS, self.context_tokens or _TEXT_TOKENS)
         whole = np.resize(ids, longest)
         shapes = {}
         for tokens, behind in ((longest, 0), (min(16, longest), 0), (1, longest - 1)):
@@ -249,13 +283,25 @@ class DecoderRun:
             reference=reference_file(held_out, reference, REFERENCE_BYTES),
             shapes=self._shapes(held_out[0]),
             text=text_settings(self.student, self.tokenizer),
-            generation=replace(generation, kv_dtype=self.cache_dtype.name),
+            generation=self._settings(generation),
             kv_cache=self._cache_report(taken.graph, taken.fidelity),
             notes=(f"texts of {len(held_out[0])} tokens", *self._method_note()),
             more_files=(lambda model, manifest: self._genai_files(model, manifest, held_out[0]))
             if self.for_genai
             else None,
             files={"tokenizer.json": self.tokenizer} | ({CHAT_TEMPLATE: template} if template is not None else {}),
+        )
+
+    def _settings(self, generation: GenerationSettings) -> GenerationSettings:
+        """With the cache that the graph has: an engine's is float16 and as long as it was built."""
+        engine = self.recipe.engine
+        if self.engine is None or engine.context_tokens is None or engine.length_tokens is None:
+            return replace(generation, kv_dtype=self.cache_dtype.name)
+        return replace(
+            generation,
+            kv_dtype="float16",
+            context_length_tokens=engine.context_tokens,
+            prefill_chunk_tokens=min(generation.prefill_chunk_tokens, engine.length_tokens[2]),
         )
 
     def _method_note(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecompress.bundle import check_output, write_bundle
+from edgecompress.engine_plan import check_engine, resolve_engine
 from edgecompress.errors import OutputError, RecipeError
 from edgecompress.formats.recipe import resolve_precision, validate_recipe
 from edgecompress.runtime.memory import check_available
@@ -97,12 +98,12 @@ def plan(recipe: Recipe) -> Plan:
         runtime=replace(recipe.runtime, threads=recipe.runtime.threads or target.cores),
     )
     if backend == TENSORRT_RTX:
-        resolved = replace(resolved, engine=_engine(recipe, student))
-        _check_engine(resolved, student)
+        resolved = replace(resolved, engine=resolve_engine(recipe.engine, student))
+        check_engine(resolved, student)
     elif recipe.engine != EngineRecipe():
         raise RecipeError(
             f"an optimization profile is an engine's, and {backend} builds none",
-            way_out="Leave out --engine-batch and --engine-tokens, or give --backend tensorrt-rtx.",
+            way_out="Leave out --engine-batch, --engine-tokens and --engine-context, or give --backend tensorrt-rtx.",
         )
     if resolved.format == "genai" and resolved.runtime.kernels not in ("auto", "none"):
         raise RecipeError(
@@ -116,14 +117,14 @@ def plan(recipe: Recipe) -> Plan:
     candidates: tuple[str, ...] = (resolved.precision,)
     if recipe.precision == "auto":
         candidates = tuple(name for name in computable(target) if name != MIXED)
-    if student.is_decoder:
+    if student.is_decoder and backend != TENSORRT_RTX:
         candidates = tuple(name for name in candidates if name in _OF_DECODERS)
         if not candidates:
             raise RecipeError(
                 f"a decoder is not exported as {resolved.precision}",
                 way_out=f"It can be {', '.join(('auto', *_OF_DECODERS))}.",
             )
-    elif recipe.quantize.kv_cache != "fp32":
+    if not student.is_decoder and recipe.quantize.kv_cache != "fp32":
         raise RecipeError(
             f"a KV cache is a decoder's, and this student's task is {student.task}", way_out="Leave out --kv-cache."
         )
@@ -140,30 +141,6 @@ def plan(recipe: Recipe) -> Plan:
     )
 
 
-def _engine(recipe: Recipe, student: Student) -> EngineRecipe:
-    """The profile with its lengths filled in, where the student has any."""
-    most = student.max_length_tokens
-    if most is None or recipe.engine.length_tokens is not None:
-        return recipe.engine
-    return replace(recipe.engine, length_tokens=(1, max(1, most // 2), most))
-
-
-def _check_engine(recipe: Recipe, student: Student) -> None:
-    """Raises RecipeError for what no engine of this version can be."""
-    if student.is_decoder:
-        raise RecipeError("an engine of a decoder is not built by this version", way_out="Export it for a CPU target.")
-    if recipe.runtime.kernels not in ("auto", "none"):
-        raise RecipeError("our kernels are for ONNX Runtime, not for an engine", way_out="Leave out --kernels.")
-    if not recipe.quantize.symmetric:
-        raise RecipeError("TensorRT takes weights around zero only", way_out="Leave out --zero-points.")
-    most, lengths = student.max_length_tokens, recipe.engine.length_tokens
-    if most is not None and lengths is not None and lengths[2] > most:
-        raise RecipeError(
-            f"the engine's profile goes to {lengths[2]} tokens, and the student takes {most}",
-            way_out=f"Give --engine-tokens up to {most}.",
-        )
-
-
 def _estimates(recipe: Recipe, student: Student, candidates: tuple[str, ...]) -> dict[str, int]:
     """What an export takes, fitted to MiniLM (0.023 B parameters) and to R1-Distill-Qwen-1.5B's shape (1.78 B)."""
     float_bytes = student.parameters * 4
@@ -175,8 +152,8 @@ def _estimates(recipe: Recipe, student: Student, candidates: tuple[str, ...]) ->
             "estimated_seconds": round(seconds),
         }
     # Weights are streamed: in float32 they are only ever whole where float32 itself is a candidate.
-    shares = {"fp32": 1.0, "int8-weights": 0.27, "int4-weights": 0.14, MIXED: 0.18}
-    whole = 3.0 if "fp32" in candidates else 1.4 if MIXED in candidates else 0.7
+    shares = {"fp32": 1.0, "fp16": 0.5, "int8-weights": 0.27, "int4-weights": 0.14, MIXED: 0.18}
+    whole = 3.0 if {"fp32", "fp16"} & set(candidates) else 1.4 if MIXED in candidates else 0.7
     alone = 2.5e-7 if MIXED in candidates else 0.0  # the float graph runs once a weight
     swept = 3e-7 if recipe.quantize.method == "gptq" else 0.0  # Hessians, their factors, and channel after channel
     copies, calibrating = 3, 0.0  # of each candidate's graph on the disk; seconds a candidate

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.assembly import REFERENCE_BYTES, Made, Parts, assemble
-from edgecompress.candidates import Taken, take
+from edgecompress.candidates import take
 from edgecompress.capture.export import capture
 from edgecompress.capture.image import image_settings
 from edgecompress.capture.reference import reference_outputs
@@ -21,15 +21,12 @@ from edgecompress.capture.tokenizer import save_tokenizer, text_settings
 from edgecompress.compile.encoder_kernels import use_encoder_kernels
 from edgecompress.compile.kernels import Kerneled
 from edgecompress.compile.onnxruntime import compile_graph, runtime_settings
-from edgecompress.compile.tensorrt_rtx import Engine, build_engine, profile_of
-from edgecompress.errors import WideProductsError
+from edgecompress.engine_stage import EngineStage
 from edgecompress.formats.cpu import host_cores
 from edgecompress.lower import tensorrt
-from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.lower.onnxruntime import lower, lower_model
 from edgecompress.quantize.feeds import Feed, image_feeds, in_batches, text_feeds
 from edgecompress.quantize.layers import Linear
-from edgecompress.quantize.peaks import too_large_for_half
 from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration, quantize
 from edgecompress.quantize.text import load_texts
 from edgecompress.types.graph import Graph
@@ -60,24 +57,27 @@ class Run:
         self.calibration: list[Feed] = []
         self.kernels: dict[str, Kerneled] = {}  # by precision
         self.held_out: list[Feed] = []
-        self.for_engine = plan.backend == TENSORRT_RTX
-        self.wide: tuple[str, ...] = ()  # values that float16 could not hold
-        self.kept: tuple[str, ...] = ()  # layers that the engine would have widened
+        self.engine = EngineStage(plan, folder, clock) if plan.backend == TENSORRT_RTX else None
 
     def all(self) -> Made:
         calibration, held_out = self._feeds()
         self.calibration, self.held_out = calibration, held_out
         with self.clock.stage("capture"):
-            opset = tensorrt.CAPTURED_OPSET if self.for_engine else self.target.opset
+            opset = tensorrt.CAPTURED_OPSET if self.engine else self.target.opset
             captured = capture(self.student, self.folder, opset=opset)
         if any(needs_calibration(name) for name in self.plan.candidates):
             with self.clock.stage("calibrate"):
                 self.calibrated = calibrate(
-                    captured, self.recipe, lambda: calibration, lower_model, self.folder, residuals=self.for_engine
+                    captured,
+                    self.recipe,
+                    lambda: calibration,
+                    lower_model,
+                    self.folder,
+                    residuals=self.engine is not None,
                 )
-        if self.for_engine:
-            with self.clock.stage("calibrate", "range of float16"):
-                self.wide = self._too_wide(captured)
+        if self.engine is not None:
+            source = captured.path if self.calibrated is None else self.calibrated.path
+            self.engine.look_for_wide_values(source, self.calibration)
         with self.clock.stage("verify", "reference"):
             reference = self._reference(captured, held_out)
         taken = take(
@@ -98,9 +98,13 @@ class Run:
             require(taken.fidelity, quality, precision=precision, costly=[cost.name for cost in costly])
         inputs = {value.name or "" for value in ir.load(taken.graph.path).graph.inputs}
         parts = self._parts(inputs, held_out, reference)
-        if self.for_engine:
-            taken, engine = self._engine(captured, taken, reference)
-            parts = replace(parts, engine=engine, notes=(*parts.notes, *self._engine_notes(engine)))
+        if self.engine is not None:
+            taken, built = self.engine.build(
+                taken,
+                lambda only: self._compile(captured, precision, only, "kept"),
+                lambda graph: self._fidelity(graph, held_out, reference),
+            )
+            parts = replace(parts, engine=built, notes=(*parts.notes, *self.engine.notes(built)))
         return assemble(self.plan, self.clock, self.threads, taken, parts)
 
     def _feeds(self) -> tuple[list[Feed], list[Feed]]:
@@ -126,42 +130,6 @@ class Run:
         require_parity(self.student, run, checks, outputs[: len(checks)])
         return outputs[len(checks) :]
 
-    def _too_wide(self, captured: Graph) -> tuple[str, ...]:
-        """Of the float graph that the engine's is made from."""
-        source = captured if self.calibrated is None else Graph(path=self.calibrated.path, stage="captured")
-        model = ir.load(source.path)
-        return too_large_for_half(lower_model(model.clone()), tensorrt.computed_in_half(model), self.calibration)
-
-    def _engine(self, captured: Graph, taken: Taken, reference: Sequence[Any]) -> tuple[Taken, Engine]:
-        """The engine of the graph; where its builder widens a few layers, of a graph that has those in float16."""
-        precision = taken.graph.precision
-        try:
-            return taken, self._build(taken.graph)
-        except WideProductsError as error:
-            if 2 * len(error.layers) > error.of:  # it would be named for what the least of it is
-                raise
-            self.kept = error.layers
-        graph = self._compile(captured, precision, lambda linear: linear.name not in self.kept, "kept")
-        with self.clock.stage("verify", precision):
-            fidelity = self._fidelity(graph, self.held_out, reference)
-        require(fidelity, self.recipe.quality, precision=precision)
-        return replace(taken, graph=graph, fidelity=fidelity), self._build(graph)
-
-    def _build(self, graph: Graph) -> Engine:
-        with self.clock.stage("compile", "engine"):
-            return build_engine(graph, self.target, profile_of(graph, self.recipe.engine), self.folder)
-
-    def _engine_notes(self, engine: Engine) -> tuple[str, ...]:
-        read = ", ".join(f"{count} {dtype}" for dtype, count in engine.matrices.items())
-        layers = f"layers of the engine that read a constant matrix: {read}"
-        fidelity = (
-            "fidelity is that of model.onnx on ONNX Runtime's CPU provider, rounded to float16 wherever it is float16: "
-            "the engine itself was not run"
-        )
-        kept = f"float16, since the engine would have widened their weights: {', '.join(self.kept)}"
-        wide = f"float32, since float16 could not hold them: {', '.join(self.wide)}"
-        return (fidelity, layers, *((kept,) if self.kept else ()), *((wide,) if self.wide else ()))
-
     def _compile(self, captured: Graph, precision: str, only: Any = None, tag: str = "") -> Graph:
         folder = self.folder / tag if tag else self.folder
         folder.mkdir(exist_ok=True)
@@ -169,15 +137,15 @@ class Run:
         options: dict[str, Any] = {
             "batches": lambda: self.calibration,
             "make_runnable": lower_model,
-            "symmetric": self.for_engine,
+            "symmetric": self.engine is not None,
         }
         if only is not None:
             options["only"] = only
         with self.clock.stage("quantize", precision):
             quantized = quantize(captured, precision, self.recipe, self.calibrated, folder, weight_bits=bits, **options)
         with self.clock.stage("lower", precision):
-            if self.for_engine:
-                return tensorrt.lower(quantized, folder, self.wide)
+            if self.engine is not None:
+                return self.engine.lower(quantized, folder)
             lowered = lower(quantized, folder)
         with self.clock.stage("compile", precision):
             compiled = compile_graph(lowered, self.target, folder)
@@ -195,8 +163,8 @@ class Run:
 
     def _fidelity(self, graph: Graph, feeds: Sequence[Feed], reference: Sequence[Any]) -> Fidelity:
         """In padded batches, as the runtime will meet them; each sample is then cut to its real length."""
-        if self.for_engine:
-            graph = rounded_graph(graph, graph.path.parent)
+        if self.engine is not None:
+            graph = self.engine.rounded(graph)
         run = latency.open_session(graph.path, self.threads, graph.library)
         outputs: list[Any] = [None] * len(feeds)
         for positions, batch in in_batches(feeds, _VERIFY_BATCH, self._pad_token_id()):

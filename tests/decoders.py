@@ -10,9 +10,11 @@ import onnxruntime as ort
 import torch
 import transformers
 
+from edgecompress.runtime.cache import CACHE_DTYPES
 from tests.tiny import save_tokenizer
 
 WINDOW = 8  # shorter than every text of the tests
+CAPACITY = 64  # of the cache that a graph is run with
 _SIZES: dict[str, Any] = {
     "vocab_size": 128,
     "hidden_size": 64,
@@ -122,9 +124,9 @@ def tiny_decoder(folder: Path, name: str, dtype: torch.dtype = torch.float32, **
 
 
 class SharedCacheRunner:
-    """The lowered graph with past and present bound to one buffer, poisoned with NaN behind what was written."""
+    """The lowered graph with past and present bound to one buffer, poisoned behind what was written."""
 
-    def __init__(self, path: Path, rows: int, capacity: int) -> None:
+    def __init__(self, path: Path, rows: int, capacity: int, poison: float = np.nan) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
@@ -134,7 +136,7 @@ class SharedCacheRunner:
         for value in self.session.get_inputs():
             if value.name.startswith("past_key_values."):
                 _, heads, _, size = value.shape
-                self.cache[value.name] = np.full((rows, heads, capacity, size), np.nan, dtype=np.float32)
+                self.cache[value.name] = np.full((rows, heads, capacity, size), poison, dtype=CACHE_DTYPES[value.type])
 
     def step(self, rows: slice, ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """Run ids int64 [B, T] behind what the rows hold; logits float32 [B, N, V] at the ``wanted`` positions."""
@@ -150,9 +152,9 @@ class SharedCacheRunner:
         for name, buffer in self.cache.items():
             part = buffer[rows]
             assert part.flags["C_CONTIGUOUS"]
-            binding.bind_input(name, "cpu", 0, np.float32, part.shape, part.ctypes.data)
+            binding.bind_input(name, "cpu", 0, part.dtype.type, part.shape, part.ctypes.data)
             present = name.replace("past_key_values", "present")
-            binding.bind_output(present, "cpu", 0, np.float32, part.shape, part.ctypes.data)
+            binding.bind_output(present, "cpu", 0, part.dtype.type, part.shape, part.ctypes.data)
         binding.bind_output("logits")
         self.session.run_with_iobinding(binding)
         for row in range(*rows.indices(len(self.lengths))):
@@ -167,13 +169,13 @@ def eager_logits(folder: Path, sequences: list[np.ndarray]) -> list[np.ndarray]:
         return [model.eval()(torch.from_numpy(s[None]), use_cache=False).logits[0].numpy() for s in sequences]
 
 
-def largest_difference(folder: Path, lowered: Path, *, steps: int = 18) -> float:
+def largest_difference(folder: Path, lowered: Path, *, steps: int = 18, poison: float = np.nan) -> float:
     """Prefill two rows of unequal length, one in chunks, then decode both together; against eager PyTorch."""
     rng = np.random.default_rng(0)
     prompts = (21, 9)
     sequences = [rng.integers(3, 120, size=length + steps) for length in prompts]
     expected = eager_logits(folder, sequences)
-    runner = SharedCacheRunner(lowered, rows=2, capacity=64)
+    runner = SharedCacheRunner(lowered, rows=2, capacity=CAPACITY, poison=poison)
     differences = []
     for row, chunks in enumerate([(8, 8, 5), (9,)]):
         start = 0

@@ -62,6 +62,7 @@ _FIELDS = {
     "kernels": ("runtime", "kernels"),
     "engine_batch": ("engine", "batch"),
     "engine_tokens": ("engine", "length_tokens"),
+    "engine_context": ("engine", "context_tokens"),
 }
 
 
@@ -127,14 +128,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     engine = parser.add_argument_group("engine")
     engine.add_argument(
-        "--engine-batch", type=_range, default=absent, metavar="LEAST,USUAL,MOST", help="texts at once (1,8,32)"
+        "--engine-batch",
+        type=_range,
+        default=absent,
+        metavar="LEAST,USUAL,MOST",
+        help="texts at once (1,8,32; of a decoder 1,1,4)",
     )
     engine.add_argument(
         "--engine-tokens",
         type=_range,
         default=absent,
         metavar="LEAST,USUAL,MOST",
-        help="of a text; from 1 to the student's maximum unless given",
+        help="of a text, from 1 to the student's maximum unless given; of a decoder new ones a call (1,1,512)",
+    )
+    engine.add_argument(
+        "--engine-context", type=int, default=absent, metavar="TOKENS", help="that a decoder's KV cache holds (4096)"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, stages and estimates only")
     parser.add_argument("--force", action="store_true", help="replace the output if it is a bundle")
@@ -302,8 +310,12 @@ def kernel_table(uses: tuple[KernelUse, ...]) -> str:
 def describe_engine(engine: EngineRecord) -> str:
     """What an engine needs, and what it takes."""
     capability = ".".join(map(str, engine.compute_capability))
-    shapes = {"×".join(map(str, r.smallest)) + " to " + "×".join(map(str, r.largest)) for r in engine.profile.values()}
-    takes = f"{', '.join(sorted(shapes))}, weights {engine.weights_bytes / 1e6:.1f} MB"
+    shapes: dict[str, str] = {}  # of several inputs of one shape the first is named
+    for name, shape in engine.profile.items():
+        if not name.startswith("past_key_values."):
+            shapes.setdefault("×".join(map(str, shape.smallest)) + " to " + "×".join(map(str, shape.largest)), name)
+    takes = ", ".join(f"{name} {shape}" for shape, name in shapes.items())
+    takes += f"; weights {engine.weights_bytes / 1e6:.1f} MB"
     return f"compute capability {capability}, {engine.builder} {engine.version}, built on {engine.os}; {takes}"
 
 

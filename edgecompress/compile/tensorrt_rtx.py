@@ -131,13 +131,19 @@ def _run_builder(
 
 
 def profile_of(graph: Graph, recipe: EngineRecipe) -> dict[str, ShapeRange]:
-    """The recipe's shapes for each input of the graph: its first varying axis is the batch, a second one the tokens."""
+    """The resolved recipe's shapes for each input of the graph, axis by axis, by the names that capture gives them."""
+    assert recipe.batch is not None
+    ranges = {"batch": recipe.batch}
+    if recipe.length_tokens is not None:
+        ranges["sequence"] = ranges["tokens"] = recipe.length_tokens
+        ranges["wanted"] = (1, 1, recipe.length_tokens[2])
+    if recipe.context_tokens is not None:
+        ranges["total_tokens"] = (1, max(1, recipe.context_tokens // 2), recipe.context_tokens)
     profile = {}
     for value in ir.load(graph.path).graph.inputs:
         assert value.shape is not None
-        axes = [(size,) * 3 if isinstance(size, int) else None for size in value.shape]
-        axes = [recipe.batch if a is None and i == 0 else a or recipe.length_tokens for i, a in enumerate(axes)]
-        smallest, usual, largest = zip(*(axis for axis in axes if axis is not None), strict=True)
+        axes = [(size,) * 3 if isinstance(size, int) else ranges[str(size)] for size in value.shape]
+        smallest, usual, largest = zip(*axes, strict=True)
         profile[value.name or ""] = ShapeRange(smallest=smallest, usual=usual, largest=largest)
     return profile
 

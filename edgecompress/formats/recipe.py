@@ -15,6 +15,7 @@ from edgecompress.types.recipe import (
     BACKENDS,
     BLOCK_METHODS,
     CALIBRATION_METHODS,
+    DECODER_ENGINE_PRECISIONS,
     ENGINE_PRECISIONS,
     FORMATS,
     KERNELS,
@@ -98,7 +99,11 @@ def validate_recipe(recipe: Recipe) -> None:
         ),
         ((recipe.runtime.threads or 1) >= 1, "threads are at least 1"),
         ((recipe.student.max_length_tokens or 8) >= 8, "max_length_tokens is at least 8"),
-        (_ascends(recipe.engine.batch), f"an engine's batch is least, usual, most, from 1, not {recipe.engine.batch}"),
+        (
+            recipe.engine.batch is None or _ascends(recipe.engine.batch),
+            f"an engine's batch is least, usual, most, from 1, not {recipe.engine.batch}",
+        ),
+        ((recipe.engine.context_tokens or 8) >= 8, "an engine's context_tokens are at least 8"),
         (
             recipe.engine.length_tokens is None or _ascends(recipe.engine.length_tokens),
             f"an engine's length_tokens are least, usual, most, from 1, not {recipe.engine.length_tokens}",
@@ -115,7 +120,7 @@ def resolve_precision(precision: str, task: str, backend: str = BACKENDS[0]) -> 
     Raises RecipeError if the student is no decoder and only one could be it, or if the backend has no such precision.
     """
     if backend == TENSORRT_RTX:
-        return _engine_precision(precision)
+        return _engine_precision(precision, task)
     if task != "text-generation" and SHORT_PRECISIONS.get(precision, precision) == MIXED:
         raise RecipeError(
             f"bits are mixed by what a decoder's logits lose, and this student's task is {task}",
@@ -131,15 +136,19 @@ def resolve_precision(precision: str, task: str, backend: str = BACKENDS[0]) -> 
     return SHORT_PRECISIONS[precision]
 
 
-def _engine_precision(precision: str) -> str:
-    names = ", ".join(ENGINE_PRECISIONS)
+def _engine_precision(precision: str, task: str) -> str:
+    """``task`` is empty where it is not known yet: then a name passes that either kind of student has."""
+    known = [ENGINE_PRECISIONS, DECODER_ENGINE_PRECISIONS]
+    if task:
+        known = known[1:] if task == "text-generation" else known[:1]
+    names = ", ".join(known[0])
     if precision == "auto":
         raise RecipeError(
             "auto measures what it chooses from, and an engine cannot be timed where it is built",
             way_out=f"Say which precision: {names}.",
         )
-    concrete = ENGINE_PRECISIONS.get(precision, precision)
-    if concrete not in ENGINE_PRECISIONS.values():
+    concrete = known[0].get(precision, precision)
+    if not any(concrete in precisions.values() for precisions in known):
         raise RecipeError(f"an engine is not built as {precision} by this version", way_out=f"It can be {names}.")
     return concrete
 

@@ -7,6 +7,7 @@ PyTorch like that. Here each value is cast to float16 and back by nodes of the g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,37 +19,63 @@ from edgecompress.types.graph import Graph
 
 
 def round_explicitly(model: ir.Model) -> int:
-    """Rewrite ``model``, whose values have their types, in place; return how many values are rounded."""
+    """Rewrite ``model``, whose values have their types, in place; return how many values are rounded.
+
+    Inputs and outputs keep their types: a float16 cache stays one.
+    """
     graph = model.graph
-    for name, value in list(graph.initializers.items()):
-        tensor = value.const_value
+    for name, constant in list(graph.initializers.items()):
+        tensor = constant.const_value
         if tensor is not None and tensor.dtype == HALF:
-            value.const_value = ir.tensor(tensor.numpy().astype(np.float32), name=name)
-            value.type = ir.TensorType(FLOAT)
+            constant.const_value = ir.tensor(tensor.numpy().astype(np.float32), name=name)
+            constant.type = ir.TensorType(FLOAT)
+    nodes = list(graph)
+    for given in graph.inputs:
+        if given.dtype == HALF:
+            _widen(graph, given, list(given.uses()))
     rounded = 0
-    for node in list(graph):
+    for node in nodes:
         for value in node.outputs:
             if value.dtype != HALF:
                 continue
-            value.type = ir.TensorType(FLOAT)
             readers = list(value.uses())
             if node.op_type == "Cast":
-                value.type = ir.TensorType(HALF)
                 short = value
             else:
-                narrow = ir.node("Cast", [value], {"to": int(HALF)}, name=f"{value.name}/round")
-                graph.insert_after(node, narrow)
-                short = narrow.outputs[0]
-                short.type, short.shape = ir.TensorType(HALF), value.shape
-            wide = ir.node("Cast", [short], {"to": int(FLOAT)}, name=f"{value.name}/rounded")
-            made = short.producer()
-            assert made is not None
-            graph.insert_after(made, wide)
-            wide.outputs[0].type, wide.outputs[0].shape = ir.TensorType(FLOAT), value.shape
-            for reader, index in readers:
-                reader.replace_input_with(index, wide.outputs[0])
+                value.type = ir.TensorType(FLOAT)
+                short = _narrow(graph, node, value)
+            _widen(graph, short, readers)
             rounded += 1
     return rounded
+
+
+def _narrow(graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
+    """The value as float16, under its name where the graph gives it."""
+    cast = ir.node("Cast", [value], {"to": int(HALF)}, name=f"{value.name}/round")
+    graph.insert_after(node, cast)
+    short = cast.outputs[0]
+    short.type, short.shape = ir.TensorType(HALF), value.shape
+    for index, output in enumerate(graph.outputs):
+        if output is value:
+            graph.outputs[index] = short
+            value.name, short.name = f"{value.name}.float32", value.name
+    return short
+
+
+def _widen(graph: ir.Graph, short: ir.Value, readers: Sequence[tuple[ir.Node, int]]) -> None:
+    """Give the readers of a float16 value the same in float32."""
+    if not readers:
+        return
+    cast = ir.node("Cast", [short], {"to": int(FLOAT)}, name=f"{short.name}/rounded")
+    made = short.producer()
+    if made is None:
+        graph.insert_before(graph[0], cast)
+    else:
+        graph.insert_after(made, cast)
+    wide = cast.outputs[0]
+    wide.type, wide.shape = ir.TensorType(FLOAT), short.shape
+    for reader, index in readers:
+        reader.replace_input_with(index, wide)
 
 
 def rounded_graph(graph: Graph, out_dir: Path) -> Graph:

@@ -5,7 +5,8 @@ One template an op, all in float32 (:mod:`edgecompress.lower.typed` chooses the 
 - QuantizedLinear: Q and DQ on the input, DQ behind the constant int8 weight, one scale a column, then MatMul and Add.
   All readers of an input share its Q and DQ;
 - Rounded, which stands on both sides of a residual addition: Q and DQ, those of the layer that reads the same value;
-- BlockLinear: DQ behind the constant int4 or int8 weight, one scale a block; the input stays a float;
+- BlockLinear: DQ behind the constant int4 or int8 weight, one scale a block, or a column where that is one block;
+  the input stays a float;
 - QuantizedEmbedding: DQ behind the constant int8 table, one scale a row, then Gather, which reads the chosen rows only.
 
 Nothing is put around softmax or norms: they compute wider than they read.
@@ -73,10 +74,10 @@ def _block_linear(graph: ir.Graph, node: ir.Node, _: _Shared) -> None:
     codes = unpack(packed.const_value.numpy(), bits)
     rows = codes.reshape(len(codes), -1)[:, :width].T.astype(np.int16) - 2 ** (bits - 1)  # [K, N]
     weight = _signed(graph, f"{stem}.weight", rows, bits)
-    scale = constant(graph, f"{stem}.weight_scale_rows", scales.const_value.numpy().T)  # [blocks, N]
-    blocks = ir.node(
-        "DequantizeLinear", [weight, scale], {"axis": 0, "block_size": block}, name=f"{stem}/weight/DequantizeLinear"
-    )
+    table = scales.const_value.numpy().T  # [blocks, N]
+    scale = constant(graph, f"{stem}.weight_scale_rows", table if len(table) > 1 else table[0])
+    how = {"axis": 0, "block_size": block} if len(table) > 1 else {"axis": 1}
+    blocks = ir.node("DequantizeLinear", [weight, scale], how, name=f"{stem}/weight/DequantizeLinear")
     product = ir.node("MatMul", [x, blocks.outputs[0]], name=f"{stem}/MatMul")
     graph.insert_before(node, blocks)
     if bias is None:

@@ -1,12 +1,12 @@
 """A float32 graph of standard ops to a strongly typed one: float16 where it is safe, float32 where it would overflow.
 
-- Products with a constant, attention and lookups compute in float16.
+- Products with a constant, attention, rotations and lookups compute in float16.
 - What moves, adds, multiplies or gates values, and what rounds them to 8 bits, has the type of what it reads.
 - Everything else computes in float32: norms, softmax, sums, square roots, products of two computed values (pooling).
 - So does whatever reads or writes a value that comes near float16's limit on the calibration text (``wide``).
 
-Inputs and outputs of the graph keep their types. Scales are constants in the type of their Q or DQ, and a value is cast
-once, where it is made, for all that read it in the other type.
+Inputs and outputs of the graph keep their types, but for a KV cache, which becomes float16. Scales are constants in the
+type of their Q or DQ, and a value is cast once, where it is made, for all that read it in the other type.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _MOVING = (
     "Reshape", "Transpose", "Concat", "Split", "Slice", "Squeeze", "Unsqueeze", "Expand", "Identity", "Flatten", "Pad",
 )  # fmt: skip
 _FOLLOWING = (*_MOVING, "Add", "Sub", "Mul", "Gelu", "Relu", "Tanh", "Sigmoid", "QuantizeLinear")
-_HALF = ("Attention", "Gather", "DequantizeLinear", "Conv", "Gemm")
+_CACHE = "TensorScatter"
+_HALF = ("Attention", "RotaryEmbedding", _CACHE, "Gather", "DequantizeLinear", "Conv", "Gemm")
 _READS_SHAPE = ("Shape", "Size")
 
 
@@ -34,7 +35,11 @@ def strongly_typed(model: ir.Model, wide: Collection[str] = ()) -> int:
     """
     graph = model.graph
     too_wide = _spread(graph, wide)
-    types: dict[ir.Value, ir.DataType] = {value: FLOAT for value in graph.inputs if value.dtype == FLOAT}
+    types: dict[ir.Value, ir.DataType] = {
+        value: HALF if any(reader.op_type == _CACHE for reader, _ in value.uses()) else FLOAT
+        for value in graph.inputs
+        if value.dtype == FLOAT
+    }
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     halves = 0
     for node in list(graph):
@@ -50,10 +55,10 @@ def strongly_typed(model: ir.Model, wide: Collection[str] = ()) -> int:
                 types[output] = kind
         halves += kind == HALF
     for output in list(graph.outputs):
-        if types.get(output) == HALF:
+        if types.get(output) == HALF and not _makes(output, _CACHE):
             _keep_type(graph, output)
     for value, kind in types.items():
-        if kind == HALF and not value.is_graph_output():
+        if kind == HALF and (not value.is_graph_output() or _makes(value, _CACHE)):
             value.type = ir.TensorType(HALF)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         graph.initializers.pop(name)
@@ -66,15 +71,21 @@ def computes_in_half(node: ir.Node) -> bool:
 
 
 def _spread(graph: ir.Graph, wide: Collection[str]) -> set[ir.Value]:
-    """The wide values, the products that a bias makes them of, what is rounded from them and back, and their weights.
+    """The wide values, what they were before they moved, the products that a bias makes them of, what is rounded from
+    them and back, and their weights.
 
     A product has a name of its own only where it was not quantized.
     """
     found = {value for node in graph for value in node.outputs if value.name in wide}
-    for value in list(found):
-        node = value.producer()
-        if node is not None and node.op_type == "Add":
-            found |= {v for v in node.inputs if v is not None and _makes(v, "MatMul")}
+    waiting = list(found)
+    while waiting:
+        node = waiting.pop().producer()
+        if node is None or node.op_type not in ("Add", *_MOVING):
+            continue
+        moves = node.op_type in _MOVING
+        made_of = {v for v in node.inputs if v is not None and v.dtype == FLOAT and (moves or _makes(v, "MatMul"))}
+        waiting += made_of - found
+        found |= made_of
     for node in graph:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.inputs[0] in found:
             found |= set(node.outputs)

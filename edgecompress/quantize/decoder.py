@@ -41,12 +41,14 @@ def quantize_decoder(
     hessians: Mapping[str, Float] | None = None,
     only: Callable[[Linear], bool] = lambda _: True,
     mixed: Mixed = UNIFORM,
+    for_engine: bool = False,
 ) -> Quantized:
     """Quantize the weights of a text-generation graph in place.
 
     The head and the table have bits of their own in the recipe. Where the head is the table's transpose and both have
     the same bits, one tensor serves both; with different bits each has its own. ``mixed`` raises some weights to 8
     bits; these are never rounded by ``gptq``, which gains nothing there that could be seen beside those in 4.
+    ``for_engine``, for TensorRT: scales are positive, 8 bits have one a column, and tables are int8 with one a row.
     """
     linears = [linear for linear in find_linears(model) if only(linear)]
     head = find_head(model, linears)
@@ -54,6 +56,9 @@ def quantize_decoder(
     tables = find_embeddings(model) if recipe.quantize_embeddings else []
     shared = None
     for table in tables:
+        if for_engine:
+            quantize_embeddings(model, [table], half_scales=True)
+            continue
         table_bits = recipe.embedding_bits or (8 if table.name in mixed.raised else bits)
         tied = head if head is not None and table_bits == head_bits and tied_to(table, head) else None
         blocks = round_table(table, _form(recipe, table_bits), recipe.method)
@@ -64,16 +69,19 @@ def quantize_decoder(
         shared = tied or shared
     for linear in [*_without(linears, head), *_just(head, shared)]:
         raised = linear.name in mixed.raised
+        width = head_bits if linear is head else 8 if raised else bits
+        by_columns = for_engine and width == 8
         quantize_weights(
             model,
             [linear],
-            bits=head_bits if linear is head else 8 if raised else bits,
+            bits=width,
             block_size=recipe.block_size,
-            method="rtn" if raised and recipe.method == "gptq" else recipe.method,
+            method="rtn" if (raised or by_columns) and recipe.method == "gptq" else recipe.method,
             symmetric=recipe.symmetric,
             accuracy_level=recipe.first_accuracy_level,
             hessians=hessians,
             ready=mixed.blocks,
+            positive=for_engine,
         )
     quantize_experts(model, recipe, bits=bits)
     return Quantized(layers=len(linears), head=head.name if head else None, tables=len(tables), tied=shared is not None)

@@ -158,6 +158,7 @@ def quantize(
                 hessians=hessians,
                 only=lambda linear: linear.name in wanted,
                 mixed=mixed,
+                for_engine=symmetric,
             )
         else:
             quantize_weights(

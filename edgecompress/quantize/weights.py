@@ -39,12 +39,13 @@ def quantize_weights(
     any, uint8 zero points [N, ceil(blocks * bits / 8)] and float32 bias [N]. ``hessians`` maps the name of a layer's
     input to float32 [K, K]; method ``gptq`` needs it, and asks for each when its layer's turn comes. ``ready`` maps the
     names of layers to blocks of this format that :func:`round_linear` has made of them before. ``positive``, for
-    TensorRT: no scale is below zero, and blocks fill the width, two at least: a builder takes one block a column for
-    another scheme, and writes the whole weight out in float16 before each product.
+    TensorRT: no scale is below zero, and 4-bit blocks fill the width, two at least: a builder takes one block a column
+    for another scheme, and writes the whole weight out in float16 before each product. It does so with 8-bit blocks
+    too, unless they are whole columns.
     """
     form = BlockFormat(bits=bits, block_size=block_size, symmetric=symmetric, positive=positive)
     for linear in linears:
-        fitted = replace(form, block_size=_dividing_block(linear.width, block_size)) if positive else form
+        fitted = replace(form, block_size=_builders_block(linear.width, form)) if positive else form
         blocks = (ready or {}).get(linear.name) or round_linear(linear, fitted, method, hessians)
         names = f"{linear.name}.weight"
         packed = constant(model.graph, f"{names}_int{bits}", blocks.packed)
@@ -149,10 +150,12 @@ def block_that_divides(width: int, block_size: int) -> int:
     return block
 
 
-def _dividing_block(width: int, block_size: int) -> int:
-    """As :func:`block_that_divides`, so short that there are two blocks or more."""
+def _builders_block(width: int, form: BlockFormat) -> int:
+    """Whole columns of 8 bits; of 4, as :func:`block_that_divides`, so short that there are two blocks or more."""
+    if form.bits == 8:
+        return width
     half = 1 << (max(width // 2, 1).bit_length() - 1)
-    return block_that_divides(width, min(block_size, half))
+    return block_that_divides(width, min(form.block_size, half))
 
 
 def tied_to(embedding: Embedding, linear: Linear) -> bool:

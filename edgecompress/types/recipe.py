@@ -18,6 +18,9 @@ SHORT_PRECISIONS = {"int4": "int4-weights", "int8": "int8-weights", "mixed": MIX
 ENGINE_PRECISIONS = {"fp16": "fp16", "int8": "int8-static", "int4": "int4-weights"}
 """What an encoder's engine is built in, by its short name: each means one thing there."""
 
+DECODER_ENGINE_PRECISIONS = {**ENGINE_PRECISIONS, "int8": "int8-weights"}
+"""A decoder's: its activations have outliers that one scale a tensor does not hold."""
+
 TENSORRT_RTX = "tensorrt-rtx"
 BACKENDS = ("onnxruntime", TENSORRT_RTX)
 """Backends that this version can compile for."""
@@ -115,8 +118,10 @@ class RuntimeRecipe:
 class EngineRecipe:
     """The optimization profile of an engine: the least, the usual and the most of each axis that varies."""
 
-    batch: tuple[int, int, int] = (1, 8, 32)
-    length_tokens: tuple[int, int, int] | None = None  # None: from 1 to the student's maximum, usually half of it
+    batch: tuple[int, int, int] | None = None  # None: 1, 8, 32 texts; of a decoder 1, 1, 4
+    # None: from 1 to the student's maximum, usually half of it. Of a decoder: the new ones of a call, 1, 1, 512.
+    length_tokens: tuple[int, int, int] | None = None
+    context_tokens: int | None = None  # that a decoder's KV cache holds; None: the student's maximum, at most 4096
 
 
 @dataclass(frozen=True, kw_only=True)

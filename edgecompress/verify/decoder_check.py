@@ -41,11 +41,13 @@ def text_feed(
     behind: int = 0,
     first_position: int | None = None,
     cache_dtype: np.dtype[Any] | type[np.float32] = np.float32,
+    capacity: int | None = None,
 ) -> Feed:
     """All inputs of a decoder graph for one text int64 [T] behind ``behind`` tokens of an empty cache.
 
     ``past`` maps each cache input to (heads, head size); ``wanted`` None asks for the logits of every position.
-    ``first_position`` is that of the text's first token, ``behind`` unless given.
+    ``first_position`` is that of the text's first token, ``behind`` unless given; ``capacity`` is the tokens that the
+    cache has room for, just enough unless given.
     """
     tokens = len(ids)
     total = tokens + behind
@@ -53,7 +55,7 @@ def text_feed(
     empty: dict[tuple[int, int], npt.NDArray[Any]] = {}
     for heads, size in past.values():
         if (heads, size) not in empty:
-            empty[heads, size] = np.zeros((1, heads, total, size), dtype=cache_dtype)
+            empty[heads, size] = np.zeros((1, heads, capacity or total, size), dtype=cache_dtype)
     return {
         "input_ids": ids[None],
         "attention_mask": np.ones((1, total), dtype=np.int64),
@@ -69,9 +71,10 @@ def logits_of(session: ort.InferenceSession) -> Callable[[Ids], Logits]:
     cache = [value for value in session.get_inputs() if value.name.startswith("past_key_values.")]
     past = {value.name: (value.shape[1], value.shape[3]) for value in cache}
     dtype = CACHE_DTYPES[cache[0].type]
+    capacity = cache[0].shape[2] if isinstance(cache[0].shape[2], int) else None
 
     def run(ids: Ids) -> Logits:
-        feed = text_feed(ids, past, cache_dtype=dtype)
+        feed = text_feed(ids, past, cache_dtype=dtype, capacity=capacity)
         logits: Logits = session.run(["logits"], {k: v for k, v in feed.items() if k in names})[0][0]
         return logits
 

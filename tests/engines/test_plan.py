@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from edgecompress.formats.recipe import read_recipe, recipe_toml, validate_recip
 from edgecompress.pipeline import plan
 from edgecompress.targets import find_target, require_backend
 from edgecompress.types.recipe import EngineRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
+from tests.decoders import tiny_decoder
 from tests.tiny import tiny_checkpoint
 
 BASE = Recipe(target="rtx-4090", backend="tensorrt-rtx", precision="int8")
@@ -44,7 +46,8 @@ def test_short_names_mean_one_thing(student: StudentRecipe, asked: str, concrete
 
 
 def test_lengths_are_the_students_unless_given(student: StudentRecipe) -> None:
-    assert plan(replace(BASE, student=student)).recipe.engine == EngineRecipe(length_tokens=(1, 50, 100))
+    filled = EngineRecipe(batch=(1, 8, 32), length_tokens=(1, 50, 100))
+    assert plan(replace(BASE, student=student)).recipe.engine == filled
     given = EngineRecipe(batch=(1, 2, 4), length_tokens=(8, 16, 32))
     assert plan(replace(BASE, student=student, engine=given)).recipe.engine == given
 
@@ -80,6 +83,8 @@ def test_the_first_backend_that_is_there_is_taken() -> None:
             replace(BASE, engine=EngineRecipe(length_tokens=(1, 64, 101))),
             "goes to 101 tokens",
         ),
+        (replace(BASE, precision="int8-weights"), "an engine is not built as int8-weights"),
+        (replace(BASE, engine=EngineRecipe(context_tokens=64)), "a context is a decoder's"),
         (replace(BASE, engine=EngineRecipe(batch=(4, 2, 8))), "an engine's batch is least, usual, most"),
         (replace(BASE, engine=EngineRecipe(length_tokens=(0, 2, 8))), "length_tokens are least, usual, most"),
     ],
@@ -89,10 +94,44 @@ def test_what_no_engine_can_be_is_refused(student: StudentRecipe, recipe: Recipe
         plan(replace(recipe, student=student))
 
 
-def test_a_decoder_is_refused(tmp_path: Path) -> None:
-    source = str(tiny_checkpoint(tmp_path / "qwen2", "qwen2", "AutoModelForCausalLM"))
-    with pytest.raises(RecipeError, match="an engine of a decoder is not built by this version"):
-        plan(replace(BASE, student=StudentRecipe(source=source)))
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> StudentRecipe:
+    """Takes 96 tokens."""
+    return StudentRecipe(source=str(tiny_decoder(tmp_path_factory.mktemp("tiny") / "qwen2", "qwen2")))
+
+
+@pytest.mark.parametrize(
+    ("asked", "concrete"),
+    [("fp16", "fp16"), ("int8", "int8-weights"), ("int8-weights", "int8-weights"), ("int4", "int4-weights")],
+)
+def test_a_decoders_names_are_of_its_weights(decoder: StudentRecipe, asked: str, concrete: str) -> None:
+    job = plan(replace(BASE, student=decoder, precision=asked))
+    assert job.candidates == (concrete,)
+    assert job.recipe.engine == EngineRecipe(batch=(1, 1, 4), length_tokens=(1, 1, 96), context_tokens=96)
+
+
+def test_a_decoders_calls_are_as_long_as_its_context_at_most(decoder: StudentRecipe) -> None:
+    given = EngineRecipe(batch=(1, 2, 2), context_tokens=64)
+    job = plan(replace(BASE, student=decoder, engine=given))
+    assert job.recipe.engine == replace(given, length_tokens=(1, 1, 64))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "int8-static"}, "an engine is not built as int8-static"),
+        ({"engine": EngineRecipe(context_tokens=97)}, "context is 97 tokens, and the student takes 96"),
+        ({"engine": EngineRecipe(context_tokens=32, length_tokens=(1, 1, 33))}, "33 tokens, and its context is 32"),
+        ({"engine": EngineRecipe(context_tokens=4)}, "context_tokens are at least 8"),
+        ({"quantize": QuantizeRecipe(kv_cache="int8")}, "KV cache is float16, not int8"),
+        ({"format": "genai"}, "an engine has no genai form"),
+    ],
+)
+def test_what_no_decoders_engine_can_be_is_refused(
+    decoder: StudentRecipe, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        plan(replace(BASE, student=decoder, **changes))
 
 
 def test_an_absent_builder_is_said_before_the_checkpoint_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,12 @@ def test_the_same_graph_gives_the_same_bytes(minilm_typed: Path, tmp_path: Path)
     assert built(minilm_typed, "int8-static", "rtx-4090", tmp_path).engine.read_bytes() == first
 
 
-def small(tmp_path: Path, body: str, inputs: str = "float16[b,t,64] x", output: str = "float16[b,t,64] y") -> Graph:
+def small(
+    tmp_path: Path,
+    body: str,
+    inputs: str = "float16[batch,sequence,64] x",
+    output: str = "float16[batch,sequence,64] y",
+) -> Graph:
     model = ir.from_onnx_text(
         f'<ir_version: 10, opset_import: ["" : {OPSET}, "elsewhere" : 1]> g ({inputs}) => ({output}) {{ {body} }}'
     )

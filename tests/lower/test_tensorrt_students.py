@@ -68,8 +68,8 @@ def test_an_op_without_a_standard_form_is_refused() -> None:
     model = ir.from_onnx_text(
         """
         <ir_version: 10, opset_import: ["" : 21, "edgecompress" : 1]>
-        g (float[b,4] x) => (float[b,4] y) { y = edgecompress.Gated <activation = "silu"> (x, x) }
+        g (float[b,4] x) => (float[b,4] y) { y = edgecompress.Experts <top_k = 2> (x, x) }
         """
     )
-    with pytest.raises(RecipeError, match="Gated of this student cannot be lowered for TensorRT"):
+    with pytest.raises(RecipeError, match="Experts of this student cannot be lowered for TensorRT"):
         tensorrt.lower_model(model)

@@ -1,0 +1,61 @@
+"""What an export for an engine resolves from the student, and what no engine of this version can be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgecompress.errors import RecipeError
+from edgecompress.types.recipe import EngineRecipe, Recipe
+from edgecompress.types.student import Student
+
+_TEXTS, _ROWS = (1, 8, 32), (1, 1, 4)
+_LARGEST_CONTEXT = 4096  # unless more is asked for: a cache is as long as it is built, whatever of it is used
+_LARGEST_PREFILL = 512  # new tokens of a decoder's call
+
+
+def resolve_engine(recipe: EngineRecipe, student: Student) -> EngineRecipe:
+    """The profile with everything filled in that the student decides."""
+    most, lengths = student.max_length_tokens, recipe.length_tokens
+    if student.is_decoder:
+        context = recipe.context_tokens or min(most or _LARGEST_CONTEXT, _LARGEST_CONTEXT)
+        lengths = lengths or (1, 1, min(context, _LARGEST_PREFILL))
+        return replace(recipe, batch=recipe.batch or _ROWS, length_tokens=lengths, context_tokens=context)
+    if most is not None and lengths is None:
+        lengths = (1, max(1, most // 2), most)
+    return replace(recipe, batch=recipe.batch or _TEXTS, length_tokens=lengths)
+
+
+def check_engine(recipe: Recipe, student: Student) -> None:
+    """Raises RecipeError for what no engine of this version can be. ``recipe.engine`` is resolved."""
+    if recipe.runtime.kernels not in ("auto", "none"):
+        raise RecipeError("our kernels are for ONNX Runtime, not for an engine", way_out="Leave out --kernels.")
+    if recipe.format != "bundle":
+        raise RecipeError(
+            f"an engine has no {recipe.format} form: onnxruntime-genai runs ONNX graphs", way_out="Leave out --format."
+        )
+    if not recipe.quantize.symmetric:
+        raise RecipeError("TensorRT takes weights around zero only", way_out="Leave out --zero-points.")
+    engine, most = recipe.engine, student.max_length_tokens
+    if not student.is_decoder and engine.context_tokens is not None:
+        raise RecipeError(
+            f"a context is a decoder's, and this student's task is {student.task}",
+            way_out="Leave out --engine-context.",
+        )
+    if student.is_decoder and recipe.quantize.kv_cache != "fp32":
+        raise RecipeError(
+            f"an engine's KV cache is float16, not {recipe.quantize.kv_cache}", way_out="Leave out --kv-cache."
+        )
+    longest = engine.length_tokens[2] if engine.length_tokens is not None else None
+    if student.is_decoder and engine.context_tokens is not None:
+        if most is not None and engine.context_tokens > most:
+            raise RecipeError(
+                f"the engine's context is {engine.context_tokens} tokens, and the student takes {most}",
+                way_out=f"Give --engine-context up to {most}.",
+            )
+        most = engine.context_tokens
+    if most is not None and longest is not None and longest > most:
+        raise RecipeError(
+            f"the engine's profile goes to {longest} tokens, and "
+            f"{'its context is' if student.is_decoder else 'the student takes'} {most}",
+            way_out=f"Give --engine-tokens up to {most}.",
+        )

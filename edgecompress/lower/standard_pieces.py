@@ -1,0 +1,67 @@
+"""What a decoder is made of beside its attention, as standard ops that TensorRT takes as its own (opset 23).
+
+``edgecompress::Rotary`` becomes RotaryEmbedding, ``RMSNorm`` RMSNormalization, ``Gated`` an activation and a product.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgecompress.lower.rewrite import put
+
+DOMAIN = "edgecompress"
+
+
+def lower_to_standard_pieces(model: ir.Model) -> int:
+    """Rewrite every Rotary, RMSNorm and Gated of ``model`` in place; return how many. Needs opset 23 or later."""
+    nodes = [n for n in model.graph if n.domain == DOMAIN and n.op_type in _LOWERINGS]
+    for node in nodes:
+        _LOWERINGS[node.op_type](model.graph, node)
+    return len(nodes)
+
+
+def _rotary(graph: ir.Graph, node: ir.Node) -> None:
+    """x [B, H, T, D] and position_ids [B, T] with tables [P, R / 2]; the rest of a head, beyond R, passes through."""
+    x, position_ids, cos, sin = node.inputs[:4]
+    assert x is not None
+    assert x.shape is not None
+    attributes: dict[str, int] = {"interleaved": node.attributes["interleaved"].as_int()}
+    width = node.attributes["rotary_dim"].as_int()
+    if width != x.shape[3]:
+        attributes["rotary_embedding_dim"] = width
+    name = (node.name or "").replace("/Rotary", "/RotaryEmbedding")
+    put(graph, node, ir.node("RotaryEmbedding", [x, cos, sin, position_ids], attributes, name=name))
+
+
+def _rms_norm(graph: ir.Graph, node: ir.Node) -> None:
+    attributes = {"axis": -1, "epsilon": node.attributes["epsilon"].as_float(), "stash_type": 1}
+    name = (node.name or "").replace("/RMSNorm", "/RMSNormalization")
+    put(graph, node, ir.node("RMSNormalization", list(node.inputs), attributes, name=name))
+
+
+def _gated(graph: ir.Graph, node: ir.Node) -> None:
+    gate, up = node.inputs
+    assert gate is not None
+    parent = (node.name or "graph/Gated").rpartition("/")[0]
+    kind = node.attributes["activation"].as_string()
+
+    def step(op: str, inputs: list[ir.Value], attributes: dict[str, str] | None = None) -> ir.Value:
+        made = ir.node(op, inputs, attributes or {}, name=f"{parent}/{op}")
+        graph.insert_before(node, made)
+        made.outputs[0].type, made.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+        return made.outputs[0]
+
+    if kind == "silu":
+        sigmoid = step("Sigmoid", [gate])
+        active = ir.node("Mul", [gate, sigmoid], name=f"{parent}/silu")
+        graph.insert_before(node, active)
+        value = active.outputs[0]
+        value.type, value.shape = node.outputs[0].type, node.outputs[0].shape
+    elif kind == "relu":
+        value = step("Relu", [gate])
+    else:
+        value = step("Gelu", [gate], {"approximate": "tanh" if kind == "gelu_tanh" else "none"})
+    put(graph, node, ir.node("Mul", [value, up], name=f"{parent}/Mul"))
+
+
+_LOWERINGS = {"Rotary": _rotary, "RMSNorm": _rms_norm, "Gated": _gated}

@@ -1,0 +1,77 @@
+"""Decoders of several kinds lowered for TensorRT: prefill and decode compute what eager PyTorch does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+
+from edgecompress.capture.export import capture, write_model
+from edgecompress.capture.student import load_student
+from edgecompress.errors import RecipeError
+from edgecompress.lower import tensorrt
+from edgecompress.lower.half_rounding import rounded_graph
+from edgecompress.types.graph import Graph
+from edgecompress.types.recipe import StudentRecipe
+from tests.decoders import CAPACITY, largest_difference, tiny_decoder
+
+# Grouped heads, norms of heads, windows, soft-caps, part of a head turned, one product for all, biases, no rotation.
+KINDS = (
+    "qwen2", "qwen3", "qwen2-window", "gemma2", "partial-rotary", "phi3", "llama-biases", "llama-tied", "gpt2",
+)  # fmt: skip
+POISON = 1e4  # behind what was written: a key that is seen too early is not overlooked
+
+
+def captured(folder: Path, kind: str) -> Graph:
+    student = load_student(StudentRecipe(source=str(tiny_decoder(folder / "student", kind))))
+    return capture(student, folder, opset=tensorrt.CAPTURED_OPSET)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_standard_ops_compute_what_pytorch_does(tmp_path: Path, kind: str) -> None:
+    graph = captured(tmp_path, kind)
+    model = tensorrt.to_standard_ops(ir.load(graph.path), capacity_tokens=CAPACITY)
+    assert {node.domain for node in model.graph.all_nodes()} == {""}
+    write_model(model, tmp_path / "standard.onnx")
+    assert largest_difference(tmp_path / "student", tmp_path / "standard.onnx", poison=POISON) <= 2e-4
+    half = rounded_graph(tensorrt.lower(Graph(path=graph.path, stage="quantized", precision="fp16"), tmp_path,
+                                        capacity_tokens=CAPACITY), tmp_path)  # fmt: skip
+    assert largest_difference(tmp_path / "student", half.path, poison=POISON) <= 0.3
+
+
+def test_the_cache_is_float16_of_its_capacity_and_everything_else_keeps_its_type(tmp_path: Path) -> None:
+    graph = captured(tmp_path, "qwen2")
+    model = tensorrt.lower_model(ir.load(graph.path), capacity_tokens=CAPACITY)
+    caches = [
+        v for v in (*model.graph.inputs, *model.graph.outputs) if "key" in (v.name or "") or "value" in (v.name or "")
+    ]
+    assert len(caches) == 8
+    for value in caches:
+        assert value.dtype == ir.DataType.FLOAT16
+        assert list(value.shape or ())[1:] == [2, CAPACITY, 16]
+    assert model.graph.outputs[0].name == "logits"
+    assert model.graph.outputs[0].dtype == ir.DataType.FLOAT
+    assert {v.dtype for v in model.graph.inputs if v not in caches} == {ir.DataType.INT64}
+    kinds = [node.op_type for node in model.graph]
+    assert [kinds.count(op) for op in ("TensorScatter", "Attention", "RotaryEmbedding", "RMSNormalization")] == [
+        4,
+        2,
+        4,
+        5,
+    ]
+    norms = {node.outputs[0].dtype for node in model.graph if node.op_type == "RMSNormalization"}
+    assert norms == {ir.DataType.FLOAT}
+    # One mask, and one place to write at, serve every layer.
+    assert len({node.inputs[3] for node in model.graph if node.op_type == "Attention"}) == 1
+    assert len({node.inputs[2] for node in model.graph if node.op_type == "TensorScatter"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("qwen3_moe", "cannot be lowered"), ("gpt_oss", "has no sinks")],
+)
+def test_what_standard_ops_cannot_say_is_refused(tmp_path: Path, kind: str, message: str) -> None:
+    graph = captured(tmp_path, kind)
+    with pytest.raises(RecipeError, match=message):
+        tensorrt.lower_model(ir.load(graph.path), capacity_tokens=CAPACITY)
