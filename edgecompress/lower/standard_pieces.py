@@ -12,12 +12,27 @@ from edgecompress.lower.rewrite import put
 DOMAIN = "edgecompress"
 
 
-def lower_to_standard_pieces(model: ir.Model) -> int:
-    """Rewrite every Rotary, RMSNorm and Gated of ``model`` in place; return how many. Needs opset 23 or later."""
+def lower_to_standard_pieces(model: ir.Model, capacity_tokens: int = 0) -> int:
+    """Rewrite every Rotary, RMSNorm and Gated of ``model`` in place; return how many. Needs opset 23 or later.
+
+    Tables of angles are cut at ``capacity_tokens``, where there is such an end: no position lies beyond.
+    """
+    if capacity_tokens:
+        _cut_tables(model.graph, capacity_tokens)
     nodes = [n for n in model.graph if n.domain == DOMAIN and n.op_type in _LOWERINGS]
     for node in nodes:
         _LOWERINGS[node.op_type](model.graph, node)
     return len(nodes)
+
+
+def _cut_tables(graph: ir.Graph, rows: int) -> None:
+    readers = [node for node in graph if node.domain == DOMAIN and node.op_type == "Rotary"]
+    for table in {value for node in readers for value in node.inputs[2:4] if value is not None}:
+        constant = table.const_value
+        if constant is not None and int(constant.shape[0]) > rows:  # type: ignore[arg-type]
+            cut = constant.numpy()[:rows].copy()
+            table.const_value = ir.tensor(cut, name=table.name)
+            table.shape = ir.Shape(cut.shape)
 
 
 def _rotary(graph: ir.Graph, node: ir.Node) -> None:

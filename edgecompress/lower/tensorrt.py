@@ -57,7 +57,7 @@ def to_standard_ops(model: ir.Model, *, capacity_tokens: int = 0) -> ir.Model:
         pack_linears(model)  # finds what is still in float: packed before, if its weights were quantized
         lower_to_standard_cached_attention(model, capacity_tokens)
     lower_to_standard_attention(model)
-    lower_to_standard_pieces(model)
+    lower_to_standard_pieces(model, capacity_tokens)
     lower_to_qdq(model)
     RemoveUnusedNodesPass()(model)
     CommonSubexpressionEliminationPass()(model)

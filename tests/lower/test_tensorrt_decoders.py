@@ -62,6 +62,8 @@ def test_the_cache_is_float16_of_its_capacity_and_everything_else_keeps_its_type
     ]
     norms = {node.outputs[0].dtype for node in model.graph if node.op_type == "RMSNormalization"}
     assert norms == {ir.DataType.FLOAT}
+    tables = {value for node in model.graph if node.op_type == "RotaryEmbedding" for value in node.inputs[1:3]}
+    assert {tuple(value.shape or ()) for value in tables if value is not None} == {(CAPACITY, 8)}
     # One mask, and one place to write at, serve every layer.
     assert len({node.inputs[3] for node in model.graph if node.op_type == "Attention"}) == 1
     assert len({node.inputs[2] for node in model.graph if node.op_type == "TensorScatter"}) == 1
