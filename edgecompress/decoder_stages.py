@@ -30,7 +30,7 @@ from edgecompress.lower.onnxruntime import lower, lower_model
 from edgecompress.quantize import sensitivity
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
 from edgecompress.quantize.layers import Linear
-from edgecompress.quantize.stage import quantize
+from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration, quantize
 from edgecompress.quantize.text import affordable_texts, load_texts
 from edgecompress.types.bundle import GenerationSettings, Manifest
 from edgecompress.types.graph import Graph
@@ -69,6 +69,7 @@ class DecoderRun:
         self.cache_dtype = np.dtype(np.int8 if self.recipe.quantize.kv_cache == "int8" else np.float32)
         self.float_cache: dict[str, Fidelity] = {}  # candidate -> what it is with a float32 cache
         self.engine = EngineStage(plan, folder, clock) if plan.backend == TENSORRT_RTX else None
+        self.calibrated: Calibrated | None = None
         self.cache_calibration_tokens = 0
         self.gptq_calibration_tokens = 0
 
@@ -87,6 +88,8 @@ class DecoderRun:
         if self.engine is not None:
             texts = self._affordable(calibration)
             self.engine.look_for_wide_values(captured.path, (text_feed(ids, self.past) for ids in texts))
+            if needs_calibration(self.recipe.precision):
+                self.calibrated = self._calibrated(captured, texts)
 
         def compiled(name: str) -> Graph:
             return self._with_cache(self._compile(captured, name, calibration), calibration, held_out, reference)
@@ -129,6 +132,13 @@ class DecoderRun:
             fidelity = self._fidelity(found.graph, held_out, reference)
         require(fidelity, self.recipe.quality, precision=taken.graph.precision)
         return replace(taken, graph=found.graph, fidelity=fidelity, kernels=found.uses, library=found.record)
+
+    def _calibrated(self, captured: Graph, texts: Sequence[Ids]) -> Calibrated:
+        """What the inputs of its layers look like; nothing is smoothed."""
+        recipe = replace(self.recipe, quantize=replace(self.recipe.quantize, smooth_alpha=0.0))
+        with self.clock.stage("calibrate"):
+            feeds = [text_feed(ids, self.past) for ids in texts]
+            return calibrate(captured, recipe, lambda: feeds, lower_model, self.folder)
 
     def _texts(self) -> tuple[list[Ids], list[Ids]]:
         """Token sequences int64 [T] for calibration and, from other topics, for the figures of quality."""
@@ -200,7 +210,7 @@ class DecoderRun:
                 captured,
                 precision,
                 self.recipe,
-                None,
+                self.calibrated,
                 self.folder,
                 batches=batches,
                 probes=probes,

@@ -20,7 +20,7 @@ from edgecompress.formats.recipe import resolve_precision, validate_recipe
 from edgecompress.runtime.memory import check_available
 from edgecompress.targets import computable, find_target, matches_host, require_backend, require_precision
 from edgecompress.types.bundle import Manifest
-from edgecompress.types.recipe import MIXED, SHORT_PRECISIONS, TENSORRT_RTX, EngineRecipe, Recipe
+from edgecompress.types.recipe import FP8, MIXED, SHORT_PRECISIONS, TENSORRT_RTX, EngineRecipe, Recipe
 from edgecompress.types.report import Measurements, Report
 from edgecompress.types.student import Student
 from edgecompress.types.target import Target
@@ -116,7 +116,7 @@ def plan(recipe: Recipe) -> Plan:
         )
     candidates: tuple[str, ...] = (resolved.precision,)
     if recipe.precision == "auto":
-        candidates = tuple(name for name in computable(target) if name != MIXED)
+        candidates = tuple(name for name in computable(target) if name not in (MIXED, FP8))
     if student.is_decoder and backend != TENSORRT_RTX:
         candidates = tuple(name for name in candidates if name in _OF_DECODERS)
         if not candidates:
@@ -152,7 +152,7 @@ def _estimates(recipe: Recipe, student: Student, candidates: tuple[str, ...]) ->
             "estimated_seconds": round(seconds),
         }
     # Weights are streamed: in float32 they are only ever whole where float32 itself is a candidate.
-    shares = {"fp32": 1.0, "fp16": 0.5, "int8-weights": 0.27, "int4-weights": 0.14, MIXED: 0.18}
+    shares = {"fp32": 1.0, "fp16": 0.5, FP8: 0.27, "int8-weights": 0.27, "int4-weights": 0.14, MIXED: 0.18}
     whole = 3.0 if {"fp32", "fp16"} & set(candidates) else 1.4 if MIXED in candidates else 0.7
     alone = 2.5e-7 if MIXED in candidates else 0.0  # the float graph runs once a weight
     swept = 3e-7 if recipe.quantize.method == "gptq" else 0.0  # Hessians, their factors, and channel after channel

@@ -17,12 +17,12 @@ from edgecompress.formats.cpu import (
     host_memory_bytes,
 )
 from edgecompress.formats.target import read_target
-from edgecompress.types.recipe import BACKENDS, MIXED, PRECISIONS
+from edgecompress.types.recipe import BACKENDS, FP8, MIXED, PRECISIONS
 from edgecompress.types.target import Target
 
 LOCAL = "local"
 
-_NEEDS = {"fp32": "float32", "fp16": "float16", "int4-weights": "int4", MIXED: "int4"}
+_NEEDS = {"fp32": "float32", "fp16": "float16", "int4-weights": "int4", MIXED: "int4", FP8: "float8"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,14 @@ from edgecompress.errors import EngineError, WideProductsError
 
 # Weights may grow by this share of what they would grow by in the next wider float: builders pad some of them.
 _GROWTH = 0.25
-_WIDER = {ir.DataType.INT4: 3.0, ir.DataType.INT8: 1.0, ir.DataType.FLOAT16: 1.0}  # bytes more a byte
+_E4M3 = ir.DataType.FLOAT8E4M3FN
+_WIDER = {ir.DataType.INT4: 3.0, ir.DataType.INT8: 1.0, _E4M3: 1.0, ir.DataType.FLOAT16: 1.0}  # bytes more a byte
 
 _LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>[^,]*), Inputs: (?P<rest>.*)$")
 _TENSOR = re.compile(r"Dimensions: \[(?P<dims>[^\]]*)\].*?Datatype: (?P<dtype>\w+)")
 _SOURCE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _PRODUCT = "gemm"  # of types that it has a kernel for; a fusion may widen what it reads first
-_ENGINE_TYPES = {ir.DataType.INT8: "Int8", ir.DataType.INT4: "Int4"}
+_ENGINE_TYPES = {ir.DataType.INT8: "Int8", ir.DataType.INT4: "Int4", _E4M3: "FP8"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class Product:
 
     name: str
     weight: str  # the type that the engine must have for it
-    integer: bool  # both sides are 8 bits, so that the engine must multiply them as such
+    integer: bool  # both sides are 8 bits, int8 or float8, so that the engine must multiply them as such
 
 
 def read_layers(text: str) -> tuple[EngineLayer, ...]:

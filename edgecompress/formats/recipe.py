@@ -18,6 +18,7 @@ from edgecompress.types.recipe import (
     DECODER_ENGINE_PRECISIONS,
     ENGINE_PRECISIONS,
     FORMATS,
+    FP8,
     KERNELS,
     KV_CACHES,
     MIXED,
@@ -121,6 +122,10 @@ def resolve_precision(precision: str, task: str, backend: str = BACKENDS[0]) -> 
     """
     if backend == TENSORRT_RTX:
         return _engine_precision(precision, task)
+    if precision == FP8:
+        raise RecipeError(
+            f"{backend} has no kernels for fp8: it is an engine's precision", way_out=f"Give --backend {TENSORRT_RTX}."
+        )
     if task != "text-generation" and SHORT_PRECISIONS.get(precision, precision) == MIXED:
         raise RecipeError(
             f"bits are mixed by what a decoder's logits lose, and this student's task is {task}",

@@ -11,7 +11,7 @@ from edgecompress.types.target import SCHEMA_VERSION, Target
 
 _ARCHES = ("x86_64", "aarch64")
 _ACCELERATORS = ("cpu", "cuda")
-_DTYPES = ("float32", "float16", "bfloat16", "int8", "int4")
+_DTYPES = ("float32", "float16", "bfloat16", "float8", "int8", "int4")
 
 
 def read_target(path: Path) -> Target:

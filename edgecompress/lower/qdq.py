@@ -2,7 +2,8 @@
 
 One template an op, all in float32 (:mod:`edgecompress.lower.typed` chooses the types):
 
-- QuantizedLinear: Q and DQ on the input, DQ behind the constant int8 weight, one scale a column, then MatMul and Add.
+- QuantizedLinear: Q and DQ on the input, DQ behind the constant weight (int8 with a scale a column, or float8 E4M3 with
+  one), then MatMul and Add.
   All readers of an input share its Q and DQ;
 - Rounded, which stands on both sides of a residual addition: Q and DQ, those of the layer that reads the same value;
 - BlockLinear: DQ behind the constant int4 or int8 weight, one scale a block, or a column where that is one block;
@@ -47,7 +48,9 @@ def _linear(graph: ir.Graph, node: ir.Node, shared: _Shared) -> None:
     x_scale, zero_point = _given(node, 6)[4:]
     rounded = _rounded(graph, node, (x, x_scale, zero_point), shared)
     stem = _stem(node)
-    columns = ir.node("DequantizeLinear", [weight, scale], {"axis": 1}, name=f"{stem}/weight/DequantizeLinear")
+    assert scale.shape is not None
+    how = {"axis": 1} if len(scale.shape) else {}  # a scale a column, or one for all
+    columns = ir.node("DequantizeLinear", [weight, scale], how, name=f"{stem}/weight/DequantizeLinear")
     product = ir.node("MatMul", [rounded, columns.outputs[0]], name=f"{stem}/MatMul")
     graph.insert_before(node, [columns, product])
     _typed_like(product.outputs[0], node.outputs[0])

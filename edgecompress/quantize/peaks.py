@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgecompress.quantize.parts import open_session
+from edgecompress.quantize.parts import FloatGraph, open_session
 
 ROOM = 4.0  # of float16's range: other texts than those of the calibration reach further
 _LARGEST = float(np.finfo(np.float16).max)
@@ -23,7 +23,8 @@ def too_large_for_half(
     ``runnable`` runs on ONNX Runtime's CPU and is left as it was. The maxima are taken inside the graph: no activation
     is handed out.
     """
-    model = runnable.clone()
+    floats = FloatGraph(runnable.clone())  # its file, if it has one, is there as long as this is
+    model = floats.model
     graph = model.graph
     values = {value.name: value for node in graph for value in node.outputs}
     watched = [name for name in dict.fromkeys(names) if name in values]

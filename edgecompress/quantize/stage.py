@@ -17,6 +17,7 @@ from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
 from edgecompress.quantize.decoder import quantize_decoder
 from edgecompress.quantize.experts import routers
+from edgecompress.quantize.float8 import quantize_linears_float8
 from edgecompress.quantize.hessians import Batches, StreamedHessians
 from edgecompress.quantize.layers import Linear, find_embeddings, find_linears, find_residuals
 from edgecompress.quantize.mixed import mix
@@ -26,13 +27,13 @@ from edgecompress.quantize.sensitivity import UNIFORM
 from edgecompress.quantize.smoothing import smooth
 from edgecompress.quantize.weights import quantize_embeddings, quantize_weights
 from edgecompress.types.graph import Graph
-from edgecompress.types.recipe import MIXED, Recipe
+from edgecompress.types.recipe import FP8, MIXED, Recipe
 from edgecompress.types.report import ALONE_KEY
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated:
-    """The float32 graph after smoothing, and what its linear layers' inputs look like. Serves every int8 precision."""
+    """The float32 graph after smoothing, and what its linear layers' inputs look like. Serves int8 and float8."""
 
     path: Path
     statistics: Mapping[str, ActivationStatistics]
@@ -40,7 +41,7 @@ class Calibrated:
 
 
 def needs_calibration(precision: str) -> bool:
-    return precision in ("int8-dynamic", "int8-static")
+    return precision in ("int8-dynamic", "int8-static", FP8)
 
 
 def calibrate(
@@ -119,7 +120,18 @@ def quantize(
         raise RecipeError(
             f"the graph has no linear layer that {precision} could quantize", way_out="Use --precision fp32."
         )
-    if needs_calibration(precision) and calibrated is not None:
+    if precision == FP8:
+        assert calibrated is not None
+        quantize_linears_float8(
+            model,
+            linears,
+            calibrated.statistics,
+            recipe.calibration,
+            bias_correction=recipe.quantize.bias_correction,
+        )
+        if recipe.quantize.quantize_embeddings:
+            quantize_embeddings(model, find_embeddings(model), half_scales=symmetric)
+    elif needs_calibration(precision) and calibrated is not None:
         residuals = find_residuals(linears) if symmetric else []
         quantize_linears(
             model,

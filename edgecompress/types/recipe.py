@@ -6,16 +6,19 @@ from dataclasses import dataclass, field
 
 SCHEMA_VERSION = 1
 
-PRECISIONS = ("fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "int4-weights", "mixed-weights")
+PRECISIONS = ("fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "int4-weights", "mixed-weights", "fp8")
 """Concrete precisions; ``auto`` measures the candidates among them and takes the fastest inside the budget."""
 
 MIXED = "mixed-weights"
 """int8 for the weights of a decoder that cost its logits most, int4 for the others; only made when it is asked for."""
 
+FP8 = "fp8"
+"""E4M3 for weights and activations, one scale a tensor; an engine's."""
+
 SHORT_PRECISIONS = {"int4": "int4-weights", "int8": "int8-weights", "mixed": MIXED}
 """What decoders may say for short. For encoders "int8" could mean three things, so there it is refused."""
 
-ENGINE_PRECISIONS = {"fp16": "fp16", "int8": "int8-static", "int4": "int4-weights"}
+ENGINE_PRECISIONS = {"fp16": "fp16", "int8": "int8-static", "int4": "int4-weights", "fp8": FP8}
 """What an encoder's engine is built in, by its short name: each means one thing there."""
 
 DECODER_ENGINE_PRECISIONS = {**ENGINE_PRECISIONS, "int8": "int8-weights"}

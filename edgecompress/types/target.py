@@ -18,7 +18,7 @@ class Target:
     accelerator: str  # "cpu" or "cuda": where the model computes
     isa: tuple[str, ...]  # CPU features a bundle for this target relies on, e.g. "avx512_vnni"
     backends: tuple[str, ...]  # in order of preference: "onnxruntime", "tensorrt", "tensorrt-rtx"
-    computes: tuple[str, ...]  # dtypes it computes in: "float32", "float16", "bfloat16", "int8", "int4"
+    computes: tuple[str, ...]  # dtypes it computes in: "float32", "float16", "bfloat16", "float8", "int8", "int4"
     opset: int  # ONNX opset of graphs made for it
     cores: int | None = None
     memory_bytes: int | None = None

@@ -19,7 +19,7 @@ def int8(minilm_typed: Path) -> ir.Model:
     return ir.load(typed(minilm_typed, "int8-static").path)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8-static"])
+@pytest.mark.parametrize("precision", ["fp16", "int8-static", "fp8"])
 def test_fidelity_to_the_float_student(minilm_typed: Path, tmp_path: Path, precision: str) -> None:
     found = fidelity(minilm_typed, precision, tmp_path)
     assert found.mean_cosine is not None

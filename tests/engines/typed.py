@@ -24,7 +24,7 @@ from edgecompress.types.report import Fidelity
 from edgecompress.verify import latency
 from edgecompress.verify.fidelity import measure
 
-PRECISIONS = ("fp16", "int8-static", "int4-weights")
+PRECISIONS = ("fp16", "int8-static", "int4-weights", "fp8")
 SAMPLES = 64
 _BATCH = 8
 
