@@ -1,9 +1,10 @@
 """Engines of TensorRT-RTX, built without a GPU: bytes, what they multiply in, and how near their graph is to PyTorch.
 
-    python -m benchmarks.bench_engines
+    python -m benchmarks.bench_engines --decoder small-decoder/
 
-Every precision is exported once, end to end, and its graph then built for each target. No engine is run. Sizes are
-those of the file and of the weights in it, as the builder tells them; ratios are to the fp16 engine of the same target.
+Every precision of every student is exported once, end to end, and its graph then built for each target that computes in
+it. No engine is run. The decoder is one of ``benchmarks.small_decoder``. Sizes are those of the file and of the weights
+in it, as the builder tells them; ratios are to the fp16 engine of the same student and target.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ from benchmarks.bench_encoder import default_checkpoint, note
 from benchmarks.hosts import describe_host
 from edgecompress.compile.tensorrt_rtx import build_engine
 from edgecompress.formats.manifest import read_report
-from edgecompress.pipeline import export
-from edgecompress.targets import find_target
+from edgecompress.pipeline import ExportResult, export
+from edgecompress.targets import computable, find_target
 from edgecompress.types.graph import Graph
-from edgecompress.types.recipe import TENSORRT_RTX, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
+from edgecompress.types.recipe import FP8, TENSORRT_RTX, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
 
 RESULTS = Path(__file__).with_name("results") / "engines.jsonl"
-TARGETS = ("rtx-3060", "rtx-4090", "rtx-5090")
-PRECISIONS = ("fp16", "int8", "int4")
+TARGETS = ("rtx-4090", "rtx-3060", "rtx-5090")
+PRECISIONS = ("fp16", "int8", "int4", "fp8")
 METHODS = {"int4": "gptq"}  # of rounding weights; rounding to nearest loses more
 OPEN = QualityRecipe(min_fidelity=0.9)  # what is lost is a figure here, not a reason to stop
 
 
-def rows_of(checkpoint: Path, precision: str, work: Path) -> list[dict[str, Any]]:
+def rows_of(name: str, checkpoint: Path, precision: str, work: Path) -> list[dict[str, Any]]:
+    """One row a target."""
     recipe = Recipe(
         target=TARGETS[0],
         backend=TENSORRT_RTX,
@@ -42,59 +44,65 @@ def rows_of(checkpoint: Path, precision: str, work: Path) -> list[dict[str, Any]
         quality=OPEN,
     )
     started = time.perf_counter()
-    made = export(recipe, work / f"{precision}.bundle")
+    made = export(recipe, work / f"{name}-{precision}.bundle")
     seconds = time.perf_counter() - started
+    targets = [name for name in TARGETS if precision != FP8 or FP8 in computable(find_target(name))]
+    return [
+        {**_row(made, target, work), "student": name, "precision": precision, "method": recipe.quantize.method,
+         "export_s": round(seconds, 1)}
+        for target in targets
+    ]  # fmt: skip
+
+
+def _row(made: ExportResult, name: str, work: Path) -> dict[str, Any]:
     manifest, fidelity = made.manifest, read_report(made.output).fidelity
     assert manifest.engine is not None
     graph = Graph(path=made.output / manifest.model, stage="lowered", precision=manifest.precision)
-    rows = []
-    for name in TARGETS:
-        target = find_target(name)
-        folder = work / f"{precision}-{name}"
-        folder.mkdir()
+    with tempfile.TemporaryDirectory(dir=work) as folder:
         started = time.perf_counter()
-        engine = build_engine(graph, target, manifest.engine.profile, folder)
-        rows.append(
-            {
-                "kind": "row",
-                "student": manifest.name,
-                "precision": precision,
-                "method": recipe.quantize.method,
-                "target": name,
-                "compute_capability": list(engine.record.compute_capability),
-                "engine_bytes": engine.engine.stat().st_size,
-                "weights_bytes": engine.record.weights_bytes,
-                "layers_by_matrix_type": dict(engine.matrices),
-                "profile": {k: [v.smallest, v.usual, v.largest] for k, v in engine.record.profile.items()},
-                "build_s": round(time.perf_counter() - started, 2),
-                "export_s": round(seconds, 1),
-                "mean_cosine": fidelity.mean_cosine,
-                "min_cosine": fidelity.min_cosine,
-                "top10_agreement": fidelity.top10_agreement,
-                "samples": fidelity.samples,
-            }
-        )
-    return rows
+        engine = build_engine(graph, find_target(name), manifest.engine.profile, Path(folder))
+        seconds = time.perf_counter() - started
+        size = engine.engine.stat().st_size
+    profile = {k: v for k, v in engine.record.profile.items() if k in ("input_ids", "attention_mask")}
+    figures = {"mean_cosine", "min_cosine", "top10_agreement", "perplexity_ratio", "mean_kl", "top1_agreement"}
+    return {
+        "kind": "row",
+        "target": name,
+        "compute_capability": list(engine.record.compute_capability),
+        "engine_bytes": size,
+        "weights_bytes": engine.record.weights_bytes,
+        "layers_by_matrix_type": dict(engine.matrices),
+        "profile": {k: [v.smallest, v.usual, v.largest] for k, v in profile.items()},
+        "build_s": round(seconds, 2),
+        **{key: value for key, value in vars(fidelity).items() if key in figures and value is not None},
+        "samples": fidelity.samples,
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="all-MiniLM-L6-v2 as its package carries it unless given")
+    parser.add_argument("--decoder", type=Path, required=True, help="a checkpoint of benchmarks.small_decoder")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    checkpoint = (options.checkpoint or default_checkpoint()).resolve()
+    students = {"all-MiniLM-L6-v2": options.checkpoint or default_checkpoint(), "small-decoder": options.decoder}
     host = describe_host()
     host["versions"] = {**host["versions"], TENSORRT_RTX: version(TENSORRT_RTX)}  # type: ignore[dict-item]
     rows: list[dict[str, Any]] = []
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
-        for precision in PRECISIONS:
-            rows += rows_of(checkpoint, precision, Path(work))
-    base = {row["target"]: row for row in rows if row["precision"] == "fp16"}
+        for name, checkpoint in students.items():
+            for precision in PRECISIONS:
+                rows += rows_of(name, checkpoint.resolve(), precision, Path(work))
+    seconds = time.perf_counter() - started
+    base = {(row["student"], row["target"]): row for row in rows if row["precision"] == "fp16"}
     for row in rows:
         for what in ("engine_bytes", "weights_bytes"):
-            row[f"{what}_over_fp16"] = round(row[what] / base[row["target"]][what], 3)
+            row[f"{what}_over_fp16"] = round(row[what] / base[row["student"], row["target"]][what], 3)
         row["host"] = host
         note(json.dumps({key: value for key, value in row.items() if key != "host"}))
+    rows.append({"kind": "total", "engines": len(rows), "exports_and_builds_s": round(seconds, 1), "host": host})
+    note(json.dumps({key: value for key, value in rows[-1].items() if key != "host"}))
     text = "".join(json.dumps(row) + "\n" for row in rows)
     options.results.with_suffix(".part").write_text(text, encoding="utf-8")
     options.results.with_suffix(".part").replace(options.results)

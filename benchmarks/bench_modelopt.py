@@ -1,0 +1,158 @@
+"""Q/DQ of MiniLM, ours and NVIDIA's ModelOpt's: how near each is to PyTorch, and what TensorRT-RTX builds of it.
+
+    python -m benchmarks.bench_modelopt --modelopt-python VENV/bin/python
+
+ModelOpt quantizes the plain export of ``torch.onnx``, calibrated on the very texts that ours is calibrated on, in the
+ways of ``make_modelopt_peer.py``; its graphs are run as they are, ours rounded to float16 wherever it is float16. Both
+run on ONNX Runtime's CPU provider without its optimizations, on the same held-out texts, with the same pooling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from benchmarks.bench_encoder import default_checkpoint, note
+from benchmarks.hosts import describe_host
+from benchmarks.peers_encoder import make_onnx, pool
+from edgecompress.capture.reference import reference_outputs
+from edgecompress.capture.student import load_student
+from edgecompress.capture.tokenizer import save_tokenizer
+from edgecompress.compile.tensorrt_rtx import build_engine
+from edgecompress.errors import EdgeCompressError
+from edgecompress.formats.manifest import read_report
+from edgecompress.pipeline import export
+from edgecompress.quantize.feeds import Feed, in_batches, stack, text_feeds
+from edgecompress.quantize.text import load_texts
+from edgecompress.targets import find_target
+from edgecompress.types.bundle import ShapeRange
+from edgecompress.types.graph import Graph
+from edgecompress.types.recipe import TENSORRT_RTX, QualityRecipe, Recipe, StudentRecipe
+from edgecompress.types.report import Fidelity
+from edgecompress.verify.fidelity import measure
+
+RESULTS = Path(__file__).with_name("results") / "modelopt.jsonl"
+TARGET = "rtx-4090"
+SHAPE = ShapeRange(smallest=(1, 1), usual=(8, 128), largest=(32, 256))
+OURS = ("fp16", "int8", "fp8")
+_BATCH = 8
+
+
+def with_types(feed: Feed) -> dict[str, Any]:
+    """The plain export asks for token types too; they are zeros."""
+    return {**feed, "token_type_ids": np.zeros_like(feed["input_ids"])}
+
+
+def fidelity(path: Path, held_out: list[Feed], reference: list[Any]) -> Fidelity:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = {value.name for value in session.get_inputs()}
+    outputs: list[Any] = [None] * len(held_out)
+    for positions, batch in in_batches(held_out, _BATCH, 0):
+        feed = {name: array for name, array in with_types(batch).items() if name in names}
+        vectors = pool(session.run(None, feed)[0].astype(np.float32), batch["attention_mask"])
+        for row, position in enumerate(positions):
+            outputs[position] = [vectors[row : row + 1]]
+    return measure("sentence-similarity", reference, outputs)
+
+
+def built(path: Path, work: Path) -> dict[str, Any]:
+    """What the builder makes of a foreign graph, under no check of ours but its own account."""
+    inputs = [value.name for value in onnx.load(path, load_external_data=False).graph.input]
+    graph = Graph(path=path, stage="lowered", precision="foreign")
+    try:
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            engine = build_engine(graph, find_target(TARGET), dict.fromkeys(inputs, SHAPE), Path(folder))
+            return {
+                "weights_bytes": engine.record.weights_bytes,
+                "engine_bytes": engine.engine.stat().st_size,
+                "layers_by_matrix_type": dict(engine.matrices),
+            }
+    except EdgeCompressError as error:
+        return {"engine": error.message.splitlines()[0][:300]}
+
+
+def row(side: str, variant: str, found: Fidelity, engine: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "row",
+        "side": side,
+        "variant": variant,
+        "mean_cosine": found.mean_cosine,
+        "min_cosine": found.min_cosine,
+        "top10_agreement": found.top10_agreement,
+        "samples": found.samples,
+        "target": TARGET,
+        **engine,
+    }
+
+
+def our_row(checkpoint: Path, precision: str, work: Path) -> dict[str, Any]:
+    recipe = Recipe(
+        target=TARGET,
+        backend=TENSORRT_RTX,
+        precision=precision,
+        student=StudentRecipe(source=str(checkpoint)),
+        quality=QualityRecipe(min_fidelity=0.9),
+    )
+    made = export(recipe, work / f"ours-{precision}.bundle")
+    record = made.manifest.engine
+    assert record is not None
+    engine = {"weights_bytes": record.weights_bytes, "engine_bytes": (made.output / record.path).stat().st_size}
+    return row("edgecompress", precision, read_report(made.output).fidelity, engine)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="all-MiniLM-L6-v2 as its package carries it unless given")
+    parser.add_argument("--modelopt-python", type=Path, required=True, help="of a venv that has ModelOpt")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    checkpoint = (options.checkpoint or default_checkpoint()).resolve()
+    recipe = Recipe(student=StudentRecipe(source=str(checkpoint)))
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        student = load_student(recipe.student)
+        texts, tokenizer = load_texts(recipe.calibration, recipe.quality.samples), save_tokenizer(student, work)
+        calibration, held_out = (
+            text_feeds(tokenizer, student, part, recipe.calibration.max_length_tokens)
+            for part in (texts.calibration, texts.held_out)
+        )
+        reference = reference_outputs(student, held_out)
+        make_onnx(str(checkpoint), work / "plain.onnx")
+        np.savez(work / "calibration.npz", **with_types(stack(calibration, 0)))
+        script = Path(__file__).with_name("make_modelopt_peer.py")
+        command = [
+            str(options.modelopt_python),
+            str(script),
+            *(str(work / n) for n in ("plain.onnx", "calibration.npz", "")),
+        ]
+        said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        for variant, path in said["models"].items():
+            rows.append(row("modelopt", variant, fidelity(Path(path), held_out, reference), built(Path(path), work)))
+        rows += [{"kind": "absent", "side": "modelopt", "variant": v, "why": why} for v, why in said["failed"].items()]
+        rows += [our_row(checkpoint, precision, work) for precision in OURS]
+    host = describe_host()
+    host["versions"] = {**host["versions"], TENSORRT_RTX: version(TENSORRT_RTX), "modelopt": said["versions"]}  # type: ignore[dict-item]
+    for entry in rows:
+        note(json.dumps(entry))
+        entry["host"] = host
+    text = "".join(json.dumps(entry) + "\n" for entry in rows)
+    options.results.with_suffix(".part").write_text(text, encoding="utf-8")
+    options.results.with_suffix(".part").replace(options.results)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
