@@ -23,12 +23,13 @@ from edgecompress.compile.inventory import (
     weight_notes,
 )
 from edgecompress.compile.kernels import WEIGHTS, weights_table
-from edgecompress.compile.onnxruntime import PROVIDERS, runtime_settings
+from edgecompress.compile.onnxruntime import CUDA_PROVIDERS, PROVIDERS, runtime_settings
 from edgecompress.compile.tensorrt_rtx import Engine
 from edgecompress.formats import codec
 from edgecompress.formats.recipe import recipe_toml
 from edgecompress.types.bundle import GenerationSettings, ImageSettings, Manifest, TextSettings
 from edgecompress.types.graph import Graph
+from edgecompress.types.recipe import ONNXRUNTIME
 from edgecompress.types.report import Latency, Measurements, QuantizedCache, Report
 from edgecompress.verify import latency
 from edgecompress.verify.device import REFERENCE
@@ -101,7 +102,7 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         model="model.onnx",
         inputs=tuple(tensor_spec(value) for value in model.graph.inputs),
         outputs=tuple(tensor_spec(value) for value in model.graph.outputs),
-        target=target_record(plan.target, taken.graph.precision, PROVIDERS if record is None else (), plan.backend),
+        target=target_record(plan.target, taken.graph.precision, _providers(plan), plan.backend),
         runtime=replace(
             runtime_settings(plan.target, plan.recipe.runtime.threads),
             **(PACKED if taken.library is not None and not plan.student.is_decoder else {}),
@@ -135,6 +136,13 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         kernels=taken.kernels,
     )
     return Made(manifest=manifest, report=report, measurements=measurements, files=files)
+
+
+def _providers(plan: Plan) -> tuple[str, ...]:
+    """Of ONNX Runtime: none where it runs nothing."""
+    if plan.backend != ONNXRUNTIME:
+        return ()
+    return CUDA_PROVIDERS if plan.for_gpu else PROVIDERS
 
 
 def model_files(graph: Graph, *, apart: bool = False) -> dict[str, Path | str | bytes]:

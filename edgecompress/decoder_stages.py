@@ -34,7 +34,7 @@ from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration
 from edgecompress.quantize.text import affordable_texts, load_texts
 from edgecompress.types.bundle import GenerationSettings, Manifest
 from edgecompress.types.graph import Graph
-from edgecompress.types.recipe import TENSORRT_RTX
+from edgecompress.types.recipe import ONNXRUNTIME
 from edgecompress.types.report import Fidelity, QuantizedCache
 from edgecompress.verify import latency
 from edgecompress.verify.decoder import measure_decoder
@@ -68,7 +68,7 @@ class DecoderRun:
         self.text_source = ""
         self.cache_dtype = np.dtype(np.int8 if self.recipe.quantize.kv_cache == "int8" else np.float32)
         self.float_cache: dict[str, Fidelity] = {}  # candidate -> what it is with a float32 cache
-        self.engine = EngineStage(plan, folder, clock) if plan.backend == TENSORRT_RTX else None
+        self.engine = EngineStage(plan, folder, clock) if plan.for_gpu else None
         self.calibrated: Calibrated | None = None
         self.cache_calibration_tokens = 0
         self.gptq_calibration_tokens = 0
@@ -106,6 +106,9 @@ class DecoderRun:
         if self.engine is None:
             taken = self._with_kernels(taken, held_out, reference)
             parts = self._parts(taken, generation, held_out, reference)
+        elif self.plan.backend == ONNXRUNTIME:
+            parts = self._parts(taken, generation, held_out, reference)
+            parts = replace(parts, notes=(*parts.notes, *self.engine.graph_notes()))
         else:
             precision = taken.graph.precision
             taken, built = self.engine.build(
@@ -303,10 +306,10 @@ class DecoderRun:
         )
 
     def _settings(self, generation: GenerationSettings) -> GenerationSettings:
-        """With the cache that the graph has: an engine's is float16 and as long as it was built."""
+        """With the cache that the graph has: a GPU's is float16, and an engine's as long as it was built."""
         engine = self.recipe.engine
-        if self.engine is None or engine.context_tokens is None or engine.length_tokens is None:
-            return replace(generation, kv_dtype=self.cache_dtype.name)
+        if engine.context_tokens is None or engine.length_tokens is None:
+            return replace(generation, kv_dtype=self.cache_dtype.name if self.engine is None else "float16")
         return replace(
             generation,
             kv_dtype="float16",

@@ -1,4 +1,4 @@
-"""What an export for an engine resolves from the student, and what no engine of this version can be."""
+"""What an export for a GPU resolves from the student, and what none of this version can be."""
 
 from __future__ import annotations
 
@@ -25,13 +25,23 @@ def resolve_engine(recipe: EngineRecipe, student: Student) -> EngineRecipe:
     return replace(recipe, batch=recipe.batch or _TEXTS, length_tokens=lengths)
 
 
+def cuda_precision(wanted: str) -> str:
+    """What ONNX Runtime's CUDA provider is given. Raises RecipeError for anything else than "auto" and fp16."""
+    if wanted not in ("auto", "fp16"):
+        raise RecipeError(
+            f"a graph for ONNX Runtime's CUDA provider is not made as {wanted} by this version",
+            way_out="It can be fp16; quantized weights are for --backend tensorrt-rtx or tensorrt.",
+        )
+    return "fp16"
+
+
 def check_engine(recipe: Recipe, student: Student) -> None:
-    """Raises RecipeError for what no engine of this version can be. ``recipe.engine`` is resolved."""
+    """Raises RecipeError for what nothing for a GPU can be in this version. ``recipe.engine`` is resolved."""
     if recipe.runtime.kernels not in ("auto", "none"):
-        raise RecipeError("our kernels are for ONNX Runtime, not for an engine", way_out="Leave out --kernels.")
+        raise RecipeError("our kernels are for ONNX Runtime on a CPU", way_out="Leave out --kernels.")
     if recipe.format != "bundle":
         raise RecipeError(
-            f"an engine has no {recipe.format} form: onnxruntime-genai runs ONNX graphs", way_out="Leave out --format."
+            f"nothing for a GPU is exported as {recipe.format} by this version", way_out="Leave out --format."
         )
     if not recipe.quantize.symmetric:
         raise RecipeError("TensorRT takes weights around zero only", way_out="Leave out --zero-points.")
@@ -43,7 +53,7 @@ def check_engine(recipe: Recipe, student: Student) -> None:
         )
     if student.is_decoder and recipe.quantize.kv_cache != "fp32":
         raise RecipeError(
-            f"an engine's KV cache is float16, not {recipe.quantize.kv_cache}", way_out="Leave out --kv-cache."
+            f"a GPU's KV cache is float16, not {recipe.quantize.kv_cache}", way_out="Leave out --kv-cache."
         )
     longest = engine.length_tokens[2] if engine.length_tokens is not None else None
     if student.is_decoder and engine.context_tokens is not None:

@@ -1,4 +1,4 @@
-"""The last stage of an export for an engine: it is built from the graph that was chosen, and held against it."""
+"""What an export for a GPU adds: types that float16 can hold and, for an engine, the building of it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import onnx_ir as ir
 from edgecompress.candidates import Taken
 from edgecompress.compile.tensorrt_rtx import Engine, build_engine, profile_of
 from edgecompress.errors import WideProductsError
-from edgecompress.lower import tensorrt
+from edgecompress.lower import cuda, tensorrt
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.lower.onnxruntime import lower_model
 from edgecompress.quantize.layers import Linear
 from edgecompress.quantize.peaks import too_large_for_half
 from edgecompress.types.graph import Graph
+from edgecompress.types.recipe import ONNXRUNTIME
 from edgecompress.types.report import Fidelity
 from edgecompress.verify.fidelity import require
 
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
     from edgecompress.pipeline import Clock, Plan
 
 
+_ROUNDED = "fidelity is that of model.onnx on ONNX Runtime's CPU provider, rounded to float16 wherever it is float16"
+
+
 class EngineStage:
-    """What an encoder's and a decoder's export have in common where an engine comes out of it."""
+    """What an encoder's and a decoder's export for a GPU have in common."""
 
     def __init__(self, plan: Plan, folder: Path, clock: Clock) -> None:
         self.plan, self.folder, self.clock = plan, folder, clock
@@ -41,11 +45,13 @@ class EngineStage:
             self.wide = too_large_for_half(lower_model(model.clone()), tensorrt.computed_in_half(model), batches)
 
     def lower(self, quantized: Graph, folder: Path) -> Graph:
+        if self.plan.backend == ONNXRUNTIME:
+            return cuda.lower(quantized, folder, self.wide)
         capacity = self.plan.recipe.engine.context_tokens or 0
         return tensorrt.lower(quantized, folder, self.wide, capacity_tokens=capacity)
 
     def rounded(self, lowered: Graph) -> Graph:
-        """What the engine computes, for ONNX Runtime's CPU provider."""
+        """What the GPU computes, for ONNX Runtime's CPU provider."""
         return rounded_graph(lowered, lowered.path.parent)
 
     def build(
@@ -80,12 +86,16 @@ class EngineStage:
         """What the report says of it."""
         read = ", ".join(f"{count} {dtype}" for dtype, count in engine.matrices.items())
         notes = [
-            "fidelity is that of model.onnx on ONNX Runtime's CPU provider, rounded to float16 wherever it is float16: "
-            "the engine itself was not run",
+            f"{_ROUNDED}: the engine itself was not run",
             f"layers of the engine that read a constant matrix: {read}",
         ]
         if self.kept:
             notes.append(f"float16, since the engine would have widened their weights: {', '.join(self.kept)}")
-        if self.wide:
-            notes.append(f"float32, since float16 could not hold them: {', '.join(self.wide)}")
-        return tuple(notes)
+        return (*notes, *self._wide_note())
+
+    def graph_notes(self) -> tuple[str, ...]:
+        """What the report says of a graph for the CUDA provider."""
+        return (f"{_ROUNDED}: not yet run on a GPU", *self._wide_note())
+
+    def _wide_note(self) -> tuple[str, ...]:
+        return (f"float32, since float16 could not hold them: {', '.join(self.wide)}",) if self.wide else ()

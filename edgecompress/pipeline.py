@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecompress.bundle import check_output, write_bundle
-from edgecompress.engine_plan import check_engine, resolve_engine
+from edgecompress.engine_plan import check_engine, cuda_precision, resolve_engine
 from edgecompress.errors import OutputError, RecipeError
 from edgecompress.formats.recipe import resolve_precision, validate_recipe
 from edgecompress.runtime.memory import check_available
 from edgecompress.targets import computable, find_target, matches_host, require_backend, require_precision
 from edgecompress.types.bundle import Manifest
-from edgecompress.types.recipe import FP8, MIXED, SHORT_PRECISIONS, TENSORRT_RTX, EngineRecipe, Recipe
+from edgecompress.types.recipe import FP8, MIXED, ONNXRUNTIME, SHORT_PRECISIONS, TENSORRT_RTX, EngineRecipe, Recipe
 from edgecompress.types.report import Measurements, Report
 from edgecompress.types.student import Student
 from edgecompress.types.target import Target
@@ -56,6 +56,10 @@ class Plan:
     estimated_disk_bytes: int
     estimated_seconds: int
 
+    @property
+    def for_gpu(self) -> bool:
+        return self.target.accelerator == "cuda"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
@@ -82,6 +86,9 @@ def plan(recipe: Recipe) -> Plan:
 
         resolve_precision(recipe.precision, recipe.student.task or "", backend)
         require_builder(target)
+    on_cuda = backend == ONNXRUNTIME and target.accelerator == "cuda"
+    if on_cuda:
+        recipe = replace(recipe, precision=cuda_precision(recipe.precision))
     from edgecompress.capture.student import load_student
 
     student = load_student(recipe.student)
@@ -100,7 +107,9 @@ def plan(recipe: Recipe) -> Plan:
     if backend == TENSORRT_RTX:
         resolved = replace(resolved, engine=resolve_engine(recipe.engine, student))
         check_engine(resolved, student)
-    elif recipe.engine != EngineRecipe():
+    elif on_cuda:
+        check_engine(resolved, student)
+    if backend != TENSORRT_RTX and recipe.engine != EngineRecipe():
         raise RecipeError(
             f"an optimization profile is an engine's, and {backend} builds none",
             way_out="Leave out --engine-batch, --engine-tokens and --engine-context, or give --backend tensorrt-rtx.",
@@ -117,7 +126,7 @@ def plan(recipe: Recipe) -> Plan:
     candidates: tuple[str, ...] = (resolved.precision,)
     if recipe.precision == "auto":
         candidates = tuple(name for name in computable(target) if name not in (MIXED, FP8))
-    if student.is_decoder and backend != TENSORRT_RTX:
+    if student.is_decoder and target.accelerator == "cpu":
         candidates = tuple(name for name in candidates if name in _OF_DECODERS)
         if not candidates:
             raise RecipeError(
@@ -177,7 +186,7 @@ def _stages(
 ) -> tuple[Stage, ...]:
     text = "synthetic images" if student.is_vision else recipe.calibration.text
     stages = [Stage(name="capture", description=f"{student.architecture} to ONNX, attention as one op")]
-    if backend == TENSORRT_RTX or any(name in ("int8-dynamic", "int8-static") for name in candidates):
+    if target.accelerator == "cuda" or any(name in ("int8-dynamic", "int8-static") for name in candidates):
         samples = recipe.calibration.samples
         stages.append(Stage(name="calibrate", description=f"{samples} samples of {text}, {recipe.calibration.method}"))
     if recipe.quantize.kv_cache != "fp32":

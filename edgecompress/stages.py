@@ -30,7 +30,7 @@ from edgecompress.quantize.layers import Linear
 from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration, quantize
 from edgecompress.quantize.text import load_texts
 from edgecompress.types.graph import Graph
-from edgecompress.types.recipe import TENSORRT_RTX
+from edgecompress.types.recipe import ONNXRUNTIME
 from edgecompress.types.report import Fidelity, LayerCost
 from edgecompress.verify import latency
 from edgecompress.verify.fidelity import measure, require, shortfall
@@ -57,7 +57,7 @@ class Run:
         self.calibration: list[Feed] = []
         self.kernels: dict[str, Kerneled] = {}  # by precision
         self.held_out: list[Feed] = []
-        self.engine = EngineStage(plan, folder, clock) if plan.backend == TENSORRT_RTX else None
+        self.engine = EngineStage(plan, folder, clock) if plan.for_gpu else None
 
     def all(self) -> Made:
         calibration, held_out = self._feeds()
@@ -98,7 +98,9 @@ class Run:
             require(taken.fidelity, quality, precision=precision, costly=[cost.name for cost in costly])
         inputs = {value.name or "" for value in ir.load(taken.graph.path).graph.inputs}
         parts = self._parts(inputs, held_out, reference)
-        if self.engine is not None:
+        if self.engine is not None and self.plan.backend == ONNXRUNTIME:
+            parts = replace(parts, notes=(*parts.notes, *self.engine.graph_notes()))
+        elif self.engine is not None:
             taken, built = self.engine.build(
                 taken,
                 lambda only: self._compile(captured, precision, only, "kept"),

@@ -20,6 +20,7 @@ from edgecompress.types.graph import Graph
 from edgecompress.types.target import Target
 
 PROVIDERS = ("CPUExecutionProvider",)
+CUDA_PROVIDERS = ("CUDAExecutionProvider",)
 
 # Names as ONNX Runtime registers its graph transformers.
 SLOWER_FUSIONS: list[str] = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
@@ -97,7 +98,9 @@ def _make_portable(model: ir.Model) -> None:
 
 
 def runtime_settings(target: Target, threads: int | None) -> RuntimeSettings:
-    """How the runtime makes its session on this target."""
+    """How the runtime makes its session on this target. A graph for a GPU is optimized there, by its provider."""
+    if target.accelerator == "cuda":
+        return RuntimeSettings(threads=threads or target.cores, graph_optimization="all")
     return RuntimeSettings(
         threads=threads or target.cores,
         graph_optimization="disabled",

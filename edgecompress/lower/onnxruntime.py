@@ -28,6 +28,15 @@ from edgecompress.types.graph import Graph
 
 def lower_model(model: ir.Model) -> ir.Model:
     """Rewrite ``model`` in place so that ONNX Runtime's CPU provider can run it; return it."""
+    to_ops(model)
+    skip_mask_when_unpadded(model)
+    TopologicalSortPass()(model)
+    RemoveUnusedOpsetsPass()(model)
+    return model
+
+
+def to_ops(model: ir.Model) -> ir.Model:
+    """As :func:`lower_model`, without branches, for providers that need none."""
     # Weights that are shared (ALBERT's layers) were written once a use by the exporter.
     DeduplicateInitializersPass()(model)
     if any(node.op_type == "CachedAttention" for node in model.graph):
@@ -42,7 +51,6 @@ def lower_model(model: ir.Model) -> ir.Model:
     lower_quantized(model)
     RemoveUnusedNodesPass()(model)
     CommonSubexpressionEliminationPass()(model)
-    skip_mask_when_unpadded(model)
     TopologicalSortPass()(model)
     RemoveUnusedOpsetsPass()(model)
     return model

@@ -22,9 +22,10 @@ HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 _MOVING = (
     "Reshape", "Transpose", "Concat", "Split", "Slice", "Squeeze", "Unsqueeze", "Expand", "Identity", "Flatten", "Pad",
 )  # fmt: skip
-_FOLLOWING = (*_MOVING, "Add", "Sub", "Mul", "Gelu", "Relu", "Tanh", "Sigmoid", "QuantizeLinear")
-_CACHE = "TensorScatter"
-_HALF = ("Attention", "RotaryEmbedding", _CACHE, "Gather", "DequantizeLinear", "Conv", "Gemm")
+_FOLLOWING = (*_MOVING, "Add", "Sub", "Mul", "Gelu", "Relu", "Tanh", "Sigmoid", "QuickGelu", "QuantizeLinear")
+_CACHES = ("TensorScatter", "GroupQueryAttention")
+_ATTENTION = ("Attention", "MultiHeadAttention", "RotaryEmbedding")
+_HALF = (*_ATTENTION, *_CACHES, "Gather", "DequantizeLinear", "Conv", "Gemm")
 _READS_SHAPE = ("Shape", "Size")
 
 
@@ -36,7 +37,7 @@ def strongly_typed(model: ir.Model, wide: Collection[str] = ()) -> int:
     graph = model.graph
     too_wide = _spread(graph, wide)
     types: dict[ir.Value, ir.DataType] = {
-        value: HALF if any(reader.op_type == _CACHE for reader, _ in value.uses()) else FLOAT
+        value: HALF if any(reader.op_type in _CACHES for reader, _ in value.uses()) else FLOAT
         for value in graph.inputs
         if value.dtype == FLOAT
     }
@@ -55,10 +56,10 @@ def strongly_typed(model: ir.Model, wide: Collection[str] = ()) -> int:
                 types[output] = kind
         halves += kind == HALF
     for output in list(graph.outputs):
-        if types.get(output) == HALF and not _makes(output, _CACHE):
+        if types.get(output) == HALF and not _makes(output, *_CACHES):
             _keep_type(graph, output)
     for value, kind in types.items():
-        if kind == HALF and (not value.is_graph_output() or _makes(value, _CACHE)):
+        if kind == HALF and (not value.is_graph_output() or _makes(value, *_CACHES)):
             value.type = ir.TensorType(HALF)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         graph.initializers.pop(name)
@@ -109,9 +110,9 @@ def _type_of(node: ir.Node, types: dict[ir.Value, ir.DataType], wide: set[ir.Val
     return FLOAT
 
 
-def _makes(value: ir.Value, op: str) -> bool:
+def _makes(value: ir.Value, *ops: str) -> bool:
     node = value.producer()
-    return node is not None and node.op_type == op
+    return node is not None and node.op_type in ops
 
 
 def _is_weight(value: ir.Value) -> bool:

@@ -24,8 +24,8 @@ ENGINE_PRECISIONS = {"fp16": "fp16", "int8": "int8-static", "int4": "int4-weight
 DECODER_ENGINE_PRECISIONS = {**ENGINE_PRECISIONS, "int8": "int8-weights"}
 """A decoder's: its activations have outliers that one scale a tensor does not hold."""
 
-TENSORRT_RTX = "tensorrt-rtx"
-BACKENDS = ("onnxruntime", TENSORRT_RTX)
+ONNXRUNTIME, TENSORRT_RTX = "onnxruntime", "tensorrt-rtx"
+BACKENDS = (ONNXRUNTIME, TENSORRT_RTX)
 """Backends that this version can compile for."""
 
 BLOCK_METHODS = ("rtn", "hqq", "gptq")

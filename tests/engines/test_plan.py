@@ -74,7 +74,7 @@ def test_the_first_backend_that_is_there_is_taken() -> None:
         (replace(BASE, backend="tensorrtx"), "no backend named 'tensorrtx'. Did you mean 'tensorrt-rtx'"),
         (replace(BASE, target="raspberry-pi-5"), "'raspberry-pi-5' has no backend named 'tensorrt-rtx'"),
         (replace(BASE, quantize=QuantizeRecipe(symmetric=False)), "weights around zero only"),
-        (replace(BASE, runtime=RuntimeRecipe(kernels="matmul")), "our kernels are for ONNX Runtime"),
+        (replace(BASE, runtime=RuntimeRecipe(kernels="matmul")), "our kernels are for ONNX Runtime on a CPU"),
         (
             replace(BASE, target="local", backend=None, precision="fp32", engine=EngineRecipe(batch=(1, 1, 1))),
             "is an engine's",
@@ -123,8 +123,8 @@ def test_a_decoders_calls_are_as_long_as_its_context_at_most(decoder: StudentRec
         ({"engine": EngineRecipe(context_tokens=97)}, "context is 97 tokens, and the student takes 96"),
         ({"engine": EngineRecipe(context_tokens=32, length_tokens=(1, 1, 33))}, "33 tokens, and its context is 32"),
         ({"engine": EngineRecipe(context_tokens=4)}, "context_tokens are at least 8"),
-        ({"quantize": QuantizeRecipe(kv_cache="int8")}, "KV cache is float16, not int8"),
-        ({"format": "genai"}, "an engine has no genai form"),
+        ({"quantize": QuantizeRecipe(kv_cache="int8")}, "a GPU's KV cache is float16, not int8"),
+        ({"format": "genai"}, "nothing for a GPU is exported as genai"),
     ],
 )
 def test_what_no_decoders_engine_can_be_is_refused(

@@ -37,7 +37,7 @@ def test_standard_ops_compute_what_pytorch_does(tmp_path: Path, kind: str) -> No
     assert largest_difference(tmp_path / "student", tmp_path / "standard.onnx", poison=POISON) <= 2e-4
     half = rounded_graph(tensorrt.lower(Graph(path=graph.path, stage="quantized", precision="fp16"), tmp_path,
                                         capacity_tokens=CAPACITY), tmp_path)  # fmt: skip
-    assert largest_difference(tmp_path / "student", half.path, poison=POISON) <= 0.3
+    assert largest_difference(tmp_path / "student", half.path, poison=POISON) <= 0.05
 
 
 def test_the_cache_is_float16_of_its_capacity_and_everything_else_keeps_its_type(tmp_path: Path) -> None:
