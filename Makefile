@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TRITON := $(VENV)/.triton
 ENGINES := $(VENV)/.engines
+BINDINGS := build/tensorrt-bindings/10/.unpacked build/tensorrt-bindings/11/.unpacked
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
@@ -13,7 +14,7 @@ export TOKENIZERS_PARALLELISM := false
 demo: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
-test: $(STAMP) $(TRITON) $(ENGINES)
+test: $(STAMP) $(TRITON) $(ENGINES) $(BINDINGS)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # An aarch64 machine out of Debian's packages, in build/arm and without root; it says why where there can be none.
@@ -50,6 +51,12 @@ $(TRITON): $(STAMP) requirements/triton.txt
 # The builder of TensorRT-RTX engines, which needs no GPU and nothing but its tests needs.
 $(ENGINES): $(STAMP) requirements/engines.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/engines.txt
+	@touch $@
+
+# TensorRT's own bindings, one folder a version and none on Python's path: the library behind them is not installed.
+build/tensorrt-bindings/%/.unpacked: requirements/bindings-%.txt $(STAMP)
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(@D) -r $<
 	@touch $@
 
 clean:

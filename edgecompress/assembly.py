@@ -27,7 +27,7 @@ from edgecompress.compile.onnxruntime import CUDA_PROVIDERS, PROVIDERS, runtime_
 from edgecompress.compile.tensorrt_rtx import Engine
 from edgecompress.formats import codec
 from edgecompress.formats.recipe import recipe_toml
-from edgecompress.types.bundle import GenerationSettings, ImageSettings, Manifest, TextSettings
+from edgecompress.types.bundle import BuildPlan, GenerationSettings, ImageSettings, Manifest, TextSettings
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import ONNXRUNTIME
 from edgecompress.types.report import Latency, Measurements, QuantizedCache, Report
@@ -63,6 +63,7 @@ class Parts:
     labels: tuple[str, ...] = ()
     kv_cache: QuantizedCache | None = None
     engine: Engine | None = None  # what runs in place of the graph
+    build: BuildPlan | None = None  # how the engine is built on the device
     notes: tuple[str, ...] = ()
     files: Mapping[str, Path | str | bytes] = field(default_factory=dict)  # beside those that every bundle has
     # What is made from the model's file as the bundle has it, whose weights then always lie apart.
@@ -113,6 +114,7 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         labels=parts.labels,
         kernels=taken.library,
         engine=record,
+        build=parts.build,
         versions={**versions(), **({record.builder: record.version} if record is not None else {})},
     )
     files: dict[str, Path | str | bytes] = {

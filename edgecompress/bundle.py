@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgecompress.errors import OutputError
-from edgecompress.formats.manifest import MANIFEST, file_sha256, write_manifest, write_measurements
+from edgecompress.formats.manifest import MANIFEST, file_sha256, read_measurements, write_manifest, write_measurements
 from edgecompress.types.bundle import FileRecord, Manifest
 from edgecompress.types.report import Measurements
 
@@ -68,6 +68,18 @@ def write_bundle(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return manifest
+
+
+def add_engine(folder: Path, manifest: Manifest, files: Mapping[str, Path]) -> Manifest:
+    """Put an engine's files into a bundle that is there, with ``manifest``, which names it; return what was written.
+
+    Everything else stays byte for byte. Raises OutputError; the old bundle stands until the new one does.
+    """
+    kept = {name: folder / name for name in manifest.files if name not in files}
+    measurements = read_measurements(folder)
+    return write_bundle(
+        folder, manifest_without_files=manifest, files={**kept, **files}, measurements=measurements, force=True
+    )
 
 
 def _write(path: Path, content: Path | str | bytes) -> None:

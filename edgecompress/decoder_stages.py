@@ -34,7 +34,7 @@ from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration
 from edgecompress.quantize.text import affordable_texts, load_texts
 from edgecompress.types.bundle import GenerationSettings, Manifest
 from edgecompress.types.graph import Graph
-from edgecompress.types.recipe import ONNXRUNTIME
+from edgecompress.types.recipe import TENSORRT, TENSORRT_RTX
 from edgecompress.types.report import Fidelity, QuantizedCache
 from edgecompress.verify import latency
 from edgecompress.verify.decoder import measure_decoder
@@ -106,9 +106,10 @@ class DecoderRun:
         if self.engine is None:
             taken = self._with_kernels(taken, held_out, reference)
             parts = self._parts(taken, generation, held_out, reference)
-        elif self.plan.backend == ONNXRUNTIME:
+        elif self.plan.backend != TENSORRT_RTX:
             parts = self._parts(taken, generation, held_out, reference)
-            parts = replace(parts, notes=(*parts.notes, *self.engine.graph_notes()))
+            build = self.engine.build_plan(taken.graph) if self.plan.backend == TENSORRT else None
+            parts = replace(parts, build=build, notes=(*parts.notes, *self.engine.graph_notes()))
         else:
             precision = taken.graph.precision
             taken, built = self.engine.build(

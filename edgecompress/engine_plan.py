@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgecompress.errors import RecipeError
-from edgecompress.types.recipe import EngineRecipe, Recipe
+from edgecompress.types.recipe import TENSORRT, EngineRecipe, Recipe
 from edgecompress.types.student import Student
 
 _TEXTS, _ROWS = (1, 8, 32), (1, 1, 4)
@@ -46,6 +46,11 @@ def check_engine(recipe: Recipe, student: Student) -> None:
     if not recipe.quantize.symmetric:
         raise RecipeError("TensorRT takes weights around zero only", way_out="Leave out --zero-points.")
     engine, most = recipe.engine, student.max_length_tokens
+    if recipe.backend != TENSORRT and (engine.hardware_compatibility != "none" or engine.version_compatible):
+        raise RecipeError(
+            f"an engine of {recipe.backend} has no compatibility to choose",
+            way_out="Leave out --engine-compatible and --engine-any-version, or give --backend tensorrt.",
+        )
     if not student.is_decoder and engine.context_tokens is not None:
         raise RecipeError(
             f"a context is a decoder's, and this student's task is {student.task}",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.candidates import Taken
+from edgecompress.compile.tensorrt import build_plan
 from edgecompress.compile.tensorrt_rtx import Engine, build_engine, profile_of
 from edgecompress.errors import WideProductsError
 from edgecompress.lower import cuda, tensorrt
@@ -18,6 +19,7 @@ from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.lower.onnxruntime import lower_model
 from edgecompress.quantize.layers import Linear
 from edgecompress.quantize.peaks import too_large_for_half
+from edgecompress.types.bundle import BuildPlan
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import ONNXRUNTIME
 from edgecompress.types.report import Fidelity
@@ -82,6 +84,12 @@ class EngineStage:
         with self.clock.stage("compile", "engine"):
             return build_engine(graph, self.plan.target, profile_of(graph, self.plan.recipe.engine), self.folder)
 
+    def build_plan(self, graph: Graph) -> BuildPlan:
+        """How TensorRT is to build it, on the device."""
+        with self.clock.stage("plan"):
+            engine = self.plan.recipe.engine
+            return build_plan(graph, self.plan.target, engine, profile_of(graph, engine))
+
     def notes(self, engine: Engine) -> tuple[str, ...]:
         """What the report says of it."""
         read = ", ".join(f"{count} {dtype}" for dtype, count in engine.matrices.items())
@@ -94,7 +102,7 @@ class EngineStage:
         return (*notes, *self._wide_note())
 
     def graph_notes(self) -> tuple[str, ...]:
-        """What the report says of a graph for the CUDA provider."""
+        """What the report says of a graph for the CUDA provider, or for a build on the device."""
         return (f"{_ROUNDED}: not yet run on a GPU", *self._wide_note())
 
     def _wide_note(self) -> tuple[str, ...]:

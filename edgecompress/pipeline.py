@@ -20,7 +20,17 @@ from edgecompress.formats.recipe import resolve_precision, validate_recipe
 from edgecompress.runtime.memory import check_available
 from edgecompress.targets import computable, find_target, matches_host, require_backend, require_precision
 from edgecompress.types.bundle import Manifest
-from edgecompress.types.recipe import FP8, MIXED, ONNXRUNTIME, SHORT_PRECISIONS, TENSORRT_RTX, EngineRecipe, Recipe
+from edgecompress.types.recipe import (
+    ENGINE_BACKENDS,
+    FP8,
+    MIXED,
+    ONNXRUNTIME,
+    SHORT_PRECISIONS,
+    TENSORRT,
+    TENSORRT_RTX,
+    EngineRecipe,
+    Recipe,
+)
 from edgecompress.types.report import Measurements, Report
 from edgecompress.types.student import Student
 from edgecompress.types.target import Target
@@ -81,10 +91,11 @@ def plan(recipe: Recipe) -> Plan:
     backend = require_backend(target, recipe.backend)
     if recipe.precision != "auto":
         require_precision(target, SHORT_PRECISIONS.get(recipe.precision, recipe.precision))
+    if backend in ENGINE_BACKENDS:
+        resolve_precision(recipe.precision, recipe.student.task or "", backend)
     if backend == TENSORRT_RTX:
         from edgecompress.compile.tensorrt_rtx import require_builder
 
-        resolve_precision(recipe.precision, recipe.student.task or "", backend)
         require_builder(target)
     on_cuda = backend == ONNXRUNTIME and target.accelerator == "cuda"
     if on_cuda:
@@ -104,15 +115,15 @@ def plan(recipe: Recipe) -> Plan:
         ),
         runtime=replace(recipe.runtime, threads=recipe.runtime.threads or target.cores),
     )
-    if backend == TENSORRT_RTX:
+    if backend in ENGINE_BACKENDS:
         resolved = replace(resolved, engine=resolve_engine(recipe.engine, student))
         check_engine(resolved, student)
     elif on_cuda:
         check_engine(resolved, student)
-    if backend != TENSORRT_RTX and recipe.engine != EngineRecipe():
+    if backend not in ENGINE_BACKENDS and recipe.engine != EngineRecipe():
         raise RecipeError(
             f"an optimization profile is an engine's, and {backend} builds none",
-            way_out="Leave out --engine-batch, --engine-tokens and --engine-context, or give --backend tensorrt-rtx.",
+            way_out="Leave out what begins with --engine, or give --backend tensorrt-rtx or tensorrt.",
         )
     if resolved.format == "genai" and resolved.runtime.kernels not in ("auto", "none"):
         raise RecipeError(
@@ -196,10 +207,12 @@ def _stages(
     stages.append(Stage(name="quantize", description=names))
     stages.append(Stage(name="lower", description=f"to the ops of {backend}, ONNX opset {target.opset}"))
     verify = Stage(name="verify", description=f"{recipe.quality.samples} held-out samples against PyTorch")
+    capability = ".".join(map(str, target.compute_capability or ()))
     if backend == TENSORRT_RTX:
-        capability = ".".join(map(str, target.compute_capability or ()))
-        built = Stage(name="compile", description=f"an engine for compute capability {capability}, built without a GPU")
-        stages += [verify, built]
+        built = f"an engine for compute capability {capability}, built without a GPU"
+        stages += [verify, Stage(name="compile", description=built)]
+    elif backend == TENSORRT:
+        stages += [verify, Stage(name="plan", description="how TensorRT builds the engine, on the device itself")]
     else:
         stages += [Stage(name="compile", description=f"optimize offline for {target.name}"), verify]
     if measured:

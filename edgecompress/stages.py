@@ -30,7 +30,7 @@ from edgecompress.quantize.layers import Linear
 from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration, quantize
 from edgecompress.quantize.text import load_texts
 from edgecompress.types.graph import Graph
-from edgecompress.types.recipe import ONNXRUNTIME
+from edgecompress.types.recipe import TENSORRT, TENSORRT_RTX
 from edgecompress.types.report import Fidelity, LayerCost
 from edgecompress.verify import latency
 from edgecompress.verify.fidelity import measure, require, shortfall
@@ -98,8 +98,9 @@ class Run:
             require(taken.fidelity, quality, precision=precision, costly=[cost.name for cost in costly])
         inputs = {value.name or "" for value in ir.load(taken.graph.path).graph.inputs}
         parts = self._parts(inputs, held_out, reference)
-        if self.engine is not None and self.plan.backend == ONNXRUNTIME:
-            parts = replace(parts, notes=(*parts.notes, *self.engine.graph_notes()))
+        if self.engine is not None and self.plan.backend != TENSORRT_RTX:
+            build = self.engine.build_plan(taken.graph) if self.plan.backend == TENSORRT else None
+            parts = replace(parts, build=build, notes=(*parts.notes, *self.engine.graph_notes()))
         elif self.engine is not None:
             taken, built = self.engine.build(
                 taken,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from edgecompress.errors import HostError, RecipeError, UnknownTargetError, nearest
+from edgecompress.errors import RecipeError, UnknownTargetError, nearest
 from edgecompress.formats.cpu import (
     host_arch,
     host_cache_bytes,
@@ -17,7 +17,7 @@ from edgecompress.formats.cpu import (
     host_memory_bytes,
 )
 from edgecompress.formats.target import read_target
-from edgecompress.types.recipe import BACKENDS, FP8, MIXED, PRECISIONS
+from edgecompress.types.recipe import FP8, MIXED, PRECISIONS
 from edgecompress.types.target import Target
 
 LOCAL = "local"
@@ -76,24 +76,51 @@ def detect() -> Target:
         sources=dict.fromkeys(
             ("isa", "cores", "memory_bytes", "l2_cache_bytes", "l3_cache_bytes"), "detected on this machine"
         ),
-        notes=f"GPU: {seen} (not used: no GPU backend in this version)" if seen else "no GPU found through NVML",
+        notes=f"GPU: {seen} (not used: name a GPU target)" if seen else "no GPU found through NVML",
     )
 
 
 def detect_gpus() -> list[Gpu]:
-    """NVIDIA GPUs through NVML; an empty list where its library is not installed."""
+    """NVIDIA GPUs through NVML, or the driver where there is none (Jetson); an empty list where there is neither."""
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
-        return []
+        return _gpus_of_driver()
     if nvml.nvmlInit_v2() != 0:
-        return []
+        return _gpus_of_driver()
     try:
         count = ctypes.c_uint()
         nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
         return [_gpu(nvml, index) for index in range(count.value)]
     finally:
         nvml.nvmlShutdown()
+
+
+def _gpus_of_driver() -> list[Gpu]:
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return []
+    count = ctypes.c_int()
+    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return []
+    found = []
+    for index in range(count.value):
+        device, memory, name = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(96)
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        cuda.cuDeviceGet(ctypes.byref(device), index)
+        cuda.cuDeviceGetName(name, len(name), device)
+        cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+        cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+        cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)  # …_MINOR
+        found.append(
+            Gpu(
+                name=name.value.decode(errors="replace"),
+                memory_bytes=memory.value,
+                compute_capability=(major.value, minor.value),
+            )
+        )
+    return found
 
 
 class _Memory(ctypes.Structure):
@@ -125,24 +152,16 @@ def matches_host(target: Target) -> list[str]:
 
 
 def require_backend(target: Target, wanted: str | None = None) -> str:
-    """The backend to compile with: the one that is wanted, else the target's first that this version has.
+    """The backend to compile with: the one that is wanted, else the target's first.
 
-    Raises RecipeError if the target has no such backend, HostError if this version has not.
+    Raises RecipeError if the target has no such backend.
     """
     if wanted is not None and wanted not in target.backends:
         raise RecipeError(
             f"target '{target.name}' has no backend named '{wanted}'.{nearest(wanted, target.backends)}",
             way_out=f"It has {', '.join(target.backends)}.",
         )
-    for backend in target.backends if wanted is None else (wanted,):
-        if backend in BACKENDS:
-            return backend
-    ready = [name for name, path in known_targets().items() if set(read_target(path).backends) & set(BACKENDS)]
-    raise HostError(
-        f"target '{target.name}' needs {wanted or ' or '.join(target.backends)}, which this version does not have yet; "
-        "nothing of it has run on a GPU",
-        way_out=f"Targets that work now: {', '.join([*ready, LOCAL])}.",
-    )
+    return wanted or target.backends[0]
 
 
 def require_precision(target: Target, precision: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgecompress.cli.doctor import check_packages
-from edgecompress.errors import HostError, RecipeError, UnknownTargetError
+from edgecompress.errors import RecipeError, UnknownTargetError
 from edgecompress.formats.cpu import _arm_features, host_features
 from edgecompress.targets import detect, find_target, known_targets, require_backend, require_precision
 
@@ -81,10 +81,12 @@ def test_saturation_is_known_of_a_target() -> None:
     assert not find_target("raspberry-pi-4").u8s8_saturates
 
 
-def test_gpu_targets_are_refused_in_words() -> None:
-    for name in ("jetson-agx-orin", "jetson-thor"):
-        with pytest.raises(HostError, match="nothing of it has run on a GPU"):
-            require_backend(find_target(name))
+def test_a_backend_that_nobody_knows_is_no_targets(tmp_path: Path) -> None:
+    assert require_backend(find_target("jetson-thor")) == "tensorrt"
+    text = known_targets()["h200"].read_text().replace('"tensorrt", "onnxruntime"', '"tensorrt", "warp"')
+    (tmp_path / "h200.toml").write_text(text)
+    with pytest.raises(UnknownTargetError, match="backends must be among onnxruntime, tensorrt-rtx, tensorrt"):
+        find_target(str(tmp_path / "h200.toml"))
 
 
 def test_a_precision_the_target_cannot_compute() -> None:

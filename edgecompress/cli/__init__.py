@@ -16,6 +16,7 @@ from edgecompress.errors import EdgeCompressError, HostError, InterruptedRunErro
 
 COMMANDS = {
     "export": "turn a checkpoint into a verified bundle for a target",
+    "build": "build a bundle's engine on the device that runs it",
     "run": "run a bundle on texts or images",
     "inspect": "show what is in a bundle",
     "verify": "check a bundle's hashes, target and fidelity on this machine",

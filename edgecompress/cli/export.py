@@ -7,15 +7,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecompress.cli.engine_lines import describe_build, describe_engine
 from edgecompress.cli.output import add_json_flag, emit_json, progress, table
 from edgecompress.errors import UsageError
-from edgecompress.types.bundle import EngineRecord
 from edgecompress.types.recipe import (
     BACKENDS,
     BLOCK_METHODS,
     CALIBRATION_METHODS,
     ENGINE_PRECISIONS,
     FORMATS,
+    HARDWARE_COMPATIBILITY,
     KERNELS,
     KV_CACHES,
     PRECISIONS,
@@ -63,6 +64,9 @@ _FIELDS = {
     "engine_batch": ("engine", "batch"),
     "engine_tokens": ("engine", "length_tokens"),
     "engine_context": ("engine", "context_tokens"),
+    "engine_workspace": ("engine", "workspace_mib"),
+    "engine_compatible": ("engine", "hardware_compatibility"),
+    "engine_any_version": ("engine", "version_compatible"),
 }
 
 
@@ -143,6 +147,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     engine.add_argument(
         "--engine-context", type=int, default=absent, metavar="TOKENS", help="that a decoder's KV cache holds (4096)"
+    )
+    engine.add_argument(
+        "--engine-workspace", type=int, default=absent, metavar="MIB", help="that a layer may use, TensorRT's (1024)"
+    )
+    engine.add_argument(
+        "--engine-compatible", default=absent, help=f"with other GPUs, TensorRT's: {', '.join(HARDWARE_COMPATIBILITY)}"
+    )
+    engine.add_argument(
+        "--engine-any-version", action="store_true", default=absent, help="with later versions of TensorRT too"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, stages and estimates only")
     parser.add_argument("--force", action="store_true", help="replace the output if it is a bundle")
@@ -263,6 +276,8 @@ def _print_result(result: ExportResult, as_json: bool) -> None:
         print(f"  latency   not measured: this machine is not a {manifest.target.name}")
     if manifest.engine is not None:
         print(f"  engine    {describe_engine(manifest.engine)}")
+    if manifest.build is not None:
+        print(f"  engine    {describe_build(manifest.build, result.output)}")
     print(f"  size      {size / 1e6:.1f} MB")
     if "genai_config.json" in manifest.files:
         print("  genai     onnxruntime-genai runs this folder too")
@@ -305,18 +320,6 @@ def kernel_table(uses: tuple[KernelUse, ...]) -> str:
         speeds = ", ".join(f"{label} {ratio:.2f}x" for label, ratio in use.speedups.items())
         rows.append([use.kernel, use.what, str(use.nodes), "ours" if use.used else "stock", speeds or "—", use.reason])
     return table(["kernel", "of", "nodes", "used", "over ONNX Runtime's op", "why"], rows)
-
-
-def describe_engine(engine: EngineRecord) -> str:
-    """What an engine needs, and what it takes."""
-    capability = ".".join(map(str, engine.compute_capability))
-    shapes: dict[str, str] = {}  # of several inputs of one shape the first is named
-    for name, shape in engine.profile.items():
-        if not name.startswith("past_key_values."):
-            shapes.setdefault("×".join(map(str, shape.smallest)) + " to " + "×".join(map(str, shape.largest)), name)
-    takes = ", ".join(f"{name} {shape}" for shape, name in shapes.items())
-    takes += f"; weights {engine.weights_bytes / 1e6:.1f} MB"
-    return f"compute capability {capability}, {engine.builder} {engine.version}, built on {engine.os}; {takes}"
 
 
 def describe(fidelity: Fidelity) -> str:

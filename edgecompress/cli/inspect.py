@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
 def _text(
     manifest: Manifest, report: Report, lineage: Lineage, measurements: Measurements | None, identity: str
 ) -> str:
-    from edgecompress.cli.export import candidate_table, describe, describe_engine, kernel_table
+    from edgecompress.cli.engine_lines import describe_build, describe_engine
+    from edgecompress.cli.export import candidate_table, describe, kernel_table
 
     size = sum(record.bytes for record in manifest.files.values())
     runtime = manifest.runtime
@@ -54,6 +55,7 @@ def _text(
         f"outputs   {_specs(manifest.outputs)}",
         f"runtime   {', '.join([manifest.target.backend, *manifest.target.providers, threads])}",
         *([f"engine    {describe_engine(manifest.engine)}"] if manifest.engine is not None else []),
+        *([f"engine    {describe_build(manifest.build)}"] if manifest.build and not manifest.engine else []),
         f"needs     {manifest.target.arch}: {', '.join(manifest.target.isa) or 'no feature in particular'}",
         *_cache(manifest, report),
         f"fidelity  {describe(report.fidelity)} ({report.fidelity.samples} held-out samples: {report.held_out_text})",

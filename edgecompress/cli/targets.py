@@ -43,12 +43,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _list(known: list[Target]) -> str:
-    from edgecompress.types.recipe import BACKENDS
-
     rows = []
     for target in known:
-        ready = [backend for backend in target.backends if backend in BACKENDS]
-        state = "not yet" if not ready else "yes" if target.accelerator == "cpu" else "builds"
+        state = "yes" if target.accelerator == "cpu" else "not run yet"
         rows.append([target.name, target.arch, ", ".join(target.backends), state, target.title])
     return table(["target", "arch", "backend", "works now", "hardware"], rows)
 

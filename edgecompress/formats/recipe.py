@@ -16,9 +16,11 @@ from edgecompress.types.recipe import (
     BLOCK_METHODS,
     CALIBRATION_METHODS,
     DECODER_ENGINE_PRECISIONS,
+    ENGINE_BACKENDS,
     ENGINE_PRECISIONS,
     FORMATS,
     FP8,
+    HARDWARE_COMPATIBILITY,
     KERNELS,
     KV_CACHES,
     MIXED,
@@ -26,7 +28,6 @@ from edgecompress.types.recipe import (
     SCHEMA_VERSION,
     SHORT_PRECISIONS,
     TASKS,
-    TENSORRT_RTX,
     Recipe,
 )
 
@@ -71,6 +72,7 @@ def validate_recipe(recipe: Recipe) -> None:
             way_out="Use --kv-cache int8, a quarter of fp32's memory, or fp32.",
         )
     _one_of("KV cache", recipe.quantize.kv_cache, KV_CACHES)
+    _one_of("hardware compatibility", recipe.engine.hardware_compatibility, HARDWARE_COMPATIBILITY)
     _one_of("calibration method", recipe.calibration.method, CALIBRATION_METHODS)
     if recipe.student.task is not None:
         _one_of("task", recipe.student.task, TASKS)
@@ -104,6 +106,7 @@ def validate_recipe(recipe: Recipe) -> None:
             recipe.engine.batch is None or _ascends(recipe.engine.batch),
             f"an engine's batch is least, usual, most, from 1, not {recipe.engine.batch}",
         ),
+        (recipe.engine.workspace_mib >= 16, "an engine's workspace_mib is at least 16"),
         ((recipe.engine.context_tokens or 8) >= 8, "an engine's context_tokens are at least 8"),
         (
             recipe.engine.length_tokens is None or _ascends(recipe.engine.length_tokens),
@@ -120,11 +123,12 @@ def resolve_precision(precision: str, task: str, backend: str = BACKENDS[0]) -> 
 
     Raises RecipeError if the student is no decoder and only one could be it, or if the backend has no such precision.
     """
-    if backend == TENSORRT_RTX:
+    if backend in ENGINE_BACKENDS:
         return _engine_precision(precision, task)
     if precision == FP8:
         raise RecipeError(
-            f"{backend} has no kernels for fp8: it is an engine's precision", way_out=f"Give --backend {TENSORRT_RTX}."
+            f"{backend} has no kernels for fp8: it is an engine's precision",
+            way_out=f"Give --backend {' or '.join(ENGINE_BACKENDS)}.",
         )
     if task != "text-generation" and SHORT_PRECISIONS.get(precision, precision) == MIXED:
         raise RecipeError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgecompress.errors import UnknownTargetError
 from edgecompress.formats.codec import from_jsonable
+from edgecompress.types.recipe import BACKENDS
 from edgecompress.types.target import SCHEMA_VERSION, Target
 
 _ARCHES = ("x86_64", "aarch64")
@@ -29,6 +30,7 @@ def read_target(path: Path) -> Target:
         (target.arch in _ARCHES, f"arch '{target.arch}' is none of {', '.join(_ARCHES)}"),
         (target.accelerator in _ACCELERATORS, f"accelerator '{target.accelerator}' is none of cpu, cuda"),
         (bool(target.backends), "it names no backend"),
+        (set(target.backends) <= set(BACKENDS), f"backends must be among {', '.join(BACKENDS)}"),
         (
             set(target.computes) <= set(_DTYPES) and bool(target.computes),
             f"computes must be among {', '.join(_DTYPES)}",

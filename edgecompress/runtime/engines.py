@@ -11,7 +11,7 @@ from edgecompress.types.bundle import EngineRecord, Manifest
 
 DRIVER = "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
-_LIBRARIES = {"tensorrt-rtx": "libtensorrt_rtx.so.1"}
+_LIBRARIES = {"tensorrt-rtx": "libtensorrt_rtx.so.1", "tensorrt": "libnvinfer.so"}
 
 
 def refuse_engine(manifest: Manifest, engine: EngineRecord) -> NoReturn:
@@ -35,8 +35,7 @@ def refuse_engine(manifest: Manifest, engine: EngineRecord) -> NoReturn:
     if version != engine.version:
         raise HostError(
             f"the engine of {manifest.name} was built by {engine.builder} {engine.version} and {version} is installed",
-            way_out=f"pip install {engine.builder}=={engine.version}, or build it again: edgecompress export … "
-            f"--target {manifest.target.name} --backend {engine.builder} --force",
+            way_out=f"pip install {engine.builder}=={engine.version}, or build it again: edgecompress build … --force",
         )
     raise HostError(
         "this version of edgecompress builds engines and does not run them yet",

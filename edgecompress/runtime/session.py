@@ -49,6 +49,11 @@ def make_session(folder: Path, manifest: Manifest, threads: int, *, huge_pages: 
     """
     if manifest.engine is not None:
         refuse_engine(manifest, manifest.engine)
+    if manifest.build is not None and manifest.engine is None:
+        raise HostError(
+            f"the engine of {manifest.name} is not built yet",
+            way_out="`edgecompress build` does it, on the device. The graph beside the plan is never run in its place.",
+        )
     settings, wanted = manifest.runtime, list(manifest.target.providers)
     available = ort.get_available_providers()
     absent = [provider for provider in wanted if provider not in available]

@@ -91,17 +91,33 @@ class ShapeRange:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BuildPlan:
+    """How an engine is built from the bundle's graph on the device itself: ``edgecompress build`` does it."""
+
+    builder: str  # "tensorrt"
+    minimum_version: str  # of the builder: the first whose parser takes the graph's ops, e.g. "10.14"
+    compute_capability: tuple[int, int]
+    profile: Mapping[str, ShapeRange]  # input -> shapes
+    workspace_bytes: int  # that a layer may use beside its tensors, at most
+    timing_cache: str  # path in the bundle: what was timed once is not timed again
+    hardware_compatibility: str = "none"  # or "ampere-plus", "same-compute-capability"
+    version_compatible: bool = False
+    prices: tuple[str, ...] = ()  # what the choices that are not the defaults cost, in words
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineRecord:
     """A compiled engine in the bundle, and what a machine must be to run it. Nothing else runs in its place."""
 
     path: str  # ends in ".engine"
     layers: str  # a text file: the builder's own account of each layer, with the type of every tensor
-    builder: str  # "tensorrt-rtx"
+    builder: str  # "tensorrt-rtx" or "tensorrt"
     version: str  # of the builder; another version refuses the engine
     os: str  # that it was built on: "linux"
     compute_capability: tuple[int, int]
     profile: Mapping[str, ShapeRange]  # input -> shapes
-    weights_bytes: int
+    weights_bytes: int  # 0: its builder does not say
+    gpu: str = ""  # the GPU that it was built on, and is for; "": any of the compute capability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +162,7 @@ class Manifest:
     labels: tuple[str, ...] = ()
     kernels: KernelLibrary | None = None
     engine: EngineRecord | None = None  # what runs; ``model`` is the graph that it was built from
+    build: BuildPlan | None = None  # an engine is built of ``model`` on the device, before anything runs
     files: Mapping[str, FileRecord] = field(default_factory=dict)  # every file but the manifest and the measurements
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that made it
     schema_version: int = SCHEMA_VERSION

@@ -24,9 +24,13 @@ ENGINE_PRECISIONS = {"fp16": "fp16", "int8": "int8-static", "int4": "int4-weight
 DECODER_ENGINE_PRECISIONS = {**ENGINE_PRECISIONS, "int8": "int8-weights"}
 """A decoder's: its activations have outliers that one scale a tensor does not hold."""
 
-ONNXRUNTIME, TENSORRT_RTX = "onnxruntime", "tensorrt-rtx"
-BACKENDS = (ONNXRUNTIME, TENSORRT_RTX)
+ONNXRUNTIME, TENSORRT_RTX, TENSORRT = "onnxruntime", "tensorrt-rtx", "tensorrt"
+ENGINE_BACKENDS = (TENSORRT_RTX, TENSORRT)
+BACKENDS = (ONNXRUNTIME, *ENGINE_BACKENDS)
 """Backends that this version can compile for."""
+
+HARDWARE_COMPATIBILITY = ("none", "ampere-plus", "same-compute-capability")
+"""What other GPUs an engine of TensorRT runs on."""
 
 BLOCK_METHODS = ("rtn", "hqq", "gptq")
 """How the weights of the weight-only precisions are rounded; ``gptq`` is calibrated."""
@@ -125,6 +129,9 @@ class EngineRecipe:
     # None: from 1 to the student's maximum, usually half of it. Of a decoder: the new ones of a call, 1, 1, 512.
     length_tokens: tuple[int, int, int] | None = None
     context_tokens: int | None = None  # that a decoder's KV cache holds; None: the student's maximum, at most 4096
+    workspace_mib: int = 1024  # this and the next two are TensorRT's, for a build on the device
+    hardware_compatibility: str = "none"  # one of HARDWARE_COMPATIBILITY
+    version_compatible: bool = False  # runs with later versions of TensorRT too
 
 
 @dataclass(frozen=True, kw_only=True)

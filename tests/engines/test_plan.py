@@ -58,11 +58,11 @@ def test_a_cpu_has_no_profile(student: StudentRecipe) -> None:
     assert plan(job.recipe).recipe == job.recipe
 
 
-def test_the_first_backend_that_is_there_is_taken() -> None:
-    assert require_backend(find_target("l4")) == "tensorrt-rtx"
+def test_the_first_backend_is_taken_unless_another_is_named() -> None:
+    assert require_backend(find_target("l4")) == "tensorrt"
+    assert require_backend(find_target("rtx-4090")) == "tensorrt-rtx"
     assert require_backend(find_target("raspberry-pi-5")) == "onnxruntime"
-    with pytest.raises(HostError, match="needs tensorrt, which this version does not have yet"):
-        require_backend(find_target("rtx-4090"), "tensorrt")
+    assert require_backend(find_target("rtx-4090"), "tensorrt") == "tensorrt"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_first_backend_that_is_there_is_taken() -> None:
         (replace(BASE, precision="auto"), "auto measures what it chooses from"),
         (replace(BASE, precision="int8-dynamic"), "an engine is not built as int8-dynamic"),
         (replace(BASE, precision="fp32"), "an engine is not built as fp32"),
-        (replace(BASE, backend="tensorrtx"), "no backend named 'tensorrtx'. Did you mean 'tensorrt-rtx'"),
+        (replace(BASE, backend="tensorrtx"), "no backend named 'tensorrtx'. Did you mean 'tensorrt'"),
         (replace(BASE, target="raspberry-pi-5"), "'raspberry-pi-5' has no backend named 'tensorrt-rtx'"),
         (replace(BASE, quantize=QuantizeRecipe(symmetric=False)), "weights around zero only"),
         (replace(BASE, runtime=RuntimeRecipe(kernels="matmul")), "our kernels are for ONNX Runtime on a CPU"),

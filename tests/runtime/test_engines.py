@@ -120,7 +120,7 @@ def test_another_version_is_refused_with_the_command_that_rebuilds(
     installed(monkeypatch, "1.8.0.1")
     error = refusal(bundle)
     assert f"built by tensorrt-rtx {VERSION} and 1.8.0.1 is installed" in error.message
-    assert "edgecompress export … --target rtx-4090 --backend tensorrt-rtx --force" in error.way_out
+    assert "edgecompress build … --force" in error.way_out
 
 
 def test_where_all_is_there_it_says_that_engines_are_only_built_yet(
@@ -148,7 +148,7 @@ def test_nothing_falls_back_to_the_graph_beside_the_engine(
 def test_inspect_shows_what_the_engine_needs(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(bundle)]) == 0
     shown = capsys.readouterr().out
-    assert f"compute capability 8.9, tensorrt-rtx {VERSION}, built on linux; 1×1 to 32×256" in shown
+    assert f"compute capability 8.9, tensorrt-rtx {VERSION}, built on linux; input_ids 1×1 to 32×256" in shown
 
 
 def test_the_manifest_survives_its_file(bundle: Path) -> None:
