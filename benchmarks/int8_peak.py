@@ -17,8 +17,9 @@ from edgecompress_kernels.cpu import encoder_vector as e
 from edgecompress_kernels.cpu import matrices as m
 from edgecompress_kernels.cpu import vector as v
 from edgecompress_kernels.cpu.build import link
-from edgecompress_kernels.cpu.compile import kernel_of, to_assembly
+from edgecompress_kernels.cpu.compile import to_assembly
 from edgecompress_kernels.cpu.encoder_linear import tile_sizes
+from edgecompress_kernels.cpu.ir import kernel_of
 from edgecompress_kernels.cpu.isa import Isa
 
 _TIMES = 2_000_000

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import ModuleType
 
 from edgecompress_kernels.cpu import attention, attention_int8, blockwise, encoder_layer, rows
-from edgecompress_kernels.cpu.compile import KernelError, kernel_of, to_assembly
+from edgecompress_kernels.cpu.compile import to_assembly
 from edgecompress_kernels.cpu.encoder_layer import Encoder
+from edgecompress_kernels.cpu.ir import KernelError, kernel_of
 from edgecompress_kernels.cpu.isa import Isa
 
 _PARTS = ("cpu", "shim", "shim_job", "shim_matmul", "shim_attention", "shim_layer", "shim_encoder", "shim_register")
