@@ -32,7 +32,7 @@ check: $(STAMP)
 
 lock: $(STAMP)
 	( echo "# Exact versions that \`make\` installs, after torch (see Makefile). Regenerate with: make lock"; \
-	  $(BIN)/python -m pip freeze --exclude-editable | grep -Ev '^(torch|triton|tensorrt_rtx.*)==' ) > requirements/lock.txt
+	  $(BIN)/python -m pip freeze --exclude-editable | grep -Ev '^(torch|triton|tensorrt_rtx.*|cuda_.*|cuda-.*)==' ) > requirements/lock.txt
 
 # torch goes first and by its exact version: any other way brings gigabytes of CUDA along.
 $(STAMP): requirements/torch.txt requirements/lock.txt pyproject.toml
@@ -48,7 +48,7 @@ $(TRITON): $(STAMP) requirements/triton.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/triton.txt
 	@touch $@
 
-# The builder of TensorRT-RTX engines, which needs no GPU and nothing but its tests needs.
+# The builder of TensorRT-RTX engines and NVIDIA's bindings of CUDA, which need no GPU and nothing but their tests needs.
 $(ENGINES): $(STAMP) requirements/engines.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/engines.txt
 	@touch $@

@@ -26,8 +26,8 @@ def _plain(manifest: Manifest) -> list[str]:
         capability = ".".join(map(str, engine.compute_capability))
         return [
             f"`{engine.path}` is for GPUs of compute capability {capability} and {engine.builder} {engine.version};",
-            f"`{engine.layers}` says what each of its layers computes in. This version of edgecompress builds engines",
-            f"and does not run them yet. `{manifest.model}` is the graph that it was built from, and loads in plain",
+            f"`{engine.layers}` says what each of its layers computes in. `load` runs it there and on nothing else.",
+            f"It was not run before. `{manifest.model}` is the graph that it was built from, and loads in plain",
             "onnxruntime.",
             "",
         ]

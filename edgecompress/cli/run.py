@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--truncate", action="store_true", help="cut texts beyond the model's maximum, not refuse them")
     parser.add_argument("--threads", type=int, help="the target's choice unless given")
+    parser.add_argument("--device", type=int, metavar="N", help="the GPU, where there are several")
     parser.add_argument("--allow-mismatch", action="store_true", help="load a bundle made for another CPU")
     parser.add_argument("-o", "--output", type=Path, help="write embeddings as .npy instead of printing them")
     generate.add_arguments(parser.add_argument_group("text generation"))
@@ -37,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from edgecompress.runtime import Encoder, load
 
-    with load(options.bundle, threads=options.threads, allow_mismatch=options.allow_mismatch) as encoder:
+    wanted = {"threads": options.threads, "device": options.device, "allow_mismatch": options.allow_mismatch}
+    with load(options.bundle, **wanted) as encoder:
         if not isinstance(encoder, Encoder):
             return generate.run(encoder, options)
         generate.refuse(options)

@@ -14,6 +14,7 @@ _FAILED = BundleError.exit_code
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--threads", type=int, help="the target's choice unless given")
+    parser.add_argument("--device", type=int, metavar="N", help="the GPU, where there are several")
     parser.add_argument("--allow-mismatch", action="store_true", help="verify on another CPU than the target's")
     add_json_flag(parser)
 
@@ -31,9 +32,9 @@ def run(options: argparse.Namespace) -> int:
     if not options.allow_mismatch:
         check_host(manifest)
     if manifest.generation is not None:
-        fidelity, quality = verify_decoder(manifest, folder, options.threads)
+        fidelity, quality = verify_decoder(manifest, folder, options.threads, options.device)
     else:
-        with Encoder(manifest, folder, options.threads) as encoder:
+        with Encoder(manifest, folder, options.threads, options.device) as encoder:
             fidelity, quality = verify_outputs(encoder, folder)
     missed = shortfall(fidelity, quality)
     if options.json:
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         size = sum(record.bytes for record in manifest.files.values())
         print(f"files     {len(manifest.files)} files, {size / 1e6:.1f} MB: every sha256 is the manifest's")
         print(f"schema    {manifest.schema_version}, written by edgecompress {manifest.tool_version}")
-        state = "not checked" if options.allow_mismatch else "this CPU has what it needs"
+        state = "not checked" if options.allow_mismatch else "this machine has what it needs"
         print(f"target    {manifest.target.name}: {state}")
         print(f"fidelity  {describe(fidelity)}, against the {fidelity.samples} PyTorch outputs in the bundle")
         print("verified" if missed is None else f"FAILED: {missed}")

@@ -40,7 +40,10 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """``builds``, ``runs``: whether this version does it and finds here what that takes; ``lacks``: what is missing."""
+    """``builds``, ``runs``: whether this version does it and finds here what that takes; ``lacks``: what is missing.
+
+    A GPU itself is not looked for: that the driver has one is seen when a bundle is loaded.
+    """
 
     name: str
     builds: bool
@@ -113,10 +116,17 @@ def _find(library: Library, load: Loader, roots: Sequence[Path]) -> Found:
     return Found(title=library.title, version="", remark=f"no {' or '.join(library.files)}")
 
 
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
+
+
 def backends(
     found: Mapping[str, Found],
     providers: Sequence[str],
-    has: Callable[[str], bool] = lambda name: importlib.util.find_spec(name) is not None,
+    has: Callable[[str], bool] = _installed,
 ) -> list[Backend]:
     """What can be built and run here. ``providers``: of ONNX Runtime; ``has``: whether a package is installed."""
 
@@ -126,29 +136,37 @@ def backends(
     def provider(name: str) -> list[str]:
         return [] if name in providers else [f"onnxruntime-gpu with {name}"]
 
-    not_yet = "this version does not use it yet"
-    rtx = [] if has("tensorrt_rtx") else ["the package tensorrt-rtx"]
-    cuda = [*missing("driver", "cudart", "cudnn"), *provider("CUDAExecutionProvider")]
+    def package(name: str, module: str) -> list[str]:
+        return [] if has(module) else [f"the package {name}"]
+
+    untried = "not yet run on a GPU"
+    bindings = package("cuda-bindings", "cuda.bindings")
+    cuda = [*missing("driver", "cudart", "cudnn"), *bindings, *provider("CUDAExecutionProvider")]
+    rtx = package("tensorrt-rtx", "tensorrt_rtx")
     either = " or ".join(missing("tensorrt10", "tensorrt11"))
-    tensorrt = [either] if " or " in either else []
+    tensorrt = [*missing("driver"), *([either] if " or " in either else []), *package("tensorrt", "tensorrt")]
     return [
         Backend(name="onnxruntime, CPU", builds=True, runs="CPUExecutionProvider" in providers),
-        Backend(name="onnxruntime, CUDA", builds=False, runs=False, lacks=tuple(cuda), remark=not_yet),
+        Backend(name="onnxruntime, CUDA", builds=True, runs=not cuda, lacks=tuple(cuda), remark=untried),
         Backend(
             name="onnxruntime, TensorRT",
             builds=False,
             runs=False,
             lacks=tuple([*missing("driver", "tensorrt10"), *provider("TensorrtExecutionProvider")]),  # not with 11
-            remark=not_yet,
+            remark="this version does not use it",
         ),
         Backend(
-            name="tensorrt", builds=False, runs=False, lacks=tuple([*missing("driver"), *tensorrt]), remark=not_yet
+            name="tensorrt",
+            builds=not tensorrt,
+            runs=not tensorrt and not bindings,
+            lacks=tuple([*tensorrt, *bindings]),
+            remark=f"engines are built on the device; {untried}",
         ),
         Backend(
             name="tensorrt-rtx",
             builds=not rtx,
-            runs=False,
-            lacks=tuple([*rtx, *missing("driver")]),
-            remark="engines are built without a GPU; this version does not run them yet",
+            runs=not rtx and not bindings and not missing("driver"),
+            lacks=tuple([*rtx, *bindings, *missing("driver")]),
+            remark=f"engines are built without a GPU; {untried}",
         ),
     ]

@@ -74,7 +74,8 @@ def plan_batches(
 ) -> Iterator[list[int]]:
     """Indices of texts, longest first: at most ``batch_size`` texts and ``batch_tokens`` tokens each.
 
-    Texts of a batch have one length, so that nothing is padded, unless ``mixed``: for a graph that computes no padding.
+    Texts of a batch have one length, so that nothing is padded, unless ``mixed``: for a graph that computes no padding,
+    or a GPU.
     On a CPU a text alone is already worked on efficiently: padding costs more than another call does, and a batch
     whose activations leave the cache is slower than two that stay in it.
     """

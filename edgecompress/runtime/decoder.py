@@ -12,6 +12,8 @@ import onnxruntime as ort
 
 from edgecompress.errors import BundleError
 from edgecompress.runtime.cache import KVCache, cache_tensors
+from edgecompress.runtime.cuda.device import Device
+from edgecompress.runtime.device_cache import DeviceCache
 from edgecompress.types.bundle import GenerationSettings
 
 FloatArray = npt.NDArray[np.float32]
@@ -42,8 +44,11 @@ class Cancellation:
 class Decoder:
     """A session with the inputs and outputs of a decoder bundle. May be used from several threads, a cache each."""
 
-    def __init__(self, session: ort.InferenceSession, settings: GenerationSettings, model: str) -> None:
-        self._session, self._model = session, model
+    def __init__(
+        self, session: ort.InferenceSession, settings: GenerationSettings, model: str, device: Device | None = None
+    ) -> None:
+        """``device``: where its cache lies, if the session is on a GPU."""
+        self._session, self._model, self._device = session, model, device
         self.settings = settings
         self._inputs = {i.name for i in session.get_inputs()}
         self.tensors = cache_tensors(session, settings)
@@ -54,8 +59,23 @@ class Decoder:
                 way_out="Export it again with this version.",
             )
 
+    def make_cache(self, rows: int, capacity_tokens: int) -> KVCache | DeviceCache:
+        """Raises HostError where there is no memory for it."""
+        if self._device is None:
+            return KVCache(self.tensors, rows, capacity_tokens)
+        return DeviceCache(self._device, self.tensors, rows, capacity_tokens, grows=True)
+
+    def close(self) -> None:
+        """Nothing is left to do: the session is freed when the last run that holds it has ended."""
+
     def run(
-        self, cache: KVCache, first_row: int, ids: IntArray, past: IntArray, wanted: IntArray, cancel: Cancellation
+        self,
+        cache: KVCache | DeviceCache,
+        first_row: int,
+        ids: IntArray,
+        past: IntArray,
+        wanted: IntArray,
+        cancel: Cancellation,
     ) -> tuple[FloatArray, float]:
         """Run ``ids`` int64 [B, T] behind the ``past`` int64 [B] tokens of rows ``first_row`` to ``first_row + B``.
 

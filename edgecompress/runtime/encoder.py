@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from edgecompress.errors import UsageError
 from edgecompress.runtime.batching import Text, TextTokenizer, Tokens, pad, plan_batches
 from edgecompress.runtime.lanes import Lanes
+from edgecompress.runtime.models import Model, on_gpu, open_model
 from edgecompress.runtime.session import make_session, thread_count
 from edgecompress.types.bundle import Manifest
 
@@ -25,15 +27,20 @@ _WINDOW = 4096
 class Encoder:
     """A loaded bundle. All methods may be called from several threads at once."""
 
-    def __init__(self, manifest: Manifest, folder: Path, threads: int | None = None) -> None:
+    def __init__(self, manifest: Manifest, folder: Path, threads: int | None = None, device: int | None = None) -> None:
+        """``device``: the GPU, of a bundle for one. Raises HostError, UsageError."""
         self.manifest = manifest
         self.threads = thread_count(manifest, threads)
-        self._session = make_session(folder, manifest, self.threads)
-        self._lanes = Lanes(lambda: make_session(folder, manifest, 1), self.threads)
-        self._inputs = [i.name for i in self._session.get_inputs()]
+        self._model: Model | None = open_model(manifest, folder, self.threads, device)
+        # A GPU takes one batch at a time.
+        self._lanes = Lanes(lambda: make_session(folder, manifest, 1), 1 if on_gpu(manifest) else self.threads)
+        self._inputs = self._model.inputs
+        self._most_rows, most_tokens = _largest(manifest)
         self._tokenizer: TextTokenizer | None = None
-        if manifest.text is not None:
-            self._tokenizer = TextTokenizer(folder / manifest.text.tokenizer, manifest.text)
+        if (text := manifest.text) is not None:
+            if most_tokens is not None:
+                text = replace(text, max_length_tokens=min(text.max_length_tokens, most_tokens))
+            self._tokenizer = TextTokenizer(folder / text.tokenizer, text)
 
     def __enter__(self) -> Encoder:
         return self
@@ -42,10 +49,12 @@ class Encoder:
         self.close()
 
     def close(self) -> None:
-        """Free the sessions. Calling anything afterwards raises UsageError."""
-        self._session = None
+        """Free the model. Calling anything afterwards raises UsageError."""
+        model, self._model = self._model, None
         self._tokenizer = None
         self._lanes.close()
+        if model is not None:
+            model.close()
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -59,11 +68,10 @@ class Encoder:
 
     def run(self, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """The model itself: arrays of the manifest's inputs in, arrays of its outputs out."""
-        session = self._session
-        if session is None:
+        model = self._model
+        if model is None:
             raise UsageError("this bundle was closed", way_out="Load it again.")
-        outputs: list[npt.NDArray[Any]] = session.run(None, {name: feed[name] for name in self._inputs})
-        return outputs
+        return model.run(feed)
 
     def encode(
         self,
@@ -115,6 +123,7 @@ class Encoder:
         One batch is worked on by all threads together. Of many, each is worked on by one thread, as many at a time as
         there are threads, where that is quicker: threads that share one small product mostly wait for each other.
         """
+        batch_size = min(batch_size, self._most_rows or batch_size)
         lengths = [len(t.ids) for t in tokens]
         settings = self.manifest.runtime
         batches = list(plan_batches(lengths, batch_size, settings.batch_tokens, mixed=settings.mixed_lengths))
@@ -161,6 +170,7 @@ class Encoder:
                 f"pixel values are float32 [N, 3, {image.height}, {image.width}], not {pixels.dtype} {pixels.shape}",
                 way_out="edgecompress.runtime.images.pixel_values() makes them from image files.",
             )
+        batch_size = min(batch_size, self._most_rows or batch_size)
         parts = [
             self.run({"pixel_values": pixels[i : i + batch_size]})[0][:, 0] for i in range(0, len(pixels), batch_size)
         ]
@@ -185,6 +195,14 @@ class Encoder:
             raise UsageError(
                 f"this bundle is for {self.manifest.task}, which has no {method}()", way_out="Call predict() instead."
             )
+
+
+def _largest(manifest: Manifest) -> tuple[int | None, int | None]:
+    """Texts (or images) in a batch and tokens a text that an engine was built for; None where nothing says."""
+    if manifest.engine is None:
+        return None, None
+    largest = next(iter(manifest.engine.profile.values())).largest
+    return largest[0], largest[1] if manifest.text is not None else None
 
 
 def _windows(items: Iterable[str]) -> Iterator[tuple[int, list[str]]]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgecompress.runtime.cache import KVCache
-from edgecompress.runtime.decoder import Cancellation, CancelledError, Decoder, FloatArray
+from edgecompress.runtime.decoder import Cancellation, CancelledError, FloatArray
 from edgecompress.runtime.lookup import PromptLookup
+from edgecompress.runtime.models import AnyDecoder, Cache
 from edgecompress.runtime.results import Finish, Generated, Meter, Piece, Statistics
 from edgecompress.runtime.sampling import Sampler
 from edgecompress.runtime.text import TextStream
@@ -46,8 +46,8 @@ class Generation:
 
     def __init__(
         self,
-        decoder: Decoder,
-        cache: KVCache,
+        decoder: AnyDecoder,
+        cache: Cache,
         rows: Sequence[Row],
         *,
         grow_to_tokens: int,

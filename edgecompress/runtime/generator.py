@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Unpack, overload
 
 from edgecompress.errors import BundleError, UsageError
-from edgecompress.runtime.cache import KVCache, cache_bytes
+from edgecompress.runtime.cache import cache_bytes
 from edgecompress.runtime.chat import ChatTemplate
-from edgecompress.runtime.decoder import Decoder
 from edgecompress.runtime.generation import Generation, Row
 from edgecompress.runtime.memory import check_available
+from edgecompress.runtime.models import AnyDecoder, Cache, open_decoder
 from edgecompress.runtime.prompts import (
     Batch,
     Options,
@@ -25,7 +25,7 @@ from edgecompress.runtime.prompts import (
 )
 from edgecompress.runtime.results import Generated, Statistics
 from edgecompress.runtime.sampling import Sampler, Sampling, check_seed, sampling_for
-from edgecompress.runtime.session import make_session, thread_count
+from edgecompress.runtime.session import thread_count
 from edgecompress.runtime.stream import Stream
 from edgecompress.runtime.text import Detokenizer, PromptTokenizer, ReasoningSplit, StopStrings, TextStream
 from edgecompress.types.bundle import GenerationSettings, Manifest
@@ -37,8 +37,11 @@ _FIRST_NEW_TOKENS = 512
 class Generator:
     """A loaded decoder bundle. All methods may be called from several threads at once; each call has its own cache."""
 
-    def __init__(self, manifest: Manifest, folder: Path, threads: int | None = None) -> None:
-        """Raises BundleError if the bundle is no decoder, HostError if its weights do not fit into memory."""
+    def __init__(self, manifest: Manifest, folder: Path, threads: int | None = None, device: int | None = None) -> None:
+        """``device``: the GPU, of a bundle for one.
+
+        Raises BundleError if the bundle is no decoder, HostError if it cannot run here or does not fit into memory.
+        """
         if manifest.generation is None or manifest.text is None:
             raise BundleError(
                 f"{folder.name} is for text generation, and its manifest does not say how",
@@ -49,8 +52,7 @@ class Generator:
         self._settings = settings = manifest.generation
         size = sum(record.bytes for record in manifest.files.values())
         check_available(size, f"the bundle {folder.name}", "Export it with fewer bits, or free some memory.")
-        session = make_session(folder, manifest, self.threads, huge_pages=True)
-        self._decoder: Decoder | None = Decoder(session, settings, manifest.model)
+        self._decoder: AnyDecoder | None = open_decoder(manifest, folder, self.threads, device)
         self._tokenizer = PromptTokenizer(folder / manifest.text.tokenizer, settings.vocab_size)
         self._template: ChatTemplate | None = None
         if settings.chat_template is not None:
@@ -67,8 +69,10 @@ class Generator:
 
     def close(self) -> None:
         """End what is running, as cancel() does, and free the model. Calls afterwards raise UsageError."""
-        self._decoder = None
+        decoder, self._decoder = self._decoder, None
         self.cancel()
+        if decoder is not None:
+            decoder.close()
 
     def cancel(self) -> None:
         """End every text that is being generated, from any thread; each ends where it is, finish "cancelled"."""
@@ -136,7 +140,7 @@ class Generator:
         """
         return Session(self, capacity_tokens)
 
-    def _open(self) -> Decoder:
+    def _open(self) -> AnyDecoder:
         decoder = self._decoder
         if decoder is None:
             raise UsageError("this bundle was closed", way_out="Load it again.")
@@ -188,7 +192,7 @@ class Generator:
         wanted = limit if options.get("max_new_tokens") is not None else min(limit, longest + _FIRST_NEW_TOKENS)
         grow_to = limit
         if session is None:
-            cache = KVCache(decoder.tensors, len(rows), wanted)
+            cache = decoder.make_cache(len(rows), wanted)
         else:
             cache, rows[0].cached = session.prepare(decoder, rows[0].ids, wanted)
             grow_to = self._settings.context_length_tokens
@@ -232,7 +236,7 @@ class Session:
         self._lock = threading.Lock()
         self._busy = self._closed = False
         self._ids: list[int] = []  # the tokens whose keys and values the cache holds
-        self._cache: KVCache | None = None
+        self._cache: Cache | None = None
         if capacity_tokens is not None:
             context = generator.manifest.generation.context_length_tokens if generator.manifest.generation else 0
             if not 1 <= capacity_tokens <= context:
@@ -240,7 +244,7 @@ class Session:
                     f"capacity_tokens is from 1 to the model's context of {context}, not {capacity_tokens}",
                     way_out="Leave it out to let the cache grow as needed.",
                 )
-            self._cache = KVCache(generator._open().tensors, 1, capacity_tokens)
+            self._cache = generator._open().make_cache(1, capacity_tokens)
 
     def __enter__(self) -> Session:
         return self
@@ -282,14 +286,14 @@ class Session:
         self._generator._enter(generation)
         return Stream(generation, self._leave)
 
-    def prepare(self, decoder: Decoder, ids: Sequence[int], wanted_tokens: int) -> tuple[KVCache, int]:
+    def prepare(self, decoder: AnyDecoder, ids: Sequence[int], wanted_tokens: int) -> tuple[Cache, int]:
         """The cache with room for ``wanted_tokens``, and how many of ``ids`` it holds already."""
         # The last token of a prompt is always run: its logits are where the new text begins.
         pairs = enumerate(zip(ids, self._ids, strict=False))
         common = next((i for i, (new, old) in pairs if new != old), min(len(ids), len(self._ids)))
         common = min(common, len(ids) - 1)
         if self._cache is None:
-            self._cache = KVCache(decoder.tensors, 1, wanted_tokens)
+            self._cache = decoder.make_cache(1, wanted_tokens)
         else:
             self._cache.ensure(wanted_tokens, common, decoder.settings.context_length_tokens)
         self._ids = self._ids[:common]

@@ -17,12 +17,18 @@ GENERATION_TASK = "text-generation"
 
 
 def load(
-    path: str | os.PathLike[str], *, threads: int | None = None, allow_mismatch: bool = False
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    device: int | None = None,
+    allow_mismatch: bool = False,
 ) -> Encoder | Generator:
     """Check a bundle, byte for byte, and open it: a Generator for text-generation, an Encoder for every other task.
 
-    ``threads`` None takes the target's choice. Raises BundleError if the bundle is not whole, HostError if this CPU is
-    not the one it was compiled for (unless ``allow_mismatch``), a provider it needs is not live, or memory is short.
+    ``threads`` None takes the target's choice; ``device`` is the number of the GPU, for a bundle that runs on one and
+    where several could be meant. Raises BundleError if the bundle is not whole, HostError if this CPU is not the one it
+    was compiled for (unless ``allow_mismatch``), if a GPU, a library or a provider that it needs is not here, or if
+    memory is short.
     """
     manifest, folder = open_bundle(Path(path))
     if not allow_mismatch:
@@ -30,5 +36,5 @@ def load(
     if manifest.task == GENERATION_TASK:
         from edgecompress.runtime.generator import Generator
 
-        return Generator(manifest, folder, threads)
-    return Encoder(manifest, folder, threads)
+        return Generator(manifest, folder, threads, device)
+    return Encoder(manifest, folder, threads, device)

@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from edgecompress.errors import BundleError, HostError, UsageError
 from edgecompress.formats.cpu import host_arch, host_cores, host_features
-from edgecompress.runtime.engines import refuse_engine
+from edgecompress.runtime.cuda_provider import CUDA_PROVIDER, RECORD_PLACES, cuda_provider, require_on_gpu
 from edgecompress.runtime.pages import anonymous_regions, collapse_new
 from edgecompress.runtime.weights import add_weights, read_table
 from edgecompress.types.bundle import Manifest
@@ -41,19 +41,14 @@ def thread_count(manifest: Manifest, threads: int | None) -> int:
     return threads or manifest.runtime.threads or host_cores()
 
 
-def make_session(folder: Path, manifest: Manifest, threads: int, *, huge_pages: bool = False) -> ort.InferenceSession:
+def make_session(
+    folder: Path, manifest: Manifest, threads: int, *, huge_pages: bool = False, gpu: int | None = None
+) -> ort.InferenceSession:
     """Open the model with the settings stored for its target, and make sure that its providers are live.
 
     ``huge_pages`` asks for them where the weights lie, in a thread of its own, so that nothing waits for the kernel.
-    Raises HostError rather than fall back to another provider, or to the graph that an engine was built from.
+    ``gpu``: its number, for the CUDA provider. Raises HostError rather than fall back to another provider.
     """
-    if manifest.engine is not None:
-        refuse_engine(manifest, manifest.engine)
-    if manifest.build is not None and manifest.engine is None:
-        raise HostError(
-            f"the engine of {manifest.name} is not built yet",
-            way_out="`edgecompress build` does it, on the device. The graph beside the plan is never run in its place.",
-        )
     settings, wanted = manifest.runtime, list(manifest.target.providers)
     available = ort.get_available_providers()
     absent = [provider for provider in wanted if provider not in available]
@@ -71,11 +66,14 @@ def make_session(folder: Path, manifest: Manifest, threads: int, *, huge_pages: 
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     for key, value in settings.session_config.items():
         options.add_session_config_entry(key, value)
+    providers: list[Any] = [cuda_provider(gpu or 0) if name == CUDA_PROVIDER else name for name in wanted]
+    if CUDA_PROVIDER in wanted:
+        options.add_session_config_entry(*RECORD_PLACES)
     kept = _add_kernels(options, folder, manifest)
     huge_pages = huge_pages and not kept
     before = anonymous_regions() if huge_pages else {}
     try:
-        session = ort.InferenceSession(str(folder / manifest.model), options, providers=wanted)
+        session = ort.InferenceSession(str(folder / manifest.model), options, providers=providers)
     except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
         raise BundleError(
             f"onnxruntime {ort.__version__} cannot load '{manifest.model}': {str(error).splitlines()[0][:200]}",
@@ -88,6 +86,8 @@ def make_session(folder: Path, manifest: Manifest, threads: int, *, huge_pages: 
             f"{silent[0]} was asked for and the session runs on {', '.join(live)}",
             way_out="A library it needs is missing; `edgecompress doctor` shows what is here.",
         )
+    if CUDA_PROVIDER in wanted:
+        require_on_gpu(session)
     session.edgecompress_weights = kept  # they live as long as the session that reads them
     if huge_pages:
         threading.Thread(target=collapse_new, args=(before,), name="edgecompress-pages", daemon=True).start()

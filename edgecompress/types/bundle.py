@@ -69,7 +69,7 @@ class RuntimeSettings:
     session_config: Mapping[str, str] = field(default_factory=dict)
     cpu_memory_arena: bool = True
     batch_tokens: int = 256  # encode() puts texts of one length into batches of at most this many tokens
-    mixed_lengths: bool = False  # the graph computes no padding: texts of any lengths make one batch
+    mixed_lengths: bool = False  # texts of any lengths make one batch: padding is not computed, or costs little
 
 
 @dataclass(frozen=True, kw_only=True)

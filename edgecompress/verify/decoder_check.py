@@ -19,7 +19,9 @@ import onnxruntime as ort
 from edgecompress.errors import BundleError
 from edgecompress.formats.recipe import read_recipe
 from edgecompress.runtime.cache import CACHE_DTYPES
-from edgecompress.runtime.session import make_session, thread_count
+from edgecompress.runtime.decoder import Cancellation
+from edgecompress.runtime.models import AnyDecoder, open_decoder
+from edgecompress.runtime.session import thread_count
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.recipe import QualityRecipe
 from edgecompress.types.report import Fidelity
@@ -81,6 +83,18 @@ def logits_of(session: ort.InferenceSession) -> Callable[[Ids], Logits]:
     return run
 
 
+def _logits(decoder: AnyDecoder, ids: Ids) -> Logits:
+    """float32 [T, V], read as a prompt is: in chunks, behind what the cache holds."""
+    chunk, cache = decoder.settings.prefill_chunk_tokens, decoder.make_cache(1, len(ids))
+    parts = []
+    for start in range(0, len(ids), chunk):
+        part = ids[None, start : start + chunk]
+        wanted, past = np.arange(part.shape[1], dtype=np.int64), np.array([start], dtype=np.int64)
+        logits, _ = decoder.run(cache, 0, part, past, wanted, Cancellation())
+        parts.append(logits[0].copy())
+    return np.concatenate(parts)
+
+
 def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
     x = np.nan_to_num(logits.astype(np.float64), nan=0.0)
     x -= x.max(1, keepdims=True)
@@ -111,11 +125,16 @@ def reference_file(texts: Sequence[Ids], logits: Sequence[Logits], limit_bytes: 
     return buffer.getvalue()
 
 
-def verify_decoder(manifest: Manifest, folder: Path, threads: int | None) -> tuple[Fidelity, QualityRecipe]:
-    """Fidelity on the texts that travel with the bundle, and the budget it was exported with. Raises BundleError."""
+def verify_decoder(
+    manifest: Manifest, folder: Path, threads: int | None, device: int | None = None
+) -> tuple[Fidelity, QualityRecipe]:
+    """Fidelity on the texts that travel with the bundle, and the budget it was exported with.
+
+    Raises BundleError, or HostError where the bundle does not run here.
+    """
     if not (folder / REFERENCE).exists():
         raise BundleError(f"the bundle has no {REFERENCE}, so it cannot be checked against PyTorch here")
-    run = logits_of(make_session(folder, manifest, thread_count(manifest, threads)))
+    decoder = open_decoder(manifest, folder, thread_count(manifest, threads), device)
     nll = reference_nll = kl = 0.0
     agreed = positions = scored = 0
     with np.load(folder / REFERENCE, allow_pickle=False) as arrays:
@@ -123,7 +142,7 @@ def verify_decoder(manifest: Manifest, folder: Path, threads: int | None) -> tup
         for index in texts:
             ids = arrays[f"{index}/ids"].astype(np.int64)
             best, log_p = arrays[f"{index}/best"], arrays[f"{index}/log_p"].astype(np.float64)
-            log_q = _log_softmax(run(ids))
+            log_q = _log_softmax(_logits(decoder, ids))
             kept = np.take_along_axis(log_q, best, 1)
             p_rest = np.maximum(1 - np.exp(log_p).sum(1), np.exp(_LEAST))
             q_rest = np.maximum(1 - np.exp(kept).sum(1), np.exp(_LEAST))
@@ -133,6 +152,7 @@ def verify_decoder(manifest: Manifest, folder: Path, threads: int | None) -> tup
             reference_nll -= float(arrays[f"{index}/next"].astype(np.float64).sum())
             positions += len(ids)
             scored += len(ids) - 1
+    decoder.close()
     fidelity = Fidelity(
         samples=len(texts),
         perplexity_ratio=round(float(np.exp(min((nll - reference_nll) / scored, 700.0))), 6),

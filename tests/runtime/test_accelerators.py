@@ -81,11 +81,18 @@ def test_what_is_missing_is_named() -> None:
         "libcuda.so.1",
         "libcudart.so.13 or libcudart.so.12",
         "libcudnn.so.9",
+        "the package cuda-bindings",
         "onnxruntime-gpu with CUDAExecutionProvider",
     )
-    assert usable["tensorrt"].lacks == ("libcuda.so.1", "libnvinfer.so.10 or libnvinfer.so.11")
-    assert usable["tensorrt-rtx"].lacks == ("the package tensorrt-rtx", "libcuda.so.1")
-    assert not usable["tensorrt-rtx"].builds
+    assert usable["tensorrt"].lacks == (
+        "libcuda.so.1",
+        "libnvinfer.so.10 or libnvinfer.so.11",
+        "the package tensorrt",
+        "the package cuda-bindings",
+    )
+    assert usable["tensorrt-rtx"].lacks == ("the package tensorrt-rtx", "the package cuda-bindings", "libcuda.so.1")
+    assert {name for name, b in usable.items() if b.builds} == {"onnxruntime, CPU", "onnxruntime, CUDA"}
+    assert {name for name, b in usable.items() if b.runs} == {"onnxruntime, CPU"}
 
 
 def test_onnxruntime_takes_tensorrt_10_and_not_11() -> None:
@@ -97,7 +104,7 @@ def test_onnxruntime_takes_tensorrt_10_and_not_11() -> None:
     assert usable["tensorrt"].lacks == ()
     assert usable["onnxruntime, CUDA"].lacks == ()
     assert usable["tensorrt-rtx"].builds
-    assert not any(b.runs for name, b in usable.items() if name != "onnxruntime, CPU")  # not in this version
+    assert {name for name, b in usable.items() if not b.runs} == {"onnxruntime, TensorRT"}, "not used by this version"
 
 
 def test_every_library_is_looked_for() -> None:

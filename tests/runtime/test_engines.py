@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.metadata
+import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from edgecompress.bundle import write_bundle
 from edgecompress.cli import main
-from edgecompress.errors import BundleError, HostError
+from edgecompress.errors import BundleError, HostError, UsageError
 from edgecompress.formats.manifest import open_bundle, write_manifest
-from edgecompress.runtime import load
-from edgecompress.runtime.engines import DRIVER
-from edgecompress.types.bundle import EngineRecord, Manifest, ShapeRange
+from edgecompress.runtime import engine_file, load
+from edgecompress.runtime.cuda import choice, driver
+from edgecompress.runtime.cuda.choice import choose
+from edgecompress.targets import Gpu
+from edgecompress.types.bundle import BuildPlan, EngineRecord, Manifest, ShapeRange
+from tests.runtime.engine_bundles import Machine
+from tests.runtime.fake_cuda import FakeCuda
 
 VERSION = "1.7.1.116"
 
@@ -47,67 +49,97 @@ def bundle(minilm_bundle: Path, tmp_path: Path) -> Path:
     return path
 
 
-def driver(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int], status: int = 0) -> None:
-    """Put a driver in the place of libcuda, with a GPU for each compute capability."""
-
-    def fill(reference: Any, value: int) -> int:
-        reference._obj.value = value
-        return 0
-
-    fake = SimpleNamespace(
-        cuInit=lambda _: status,
-        cuDeviceGetCount=lambda count: fill(count, len(capabilities)),
-        cuDeviceGet=lambda device, index: fill(device, index),
-        cuDeviceGetAttribute=lambda value, attribute, device: fill(value, capabilities[device.value][attribute - 75]),
-    )
-    load_library = ctypes.CDLL
-    monkeypatch.setattr(ctypes, "CDLL", lambda name, *a, **kw: fake if name == DRIVER else load_library(name, *a, **kw))
-
-
-def installed(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
-    look_up = importlib.metadata.version
-
-    def answer(name: str) -> str:
-        if name != "tensorrt-rtx":
-            return look_up(name)
-        if version is None:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return version
-
-    monkeypatch.setattr(importlib.metadata, "version", answer)
-
-
-def refusal(bundle: Path, **options: bool) -> HostError:
+def refusal(bundle: Path, **options: Any) -> HostError:
     with pytest.raises(HostError) as caught:
-        load(bundle, **options)  # type: ignore[arg-type]
+        load(bundle, **options)
     assert caught.value.exit_code == 3
     return caught.value
 
 
-def test_without_a_driver_its_library_is_named(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+def without_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str, *_: object, **__: object) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
-    monkeypatch.setattr(ctypes, "CDLL", absent)
+    monkeypatch.setattr(driver.open_driver, "__defaults__", (absent,))
+
+
+def test_without_a_driver_its_library_is_named(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+    without_driver(monkeypatch)
     error = refusal(bundle)
     assert "its driver's libcuda.so.1 is not on this machine" in error.message
-    assert "compute capability 8.9" in error.way_out
+    assert "Install NVIDIA's driver" in error.way_out
 
 
-@pytest.mark.parametrize("status", [0, 100])
-def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, bundle: Path, status: int) -> None:
-    driver(monkeypatch, status=status)
-    assert "libcuda.so.1 finds none" in refusal(bundle).message
+def test_without_the_bindings_their_package_is_named(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+    monkeypatch.setattr(driver.open_driver, "__defaults__", (lambda name: None,))
+    monkeypatch.setitem(sys.modules, driver.BINDINGS, None)
+    error = refusal(bundle)
+    assert "the package cuda-bindings is not installed" in error.message
+    assert error.way_out == "pip install 'edgecompress[device-gpu]'"
 
 
-def test_another_gpu(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
-    driver(monkeypatch, (8, 6), (12, 0))
-    assert "is for compute capability 8.9, and here is 8.6, 12.0" in refusal(bundle).message
+def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+    monkeypatch.setattr(driver.importlib, "import_module", lambda name: FakeCuda())
+    with pytest.raises(HostError, match=r"libcuda\.so\.1 finds no GPU that it can use: CUDA_ERROR_NO_DEVICE"):
+        driver.open_driver(lambda name: None)
+    monkeypatch.setattr(choice, "open_driver", lambda: FakeCuda())
+    assert "needs an NVIDIA GPU, and the driver finds none" in refusal(bundle).message
+
+
+ONE_SORT, ANOTHER, RTX = ("RTX A", (8, 6)), ("RTX B", (12, 0)), ("RTX 4090", (8, 9))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "message"),
+    [
+        ([ONE_SORT, ANOTHER], None, "compute capability 8.9, and here is 0: RTX A, 8.6; 1: RTX B, 12.0"),
+        ([RTX, RTX], None, "several GPUs could be meant: 0: RTX 4090, 8.9; 1: RTX 4090, 8.9"),
+        ([ONE_SORT, RTX], 0, "compute capability 8.9, and here is GPU 0, RTX A, 8.6"),
+        ([RTX], 1, "there is no GPU 1; here is 0: RTX 4090, 8.9"),
+        ([RTX], -1, "there is no GPU -1"),
+    ],
+)
+def test_another_gpu(
+    monkeypatch: pytest.MonkeyPatch, bundle: Path, gpus: list[Any], device: int | None, message: str
+) -> None:
+    Machine(monkeypatch, *gpus)
+    assert message in refusal(bundle, device=device).message
+
+
+def test_of_several_gpus_the_one_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+    manifest, _ = open_bundle(bundle)
+    gpus = [Gpu(name=name, memory_bytes=1, compute_capability=capability) for name, capability in (ONE_SORT, RTX, RTX)]
+    assert choose(manifest, gpus[:2], None) == 1
+    assert choose(manifest, gpus, 2) == 2
+
+
+def test_an_engine_of_tensorrt_is_for_the_gpu_that_it_was_built_on(bundle: Path) -> None:
+    manifest, _ = open_bundle(bundle)
+    assert manifest.engine is not None
+    plan = BuildPlan(
+        builder="tensorrt",
+        minimum_version="10.14",
+        compute_capability=(8, 9),
+        profile={},
+        workspace_bytes=1,
+        timing_cache="timing.cache",
+    )
+    built = replace(manifest, engine=replace(manifest.engine, builder="tensorrt", gpu="NVIDIA L4"), build=plan)
+    gpus = [Gpu(name=name, memory_bytes=1, compute_capability=capability) for name, capability in (RTX, ONE_SORT)]
+    with pytest.raises(HostError, match=r"is for NVIDIA L4 \(compute capability 8\.9\), and here is 0") as caught:
+        choose(built, gpus, None)
+    assert "edgecompress build BUNDLE --force" in caught.value.way_out
+    open_to_all = replace(manifest.engine, builder="tensorrt", gpu="")
+    same = replace(plan, hardware_compatibility="same-compute-capability")
+    assert choose(replace(built, engine=open_to_all, build=same), gpus, None) == 0
+    ampere = replace(built, engine=open_to_all, build=replace(plan, hardware_compatibility="ampere-plus"))
+    assert choose(ampere, gpus, 1) == 1
+    with pytest.raises(HostError, match=r"compute capability 8\.0 and above"):
+        choose(ampere, [replace(gpus[0], compute_capability=(7, 5))], None)
 
 
 def test_a_missing_library_is_named_with_its_version(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
-    driver(monkeypatch, (8, 6), (8, 9))
-    installed(monkeypatch, None)
+    Machine(monkeypatch, RTX).install("tensorrt-rtx", None)
     error = refusal(bundle)
     assert "needs libtensorrt_rtx.so.1, which is not installed" in error.message
     assert error.way_out == f"pip install tensorrt-rtx=={VERSION}"
@@ -116,33 +148,68 @@ def test_a_missing_library_is_named_with_its_version(monkeypatch: pytest.MonkeyP
 def test_another_version_is_refused_with_the_command_that_rebuilds(
     monkeypatch: pytest.MonkeyPatch, bundle: Path
 ) -> None:
-    driver(monkeypatch, (8, 9))
-    installed(monkeypatch, "1.8.0.1")
+    Machine(monkeypatch, RTX).install("tensorrt-rtx", "1.8.0.1")
     error = refusal(bundle)
     assert f"built by tensorrt-rtx {VERSION} and 1.8.0.1 is installed" in error.message
-    assert "edgecompress build … --force" in error.way_out
+    assert "edgecompress build BUNDLE --force" in error.way_out
 
 
-def test_where_all_is_there_it_says_that_engines_are_only_built_yet(
-    monkeypatch: pytest.MonkeyPatch, bundle: Path
-) -> None:
-    driver(monkeypatch, (8, 9))
-    installed(monkeypatch, VERSION)
-    assert "builds engines and does not run them yet" in refusal(bundle).message
+def test_an_engine_for_any_version_takes_later_ones_of_its_major(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+    assert engine_file._newer("11.5.0.1", "11.4.2")
+    assert not engine_file._newer("11.3.9", "11.4.2")
+    assert not engine_file._newer("12.0", "11.4.2")
+
+
+def test_a_library_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+    Machine(monkeypatch, RTX).install("tensorrt-rtx", VERSION)
+
+    def broken(name: str) -> Any:
+        raise OSError("libtensorrt_rtx.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(engine_file.importlib, "import_module", broken)
+    assert "the package tensorrt-rtx cannot be loaded: libtensorrt_rtx.so.1" in refusal(bundle).message
+
+
+def test_an_engine_of_another_system(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+    Machine(monkeypatch, RTX)
+    monkeypatch.setattr(engine_file.platform, "system", lambda: "Windows")
+    assert "was built on linux, and this is windows" in refusal(bundle).message
+
+
+def test_a_bundle_for_a_cpu_takes_no_device(minilm_bundle: Path) -> None:
+    with pytest.raises(UsageError, match="a CPU: it runs on no GPU"):
+        load(minilm_bundle, device=0)
+
+
+def test_an_engine_that_is_not_built_yet(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+    manifest, folder = open_bundle(bundle)
+    plan = BuildPlan(
+        builder="tensorrt",
+        minimum_version="10.14",
+        compute_capability=(8, 9),
+        profile={},
+        workspace_bytes=1,
+        timing_cache="timing.cache",
+    )
+    write_manifest(replace(manifest, engine=None, build=plan), folder)
+    Machine(monkeypatch, RTX)
+    error = refusal(bundle)
+    assert "is not built yet" in error.message
+    assert "`edgecompress build` does it" in error.way_out
 
 
 def test_nothing_falls_back_to_the_graph_beside_the_engine(
     monkeypatch: pytest.MonkeyPatch, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    driver(monkeypatch)
-    assert "libcuda.so.1 finds none" in refusal(bundle, allow_mismatch=True).message
+    without_driver(monkeypatch)
+    assert "libcuda.so.1 is not on this machine" in refusal(bundle, allow_mismatch=True).message
     for arguments in (
         ["run", str(bundle), "a text"],
         ["verify", str(bundle)],
         ["verify", str(bundle), "--allow-mismatch"],
     ):
         assert main(arguments) == HostError.exit_code
-        assert "libcuda.so.1 finds none" in capsys.readouterr().err
+        assert "libcuda.so.1 is not on this machine" in capsys.readouterr().err
 
 
 def test_inspect_shows_what_the_engine_needs(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

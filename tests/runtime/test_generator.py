@@ -15,6 +15,7 @@ import pytest
 
 from edgecompress.errors import BundleError, HostError, UsageError
 from edgecompress.runtime import Generated, Generator, Piece, load, memory
+from edgecompress.runtime import decoder as decoder_module
 from edgecompress.runtime import generator as generator_module
 from edgecompress.runtime.cache import KVCache
 from edgecompress.runtime.decoder import Cancellation, CancelledError, Decoder
@@ -55,7 +56,7 @@ def caches(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[KVCache]]:
         made.append(weakref.ref(cache))
         return cache
 
-    monkeypatch.setattr(generator_module, "KVCache", make)
+    monkeypatch.setattr(decoder_module, "KVCache", make)
     return made
 
 

@@ -1,0 +1,207 @@
+"""An engine of TensorRT or TensorRT-RTX, opened from its file; both have the same Python API. Not yet run on a GPU.
+
+What TensorRT-RTX compiles when an engine first runs is kept in the user's cache folder, so that the next process starts
+quickly; it also captures CUDA graphs by itself, shape by shape. Every name of the bindings that stands here is held
+against TensorRT 10, 11 and TensorRT-RTX by a test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.metadata
+import os
+import platform
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecompress.errors import BundleError, HostError
+from edgecompress.runtime.cuda.device import Device, DeviceMemoryError
+from edgecompress.types.bundle import EngineRecord, Manifest
+
+_MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+_LIBRARIES = {"tensorrt-rtx": "libtensorrt_rtx.so.1", "tensorrt": "libnvinfer.so"}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "FLOAT": np.dtype(np.float32),
+    "HALF": np.dtype(np.float16),
+    "INT64": np.dtype(np.int64),
+    "INT32": np.dtype(np.int32),
+    "BOOL": np.dtype(np.bool_),
+}
+_LONGEST = 300  # of a message of the library
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """An input or output of an engine."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]  # -1: an axis that varies
+    is_input: bool
+    on_host: bool  # it is read or written in the host's memory: a shape
+    shares: str  # the input whose memory an output is written into; "": it has its own
+
+
+class EngineFile:
+    """An engine on one device. ``context`` runs it, one run at a time."""
+
+    def __init__(self, manifest: Manifest, folder: Path, device: Device) -> None:
+        """Raises HostError if its library is missing or another version, or memory is short; BundleError otherwise."""
+        record = manifest.engine
+        assert record is not None
+        self._trt = trt = _library(manifest, record)
+        self.record, self._log = record, _log(trt)
+        runtime = trt.Runtime(self._log)
+        if manifest.build is not None and manifest.build.version_compatible:
+            runtime.engine_host_code_allowed = True  # such an engine carries its own runtime: asked for at export
+        self._runtime = runtime  # an engine does not outlive it
+        self._device = device
+        engine = runtime.deserialize_cuda_engine((folder / record.path).read_bytes())
+        if engine is None:
+            raise self._failure(manifest, "cannot be opened")
+        self._engine = engine
+        self.tensors = self._read_tensors(manifest, engine)
+        self._cache: Any = None
+        self._kept = _cache_path(manifest, record)
+        self.captures_itself = hasattr(trt, "CudaGraphStrategy")  # TensorRT-RTX
+        self.context = self._make_context(engine)
+        if self.context is None:
+            raise self._failure(manifest, f"needs {engine.device_memory_size_v2:_} bytes beside its weights")
+
+    def said(self) -> str:
+        """The library's last complaint."""
+        return self._log.errors[-1][:_LONGEST] if self._log.errors else "it does not say why"
+
+    def close(self) -> None:
+        """Free it, after keeping what was compiled for it here. What runs must have ended."""
+        if self._cache is not None and self.context is not None:
+            _write(self._kept, bytes(self._cache.serialize()))
+        self.context = self._cache = self._engine = self._runtime = None
+
+    def _failure(self, manifest: Manifest, what: str) -> HostError | BundleError:
+        said = self.said()
+        text = f"the engine of {manifest.name} {what}: {said}"
+        if "out of memory" in said.lower() or "outofmemory" in said.lower().replace(" ", ""):
+            return DeviceMemoryError(
+                f"{text} ({self._device.free_bytes():_} bytes are free on GPU {self._device.index})",
+                way_out="Close what else uses the GPU, or export with a smaller --engine-batch or --engine-tokens.",
+            )
+        return BundleError(text, way_out="Check it with `edgecompress verify`, or: edgecompress build BUNDLE --force.")
+
+    def _make_context(self, engine: Any) -> Any:
+        trt = self._trt
+        if not self.captures_itself:
+            return engine.create_execution_context()
+        config = engine.create_runtime_config()
+        config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        self._cache = config.create_runtime_cache()
+        with contextlib.suppress(OSError):  # the first time there is none
+            self._cache.deserialize(self._kept.read_bytes())  # it refuses what is not for this device or version
+        config.set_runtime_cache(self._cache)
+        return engine.create_execution_context(config)
+
+    def _read_tensors(self, manifest: Manifest, engine: Any) -> dict[str, Tensor]:
+        trt, found = self._trt, {}
+        for index in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(index)
+            dtype = engine.get_tensor_dtype(name).name
+            if dtype not in _DTYPES:
+                raise BundleError(
+                    f"'{name}' of the engine of {manifest.name} is {dtype}, which this version does not pass",
+                    way_out="Export it again with this version.",
+                )
+            is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+            found[name] = Tensor(
+                name=name,
+                dtype=_DTYPES[dtype],
+                shape=tuple(engine.get_tensor_shape(name)),
+                is_input=is_input,
+                on_host=engine.get_tensor_location(name) == trt.TensorLocation.HOST,
+                shares="" if is_input else _aliased(engine, name),
+            )
+        return found
+
+
+def _aliased(engine: Any, name: str) -> str:
+    """The input whose memory the output has; versions before 10.15 know none."""
+    ask = getattr(engine, "get_aliased_input_tensor", None)
+    return "" if ask is None else ask(name) or ""
+
+
+def _library(manifest: Manifest, record: EngineRecord) -> Any:
+    """The Python package that runs the engine. Raises HostError."""
+    again = "build it again: edgecompress build BUNDLE --force"
+    here = platform.system().lower()
+    if here != record.os:
+        raise HostError(
+            f"the engine of {manifest.name} was built on {record.os}, and this is {here}",
+            way_out=f"On this machine, {again}.",
+        )
+    try:
+        version = importlib.metadata.version(record.builder)
+    except importlib.metadata.PackageNotFoundError:
+        raise HostError(
+            f"the engine of {manifest.name} needs {_LIBRARIES[record.builder]}, which is not installed",
+            way_out=f"pip install {record.builder}=={record.version}",
+        ) from None
+    later = manifest.build is not None and manifest.build.version_compatible and _newer(version, record.version)
+    if version != record.version and not later:
+        raise HostError(
+            f"the engine of {manifest.name} was built by {record.builder} {record.version} and {version} is installed",
+            way_out=f"pip install {record.builder}=={record.version}, or {again}",
+        )
+    try:
+        return importlib.import_module(_MODULES[record.builder])
+    except Exception as error:  # a library that is missing is an OSError, a wrong one an ImportError
+        raise HostError(
+            f"the package {record.builder} cannot be loaded: {str(error).splitlines()[0][:_LONGEST]}",
+            way_out=f"pip install {record.builder}=={record.version} again; `edgecompress doctor` shows what is here.",
+        ) from error
+
+
+def _newer(version: str, built: str) -> bool:
+    """Whether an engine for any version that ``built`` made is read by ``version``: later, of the same major."""
+    numbers, least = ([int(part) for part in text.split(".") if part.isdigit()] for text in (version, built))
+    return numbers[:1] == least[:1] and numbers >= least
+
+
+def _log(trt: Any) -> Any:
+    class Log(trt.ILogger):  # type: ignore[misc]
+        """Keeps the library's complaints; nothing is printed."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(" ".join(message.split()))
+
+    return Log()
+
+
+def _cache_path(manifest: Manifest, record: EngineRecord) -> Path:
+    """Where what is compiled for the engine on this machine is kept: by the engine's own content."""
+    content = manifest.files[record.path].sha256
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    name = hashlib.sha256(f"{content} {record.version}".encode()).hexdigest()
+    return Path(root) / "edgecompress" / "engines" / f"{name}.cache"
+
+
+def _write(path: Path, data: bytes) -> None:
+    made: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            made = Path(file.name)
+            file.write(data)
+        os.replace(made, path)
+    except OSError:  # a full disk, or a home that is read-only: it costs time alone
+        if made is not None:
+            made.unlink(missing_ok=True)
