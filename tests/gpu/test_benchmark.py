@@ -24,11 +24,13 @@ from benchmarks.bench_gpu_attention import (
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.mark.parametrize("module", ["benchmarks.bench_gpu_attention"])
-def test_without_a_gpu_it_exits_with_3_and_says_why(module: str) -> None:
+@pytest.mark.parametrize(
+    "module", [["benchmarks.bench_gpu_attention"], ["benchmarks.bench_gpu_backends", "--work", "w"]]
+)
+def test_without_a_gpu_it_exits_with_3_and_says_why(module: list[str]) -> None:
     before = RESULTS.exists()
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-m", module], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", *module], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
         "edgecompress: there is no CUDA device here, and a time from anything else would mean nothing"
