@@ -53,7 +53,8 @@ WARM = 3  # rounds that are not counted: a graph is captured in the second
 # Ours: backend and precision. Random weights have no quality to keep, so a decoder's budget is opened.
 OURS = (("onnxruntime", "fp16"), ("tensorrt", "fp16"), ("tensorrt", "int8"), ("tensorrt-rtx", "fp16"))
 DECODERS = (*OURS, ("tensorrt", "int4"))
-OPEN_BUDGET = ("--max-kl", "100", "--max-perplexity-ratio", "100", "--engine-context", "2304")
+OPEN_BUDGET = ("--max-kl", "100", "--max-perplexity-ratio", "100")
+CONTEXT = ("--engine-context", str(max(PROMPTS) + STEPS_BEHIND))
 Row = dict[str, Any]
 
 
@@ -267,7 +268,8 @@ def bench_decoder(checkpoint: Path, work: Path, target: str, rounds: int, bandwi
 
         def make(name: str = name, backend: str = backend, precision: str = precision) -> DecoderSide:
             out = work / f"decoder-{backend}-{precision}"
-            return our_decoder(name, make_bundle(checkpoint, out, target, backend, precision, *OPEN_BUDGET), 0)
+            flags = OPEN_BUDGET if backend == "onnxruntime" else (*OPEN_BUDGET, *CONTEXT)
+            return our_decoder(name, make_bundle(checkpoint, out, target, backend, precision, *flags), 0)
 
         makes[name] = make
     sides = [side for name, make in makes.items() for side in opened(make, name, rows)]

@@ -21,9 +21,9 @@ from edgecompress.compile.decoder_layers import use_layers
 from edgecompress.compile.genai import GRAPH, genai_files, require_tokenizer
 from edgecompress.compile.kernels import use_kernels
 from edgecompress.compile.onnxruntime import compile_graph, runtime_settings
-from edgecompress.engine_stage import EngineStage
 from edgecompress.errors import CalibrationError, StudentError
 from edgecompress.formats.cpu import host_cores
+from edgecompress.gpu_stage import GpuStage
 from edgecompress.lower import tensorrt
 from edgecompress.lower.kv_cache import lower_cache
 from edgecompress.lower.onnxruntime import lower, lower_model
@@ -68,7 +68,7 @@ class DecoderRun:
         self.text_source = ""
         self.cache_dtype = np.dtype(np.int8 if self.recipe.quantize.kv_cache == "int8" else np.float32)
         self.float_cache: dict[str, Fidelity] = {}  # candidate -> what it is with a float32 cache
-        self.engine = EngineStage(plan, folder, clock) if plan.for_gpu else None
+        self.engine = GpuStage(plan, folder, clock) if plan.for_gpu else None
         self.calibrated: Calibrated | None = None
         self.cache_calibration_tokens = 0
         self.gptq_calibration_tokens = 0

@@ -40,6 +40,12 @@ class RecipeError(EdgeCompressError):
     """The recipe contradicts itself, or asks the target for something it cannot compute."""
 
 
+class ChipError(RecipeError):
+    """The target's chip does not compute in the precision that was asked for."""
+
+    exit_code = 3
+
+
 class CalibrationError(EdgeCompressError):
     """The calibration text is empty, binary, or too short."""
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecompress.bundle import check_output, write_bundle
-from edgecompress.engine_plan import check_engine, cuda_precision, resolve_engine
 from edgecompress.errors import OutputError, RecipeError
 from edgecompress.formats.recipe import resolve_precision, validate_recipe
+from edgecompress.gpu_plan import check_engine, cuda_precision, resolve_engine
 from edgecompress.runtime.memory import check_available
 from edgecompress.targets import computable, find_target, matches_host, require_backend, require_precision
 from edgecompress.types.bundle import Manifest

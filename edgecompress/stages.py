@@ -21,8 +21,8 @@ from edgecompress.capture.tokenizer import save_tokenizer, text_settings
 from edgecompress.compile.encoder_kernels import use_encoder_kernels
 from edgecompress.compile.kernels import Kerneled
 from edgecompress.compile.onnxruntime import compile_graph, runtime_settings
-from edgecompress.engine_stage import EngineStage
 from edgecompress.formats.cpu import host_cores
+from edgecompress.gpu_stage import GpuStage
 from edgecompress.lower import tensorrt
 from edgecompress.lower.onnxruntime import lower, lower_model
 from edgecompress.quantize.feeds import Feed, image_feeds, in_batches, text_feeds
@@ -57,7 +57,7 @@ class Run:
         self.calibration: list[Feed] = []
         self.kernels: dict[str, Kerneled] = {}  # by precision
         self.held_out: list[Feed] = []
-        self.engine = EngineStage(plan, folder, clock) if plan.for_gpu else None
+        self.engine = GpuStage(plan, folder, clock) if plan.for_gpu else None
 
     def all(self) -> Made:
         calibration, held_out = self._feeds()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from edgecompress.errors import RecipeError, UnknownTargetError, nearest
+from edgecompress.errors import ChipError, RecipeError, UnknownTargetError, nearest
 from edgecompress.formats.cpu import (
     host_arch,
     host_cache_bytes,
@@ -165,7 +165,7 @@ def require_backend(target: Target, wanted: str | None = None) -> str:
 
 
 def require_precision(target: Target, precision: str) -> None:
-    """Raises RecipeError if the target cannot compute in ``precision`` ("auto" always can)."""
+    """Raises ChipError if the target cannot compute in ``precision`` ("auto" always can), RecipeError if none can."""
     known = ("auto", *PRECISIONS)
     if precision not in known:
         raise RecipeError(
@@ -174,7 +174,7 @@ def require_precision(target: Target, precision: str) -> None:
     if precision == "auto":
         return
     if precision not in computable(target):
-        raise RecipeError(
+        raise ChipError(
             f"target '{target.name}' does not compute in {_NEEDS.get(precision, 'int8')}, which {precision} needs",
             way_out=f"It can do {', '.join(['auto', *computable(target)])}.",
         )

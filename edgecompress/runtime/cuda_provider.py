@@ -44,10 +44,16 @@ def cuda_provider(device: int) -> tuple[str, dict[str, str]]:
 
 def require_on_gpu(session: Any) -> None:
     """Raises HostError if anything but arithmetic on shapes was put on the CPU. The session recorded its places."""
+    ask = getattr(session, "get_provider_graph_assignment_info", None)
+    if ask is None:
+        raise HostError(
+            f"onnxruntime {ort.__version__} does not tell whether it runs on the GPU",
+            way_out="Install a later onnxruntime-gpu: 1.32 does.",
+        )
     strays = sorted(
         {
             node.op_type
-            for part in session.get_provider_graph_assignment_info()
+            for part in ask()
             if part.ep_name != CUDA_PROVIDER
             for node in part.get_nodes()
             if node.op_type not in _OF_SHAPES
@@ -56,5 +62,5 @@ def require_on_gpu(session: Any) -> None:
     if strays:
         raise HostError(
             f"onnxruntime {ort.__version__} runs {', '.join(strays)} of this bundle on the CPU, not on the GPU",
-            way_out="Install onnxruntime-gpu 1.26 or later, or export for --backend tensorrt.",
+            way_out="Install a later onnxruntime-gpu, or export for --backend tensorrt.",
         )

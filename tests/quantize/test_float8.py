@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgecompress.errors import RecipeError
+from edgecompress.errors import ChipError, RecipeError
 from edgecompress.formats.recipe import resolve_precision
 from edgecompress.lower.qdq import lower_to_qdq
 from edgecompress.quantize.calibration import collect_statistics
@@ -68,8 +68,9 @@ def test_chips_below_8_9_do_not_have_it() -> None:
     for name in ("rtx-4090", "rtx-5090", "l4", "h200", "jetson-thor"):
         assert "fp8" in computable(find_target(name))
     for name in ("rtx-3060", "a100", "jetson-agx-orin", "x86-64-avx512-vnni"):
-        with pytest.raises(RecipeError, match=f"'{name}' does not compute in float8, which fp8 needs"):
+        with pytest.raises(ChipError, match=f"'{name}' does not compute in float8, which fp8 needs") as caught:
             require_precision(find_target(name), "fp8")
+        assert caught.value.exit_code == 3
 
 
 def test_onnxruntime_is_refused() -> None:

@@ -44,6 +44,11 @@ def test_shapes_may_be_worked_out_on_the_cpu_and_nothing_else() -> None:
     assert caught.value.exit_code == 3
 
 
+def test_one_that_does_not_tell_is_refused() -> None:
+    with pytest.raises(HostError, match="does not tell whether it runs on the GPU"):
+        require_on_gpu(SimpleNamespace())
+
+
 def test_onnxruntime_tells_where_its_nodes_are() -> None:
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 2]) for name in "ab"]
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "a"], ["b"])], "g", value[:1], value[1:])

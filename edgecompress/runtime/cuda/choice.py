@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from edgecompress.errors import HostError
 from edgecompress.runtime.cuda.device import Device
@@ -14,12 +13,17 @@ from edgecompress.types.bundle import BuildPlan, Manifest
 _AMPERE = (8, 0)
 
 
-def open_device(manifest: Manifest, wanted: int | None, cuda: Any = None) -> Device:
+def open_device(manifest: Manifest, wanted: int | None) -> Device:
     """The GPU that the bundle is for; ``wanted``: its number where there are several.
 
     Raises HostError if driver, bindings or GPU are missing, if none fits, or if several do and none is named.
     """
-    cuda = open_driver() if cuda is None else cuda
+    try:
+        cuda = open_driver()
+    except HostError as error:
+        raise HostError(
+            f"{manifest.name} is for {manifest.target.name}: {error.message}", way_out=error.way_out
+        ) from None
     gpus = list_gpus(cuda)
     index = choose(manifest, gpus, wanted)
     return CudaDevice(cuda, index, gpus[index])

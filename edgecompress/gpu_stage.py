@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _ROUNDED = "fidelity is that of model.onnx on ONNX Runtime's CPU provider, rounded to float16 wherever it is float16"
 
 
-class EngineStage:
+class GpuStage:
     """What an encoder's and a decoder's export for a GPU have in common."""
 
     def __init__(self, plan: Plan, folder: Path, clock: Clock) -> None:
