@@ -18,6 +18,7 @@ LAYER = {
     "targets": 1,
     "runtime": 2,
     **dict.fromkeys(STAGES, 3),
+    "profile": 4,
     "gpu_plan": 4,
     "candidates": 4,
     "assembly": 5,

@@ -18,6 +18,8 @@ COMMANDS = {
     "export": "turn a checkpoint into a verified bundle for a target",
     "build": "build a bundle's engine on the device that runs it",
     "run": "run a bundle on texts or images",
+    "profile": "measure a bundle's latency on this machine: percentiles, stages, cold start, memory",
+    "compare": "run bundles and other runtimes side by side, and say which is faster",
     "inspect": "show what is in a bundle",
     "verify": "check a bundle's hashes, target and fidelity on this machine",
     "targets": "list known targets, show one, or detect this machine",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Union
 
 from edgecompress.types.bundle import Manifest
+from edgecompress.types.profile import Comparison, Profile
 from edgecompress.types.provenance import Lineage
 from edgecompress.types.recipe import Recipe
 from edgecompress.types.report import Measurements, Report
@@ -21,6 +22,8 @@ PUBLISHED: dict[str, type] = {
     "report": Report,
     "lineage": Lineage,
     "measurements": Measurements,
+    "profile": Profile,
+    "comparison": Comparison,
 }
 """File stem under ``edgecompress/formats/schemas`` -> the dataclass it describes."""
 

@@ -1,0 +1,83 @@
+"""``edgecompress compare``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edgecompress.cli.output import add_json_flag, emit_json, note, progress, table
+from edgecompress.formats.codec import dumps
+from edgecompress.types.profile import Compared, Comparison
+
+_DEFAULT_SHAPE = "1x128"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sides", nargs="+", help="bundles, torch:CHECKPOINT, openvino:MODEL.xml, onnx:MODEL.onnx")
+    parser.add_argument("--shapes", default=_DEFAULT_SHAPE, help=f"texts x tokens ({_DEFAULT_SHAPE})")
+    parser.add_argument("--threads", type=int, help="of every side; this machine's cores unless given")
+    parser.add_argument("--launches", type=int, help="how often every side is opened anew (8)")
+    parser.add_argument("--pairs", type=int, help="of calls in each launch (20)")
+    parser.add_argument("--allow-mismatch", action="store_true", help="compare bundles made for another CPU")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the comparison as JSON")
+    add_json_flag(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from edgecompress.errors import UsageError
+    from edgecompress.formats.cpu import host_cores
+    from edgecompress.profile.compare import LAUNCHES, PAIRS, compare
+    from edgecompress.profile.sides import parse_side
+    from edgecompress.profile.workload import parse_workloads
+
+    if options.threads is not None and options.threads < 1:
+        raise UsageError(f"threads are at least 1, not {options.threads}", way_out="Leave it out for all cores.")
+    specs = [parse_side(text, allow_mismatch=options.allow_mismatch) for text in options.sides]
+    workloads = parse_workloads(options.shapes)
+    with progress() as show:
+        found = compare(
+            specs,
+            workloads,
+            options.threads or host_cores(),
+            launches=LAUNCHES if options.launches is None else options.launches,
+            pairs=PAIRS if options.pairs is None else options.pairs,
+            show=show,
+        )
+    if options.output is not None:
+        part = options.output.with_name(f".{options.output.name}.part")
+        part.write_text(dumps(found), encoding="utf-8")
+        part.replace(options.output)
+        note(f"wrote {options.output}")
+    if options.json:
+        emit_json(found)
+    else:
+        print(describe(found))
+    return 0
+
+
+def describe(found: Comparison) -> str:
+    """For a terminal."""
+    from edgecompress.profile.host import describe_noise
+
+    rows = [_row(row) for row in found.rows]
+    heads = ["shape", "side", "p50 ms", "the first's time over its", "verdict", "outputs"]
+    lines = [
+        f"{found.host.cpu}, {found.threads} threads; {describe_noise(found.noise)}",
+        f"{found.launches} launches of {found.pairs} pairs; 99 % intervals",
+        "",
+        table(heads, rows),
+        *(f"note: {remark}" for remark in found.remarks),
+    ]
+    return "\n".join(lines)
+
+
+def _row(row: Compared) -> list[str]:
+    ratio = row.first_over_it
+    interval = f"{ratio.middle:.3f}  [{ratio.low:.3f}, {ratio.high:.3f}]"
+    said = row.verdict
+    if said == "the first":
+        interval = "1"
+    elif said == "no difference seen":
+        said += f"; one of {row.least_difference:.1%} would have been"
+    outputs = "of other shapes" if row.agreement is None else f"cosine {row.agreement:.4f}"
+    return [row.workload, row.side, f"{row.p50_ms:.3f}", interval, said, outputs]

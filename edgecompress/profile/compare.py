@@ -1,0 +1,145 @@
+"""``edgecompress compare``: sides in turn, pair by pair, in several launches; a ratio, its interval, a verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from edgecompress import __version__
+from edgecompress.errors import UsageError
+from edgecompress.profile.host import Calibration, describe_host
+from edgecompress.profile.sides import Array, Side, Spec, token_ids
+from edgecompress.profile.statistics import Times, ratio_interval, verdict
+from edgecompress.profile.workload import Workload
+from edgecompress.types.profile import Compared, Comparison
+
+LAUNCHES, PAIRS = 8, 20
+_WARM_CALLS = 3
+_LEAST_S = 0.002  # of a side's part of a pair: short calls are repeated until it is as long
+
+Show = Callable[[str], None]
+
+
+def compare(
+    specs: Sequence[Spec],
+    workloads: Sequence[Workload],
+    threads: int,
+    *,
+    launches: int = LAUNCHES,
+    pairs: int = PAIRS,
+    show: Show = lambda _: None,
+) -> Comparison:
+    """Each side against the first.
+
+    Every launch opens all sides anew, in another order; every pair turns the order round. Raises UsageError for what
+    cannot be compared, and what opening a side raises.
+    """
+    _check(specs, workloads, launches, pairs)
+    known = [spec.vocab_size for spec in specs if spec.vocab_size is not None]
+    calibration = Calibration()
+    calibration.take()
+    ratios: dict[tuple[int, int], list[Times]] = {}
+    seconds: dict[tuple[int, int], list[float]] = {}
+    agreement: dict[tuple[int, int], float | None] = {}
+    inputs = [token_ids(w.batch, w.lengths[0], min(known, default=None)) for w in workloads]
+    for launch in range(launches):
+        show(f"launch {launch + 1} of {launches}")
+        order = list(range(len(specs)))
+        order = order[launch % len(order) :] + order[: launch % len(order)]
+        sides: dict[int, Side] = {}
+        try:
+            for index in order:
+                sides[index] = specs[index].open(threads)
+            for w, ids in enumerate(inputs):
+                if launch == 0:
+                    outputs = [sides[i].run(ids).copy() for i in range(len(specs))]
+                    for i, output in enumerate(outputs):
+                        agreement[i, w] = _agreement(outputs[0], output)
+                for i, times in _timed(sides, ids, pairs).items():
+                    seconds.setdefault((i, w), []).extend(times)
+                    ratios.setdefault((i, w), [])
+                first = np.array(seconds[0, w][-pairs:])
+                for i in range(len(specs)):
+                    ratios[i, w].append(first / np.array(seconds[i, w][-pairs:]))
+        finally:
+            for side in sides.values():
+                side.close()
+        calibration.take()
+    rows = []
+    for w, workload in enumerate(workloads):
+        for i, spec in enumerate(specs):
+            interval = ratio_interval(ratios[i, w])
+            said, least = verdict(interval)
+            rows.append(
+                Compared(
+                    side=spec.name,
+                    workload=workload.name,
+                    p50_ms=round(float(np.median(seconds[i, w])) * 1e3, 4),
+                    first_over_it=interval,
+                    verdict="the first" if i == 0 else said,
+                    least_difference=least,
+                    agreement=agreement[i, w],
+                )
+            )
+    noise = calibration.noise()
+    remarks = ["the host was noisy: intervals are as wide as that makes them"] if noise.noisy else []
+    return Comparison(
+        tool_version=__version__,
+        sides=tuple(spec.name for spec in specs),
+        threads=threads,
+        launches=launches,
+        pairs=pairs,
+        host=describe_host(),
+        noise=noise,
+        rows=tuple(rows),
+        remarks=tuple(remarks),
+    )
+
+
+def _check(specs: Sequence[Spec], workloads: Sequence[Workload], launches: int, pairs: int) -> None:
+    if len(specs) < 2:
+        raise UsageError("a comparison takes two sides at the least", way_out="Name another; the first twice is fine.")
+    if launches < 3 or pairs < 5:
+        raise UsageError("an interval takes 3 launches of 5 pairs at the least", way_out="Leave both out.")
+    for workload in workloads:
+        if not workload.lengths or not workload.lengths[0]:
+            raise UsageError(f"{workload.name}: sides are compared on shapes of texts", way_out="Give --shapes 1x128.")
+        for spec in specs:
+            if spec.most_tokens is not None and workload.lengths[0] > spec.most_tokens:
+                raise UsageError(
+                    f"no such shape for {spec.name}: {workload.name}; a text has at most {spec.most_tokens} tokens",
+                    way_out=f"Give --shapes 1x{min(128, spec.most_tokens)}, for example.",
+                )
+
+
+def _timed(sides: dict[int, Side], ids: Array, pairs: int) -> dict[int, list[float]]:
+    """Seconds of a call by side, a pair an entry: A B, B A, A B, …, so that what gets slower meets both."""
+    order, repeats = list(sides), {}
+    for index in order:
+        for _ in range(_WARM_CALLS):
+            sides[index].run(ids)
+        started = time.perf_counter()
+        sides[index].run(ids)
+        repeats[index] = max(1, int(np.ceil(_LEAST_S / max(time.perf_counter() - started, 1e-7))))
+    found: dict[int, list[float]] = {index: [] for index in order}
+    for _ in range(pairs):
+        for index in order:
+            run, times = sides[index].run, repeats[index]
+            run(ids)  # what the other side left in the caches is not this one's fault
+            started = time.perf_counter()
+            for _ in range(times):
+                run(ids)
+            found[index].append((time.perf_counter() - started) / times)
+        order.reverse()
+    return found
+
+
+def _agreement(first: Array, other: Array) -> float | None:
+    """Mean cosine of the outputs, text by text; None where they are of different shapes."""
+    if first.shape != other.shape:
+        return None
+    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (first, other))
+    lengths = np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-30)
+    return round(float(((a * b).sum(1) / lengths).mean()), 5)

@@ -1,0 +1,120 @@
+"""What a figure was measured on, and how much that host's own times vary."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from edgecompress.formats.cpu import host_arch, host_cores, host_cpu_name, host_features, host_memory_bytes
+from edgecompress.targets import detect_gpus
+from edgecompress.types.profile import Host, Noise
+
+_CPUS = Path("/sys/devices/system/cpu")
+_GROUP = Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
+_POWER_MODE = Path("/etc/nvpmodel.conf"), Path("/var/lib/nvpmodel/status")
+_PACKAGES = (
+    "edgecompress", "numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "tensorrt", "tensorrt-rtx", "openvino",
+    "torch", "transformers",
+)  # fmt: skip
+_LOOP = bytes(1 << 16)  # hashed: one core's work, and nothing of memory or Python in it
+_LOOPS = 40
+_NOISY_SPREAD, _NOISY_DRIFT = 0.10, 1.10
+
+
+def describe_host() -> Host:
+    """This machine now. What it does not say is None."""
+    return Host(
+        cpu=host_cpu_name(),
+        arch=host_arch(),
+        isa=tuple(sorted(host_features())),
+        cores=host_cores(),
+        system=platform.system(),
+        kernel=platform.release(),
+        python=platform.python_version(),
+        governor=_text(_CPUS / "cpu0/cpufreq/scaling_governor"),
+        clock_mhz=_clocks(),
+        load_average_1min=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        memory_bytes=host_memory_bytes(),
+        cpu_limit=_cpu_limit(),
+        virtual_machine="hypervisor" in (_text(_CPUINFO) or ""),
+        power_mode=_power_mode(),
+        gpus=tuple(gpu.name for gpu in detect_gpus()),
+        versions={name: found for name in _PACKAGES if (found := _version(name)) is not None},
+    )
+
+
+class Calibration:
+    """A loop of known work; :meth:`take` before, between and after what is measured."""
+
+    def __init__(self) -> None:
+        self._taken: list[list[float]] = []
+
+    def take(self) -> None:
+        hashlib.sha256(_LOOP).digest()
+        seconds = []
+        for _ in range(_LOOPS):
+            started = time.perf_counter()
+            hashlib.sha256(_LOOP).digest()
+            seconds.append(time.perf_counter() - started)
+        self._taken.append(seconds)
+
+    def noise(self) -> Noise:
+        every = np.array(self._taken).ravel()
+        medians = np.array([np.median(seconds) for seconds in self._taken])
+        low, middle, high = np.percentile(every, (10, 50, 90))
+        spread, apart = float((high - low) / middle), float(medians.max() / medians.min())
+        return Noise(
+            loop_ms=round(float(middle) * 1e3, 4),
+            spread=round(spread, 4),
+            slowest_over_fastest=round(apart, 4),
+            noisy=spread > _NOISY_SPREAD or apart > _NOISY_DRIFT,
+        )
+
+
+def describe_noise(noise: Noise) -> str:
+    """A sentence for reports."""
+    state = "noisy" if noise.noisy else "quiet"
+    return (
+        f"{state}: a loop of known work varied by {noise.spread:.1%}, and was {noise.slowest_over_fastest - 1:.1%} "
+        "slower at its slowest time than at its fastest"
+    )
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip() or None
+    except OSError:
+        return None
+
+
+def _clocks() -> tuple[float, ...]:
+    found = [_text(path) for path in sorted(_CPUS.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))]
+    if found:
+        return tuple(int(text) / 1e3 for text in found if text and text.isdigit())
+    lines = (_text(_CPUINFO) or "").splitlines()
+    return tuple(float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz"))
+
+
+def _cpu_limit() -> float | None:
+    quota, _, period = (_text(_GROUP / "cpu.max") or "").partition(" ")
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+
+
+def _power_mode() -> str | None:
+    """Of a Jetson: the number of nvpmodel's mode."""
+    conf, status = _POWER_MODE
+    return _text(status) if conf.exists() else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,204 @@
+"""``edgecompress profile``: every workload, thread count and scenario, one after the other, and what they ran on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgecompress import __version__
+from edgecompress.errors import UsageError
+from edgecompress.formats.manifest import file_sha256, open_bundle, read_report
+from edgecompress.profile.cold import cold_start
+from edgecompress.profile.energy import EnergyMeter
+from edgecompress.profile.host import Calibration, describe_host
+from edgecompress.profile.scenarios import most_served, offline, serve
+from edgecompress.profile.statistics import drift, percentiles
+from edgecompress.profile.subject import DEFAULT_NEW_TOKENS, Prepared, Subject, open_subject
+from edgecompress.profile.timing import WallClock, measure, warm_up
+from edgecompress.profile.workload import Workload, parse_workloads
+from edgecompress.runtime.models import on_gpu
+from edgecompress.runtime.session import check_host
+from edgecompress.types.profile import Measurement, Profile, Stage, TokenTimes
+
+SCENARIOS = ("single-stream", "offline", "server")
+_OFFLINE_TEXTS = 256
+
+Show = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a profile is asked for; None takes the default of the bundle."""
+
+    shapes: str | None = None
+    threads: tuple[int, ...] = ()
+    duration_s: float | None = None
+    percentile: float = 99
+    scenarios: tuple[str, ...] = ("single-stream",)
+    per_s: float | None = None  # of the server scenario; None: the most that keeps the bound
+    bound_ms: float | None = None
+    new_tokens: int = DEFAULT_NEW_TOKENS
+    device: int | None = None
+    cold: bool = True
+    allow_mismatch: bool = False
+
+
+def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
+    """Measure. Raises UsageError for what makes no sense, and what :func:`edgecompress.load` raises."""
+    _check(asked)
+    workloads = parse_workloads(asked.shapes) if asked.shapes is not None else None
+    manifest, folder = open_bundle(bundle)
+    if not asked.allow_mismatch:
+        check_host(manifest)
+    clock, calibration = WallClock(), Calibration()
+    calibration.take()
+    measurements: list[Measurement] = []
+    for threads in asked.threads or (None,):
+        subject = open_subject(manifest, folder, threads, asked.device)
+        try:
+            for workload in workloads or parse_workloads(subject.default_shapes()):
+                show(f"{workload.name}, {subject.threads} threads")
+                measurements += _measure_all(subject, workload, asked)
+                calibration.take()
+        finally:
+            subject.close()
+    cold = None
+    if asked.cold:
+        show("cold start")
+        cold = cold_start(folder, asked.threads[0] if asked.threads else subject.threads, asked.device)
+    calibration.take()
+    noise, remarks = calibration.noise(), []
+    if noise.noisy:
+        remarks.append("the host was noisy: differences below its own variation mean nothing")
+    if jump := clock.jump_s():
+        remarks.append(f"the system's clock was set by {jump:+g} s meanwhile; durations do not depend on it")
+    verified = _verified(folder)
+    if not verified:
+        remarks.append("the fidelity of this bundle was never verified: its speed says nothing about its answers")
+    return Profile(
+        tool_version=__version__,
+        bundle=bundle.name,
+        identity=file_sha256(folder / "manifest.json"),
+        name=manifest.name,
+        task=manifest.task,
+        precision=manifest.precision,
+        target=manifest.target.name,
+        bundle_bytes=sum(record.bytes for record in manifest.files.values()),
+        verified=verified,
+        host=describe_host(),
+        noise=noise,
+        measurements=tuple(measurements),
+        cold_start=cold,
+        peak_rss_bytes=None if cold is None else cold.peak_rss_bytes,
+        remarks=tuple(remarks),
+    )
+
+
+def _check(asked: Asked) -> None:
+    unknown = [name for name in asked.scenarios if name not in SCENARIOS]
+    if unknown:
+        raise UsageError(f"there is no scenario '{unknown[0]}'", way_out=f"Scenarios: {', '.join(SCENARIOS)}.")
+    if asked.duration_s is not None and asked.duration_s <= 0:
+        raise UsageError(f"a duration is above 0, not {asked.duration_s:g} s", way_out="Give --duration 10.")
+    if not 50 <= asked.percentile < 100:
+        raise UsageError(f"a percentile is from 50 to 99.9, not {asked.percentile:g}", way_out="Give --percentile 99.")
+    if asked.new_tokens < 2:
+        raise UsageError("a text has 2 new tokens at the least", way_out="Give --new-tokens 32.")
+    server = "server" in asked.scenarios
+    if server and asked.per_s is None and asked.bound_ms is None:
+        raise UsageError("the server scenario takes a rate or a bound", way_out="Give --per-second or --bound-ms.")
+    if not server and (asked.per_s is not None or asked.bound_ms is not None):
+        raise UsageError("a rate and a bound are the server scenario's", way_out="Add --scenario server.")
+    if asked.per_s is not None and asked.per_s <= 0:
+        raise UsageError("a rate is above 0", way_out="Give --per-second 10.")
+
+
+def _measure_all(subject: Subject, workload: Workload, asked: Asked) -> list[Measurement]:
+    found = []
+    prepared = subject.prepare(workload, asked.new_tokens)
+    usual = warm_up(prepared.call)
+    if "single-stream" in asked.scenarios:
+        found.append(_calls_in_a_row(subject, workload, prepared, usual, asked))
+    if "offline" in asked.scenarios:
+        per_s, seconds = offline(subject.offline(workload, _OFFLINE_TEXTS), _OFFLINE_TEXTS, asked.duration_s)
+        found.append(
+            Measurement(
+                workload=workload.name,
+                threads=subject.threads,
+                scenario="offline",
+                seconds=round(seconds, 3),
+                per_s=round(per_s, 2),
+            )
+        )
+    if "server" in asked.scenarios:
+        if asked.per_s is not None:
+            server = serve(prepared.call, asked.per_s, asked.duration_s or 5.0, asked.bound_ms)
+        else:
+            assert asked.bound_ms is not None
+            server = most_served(prepared.call, usual, asked.bound_ms, asked.duration_s)
+        seconds = server.latency.calls / server.done_per_s
+        found.append(
+            Measurement(
+                workload=workload.name,
+                threads=subject.threads,
+                scenario="server",
+                seconds=round(seconds, 3),
+                per_s=server.done_per_s,
+                server=server,
+            )
+        )
+    return found
+
+
+def _calls_in_a_row(
+    subject: Subject, workload: Workload, prepared: Prepared, usual: float, asked: Asked
+) -> Measurement:
+    prepared.clear()
+    meter = EnergyMeter(gpu=on_gpu(subject.manifest))
+    timed = measure(prepared.call, asked.duration_s, needs=asked.percentile, whole_s=usual)
+    joules, calls = meter.joules(), len(timed.seconds)
+    latency, remarks = percentiles(timed.seconds), []
+    if latency.p99_ms is None:
+        remarks.append(f"{calls} calls are too few for p99: --duration gives it longer")
+    moved = drift(timed.seconds, timed.at)
+    if moved is not None and moved.degrades_after_s is not None:
+        remarks.append(f"it became slower for good after {moved.degrades_after_s:g} s: heat, or another's work")
+    tokens = None
+    if prepared.new_tokens:
+        decode = sum(prepared.stages["decode"])
+        tokens = TokenTimes(
+            new_tokens=prepared.new_tokens,
+            ttft=percentiles(np.array(prepared.first)),
+            between=percentiles(np.array(prepared.between)),
+            prefill_tokens_per_s=round(prepared.prompt_tokens * calls / sum(prepared.stages["prefill"]), 2),
+            decode_tokens_per_s=round((prepared.new_tokens - 1) * prepared.texts * calls / decode, 2),
+        )
+    return Measurement(
+        workload=workload.name,
+        threads=subject.threads,
+        scenario="single-stream" if workload.batch == 1 else "multi-stream",
+        seconds=round(timed.whole_s, 3),
+        latency=latency,
+        per_s=round(calls * prepared.texts / timed.whole_s, 2),
+        stages=_stages(prepared.stages),
+        tokens=tokens,
+        drift=moved,
+        joules_per_call=None if joules is None else round(joules / calls, 6),
+        remarks=tuple(remarks),
+    )
+
+
+def _stages(stages: dict[str, list[float]]) -> tuple[Stage, ...]:
+    means = {name: float(np.mean(values)) for name, values in stages.items()}
+    whole = sum(means.values()) or 1.0
+    return tuple(
+        Stage(name=name, p50_ms=round(float(np.median(values)) * 1e3, 4), share=round(means[name] / whole, 4))
+        for name, values in stages.items()
+    )
+
+
+def _verified(folder: Path) -> bool:
+    return read_report(folder).fidelity.samples > 0
