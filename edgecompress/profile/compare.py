@@ -15,7 +15,8 @@ from edgecompress.profile.statistics import Times, ratio_interval, verdict
 from edgecompress.profile.workload import Workload
 from edgecompress.types.profile import Compared, Comparison
 
-LAUNCHES, PAIRS = 8, 20
+LAUNCHES, PAIRS = 16, 40
+_LEAST_LAUNCHES, _LEAST_PAIRS = 8, 5
 _WARM_CALLS = 3
 _LEAST_S = 0.002  # of a side's part of a pair: short calls are repeated until it is as long
 
@@ -33,7 +34,8 @@ def compare(
 ) -> Comparison:
     """Each side against the first.
 
-    Every launch opens all sides anew, in another order; every pair turns the order round. Raises UsageError for what
+    Every launch opens all sides anew, every second one in turned order; every pair turns the order round. Raises
+    UsageError for what
     cannot be compared, and what opening a side raises.
     """
     _check(specs, workloads, launches, pairs)
@@ -46,8 +48,7 @@ def compare(
     inputs = [token_ids(w.batch, w.lengths[0], min(known, default=None)) for w in workloads]
     for launch in range(launches):
         show(f"launch {launch + 1} of {launches}")
-        order = list(range(len(specs)))
-        order = order[launch % len(order) :] + order[: launch % len(order)]
+        order = list(range(len(specs)))[:: -1 if launch % 2 else 1]  # turned round in every second one
         sides: dict[int, Side] = {}
         try:
             for index in order:
@@ -101,8 +102,11 @@ def compare(
 def _check(specs: Sequence[Spec], workloads: Sequence[Workload], launches: int, pairs: int) -> None:
     if len(specs) < 2:
         raise UsageError("a comparison takes two sides at the least", way_out="Name another; the first twice is fine.")
-    if launches < 3 or pairs < 5:
-        raise UsageError("an interval takes 3 launches of 5 pairs at the least", way_out="Leave both out.")
+    if launches < _LEAST_LAUNCHES or launches % 2 or pairs < _LEAST_PAIRS:
+        raise UsageError(
+            f"an interval takes {_LEAST_LAUNCHES} launches at the least, an even number, of {_LEAST_PAIRS} pairs",
+            way_out="Leave both out.",
+        )
     for workload in workloads:
         if not workload.lengths or not workload.lengths[0]:
             raise UsageError(f"{workload.name}: sides are compared on shapes of texts", way_out="Give --shapes 1x128.")

@@ -142,7 +142,7 @@ def test_targets_and_precisions(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     out = tmp_path / "b"
     assert "Did you mean 'raspberry-pi-5'?" in refused(capsys, tmp_path, tiny, "-o", out, "--target", "raspbery-pi5")
     assert "Did you mean 'int8-dynamic'?" in refused(capsys, tmp_path, tiny, "-o", out, "--precision", "int8-dynamik")
-    assert "does not compute in float16" in refused(capsys, tmp_path, tiny, "-o", out, "--precision", "fp16")
+    assert "does not compute in float16" in refused(capsys, tmp_path, tiny, "-o", out, "--precision", "fp16", code=3)
     message = refused(capsys, tmp_path, tiny, "-o", out, "--target", "jetson-orin-nano-8gb")
     assert "an engine cannot be timed where it is built" in message
     assert "no task named" in refused(capsys, tmp_path, tiny, "-o", out, "--task", "text-clasification")

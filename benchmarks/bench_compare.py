@@ -1,0 +1,132 @@
+"""Whether ``edgecompress compare`` tells the truth: a bundle with itself, and with itself slowed down on purpose.
+
+    python -m benchmarks.bench_compare --bundle BUNDLE [--runs 100]
+
+Each run is a whole comparison with its launches. A planted slowdown is time that the second side spins away after each
+call: a share of what that call took. Beside it: what the timing loop of ``profile`` costs a call, as a share of a
+millisecond. One JSON line a kind of run, in benchmarks/results/compare.jsonl. Runs take turns, so that a noisy minute
+meets both kinds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench_encoder import note
+from edgecompress.formats.codec import to_jsonable
+from edgecompress.profile.compare import LAUNCHES, PAIRS, compare
+from edgecompress.profile.host import describe_host
+from edgecompress.profile.sides import Array, Side, Spec, parse_side
+from edgecompress.profile.timing import measure
+from edgecompress.profile.workload import parse_workloads
+
+RESULTS = Path(__file__).with_name("results") / "compare.jsonl"
+PLANTED = 0.05
+SPIN_S = 0.001
+_SPINS = 2000
+
+
+def slowed(spec: Spec, share: float) -> Spec:
+    """The same, each call of which takes ``share`` longer."""
+
+    def open_one(threads: int) -> Side:
+        side = spec.open(threads)
+
+        def run(ids: Array) -> Array:
+            began = time.perf_counter()
+            found = side.run(ids)
+            until = began + (time.perf_counter() - began) * (1 + share)
+            while time.perf_counter() < until:
+                pass
+            return found
+
+        return Side(run, side.close)
+
+    return replace(spec, name=f"{spec.name}, {share:.0%} slower", open=open_one)
+
+
+def overhead() -> dict[str, Any]:
+    """What a timed call of the loop costs beside the call itself, of one that spins for a millisecond.
+
+    The call tells its own time; the whole run's, less these, is the loop's and that of the clock readings in the call.
+    """
+    own: list[float] = []
+
+    def spin() -> None:
+        began = time.perf_counter()
+        while time.perf_counter() - began < SPIN_S:
+            pass
+        own.append(time.perf_counter() - began)
+
+    began = time.perf_counter()
+    timed = measure(spin, _SPINS * SPIN_S, needs=50, whole_s=SPIN_S)
+    whole = time.perf_counter() - began
+    shares = (timed.seconds - np.array(own)) / SPIN_S
+    return {
+        "kind": "overhead",
+        "calls": len(own),
+        "loop_share_of_a_millisecond": round((whole - sum(own)) / len(own) / SPIN_S, 5),
+        "reported_above_own_median": round(float(np.median(shares)), 5),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", required=True)
+    parser.add_argument("--shape", default="1x16")
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    spec, workloads = parse_side(options.bundle), parse_workloads(options.shape)
+    others = {"itself": spec, "planted": slowed(spec, PLANTED)}
+    found: dict[str, list[Any]] = {kind: [] for kind in others}
+    began = time.perf_counter()
+    for number in range(options.runs):
+        for kind, other in others.items():
+            made = compare([spec, other], workloads, options.threads)
+            found[kind].append((made.rows[1], made.noise))
+        note(f"{number + 1}: " + ", ".join(f"{k} {rows[-1][0].verdict}" for k, rows in found.items()))
+    rows: list[dict[str, Any]] = [
+        {
+            "kind": "host",
+            **to_jsonable(describe_host()),
+            "bundle": Path(options.bundle).name,
+            "shape": options.shape,
+            "threads": options.threads,
+            "launches": LAUNCHES,
+            "pairs": PAIRS,
+            "seconds_a_comparison": round((time.perf_counter() - began) / (2 * options.runs), 2),
+        },
+        overhead(),
+    ]
+    for kind, results in found.items():
+        said = [row.verdict for row, _ in results]
+        rows.append(
+            {
+                "kind": kind,
+                "planted": PLANTED if kind == "planted" else 0.0,
+                "runs": options.runs,
+                "verdicts": {name: said.count(name) for name in sorted(set(said))},
+                "median_ratio": round(float(np.median([row.first_over_it.middle for row, _ in results])), 4),
+                "median_least_difference": round(float(np.median([row.least_difference for row, _ in results])), 4),
+                "runs_on_a_noisy_host": sum(noise.noisy for _, noise in results),
+                "median_noise": round(float(np.median([noise.spread for _, noise in results])), 4),
+            }
+        )
+    part = options.out.with_suffix(".part")
+    part.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+    part.replace(options.out)
+    for row in rows:
+        note(json.dumps(row, sort_keys=True))
+
+
+if __name__ == "__main__":
+    main()
