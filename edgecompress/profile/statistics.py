@@ -72,7 +72,7 @@ def ratio_interval(launches: Sequence[Times], seed: int = 0) -> Interval:
     """Of paired ratios, ``launches`` [pairs] of each: the mean of their medians' logarithms, with a bootstrap interval.
 
     A launch is a fresh opening of both sides: what memory a session happens to get makes it faster or slower for as
-    long as it lives, and more pairs would only make sure of that. So launches are what is resampled, in twos that opened
+    long as it lives, and more pairs would only make sure of that. So launches are resampled, in twos that opened
     their sides in turned order, since the one that is opened first tends to be a few percent slower. They are few: the
     interval is widened as Student's is over the normal one.
     """
