@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.bench_encoder import default_checkpoint
-from benchmarks.bench_gpu_attention import copy_bandwidth, refuse_without_gpu
+from benchmarks.bench_gpu_attention import copy_bandwidth, refuse_without_gpu, summary
 from benchmarks.gpu_sides import (
     STEPS_BEHIND,
     DecoderSide,
@@ -56,11 +56,6 @@ DECODERS = (*OURS, ("tensorrt", "int4"))
 OPEN_BUDGET = ("--max-kl", "100", "--max-perplexity-ratio", "100")
 CONTEXT = ("--engine-context", str(max(PROMPTS) + STEPS_BEHIND))
 Row = dict[str, Any]
-
-
-def summary(values: Sequence[float] | npt.NDArray[np.float64]) -> dict[str, float]:
-    low, middle, high = np.percentile(np.asarray(values), (10, 50, 90))
-    return {"median": round(float(middle), 3), "p10": round(float(low), 3), "p90": round(float(high), 3)}
 
 
 def feed_of(batch: int, tokens: int) -> Feed:

@@ -16,7 +16,7 @@ import torch
 from benchmarks.ours_encoder import COMMAND
 from edgecompress.formats.manifest import open_bundle
 from edgecompress.runtime.decoder import Cancellation
-from edgecompress.runtime.models import open_decoder, open_model
+from edgecompress.runtime.models import open_decoder, open_model, read_prompt
 from edgecompress.targets import find_target, known_targets
 
 Feed = Mapping[str, npt.NDArray[np.int64]]
@@ -112,24 +112,21 @@ def torch_encoder(name: str, checkpoint: Path, device: str, compiled: bool) -> E
 def our_decoder(name: str, bundle: Path, device: int | None) -> DecoderSide:
     manifest, folder = open_bundle(bundle)
     decoder = open_decoder(manifest, folder, 1, device)
-    settings, cancel = decoder.settings, Cancellation()
+    cancel, last = Cancellation(), np.zeros(1, dtype=np.int64)
     state: dict[str, Any] = {"cache": None, "past": 0}
-    zero = np.zeros(1, dtype=np.int64)
-
-    def run(ids: npt.NDArray[np.int64]) -> Vectors:
-        wanted, past = np.array([ids.shape[1] - 1], dtype=np.int64), np.array([state["past"]], dtype=np.int64)
-        logits, _ = decoder.run(state["cache"], 0, ids, past, wanted if ids.shape[1] > 1 else zero, cancel)
-        state["past"] += ids.shape[1]
-        return logits[0, 0]
 
     def prefill(ids: npt.NDArray[np.int64]) -> Vectors:
         wanted = len(ids) + STEPS_BEHIND
         if state["cache"] is None or state["cache"].capacity_tokens < wanted:
             state["cache"] = decoder.make_cache(1, wanted)
-        state["past"], chunk = 0, settings.prefill_chunk_tokens
-        for start in range(0, len(ids), chunk):
-            found = run(ids[None, start : start + chunk])
-        return found
+        state["past"] = len(ids)
+        return read_prompt(decoder, state["cache"], 0, ids, cancel)
+
+    def step(token: int) -> Vectors:
+        ids, past = np.array([[token]], dtype=np.int64), np.array([state["past"]], dtype=np.int64)
+        logits, _ = decoder.run(state["cache"], 0, ids, past, last, cancel)
+        state["past"] += 1
+        return logits[0, 0]
 
     def close() -> None:
         state["cache"] = None
@@ -138,7 +135,7 @@ def our_decoder(name: str, bundle: Path, device: int | None) -> DecoderSide:
     return DecoderSide(
         name=name,
         prefill=prefill,
-        step=lambda token: run(np.array([[token]], dtype=np.int64)),
+        step=step,
         weight_bytes=_weight_bytes(bundle),
         kv_bytes_per_token=sum(tensor.bytes_per_token for tensor in decoder.tensors),
         close=close,

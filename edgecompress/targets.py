@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -30,6 +31,16 @@ class Gpu:
     name: str
     memory_bytes: int
     compute_capability: tuple[int, int]
+
+    @property
+    def capability(self) -> str:
+        """As NVIDIA writes it: "8.9"."""
+        return ".".join(map(str, self.compute_capability))
+
+
+def describe_gpus(gpus: Sequence[Gpu]) -> str:
+    """Each with its number, for messages."""
+    return "; ".join(f"{index}: {gpu.name}, {gpu.capability}" for index, gpu in enumerate(gpus))
 
 
 def known_targets() -> dict[str, Path]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edgecompress.cli.output import add_json_flag, emit_json, note, progress, table
-from edgecompress.formats.codec import dumps
+from edgecompress.cli.output import add_json_flag, emit_json, progress, table, write_json
 from edgecompress.types.profile import Compared, Comparison
 
 _DEFAULT_SHAPE = "1x128"
@@ -44,10 +43,7 @@ def run(options: argparse.Namespace) -> int:
             show=show,
         )
     if options.output is not None:
-        part = options.output.with_name(f".{options.output.name}.part")
-        part.write_text(dumps(found), encoding="utf-8")
-        part.replace(options.output)
-        note(f"wrote {options.output}")
+        write_json(found, options.output)
     if options.json:
         emit_json(found)
     else:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from edgecompress.formats.codec import dumps
@@ -17,6 +18,14 @@ def add_json_flag(parser: argparse.ArgumentParser) -> None:
 
 def emit_json(value: Any) -> None:
     sys.stdout.write(dumps(value))
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Beside it, then renamed: whole or not at all; said on stderr."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(dumps(value), encoding="utf-8")
+    part.replace(path)
+    note(f"wrote {path}")
 
 
 def note(text: str) -> None:

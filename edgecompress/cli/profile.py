@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edgecompress.cli.output import add_json_flag, emit_json, note, progress, table
+from edgecompress.cli.output import add_json_flag, emit_json, progress, table, write_json
 from edgecompress.errors import OutputError, UsageError
-from edgecompress.formats.codec import dumps
 from edgecompress.types.profile import Measurement, Percentiles, Profile
 
 REPORT = "profile.json"
@@ -52,10 +51,7 @@ def run(options: argparse.Namespace) -> int:
         found = profile(options.bundle, asked, show)
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
-        part = options.output / f".{REPORT}.part"
-        part.write_text(dumps(found), encoding="utf-8")
-        part.replace(options.output / REPORT)
-        note(f"wrote {options.output / REPORT}")
+        write_json(found, options.output / REPORT)
     if options.json:
         emit_json(found)
     else:

@@ -23,7 +23,8 @@ import onnx_ir as ir
 from edgecompress.compile.engine_layers import most_bytes
 from edgecompress.errors import EngineError, HostError
 from edgecompress.formats.codec import dumps
-from edgecompress.targets import Gpu
+from edgecompress.runtime.cuda.device import is_out_of_memory
+from edgecompress.targets import Gpu, describe_gpus
 from edgecompress.types.bundle import BuildPlan, EngineRecord, ShapeRange
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import TENSORRT, EngineRecipe
@@ -117,7 +118,7 @@ def require_device(plan: BuildPlan, gpus: list[Gpu], device: int | None, model: 
             way_out=f"Build it on the device, or run there in the bundle's folder: {trtexec_line(plan, model)}",
         )
     fitting = [i for i, gpu in enumerate(gpus) if gpu.compute_capability == plan.compute_capability]
-    listed = "; ".join(f"{i}: {g.name}, {'.'.join(map(str, g.compute_capability))}" for i, g in enumerate(gpus))
+    listed = describe_gpus(gpus)
     if device is None and len(fitting) > 1:
         raise HostError(f"several GPUs could be meant: {listed}", way_out="Say which: --device N.")
     if device is not None and not 0 <= device < len(gpus):
@@ -179,9 +180,8 @@ def build_on_device(
         )
     if "error" in result:
         text = result["error"][:_LONGEST]
-        short = "out of memory" in text.lower() or "outofmemory" in text.lower().replace(" ", "")
         way_out = "Use another --precision, or export for another backend."
-        if short:
+        if is_out_of_memory(text):
             way_out = (
                 "Close what else uses the GPU, or export with a smaller --engine-batch, --engine-tokens or "
                 "--engine-workspace."

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edgecompress.errors import HostError, UsageError
 from edgecompress.formats.manifest import open_bundle
 from edgecompress.runtime.decoder import Cancellation
-from edgecompress.runtime.models import open_decoder, open_model
+from edgecompress.runtime.models import open_decoder, open_model, read_prompt
 from edgecompress.runtime.session import check_host
 
 Array = npt.NDArray[Any]
@@ -79,23 +79,18 @@ def _bundle(path: Path, name: str, allow_mismatch: bool) -> Spec:
         settings = manifest.generation
 
         def open_one(threads: int) -> Side:
-            decoder = open_decoder(manifest, folder, threads, None)
+            decoder, cancel = open_decoder(manifest, folder, threads, None), Cancellation()
             caches: dict[tuple[int, int], Any] = {}
 
             def run(ids: Array) -> Array:
-                """The prompt, row by row; then one step of all rows: the logits behind it, [B, V]."""
+                """The prompts, row by row: the logits behind each, [B, V]."""
                 batch, length = ids.shape
                 if (batch, length) not in caches:
                     caches.clear()
                     caches[batch, length] = decoder.make_cache(batch, length)
-                cache, chunk = caches[batch, length], settings.prefill_chunk_tokens
-                last = []
-                for row in range(batch):
-                    for start in range(0, length, chunk):
-                        part = ids[row : row + 1, start : start + chunk]
-                        wanted = np.array([part.shape[1] - 1])
-                        logits, _ = decoder.run(cache, row, part, np.array([start]), wanted, Cancellation())
-                    last.append(logits[0, 0].copy())
+                cache = caches[batch, length]
+                # Copied: the cache's next run writes over it.
+                last = [read_prompt(decoder, cache, row, ids[row], cancel).copy() for row in range(batch)]
                 return np.stack(last)
 
             return Side(run, decoder.close)

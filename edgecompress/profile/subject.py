@@ -19,6 +19,7 @@ from edgecompress.runtime import Encoder
 from edgecompress.runtime.batching import Tokens, pad
 from edgecompress.runtime.decoder import Cancellation
 from edgecompress.runtime.generator import Generator
+from edgecompress.runtime.models import read_prompt
 from edgecompress.types.bundle import Manifest
 
 DEFAULT_NEW_TOKENS = 32
@@ -71,9 +72,6 @@ class EncoderSubject:
                     way_out=f"Give --shapes 1x{min(128, most)}, for example.",
                 )
 
-        def encode(text: str) -> list[int]:
-            return tokenizer.encode([text], prompt="", truncate=True)[0].ids
-
         requests = workload.requests or (workload.lengths,)
         calls: list[tuple[list[str], list[int]]] = []
         for number, request in enumerate(requests):
@@ -81,9 +79,8 @@ class EncoderSubject:
                 calls.append(([request], [most]))
                 continue
             lengths = [min(request, most)] if isinstance(request, int) else list(request)
-            calls.append(([text_of(n, encode, number + i) for i, n in enumerate(lengths)], lengths))
+            calls.append(([text_of(n, self._ids, number + i) for i, n in enumerate(lengths)], lengths))
         stages: dict[str, list[float]] = {"tokenize": [], "batch": [], "compute": []}
-        prepared = Prepared(call=lambda: None, stages=stages, texts=len(calls[0][0]))
         clock, turn = time.perf_counter, 0
         padding, names, run = tokenizer.settings.pad_token_id, self._encoder._inputs, self._encoder.run
 
@@ -104,8 +101,7 @@ class EncoderSubject:
             stages["compute"].append(ended - batched)
             return outputs
 
-        prepared.call = call
-        return prepared
+        return Prepared(call=call, stages=stages, texts=len(calls[0][0]))
 
     def offline(self, workload: Workload, texts: int) -> Callable[[], object]:
         """One call of the runtime's own batching over many texts of the workload's lengths."""
@@ -114,16 +110,18 @@ class EncoderSubject:
         tokenizer = self._encoder.tokenizer
         length = workload.lengths[0]
 
-        def encode(text: str) -> list[int]:
-            return tokenizer.encode([text], prompt="", truncate=True)[0].ids
-
-        found = tokenizer.encode([text_of(length, encode, i) for i in range(min(texts, 64))], prompt="", truncate=True)
+        found = tokenizer.encode(
+            [text_of(length, self._ids, i) for i in range(min(texts, 64))], prompt="", truncate=True
+        )
         tokens = [_cut(found[i % len(found)], length) for i in range(texts)]
 
         def call() -> object:
             return sum(len(batch) for batch, _ in self._encoder.run_tokens(tokens))
 
         return call
+
+    def _ids(self, text: str) -> list[int]:
+        return self._encoder.tokenizer.encode([text], prompt="", truncate=True)[0].ids
 
     def _images(self, workload: Workload) -> Prepared:
         image = self.manifest.image
@@ -189,10 +187,9 @@ class DecoderSubject:
         longest = max(len(ids) for rows in calls for ids in rows) + new_tokens
         batch = max(map(len, calls))
         cache, cancel = decoder.make_cache(batch, min(longest, context)), Cancellation()
-        chunk = decoder.settings.prefill_chunk_tokens
         stages: dict[str, list[float]] = {"prefill": [], "decode": [], "detokenize": []}
-        prepared = Prepared(call=lambda: None, stages=stages, texts=batch, new_tokens=new_tokens)
-        prepared.prompt_tokens = sum(map(len, calls[0]))
+        first: list[float] = []
+        between: list[float] = []
         clock, only, turn = time.perf_counter, np.zeros(1, dtype=np.int64), 0
         tokenizer = generator._tokenizer
 
@@ -203,12 +200,8 @@ class DecoderSubject:
             began = clock()
             new = []
             for row, ids in enumerate(rows):
-                for start in range(0, len(ids), chunk):
-                    part = np.array([ids[start : start + chunk]])
-                    wanted = np.array([part.shape[1] - 1], dtype=np.int64)
-                    logits, _ = decoder.run(cache, row, part, np.array([start]), wanted, cancel)
-                new.append([int(logits[0, 0].argmax())])
-                prepared.first.append(clock() - began)
+                new.append([int(read_prompt(decoder, cache, row, np.array(ids), cancel).argmax())])
+                first.append(clock() - began)
             read = before = clock()
             past = np.array([len(ids) for ids in rows])
             for _ in range(new_tokens - 1):
@@ -218,7 +211,7 @@ class DecoderSubject:
                     tokens.append(int(logits[row, 0].argmax()))
                 past = past + 1
                 now = clock()
-                prepared.between.append(now - before)
+                between.append(now - before)
                 before = now
             written = clock()
             texts = [tokenizer.decode(tokens) for tokens in new]
@@ -228,8 +221,15 @@ class DecoderSubject:
             stages["detokenize"].append(ended - written)
             return texts
 
-        prepared.call = call
-        return prepared
+        return Prepared(
+            call=call,
+            stages=stages,
+            texts=batch,
+            new_tokens=new_tokens,
+            first=first,
+            between=between,
+            prompt_tokens=sum(map(len, calls[0])),
+        )
 
 
 Subject = EncoderSubject | DecoderSubject

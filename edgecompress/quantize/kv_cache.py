@@ -16,11 +16,11 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgecompress.errors import CalibrationError
+from edgecompress.runtime.cache import PAST, PRESENT
 
 Float = npt.NDArray[np.float32]
 Feed = Mapping[str, npt.NDArray[Any]]
 
-_PAST, _PRESENT = "past_key_values.", "present."
 _LEVELS = 127
 
 
@@ -40,7 +40,7 @@ def cache_scales(session: ort.InferenceSession, feeds: Iterable[Feed]) -> dict[s
     scale of its head, so that whatever it holds later is not lost. One feed's cache is held at a time. Raises
     CalibrationError if there is no feed or a value is not finite.
     """
-    names = [output.name for output in session.get_outputs() if output.name.startswith(_PRESENT)]
+    names = [output.name for output in session.get_outputs() if output.name.startswith(PRESENT)]
     wanted = {value.name for value in session.get_inputs()}
     largest: dict[str, Float] = {}
     for feed in feeds:
@@ -55,7 +55,7 @@ def cache_scales(session: ort.InferenceSession, feeds: Iterable[Feed]) -> dict[s
             largest[name] = np.maximum(largest[name], found) if name in largest else found
     if not largest:
         raise CalibrationError("there is no calibration text", way_out="Give --calibration FILE with one text a line.")
-    return {_PAST + name.removeprefix(_PRESENT): _scales(found) for name, found in largest.items()}
+    return {PAST + name.removeprefix(PRESENT): _scales(found) for name, found in largest.items()}
 
 
 def _scales(largest: Float) -> Float:

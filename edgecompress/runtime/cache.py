@@ -28,7 +28,7 @@ CACHE_DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(uint8)": np.dtype(np.uint8),
 }
 _LINE = 64  # a buffer begins at a cache line
-_PAST, _PRESENT = "past_key_values.", "present."
+PAST, PRESENT = "past_key_values.", "present."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,9 @@ def cache_tensors(session: ort.InferenceSession, settings: GenerationSettings) -
     outputs = {output.name for output in session.get_outputs()}
     tensors = []
     for value in session.get_inputs():
-        if not value.name.startswith(_PAST):
+        if not value.name.startswith(PAST):
             continue
-        present = _PRESENT + value.name.removeprefix(_PAST)
+        present = PRESENT + value.name.removeprefix(PAST)
         if present not in outputs or value.type not in CACHE_DTYPES or len(value.shape) != 4:
             raise BundleError(
                 f"the model's input '{value.name}' ({value.type}) has no output '{present}' to share its memory with",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,11 @@ import onnxruntime as ort
 
 from edgecompress.errors import BundleError
 from edgecompress.runtime.cache import KVCache, cache_tensors
-from edgecompress.runtime.cuda.device import Device
-from edgecompress.runtime.device_cache import DeviceCache
 from edgecompress.types.bundle import GenerationSettings
+
+if TYPE_CHECKING:
+    from edgecompress.runtime.cuda.device import Device
+    from edgecompress.runtime.device_cache import DeviceCache
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -63,6 +65,8 @@ class Decoder:
         """Raises HostError where there is no memory for it."""
         if self._device is None:
             return KVCache(self.tensors, rows, capacity_tokens)
+        from edgecompress.runtime.device_cache import DeviceCache
+
         return DeviceCache(self._device, self.tensors, rows, capacity_tokens, grows=True)
 
     def close(self) -> None:

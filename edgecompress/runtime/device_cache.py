@@ -21,6 +21,14 @@ from edgecompress.runtime.cuda.memory import DeviceBuffer
 from edgecompress.runtime.engine_runner import OnDevice
 
 
+def beyond(tokens: int, capacity_tokens: int) -> UsageError:
+    """Of a text that an engine's cache has no room for."""
+    return UsageError(
+        f"a text of {tokens} tokens is longer than the {capacity_tokens} that the engine was built for",
+        way_out="Ask for fewer max_new_tokens, or export with a larger --engine-context.",
+    )
+
+
 class DeviceCache:
     """Keys and values of ``rows`` texts, ``capacity_tokens`` each. Raises DeviceMemoryError if there is no room."""
 
@@ -51,10 +59,7 @@ class DeviceCache:
         if tokens <= self.capacity_tokens:
             return
         if not self.grows:
-            raise UsageError(
-                f"a text of {tokens} tokens is longer than the {self.capacity_tokens} that the engine was built for",
-                way_out="Ask for fewer max_new_tokens, or export with a larger --engine-context.",
-            )
+            raise beyond(tokens, self.capacity_tokens)
         capacity = max(tokens, min(2 * self.capacity_tokens, limit_tokens))
         largest = max((t.bytes_per_token for t in self.tensors), default=0) * self.rows * capacity
         self._check(cache_bytes(self.tensors, self.rows, capacity) - self.bytes + largest, capacity)

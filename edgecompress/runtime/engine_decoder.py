@@ -13,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecompress.errors import BundleError, UsageError
-from edgecompress.runtime.cache import CACHE_DTYPES, CacheTensor
+from edgecompress.runtime.cache import CACHE_DTYPES, PAST, PRESENT, CacheTensor
 from edgecompress.runtime.decoder import Cancellation, CancelledError, FloatArray, IntArray
-from edgecompress.runtime.device_cache import DeviceCache
+from edgecompress.runtime.device_cache import DeviceCache, beyond
 from edgecompress.runtime.engine_runner import EngineRunner
 from edgecompress.types.bundle import GenerationSettings
 
 _STEP = 128  # tokens
-_PAST, _PRESENT = "past_key_values.", "present."
 
 
 class EngineDecoder:
@@ -32,9 +31,9 @@ class EngineDecoder:
         shared = {t.shares: t.name for t in runner.outputs if t.shares}
         tensors = []
         for tensor in runner.inputs:
-            if not tensor.name.startswith(_PAST):
+            if not tensor.name.startswith(PAST):
                 continue
-            present = _PRESENT + tensor.name.removeprefix(_PAST)
+            present = PRESENT + tensor.name.removeprefix(PAST)
             if shared.get(tensor.name) != present or tensor.dtype not in CACHE_DTYPES.values():
                 raise BundleError(
                     f"the engine of {name} does not write '{present}' in the memory of '{tensor.name}'",
@@ -48,7 +47,7 @@ class EngineDecoder:
         missing = {"input_ids", "attention_mask", "position_ids"} - self._names
         if missing or not tensors:
             raise BundleError(
-                f"the engine of {name} is no decoder: it has no input '{min(missing, default=f'{_PAST}0.key')}'",
+                f"the engine of {name} is no decoder: it has no input '{min(missing, default=f'{PAST}0.key')}'",
                 way_out="Export it again with this version.",
             )
         self.tensors = tuple(tensors)
@@ -57,10 +56,7 @@ class EngineDecoder:
         """Of the engine's own capacity. Raises UsageError for more rows or tokens than it was built for."""
         self._runner.check("input_ids", (rows, 1))
         if capacity_tokens > self._capacity:
-            raise UsageError(
-                f"a text of {capacity_tokens} tokens is longer than the {self._capacity} that the engine was built for",
-                way_out="Ask for fewer max_new_tokens, or export with a larger --engine-context.",
-            )
+            raise beyond(capacity_tokens, self._capacity)
         return DeviceCache(self._runner.device, self.tensors, rows, self._capacity, grows=False)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from edgecompress.errors import BundleError, HostError
-from edgecompress.runtime.cuda.device import Device, DeviceMemoryError
+from edgecompress.runtime.cuda.device import Device, DeviceMemoryError, is_out_of_memory
 from edgecompress.types.bundle import EngineRecord, Manifest
 
 _MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
@@ -87,7 +87,7 @@ class EngineFile:
     def _failure(self, manifest: Manifest, what: str) -> HostError | BundleError:
         said = self.said()
         text = f"the engine of {manifest.name} {what}: {said}"
-        if "out of memory" in said.lower() or "outofmemory" in said.lower().replace(" ", ""):
+        if is_out_of_memory(said):
             return DeviceMemoryError(
                 f"{text} ({self._device.free_bytes():_} bytes are free on GPU {self._device.index})",
                 way_out="Close what else uses the GPU, or export with a smaller --engine-batch or --engine-tokens.",

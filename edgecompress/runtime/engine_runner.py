@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecompress.errors import HostError, UsageError
-from edgecompress.runtime.cuda.device import Device, DeviceMemoryError, Graph
+from edgecompress.runtime.cuda.device import Device, DeviceMemoryError, Graph, is_out_of_memory
 from edgecompress.runtime.cuda.memory import Staging
 from edgecompress.runtime.engine_file import EngineFile
 
@@ -206,7 +206,7 @@ class EngineRunner:
 
     def _failure(self) -> HostError:
         said = self.file.said()
-        if "out of memory" in said.lower():
+        if is_out_of_memory(said):
             return DeviceMemoryError(
                 f"the GPU ran out of memory: {said}", way_out="Take a smaller batch, or close what else uses the GPU."
             )

@@ -1,24 +1,26 @@
-"""What a bundle's model is opened as: a session of ONNX Runtime, on the CPU or a GPU, or an engine on its GPU."""
+"""What a bundle's model is opened as: a session of ONNX Runtime, on the CPU or a GPU, or an engine on its GPU.
+
+What a GPU takes is imported where a bundle for one is opened: a start on a CPU does not pay for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from edgecompress.errors import HostError, UsageError
-from edgecompress.runtime.cuda.choice import open_device
-from edgecompress.runtime.cuda.device import Device
-from edgecompress.runtime.cuda_provider import CUDA_PROVIDER
-from edgecompress.runtime.decoder import Cancellation, Decoder, FloatArray, IntArray
-from edgecompress.runtime.engine_decoder import EngineDecoder
-from edgecompress.runtime.engine_file import EngineFile
-from edgecompress.runtime.engine_runner import EngineRunner
-from edgecompress.runtime.session import make_session
+from edgecompress.runtime.session import CUDA_PROVIDER, make_session
 from edgecompress.types.bundle import GenerationSettings, Manifest
+
+if TYPE_CHECKING:
+    from edgecompress.runtime.cuda.device import Device
+    from edgecompress.runtime.decoder import Cancellation, FloatArray, IntArray
+    from edgecompress.runtime.engine_runner import EngineRunner
 
 Array = npt.NDArray[Any]
 
@@ -60,6 +62,20 @@ class AnyDecoder(Protocol):
     ) -> tuple[FloatArray, float]: ...
 
     def close(self) -> None: ...
+
+
+def read_prompt(decoder: AnyDecoder, cache: Any, row: int, ids: IntArray, cancel: Cancellation) -> FloatArray:
+    """Run ``ids`` int64 [T] into an empty row of the cache, in chunks; the logits behind them, float32 [V].
+
+    They lie in memory that the cache's next run writes over. Raises as :meth:`AnyDecoder.run`.
+    """
+    chunk = decoder.settings.prefill_chunk_tokens
+    for start in range(0, len(ids), chunk):
+        part = ids[None, start : start + chunk]
+        last = np.array([part.shape[1] - 1], dtype=np.int64)
+        logits, _ = decoder.run(cache, row, part, np.array([start], dtype=np.int64), last, cancel)
+    found: FloatArray = logits[0, 0]
+    return found
 
 
 class SessionModel:
@@ -111,10 +127,14 @@ def open_model(manifest: Manifest, folder: Path, threads: int, device: int | Non
 
 def open_decoder(manifest: Manifest, folder: Path, threads: int, device: int | None) -> AnyDecoder:
     """A decoder's model. Raises HostError if it cannot run here, BundleError if it is no decoder."""
+    from edgecompress.runtime.decoder import Decoder
+
     settings = manifest.generation
     assert settings is not None
     gpu = _device(manifest, device)
     if manifest.engine is not None:
+        from edgecompress.runtime.engine_decoder import EngineDecoder
+
         assert gpu is not None
         runner = _runner(manifest, folder, gpu)
         try:
@@ -128,6 +148,9 @@ def open_decoder(manifest: Manifest, folder: Path, threads: int, device: int | N
 
 
 def _runner(manifest: Manifest, folder: Path, gpu: Device) -> EngineRunner:
+    from edgecompress.runtime.engine_file import EngineFile
+    from edgecompress.runtime.engine_runner import EngineRunner
+
     return EngineRunner(EngineFile(manifest, folder, gpu), gpu)
 
 
@@ -144,4 +167,6 @@ def _device(manifest: Manifest, wanted: int | None) -> Device | None:
             f"the engine of {manifest.name} is not built yet",
             way_out="`edgecompress build` does it, on the device. The graph beside the plan is never run in its place.",
         )
+    from edgecompress.runtime.cuda.choice import open_device
+
     return open_device(manifest, wanted)

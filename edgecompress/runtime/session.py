@@ -10,10 +10,11 @@ import onnxruntime as ort
 
 from edgecompress.errors import BundleError, HostError, UsageError
 from edgecompress.formats.cpu import host_arch, host_cores, host_features
-from edgecompress.runtime.cuda_provider import CUDA_PROVIDER, RECORD_PLACES, cuda_provider, require_on_gpu
 from edgecompress.runtime.pages import anonymous_regions, collapse_new
 from edgecompress.runtime.weights import add_weights, read_table
 from edgecompress.types.bundle import Manifest
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
 
 _MACHINES = {62: "x86_64", 183: "aarch64"}  # of ELF
 
@@ -66,8 +67,11 @@ def make_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     for key, value in settings.session_config.items():
         options.add_session_config_entry(key, value)
-    providers: list[Any] = [cuda_provider(gpu or 0) if name == CUDA_PROVIDER else name for name in wanted]
-    if CUDA_PROVIDER in wanted:
+    providers: list[Any] = wanted
+    if on_cuda := CUDA_PROVIDER in wanted:
+        from edgecompress.runtime.cuda_provider import RECORD_PLACES, cuda_provider, require_on_gpu
+
+        providers = [cuda_provider(gpu or 0) if name == CUDA_PROVIDER else name for name in wanted]
         options.add_session_config_entry(*RECORD_PLACES)
     kept = _add_kernels(options, folder, manifest)
     huge_pages = huge_pages and not kept
@@ -86,7 +90,7 @@ def make_session(
             f"{silent[0]} was asked for and the session runs on {', '.join(live)}",
             way_out="A library it needs is missing; `edgecompress doctor` shows what is here.",
         )
-    if CUDA_PROVIDER in wanted:
+    if on_cuda:
         require_on_gpu(session)
     session.edgecompress_weights = kept  # they live as long as the session that reads them
     if huge_pages:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from edgecompress.errors import BundleError
 from edgecompress.formats.recipe import read_recipe
 from edgecompress.runtime.cache import CACHE_DTYPES
 from edgecompress.runtime.decoder import Cancellation
-from edgecompress.runtime.models import AnyDecoder, open_decoder
+from edgecompress.runtime.models import AnyDecoder, Cache, open_decoder
 from edgecompress.runtime.session import thread_count
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.recipe import QualityRecipe
@@ -83,10 +84,9 @@ def logits_of(session: ort.InferenceSession) -> Callable[[Ids], Logits]:
     return run
 
 
-def _logits(decoder: AnyDecoder, ids: Ids) -> Logits:
+def _logits(decoder: AnyDecoder, cache: Cache, ids: Ids) -> Logits:
     """float32 [T, V], read as a prompt is: in chunks, behind what the cache holds."""
-    chunk, cache = decoder.settings.prefill_chunk_tokens, decoder.make_cache(1, len(ids))
-    parts = []
+    chunk, parts = decoder.settings.prefill_chunk_tokens, []
     for start in range(0, len(ids), chunk):
         part = ids[None, start : start + chunk]
         wanted, past = np.arange(part.shape[1], dtype=np.int64), np.array([start], dtype=np.int64)
@@ -134,15 +134,16 @@ def verify_decoder(
     """
     if not (folder / REFERENCE).exists():
         raise BundleError(f"the bundle has no {REFERENCE}, so it cannot be checked against PyTorch here")
-    decoder = open_decoder(manifest, folder, thread_count(manifest, threads), device)
+    opened = open_decoder(manifest, folder, thread_count(manifest, threads), device)
     nll = reference_nll = kl = 0.0
     agreed = positions = scored = 0
-    with np.load(folder / REFERENCE, allow_pickle=False) as arrays:
+    with closing(opened) as decoder, np.load(folder / REFERENCE, allow_pickle=False) as arrays:
         texts = sorted({int(name.partition("/")[0]) for name in arrays.files})
-        for index in texts:
-            ids = arrays[f"{index}/ids"].astype(np.int64)
+        every = {index: arrays[f"{index}/ids"].astype(np.int64) for index in texts}
+        cache = decoder.make_cache(1, max(map(len, every.values())))
+        for index, ids in every.items():
             best, log_p = arrays[f"{index}/best"], arrays[f"{index}/log_p"].astype(np.float64)
-            log_q = _log_softmax(_logits(decoder, ids))
+            log_q = _log_softmax(_logits(decoder, cache, ids))
             kept = np.take_along_axis(log_q, best, 1)
             p_rest = np.maximum(1 - np.exp(log_p).sum(1), np.exp(_LEAST))
             q_rest = np.maximum(1 - np.exp(kept).sum(1), np.exp(_LEAST))
@@ -152,7 +153,6 @@ def verify_decoder(
             reference_nll -= float(arrays[f"{index}/next"].astype(np.float64).sum())
             positions += len(ids)
             scored += len(ids) - 1
-    decoder.close()
     fidelity = Fidelity(
         samples=len(texts),
         perplexity_ratio=round(float(np.exp(min((nll - reference_nll) / scored, 700.0))), 6),

@@ -24,7 +24,7 @@ RTX = ("NVIDIA GeForce RTX 4090", (8, 9))
 
 def opened(memory: int = 1 << 20) -> tuple[FakeCuda, CudaDevice]:
     cuda = FakeCuda(RTX, ("Another", (12, 0)), memory=memory)
-    return cuda, CudaDevice(cuda, 0, list_gpus(cuda)[0])
+    return cuda, CudaDevice(cuda, 0)
 
 
 def test_gpus_are_told_apart() -> None:

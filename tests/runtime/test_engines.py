@@ -22,6 +22,14 @@ from tests.runtime.engine_bundles import Machine
 from tests.runtime.fake_cuda import FakeCuda
 
 VERSION = "1.7.1.116"
+PLAN = BuildPlan(
+    builder="tensorrt",
+    minimum_version="10.14",
+    compute_capability=(8, 9),
+    profile={},
+    workspace_bytes=1,
+    timing_cache="timing.cache",
+)
 
 
 @pytest.fixture
@@ -116,23 +124,15 @@ def test_of_several_gpus_the_one_that_fits_is_taken(monkeypatch: pytest.MonkeyPa
 def test_an_engine_of_tensorrt_is_for_the_gpu_that_it_was_built_on(bundle: Path) -> None:
     manifest, _ = open_bundle(bundle)
     assert manifest.engine is not None
-    plan = BuildPlan(
-        builder="tensorrt",
-        minimum_version="10.14",
-        compute_capability=(8, 9),
-        profile={},
-        workspace_bytes=1,
-        timing_cache="timing.cache",
-    )
-    built = replace(manifest, engine=replace(manifest.engine, builder="tensorrt", gpu="NVIDIA L4"), build=plan)
+    built = replace(manifest, engine=replace(manifest.engine, builder="tensorrt", gpu="NVIDIA L4"), build=PLAN)
     gpus = [Gpu(name=name, memory_bytes=1, compute_capability=capability) for name, capability in (RTX, ONE_SORT)]
     with pytest.raises(HostError, match=r"is for NVIDIA L4 \(compute capability 8\.9\), and here is 0") as caught:
         choose(built, gpus, None)
     assert "edgecompress build BUNDLE --force" in caught.value.way_out
     open_to_all = replace(manifest.engine, builder="tensorrt", gpu="")
-    same = replace(plan, hardware_compatibility="same-compute-capability")
+    same = replace(PLAN, hardware_compatibility="same-compute-capability")
     assert choose(replace(built, engine=open_to_all, build=same), gpus, None) == 0
-    ampere = replace(built, engine=open_to_all, build=replace(plan, hardware_compatibility="ampere-plus"))
+    ampere = replace(built, engine=open_to_all, build=replace(PLAN, hardware_compatibility="ampere-plus"))
     assert choose(ampere, gpus, 1) == 1
     with pytest.raises(HostError, match=r"compute capability 8\.0 and above"):
         choose(ampere, [replace(gpus[0], compute_capability=(7, 5))], None)
@@ -183,15 +183,7 @@ def test_a_bundle_for_a_cpu_takes_no_device(minilm_bundle: Path) -> None:
 
 def test_an_engine_that_is_not_built_yet(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     manifest, folder = open_bundle(bundle)
-    plan = BuildPlan(
-        builder="tensorrt",
-        minimum_version="10.14",
-        compute_capability=(8, 9),
-        profile={},
-        workspace_bytes=1,
-        timing_cache="timing.cache",
-    )
-    write_manifest(replace(manifest, engine=None, build=plan), folder)
+    write_manifest(replace(manifest, engine=None, build=PLAN), folder)
     Machine(monkeypatch, RTX)
     error = refusal(bundle)
     assert "is not built yet" in error.message

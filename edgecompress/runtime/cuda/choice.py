@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edgecompress.errors import HostError
 from edgecompress.runtime.cuda.device import Device
 from edgecompress.runtime.cuda.driver import CudaDevice, list_gpus, open_driver
-from edgecompress.targets import Gpu
+from edgecompress.targets import Gpu, describe_gpus
 from edgecompress.types.bundle import BuildPlan, Manifest
 
 _AMPERE = (8, 0)
@@ -24,9 +24,7 @@ def open_device(manifest: Manifest, wanted: int | None) -> Device:
         raise HostError(
             f"{manifest.name} is for {manifest.target.name}: {error.message}", way_out=error.way_out
         ) from None
-    gpus = list_gpus(cuda)
-    index = choose(manifest, gpus, wanted)
-    return CudaDevice(cuda, index, gpus[index])
+    return CudaDevice(cuda, choose(manifest, list_gpus(cuda), wanted))
 
 
 def choose(manifest: Manifest, gpus: Sequence[Gpu], wanted: int | None) -> int:
@@ -36,7 +34,7 @@ def choose(manifest: Manifest, gpus: Sequence[Gpu], wanted: int | None) -> int:
             f"{manifest.name} needs an NVIDIA GPU, and the driver finds none",
             way_out="`nvidia-smi` shows what the driver sees; CUDA_VISIBLE_DEVICES can hide a GPU.",
         )
-    listed = "; ".join(f"{i}: {g.name}, {_dotted(g.compute_capability)}" for i, g in enumerate(gpus))
+    listed = describe_gpus(gpus)
     if wanted is not None and not 0 <= wanted < len(gpus):
         raise HostError(f"there is no GPU {wanted}; here is {listed}", way_out="Give another device (--device).")
     fitting = [i for i, gpu in enumerate(gpus) if _fits(manifest, gpu)]
@@ -47,7 +45,7 @@ def choose(manifest: Manifest, gpus: Sequence[Gpu], wanted: int | None) -> int:
     if wanted is None and fitting:
         raise HostError(f"several GPUs could be meant: {listed}", way_out="Say which: device=N (--device N).")
     if wanted is not None:
-        listed = f"GPU {wanted}, {gpus[wanted].name}, {_dotted(gpus[wanted].compute_capability)}"
+        listed = f"GPU {wanted}, {gpus[wanted].name}, {gpus[wanted].capability}"
     raise HostError(
         f"{manifest.name} is for {_for(manifest)}, and here is {listed}",
         way_out=_rebuild(manifest),
@@ -67,7 +65,7 @@ def _for(manifest: Manifest) -> str:
     assert manifest.engine is not None
     if _compatibility(manifest.build) == "ampere-plus":
         return "GPUs of compute capability 8.0 and above"
-    capability = f"compute capability {_dotted(manifest.engine.compute_capability)}"
+    capability = f"compute capability {'.'.join(map(str, manifest.engine.compute_capability))}"
     return f"{manifest.engine.gpu} ({capability})" if manifest.engine.gpu else capability
 
 
@@ -79,7 +77,3 @@ def _rebuild(manifest: Manifest) -> str:
 
 def _compatibility(plan: BuildPlan | None) -> str:
     return "none" if plan is None else plan.hardware_compatibility
-
-
-def _dotted(capability: tuple[int, int]) -> str:
-    return ".".join(map(str, capability))

@@ -19,12 +19,15 @@ class DeviceMemoryError(HostError):
     """The GPU has not enough memory left."""
 
 
+def is_out_of_memory(said: str) -> bool:
+    """Whether that is what a complaint of TensorRT's means: it has several spellings of it."""
+    return "outofmemory" in said.lower().replace(" ", "")
+
+
 class Device(Protocol):
     """One GPU. Calls raise DeviceMemoryError where memory is short and HostError where the device fails."""
 
     index: int
-    name: str
-    capability: tuple[int, int]
 
     def free_bytes(self) -> int: ...
 

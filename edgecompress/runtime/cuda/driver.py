@@ -87,10 +87,10 @@ def _value(cuda: Any, result: tuple[Any, ...]) -> Any:
 class CudaDevice:
     """One GPU of :func:`list_gpus`, as a :class:`~edgecompress.runtime.cuda.device.Device`."""
 
-    def __init__(self, cuda: Any, index: int, gpu: Gpu) -> None:
+    def __init__(self, cuda: Any, index: int) -> None:
         """Takes the primary context and keeps it: other libraries in the process live in it too. Raises HostError."""
         self._cuda = cuda
-        self.index, self.name, self.capability = index, gpu.name, gpu.compute_capability
+        self.index = index
         self._context = _value(cuda, cuda.cuDevicePrimaryCtxRetain(_value(cuda, cuda.cuDeviceGet(index))))
 
     def _enter(self) -> Any:
