@@ -49,13 +49,15 @@ def test_decoders_read_the_same_and_count_what_they_move(
     np.testing.assert_allclose(ours.prefill(ids), torch_side.prefill(ids), atol=1e-3)
     for token in (7, 9, 11):
         np.testing.assert_allclose(ours.step(token), torch_side.step(token), atol=1e-3)
-    rows = decoder_rows([torch_side, ours], torch_side.prefill, [20], 2, 1e9, config.vocab_size)
+    bandwidth = 1e6  # so little that the share has digits enough, however slow this machine is
+    rows = decoder_rows([torch_side, ours], torch_side.prefill, [20], 2, bandwidth, config.vocab_size)
     assert ours.kv_bytes_per_token == torch_side.kv_bytes_per_token
     for row in rows:
         assert row["correlation_with_float32"] > 0.999
         assert row["ttft_ms"] > 0
         assert row["tpot_ms"] <= row["token_p99_ms"] * 1.001
-        assert row["share_of_copy_bandwidth"] == pytest.approx(row["bytes_a_step"] / row["tpot_ms"] / 1e6, rel=0.02)
+        per_s = row["bytes_a_step"] / (row["tpot_ms"] / 1e3)
+        assert row["share_of_copy_bandwidth"] == pytest.approx(per_s / bandwidth, rel=0.02)
     assert rows[1]["tpot_torch_eager_over_it"]["median"] > 0
     ours.close()
 
