@@ -10,18 +10,19 @@ import numpy as np
 
 from edgecompress import __version__
 from edgecompress.errors import UsageError
-from edgecompress.formats.manifest import file_sha256, open_bundle, read_report
+from edgecompress.formats.manifest import file_sha256, open_bundle, read_measurements, read_report
 from edgecompress.profile.cold import cold_start
 from edgecompress.profile.energy import EnergyMeter
 from edgecompress.profile.host import Calibration, describe_host
 from edgecompress.profile.scenarios import most_served, offline, serve
-from edgecompress.profile.statistics import drift, percentiles
+from edgecompress.profile.statistics import drift, percentiles, quantiles
 from edgecompress.profile.subject import DEFAULT_NEW_TOKENS, Prepared, Subject, open_subject
 from edgecompress.profile.timing import WallClock, measure, warm_up
 from edgecompress.profile.workload import Workload, parse_workloads
 from edgecompress.runtime.models import on_gpu
 from edgecompress.runtime.session import check_host
-from edgecompress.types.profile import Measurement, Profile, Stage, TokenTimes
+from edgecompress.types.profile import Measurement, Profile, Stage, TokenTimes, Tried
+from edgecompress.types.report import Fidelity
 
 SCENARIOS = ("single-stream", "offline", "server")
 _OFFLINE_TEXTS = 256
@@ -75,7 +76,8 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
         remarks.append("the host was noisy: differences below its own variation mean nothing")
     if jump := clock.jump_s():
         remarks.append(f"the system's clock was set by {jump:+g} s meanwhile; durations do not depend on it")
-    verified = _verified(folder)
+    fidelity = read_report(folder).fidelity
+    verified = fidelity.samples > 0
     if not verified:
         remarks.append("the fidelity of this bundle was never verified: its speed says nothing about its answers")
     return Profile(
@@ -93,6 +95,8 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
         measurements=tuple(measurements),
         cold_start=cold,
         peak_rss_bytes=None if cold is None else cold.peak_rss_bytes,
+        fidelity=_in_words(fidelity),
+        tried=_tried(folder),
         remarks=tuple(remarks),
     )
 
@@ -186,6 +190,7 @@ def _calls_in_a_row(
         stages=_stages(prepared.stages),
         tokens=tokens,
         drift=moved,
+        quantiles_ms=quantiles(timed.seconds),
         joules_per_call=None if joules is None else round(joules / calls, 6),
         remarks=tuple(remarks),
     )
@@ -200,5 +205,35 @@ def _stages(stages: dict[str, list[float]]) -> tuple[Stage, ...]:
     )
 
 
-def _verified(folder: Path) -> bool:
-    return read_report(folder).fidelity.samples > 0
+_QUALITIES = {"mean cosine": "mean_cosine", "perplexity ratio": "perplexity_ratio", "mean KL": "mean_kl"}
+
+
+def _quality(fidelity: Fidelity) -> tuple[str, float] | None:
+    """The measure that it is judged by, and its value."""
+    found = [(name, getattr(fidelity, field)) for name, field in _QUALITIES.items()]
+    return next(((name, value) for name, value in found if value is not None), None)
+
+
+def _in_words(fidelity: Fidelity) -> str:
+    quality = _quality(fidelity)
+    return "" if quality is None else f"{quality[0]} {quality[1]:.4f}"
+
+
+def _tried(folder: Path) -> tuple[Tried, ...]:
+    measurements, found = read_measurements(folder), []
+    for row in measurements.candidates if measurements is not None else ():
+        quality = None if row.fidelity is None else _quality(row.fidelity)
+        if quality is None or row.latency_ms is None:
+            continue
+        level = "" if row.accuracy_level is None else f", accuracy level {row.accuracy_level}"
+        name, value = quality
+        found.append(
+            Tried(
+                precision=row.precision + level,
+                quality=name,
+                value=value,
+                ms=row.latency_ms,
+                chosen=row.verdict == "chosen",
+            )
+        )
+    return tuple(found)

@@ -42,6 +42,11 @@ def percentiles(seconds: Times) -> Percentiles:
     )
 
 
+def quantiles(seconds: Times) -> tuple[float, ...]:
+    """The 0th to the 100th percentile, in ms: what a histogram and a distribution function are drawn from."""
+    return tuple(round(float(q) * 1e3, 4) for q in np.percentile(seconds, range(101)))
+
+
 def drift(seconds: Times, at: Times) -> Drift | None:
     """Medians of windows of equal length; None where there are too few calls for one. ``at``: when each call began.
 

@@ -71,9 +71,63 @@ class Measurement:
     stages: tuple[Stage, ...] = ()
     tokens: TokenTimes | None = None
     drift: Drift | None = None
+    quantiles_ms: tuple[float, ...] = ()  # 101 of them, of the calls' times: the 0th to the 100th percentile
     server: Server | None = None
     joules_per_call: float | None = None  # None: not measurable here
     remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peaks:
+    """What this machine does at most with so many threads, measured: nothing here is looked up."""
+
+    threads: int
+    memory_bytes_per_s: float  # read, of a buffer that no cache holds
+    cache_bytes_per_s: float  # read, of a buffer as large as what the model reads in a call
+    cache_buffer_bytes: int
+    ops_per_s: Mapping[str, float]  # of large matrix products, by dtype: "float32", "int8"; two to a multiply-add
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """One node of the graph in one call, and what the machine's roof would allow it."""
+
+    name: str  # the node's
+    module: str  # of the student that it computes: "encoder.layer.3.attention"
+    op: str
+    ms: float
+    share: float  # of the call
+    ops: float  # two to a multiply-add
+    bytes: int  # weights and inputs read, outputs written
+    computes: str  # the dtype that its products are in: "float32", "int8"
+    bound: str  # "compute" or "memory": the higher of the two roofs' times
+    roof_ms: float  # what it would take at the roof
+    of_roof: float  # roof_ms / ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorProfile:
+    """Every node of one workload, in the order of the graph, from ONNX Runtime's profile."""
+
+    workload: str
+    threads: int
+    phase: str  # "call"; of a decoder "prefill" and "decode" (one step behind the prompt)
+    calls: int
+    call_ms: float  # while each node was timed
+    slowdown: float  # that time over the call's when nothing is timed
+    between_ms: float  # of the call in no node: the graph's own way from one to the next
+    operators: tuple[Operator, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A precision that the export tried: quality against latency."""
+
+    precision: str
+    quality: str  # which: "mean cosine", or "perplexity ratio"
+    value: float
+    ms: float
+    chosen: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +190,10 @@ class Profile:
     measurements: tuple[Measurement, ...]
     cold_start: ColdStart | None = None
     peak_rss_bytes: int | None = None
+    fidelity: str = ""  # as the export measured it, in words
+    tried: tuple[Tried, ...] = ()  # at export, on the machine that it was made on
+    peaks: tuple[Peaks, ...] = ()  # one a thread count
+    operators: tuple[OperatorProfile, ...] = ()
     remarks: tuple[str, ...] = ()
     schema_version: int = PROFILE_SCHEMA_VERSION
 
