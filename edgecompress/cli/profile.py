@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--new-tokens", type=int, default=32, help="decoders: of each text (32)")
     parser.add_argument("--device", type=int, metavar="N", help="the GPU, where there are several")
     parser.add_argument("--no-cold-start", action="store_true", help="start no fresh processes")
+    parser.add_argument("--no-operators", action="store_true", help="do not time the graph's nodes one by one")
     parser.add_argument("--allow-mismatch", action="store_true", help="profile a bundle made for another CPU")
     add_json_flag(parser)
 
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
         new_tokens=options.new_tokens,
         device=options.device,
         cold=not options.no_cold_start,
+        operators=not options.no_operators,
         allow_mismatch=options.allow_mismatch,
     )
     if options.output is not None and options.output.exists() and not options.output.is_dir():
@@ -70,6 +72,7 @@ def _threads(text: str | None) -> tuple[int, ...]:
 
 def describe(profile: Profile) -> str:
     """For a terminal."""
+    from edgecompress.cli.operator_lines import describe_operators
     from edgecompress.profile.host import describe_noise
 
     size = f"{profile.bundle_bytes / 1e6:.1f} MB"
@@ -98,6 +101,7 @@ def describe(profile: Profile) -> str:
         lines.append("energy      not measurable here")
     for m in profile.measurements:
         lines += [f"{m.workload}, {m.threads} threads: {remark}" for remark in m.remarks]
+    lines += describe_operators(profile)
     lines += [f"note: {remark}" for remark in profile.remarks]
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from edgecompress.profile.timing import WallClock, measure, warm_up
 from edgecompress.profile.workload import Workload, parse_workloads
 from edgecompress.runtime.models import on_gpu
 from edgecompress.runtime.session import check_host
-from edgecompress.types.profile import Measurement, Profile, Stage, TokenTimes, Tried
+from edgecompress.types.bundle import Manifest
+from edgecompress.types.profile import Measurement, OperatorProfile, Peaks, Profile, Stage, TokenTimes, Tried
 from edgecompress.types.report import Fidelity
 
 SCENARIOS = ("single-stream", "offline", "server")
@@ -44,6 +46,7 @@ class Asked:
     new_tokens: int = DEFAULT_NEW_TOKENS
     device: int | None = None
     cold: bool = True
+    operators: bool = True
     allow_mismatch: bool = False
 
 
@@ -57,21 +60,31 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
     clock, calibration = WallClock(), Calibration()
     calibration.take()
     measurements: list[Measurement] = []
+    operators: list[OperatorProfile] = []
+    peaks: list[Peaks] = []
+    remarks: list[str] = []
     for threads in asked.threads or (None,):
         subject = open_subject(manifest, folder, threads, asked.device)
+        of_these: list[tuple[Workload, Measurement]] = []
         try:
             for workload in workloads or parse_workloads(subject.default_shapes()):
                 show(f"{workload.name}, {subject.threads} threads")
-                measurements += _measure_all(subject, workload, asked)
+                found = _measure_all(subject, workload, asked)
+                of_these += [(workload, each) for each in found]
                 calibration.take()
         finally:
             subject.close()
+        measurements += [each for _, each in of_these]
+        if asked.operators:
+            show(f"operators, {subject.threads} threads")
+            peaks += _operators(manifest, folder, subject.threads, of_these, operators, remarks)
+            calibration.take()
     cold = None
     if asked.cold:
         show("cold start")
         cold = cold_start(folder, asked.threads[0] if asked.threads else subject.threads, asked.device)
     calibration.take()
-    noise, remarks = calibration.noise(), []
+    noise = calibration.noise()
     if noise.noisy:
         remarks.append("the host was noisy: differences below its own variation mean nothing")
     if jump := clock.jump_s():
@@ -97,7 +110,9 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
         peak_rss_bytes=None if cold is None else cold.peak_rss_bytes,
         fidelity=_in_words(fidelity),
         tried=_tried(folder),
-        remarks=tuple(remarks),
+        peaks=tuple(peaks),
+        operators=tuple(operators),
+        remarks=tuple(dict.fromkeys(remarks)),
     )
 
 
@@ -203,6 +218,45 @@ def _stages(stages: dict[str, list[float]]) -> tuple[Stage, ...]:
         Stage(name=name, p50_ms=round(float(np.median(values)) * 1e3, 4), share=round(means[name] / whole, 4))
         for name, values in stages.items()
     )
+
+
+def _operators(
+    manifest: Manifest,
+    folder: Path,
+    threads: int,
+    measured: list[tuple[Workload, Measurement]],
+    found: list[OperatorProfile],
+    remarks: list[str],
+) -> list[Peaks]:
+    """Each node's time in the workloads that are shapes, into ``found``; why there is none, into ``remarks``."""
+    shapes = [(workload, each) for workload, each in measured if workload.lengths and each.stages]
+    if on_gpu(manifest):
+        remarks.append("operators are not measurable here: ONNX Runtime times them, on CPUs")
+        return []
+    if missing := [name for name in ("onnx", "onnx_ir") if importlib.util.find_spec(name) is None]:
+        remarks.append(
+            f"operators are not measured: {missing[0]} is not installed (pip install 'edgecompress[profile]')"
+        )
+        return []
+    if not shapes:
+        remarks.append("operators are measured of shapes that are called one after the other, and none was asked for")
+        return []
+    from edgecompress.profile.operators import OperatorTimer
+
+    timer = OperatorTimer(manifest, folder, threads)
+    try:
+        for workload, each in shapes:
+            stages = {stage.name: stage.p50_ms for stage in each.stages}
+            if each.tokens is None:
+                timer.call(workload.name, workload.batch, workload.lengths[0], stages["compute"])
+            else:
+                step = stages["decode"] / (each.tokens.new_tokens - 1)
+                timer.generate(workload.name, workload.batch, workload.lengths[0], stages["prefill"], step)
+        at_most, new = timer.finish()
+        found += new
+        return [at_most] if at_most is not None else []
+    finally:
+        timer.close()
 
 
 _QUALITIES = {"mean cosine": "mean_cosine", "perplexity ratio": "perplexity_ratio", "mean KL": "mean_kl"}

@@ -43,12 +43,20 @@ def thread_count(manifest: Manifest, threads: int | None) -> int:
 
 
 def make_session(
-    folder: Path, manifest: Manifest, threads: int, *, huge_pages: bool = False, gpu: int | None = None
+    folder: Path,
+    manifest: Manifest,
+    threads: int,
+    *,
+    huge_pages: bool = False,
+    gpu: int | None = None,
+    profile_to: Path | None = None,
 ) -> ort.InferenceSession:
     """Open the model with the settings stored for its target, and make sure that its providers are live.
 
     ``huge_pages`` asks for them where the weights lie, in a thread of its own, so that nothing waits for the kernel.
-    ``gpu``: its number, for the CUDA provider. Raises HostError rather than fall back to another provider.
+    ``gpu``: its number, for the CUDA provider. ``profile_to``: the beginning of the file that ONNX Runtime writes each
+    node's times to, when the session's ``end_profiling`` is called. Raises HostError rather than fall back to another
+    provider.
     """
     settings, wanted = manifest.runtime, list(manifest.target.providers)
     available = ort.get_available_providers()
@@ -62,6 +70,8 @@ def make_session(
     options.log_severity_level = 4  # what fails is raised, and said in our words
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if profile_to is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
     options.enable_cpu_mem_arena = settings.cpu_memory_arena
     if settings.graph_optimization == "disabled":
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -96,7 +96,7 @@ class Operator:
     module: str  # of the student that it computes: "encoder.layer.3.attention"
     op: str
     ms: float
-    share: float  # of the call
+    share: float  # of all nodes' time
     ops: float  # two to a multiply-add
     bytes: int  # weights and inputs read, outputs written
     computes: str  # the dtype that its products are in: "float32", "int8"
@@ -113,9 +113,9 @@ class OperatorProfile:
     threads: int
     phase: str  # "call"; of a decoder "prefill" and "decode" (one step behind the prompt)
     calls: int
-    call_ms: float  # while each node was timed
-    slowdown: float  # that time over the call's when nothing is timed
-    between_ms: float  # of the call in no node: the graph's own way from one to the next
+    call_ms: float  # when nothing in it is timed
+    nodes_ms: float  # the nodes' own times together; above call_ms: timing them made them slower
+    between_ms: float  # of the call in no node: the way from one to the next
     operators: tuple[Operator, ...]
 
 

@@ -1,0 +1,71 @@
+"""Operators of a profile, for a terminal: by layer, and the three most worth attacking."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+from edgecompress.cli.output import table
+from edgecompress.types.profile import Operator, OperatorProfile, Peaks, Profile
+
+_LAYER = re.compile(r"^(.*?\.\d+)(\.|$)")
+_MOST_ROWS = 12
+
+
+def layer_of(module: str) -> str:
+    """The layer that a module is in: ``encoder.layer.3.attention.self`` is in ``encoder.layer.3``."""
+    match = _LAYER.match(module)
+    return match[1] if match else module.split(".", 1)[0] or "the rest"
+
+
+def describe_operators(profile: Profile) -> list[str]:
+    """Of the last shape with the last thread count, each phase of it; [] where operators were not measured."""
+    lines: list[str] = []
+    last = profile.operators[-1] if profile.operators else None
+    for found in profile.operators:
+        if last is not None and (found.workload, found.threads) == (last.workload, last.threads):
+            peaks = next(each for each in profile.peaks if each.threads == found.threads)
+            lines += ["", *_phase(found, peaks)]
+    return lines
+
+
+def _phase(found: OperatorProfile, peaks: Peaks) -> list[str]:
+    layers: dict[str, list[Operator]] = defaultdict(list)
+    for operator in found.operators:
+        layers[layer_of(operator.module)].append(operator)
+    rows = []
+    for layer, operators in layers.items():
+        ms, roof = sum(each.ms for each in operators), sum(each.roof_ms for each in operators)
+        kinds = sorted({each.op: each.ms for each in operators}.items(), key=lambda item: -item[1])
+        rows.append(
+            [
+                *(layer, f"{ms:.3f}", f"{ms / found.nodes_ms:.1%}", f"{roof / ms:.0%}" if ms else "—"),
+                ", ".join(name for name, _ in kinds[:3]) + (", …" if len(kinds) > 3 else ""),
+            ]
+        )
+    rows.sort(key=lambda row: -float(row[1]))
+    rest = [f"and {len(rows) - _MOST_ROWS} more"] if len(rows) > _MOST_ROWS else []
+    phase = "" if found.phase == "call" else f", {found.phase}"
+    rates = ", ".join(f"{name} products {rate / 1e9:.0f} G/s" for name, rate in peaks.ops_per_s.items())
+    return [
+        f"{found.workload}{phase}, {found.threads} threads: the nodes take {found.nodes_ms:.2f} ms, timed one by one; "
+        f"the call takes {found.call_ms:.2f} ms",
+        f"roof  {rates}, reads {peaks.memory_bytes_per_s / 1e9:.1f} GB/s of memory and "
+        f"{peaks.cache_bytes_per_s / 1e9:.1f} GB/s of {peaks.cache_buffer_bytes / 1e6:.0f} MB again and again",
+        table(["layer", "ms", "share", "of roof", "operators"], rows[:_MOST_ROWS]),
+        *rest,
+        *_worth(found),
+    ]
+
+
+def _worth(found: OperatorProfile) -> list[str]:
+    from edgecompress.profile.operators import most_worth
+
+    lines = [
+        f"{each.what}, {each.nodes} nodes: {each.ms:.2f} ms, {each.roof_ms:.2f} at the roof of {_ROOFS[each.bound]}"
+        for each in most_worth(found)
+    ]
+    return [f"{'most worth attacking' if i == 0 else '':<20}  {line}" for i, line in enumerate(lines)]
+
+
+_ROOFS = {"memory": "reading", "compute": "products"}

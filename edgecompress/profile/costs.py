@@ -1,0 +1,257 @@
+"""What one node of a graph must compute and move, whoever computes it: operations, their dtype, and bytes.
+
+Operations are two to a multiply-add; a node without products counts one for each number that it gives out. Bytes are
+weights and inputs read once and outputs written once, as if nothing but the node's own tensors were in the way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from edgecompress.profile.shapes import Case, Shape
+
+FLOAT32, INT8 = "float32", "int8"
+
+_NOTHING = (
+    "Shape",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+    "Constant",
+    "ConstantOfShape",
+    "If",
+    "Size",
+    "Flatten",
+)
+_LOOKUPS = ("Gather", "GatherElements", "GatherND", "GatherBlockQuantized", "Slice")
+_MATMUL_STEP = 4  # of a DecoderLayer's program: kind, made, x, other, scales, zeros, bias, K, N, bits, …
+_PROGRAM = 9  # its place among the op's inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """``ops`` in products of ``computes``; ``bytes`` moved."""
+
+    ops: float
+    bytes: int
+    computes: str
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A node with its shapes at hand."""
+
+    node: ir.Node
+    shapes: Mapping[ir.Value, Shape]
+    case: Case
+
+    def shape(self, index: int) -> Shape:
+        """Of an input. Raises KeyError where it is not known or there is none."""
+        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        if value is None:
+            raise KeyError(index)
+        return self.shapes[value]
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        attribute = self.node.attributes.get(name)
+        return default if attribute is None else attribute.value
+
+    def bytes_of(self, value: ir.Value | None) -> int:
+        shape = self.shapes.get(value) if value is not None else None
+        if shape is None or value is None or value.dtype is None:
+            return 0
+        return math.ceil(math.prod(shape) * value.dtype.bitwidth / 8)
+
+    def weights(self) -> int:
+        """Bytes of the constants that it reads."""
+        values = {value for value in self.node.inputs if value is not None and value.const_value is not None}
+        return sum(self.bytes_of(value) for value in values)
+
+    def read(self) -> int:
+        """Bytes of everything that it reads."""
+        return sum(self.bytes_of(value) for value in {v for v in self.node.inputs if v is not None})
+
+    def written(self) -> int:
+        return sum(self.bytes_of(value) for value in self.node.outputs)
+
+
+def cost(node: ir.Node, shapes: Mapping[ir.Value, Shape], case: Case) -> Cost:
+    """Of one node of a graph whose values have ``shapes`` in this ``case``."""
+    seen = _Node(node, shapes, case)
+    if node.op_type in _NOTHING:
+        return Cost(ops=0, bytes=0, computes=FLOAT32)
+    rule = _RULES.get(node.op_type)
+    if rule is not None:
+        try:
+            return rule(seen)
+        except KeyError:
+            pass  # a shape that it takes is not known: what follows is the least that it does
+    written = seen.written()
+    if node.op_type in _LOOKUPS:  # what is picked, not what it is picked from
+        return Cost(ops=0, bytes=2 * written, computes=FLOAT32)
+    numbers = sum(math.prod(shapes[value]) for value in node.outputs if value in shapes)
+    return Cost(ops=numbers, bytes=seen.read() + written, computes=FLOAT32)
+
+
+def _whole(seen: _Node, ops: float, computes: str) -> Cost:
+    return Cost(ops=ops, bytes=seen.read() + seen.written(), computes=computes)
+
+
+def _product(computes: str, weights: int = 1) -> Callable[[_Node], Cost]:
+    """Matrix products of [..., M, K] by [..., K, N], either of which may lie the other way round."""
+
+    def rule(seen: _Node) -> Cost:
+        left, right = seen.shape(0), seen.shape(weights)
+        turned = bool(seen.attribute("transB") or (seen.attribute("transA") and len(left) == 2))
+        k = left[-2] if seen.attribute("transA") else left[-1]
+        n = right[-2] if turned and seen.attribute("transB") else right[-1]
+        rows = math.prod(left) // max(1, k)
+        value = seen.node.inputs[0]
+        half = value is not None and value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+        return _whole(seen, 2.0 * rows * k * n, "float16" if half and computes == FLOAT32 else computes)
+
+    return rule
+
+
+def _blockwise(seen: _Node) -> Cost:
+    rows = math.prod(seen.shape(0)[:-1])
+    level = int(seen.attribute("accuracy_level", 4 if seen.node.op_type == "MatMulBlocks" else 0))
+    ops = 2.0 * rows * int(seen.attribute("K")) * int(seen.attribute("N"))
+    return _whole(seen, ops, INT8 if level == 4 else FLOAT32)
+
+
+def _attended(tokens: int, past: int, *, causal: bool, window: int = -1) -> float:
+    """Keys that a token sees, on average."""
+    seen = past + (tokens + 1) / 2 if causal else float(past + tokens)
+    return min(seen, float(window)) if window > 0 else seen
+
+
+def _attention(seen: _Node) -> Cost:
+    """Of encoders: queries [B, T, H * D], keys [B, S, H * D]."""
+    query = seen.shape(0)
+    keys = query if len(seen.node.inputs) < 2 or seen.node.inputs[1] is None else seen.shape(1)
+    if len(query) == 4:  # [B, H, T, D]
+        batch, width, length, across = query[0], query[1] * query[3], query[2], keys[2]
+    else:
+        batch, width, length, across = query[0], math.prod(query[2:]), query[1], keys[1]
+    past = _past(seen)
+    causal = bool(seen.attribute("is_causal") or seen.attribute("unidirectional")) or bool(past)
+    each = _attended(length, past, causal=True) if causal else float(across)
+    value = seen.node.inputs[0]
+    half = value is not None and value.dtype == ir.DataType.FLOAT16
+    return _whole(seen, 4.0 * batch * length * width * each, "float16" if half else FLOAT32)
+
+
+def _past(seen: _Node) -> int:
+    """Of a node that a cache goes into."""
+    return seen.case.past if any("past" in (value.name or "") for value in seen.node.inputs if value is not None) else 0
+
+
+def _cache_bytes(seen: _Node, kv_heads: int, size: int) -> int:
+    """Keys and values read once, those of the new tokens written."""
+    past = seen.node.inputs[3]
+    width = 1 if past is not None and past.dtype == ir.DataType.INT8 else 4
+    return 2 * width * seen.case.batch * kv_heads * size * (seen.case.past + 2 * seen.case.tokens)
+
+
+def _cached(seen: _Node) -> tuple[float, int]:
+    """Operations, and bytes of the cache, of attention behind it."""
+    heads, kv_heads = int(seen.attribute("num_heads")), int(seen.attribute("kv_num_heads"))
+    size = seen.shape(3)[3]
+    each = _attended(seen.case.tokens, seen.case.past, causal=True, window=int(seen.attribute("local_window_size", -1)))
+    ops = 4.0 * seen.case.batch * seen.case.tokens * heads * size * each
+    return ops, _cache_bytes(seen, kv_heads, size)
+
+
+def _cached_attention(seen: _Node) -> Cost:
+    ops, cache = _cached(seen)
+    rows = sum(seen.bytes_of(value) for value in seen.node.inputs[:3]) + seen.bytes_of(seen.node.outputs[0])
+    return Cost(ops=ops, bytes=rows + cache, computes=FLOAT32)
+
+
+def _decoder_layer(seen: _Node) -> Cost:
+    """Products of the op's program, and its attention; rows between its steps stay in the caches."""
+    program = seen.node.inputs[_PROGRAM]
+    if program is None or program.const_value is None:
+        raise KeyError(_PROGRAM)
+    ops, cache = _cached(seen)
+    rows = seen.case.batch * seen.case.tokens
+    for step in program.const_value.numpy()[1:].tolist():
+        if step[0] == _MATMUL_STEP:
+            ops += 2.0 * rows * step[7] * step[8]
+    start = seen.node.inputs[_PROGRAM + 1]
+    moved = seen.weights() + seen.bytes_of(start) + seen.bytes_of(seen.node.outputs[0])
+    return Cost(ops=ops, bytes=moved + cache, computes=INT8)
+
+
+def _encoder_projections(seen: _Node) -> Cost:
+    rows, hidden = seen.shape(0)
+    return Cost(ops=6.0 * rows * hidden * hidden, bytes=seen.weights() + 7 * rows * hidden, computes=INT8)
+
+
+def _encoder_layer(seen: _Node) -> Cost:
+    """Attention, output projection, feed-forward network, and the next layer's projections where it gives some."""
+    rows, hidden = seen.shape(0)
+    between = int(seen.attribute("feed_forward"))
+    last = not list(seen.node.outputs[1].uses())
+    products = hidden * hidden + 2 * hidden * between + (0 if last else 3 * hidden * hidden)
+    ops = 2.0 * rows * products + 4.0 * rows * seen.case.tokens * hidden
+    return Cost(ops=ops, bytes=seen.weights() + (11 if last else 14) * rows * hidden, computes=INT8)
+
+
+def _convolution(seen: _Node) -> Cost:
+    kernel = seen.shape(1)
+    output = seen.shapes[seen.node.outputs[0]]
+    return _whole(seen, 2.0 * math.prod(output) * math.prod(kernel[1:]), FLOAT32)
+
+
+def _experts(seen: _Node) -> Cost:
+    """A mixture's: each row goes through ``k`` of its experts, and each expert that is met is read once."""
+    rows, chosen = math.prod(seen.shape(0)[:-1]), int(seen.attribute("k", 1))
+    stored = [
+        (value, shape)
+        for value in seen.node.inputs[2:]
+        if value is not None and value.const_value is not None and len(shape := seen.shapes.get(value, ())) == 3
+    ]
+    if not stored:
+        raise KeyError(2)
+    bits = int(seen.attribute("expert_weight_bits", 32))
+    numbers = sum(math.prod(shape) * (8 // bits if bits < 8 else 1) for _, shape in stored)
+    experts = stored[0][1][0]
+    met = min(experts, rows * chosen)
+    weights = sum(seen.bytes_of(value) for value, _ in stored) * met // experts
+    ops = 2.0 * rows * chosen * numbers / experts
+    return Cost(ops=ops, bytes=weights + seen.bytes_of(seen.node.inputs[0]) + seen.written(), computes=FLOAT32)
+
+
+_RULES: Mapping[str, Callable[[_Node], Cost]] = {
+    "MatMul": _product(FLOAT32),
+    "Gemm": _product(FLOAT32),
+    "FusedMatMul": _product(FLOAT32),
+    "FusedGemm": _product(FLOAT32),
+    "MatMulInteger": _product(INT8),
+    "DynamicQuantizeMatMul": _product(INT8),
+    "MatMulIntegerToFloat": _product(INT8),
+    "QLinearMatMul": _product(INT8, weights=3),
+    "QGemm": _product(INT8, weights=3),
+    "MatMulNBits": _blockwise,
+    "MatMulBlocks": _blockwise,
+    "MultiHeadAttention": _attention,
+    "Attention": _attention,
+    "GroupQueryAttention": _cached_attention,
+    "CachedAttention": _cached_attention,
+    "CachedAttentionInt8": _cached_attention,
+    "DecoderLayer": _decoder_layer,
+    "DecoderLayerInt8": _decoder_layer,
+    "EncoderProjections": _encoder_projections,
+    "EncoderLayer": _encoder_layer,
+    "Conv": _convolution,
+    "MoE": _experts,
+    "QMoE": _experts,
+}

@@ -1,0 +1,83 @@
+"""What this machine can do at most: bytes read a second, and operations of large matrix products."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnxruntime as ort
+
+from edgecompress.runtime.weights import huge_region
+from edgecompress.types.profile import Peaks
+
+MEMORY_BYTES = 1 << 29  # beyond the caches of one machine's share of most processors
+_ROWS, _INNER, _COLUMNS = 512, 1024, 4096
+_LONGEST_S, _MOST_CALLS = 0.6, 200
+
+
+class Bandwidth:
+    """How fast so many threads together read a buffer in huge pages, over and over: the best of some rounds."""
+
+    def __init__(self, threads: int, buffer_bytes: int = MEMORY_BYTES) -> None:
+        data = huge_region(max(4096 * threads, buffer_bytes) // 8 * 8).view(np.int64)
+        data[:] = 1
+        self._bytes, self._parts = data.nbytes, np.array_split(data, threads)
+        self._pool = ThreadPoolExecutor(threads)
+
+    def bytes_per_s(self) -> float:
+        return self._bytes / _best(lambda: list(self._pool.map(np.max, self._parts)))
+
+
+def measure_peaks(threads: int, working_set_bytes: int) -> Peaks:
+    """``working_set_bytes``: what a call of the model reads; it may lie in a cache from one call to the next."""
+    return Peaks(
+        threads=threads,
+        memory_bytes_per_s=round(Bandwidth(threads).bytes_per_s()),
+        cache_bytes_per_s=round(Bandwidth(threads, working_set_bytes).bytes_per_s()),
+        cache_buffer_bytes=working_set_bytes,
+        ops_per_s={"float32": round(_products(threads, np.float32)), "int8": round(_products(threads, np.int8))},
+    )
+
+
+def _products(threads: int, dtype: type) -> float:
+    """Operations a second of ONNX Runtime's own product of that size, two to a multiply-add."""
+    import onnx_ir as ir
+
+    rng, integers = np.random.default_rng(0), dtype is np.int8
+    if integers:
+        rows: np.ndarray[tuple[int, ...], np.dtype[np.generic]] = rng.integers(0, 255, (_ROWS, _INNER), dtype=np.uint8)
+        weights: np.ndarray[tuple[int, ...], np.dtype[np.generic]] = rng.integers(
+            -63, 63, (_INNER, _COLUMNS), dtype=np.int8
+        )
+    else:
+        rows = rng.standard_normal((_ROWS, _INNER), dtype=np.float32)
+        weights = rng.standard_normal((_INNER, _COLUMNS), dtype=np.float32)
+    x = ir.Value(
+        name="x",
+        type=ir.TensorType(ir.DataType.UINT8 if integers else ir.DataType.FLOAT),
+        shape=ir.Shape([_ROWS, _INNER]),
+    )
+    constant = ir.Value(name="w", const_value=ir.tensor(weights, name="w"))
+    node = ir.node("MatMulInteger" if integers else "MatMul", [x, constant])
+    node.outputs[0].name = "y"
+    node.outputs[0].type = ir.TensorType(ir.DataType.INT32 if integers else ir.DataType.FLOAT)
+    node.outputs[0].shape = ir.Shape([_ROWS, _COLUMNS])
+    graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[constant], opset_imports={"": 21}, name="product")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    model = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return 2.0 * _ROWS * _INNER * _COLUMNS / _best(lambda: session.run(None, {"x": rows}))
+
+
+def _best(call: Callable[[], object]) -> float:
+    """Seconds of the fastest of a few calls."""
+    began, best, done = time.perf_counter(), float("inf"), 0
+    while done < 2 or (done < _MOST_CALLS and time.perf_counter() - began < _LONGEST_S):
+        started = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - started)
+        done += 1
+    return best

@@ -1,0 +1,130 @@
+"""The shapes of every value of a bundle's graph for one call, out of the graph itself: nothing is run.
+
+The graphs carry their shapes in terms of the call's (``batch``, ``sequence``, …); those are put in. Where a pass of
+ours left a shape out, it follows from the inputs' by the few rules below; a value that neither gives has no shape.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from edgecompress.types.bundle import Manifest
+
+Shape = tuple[int, ...]
+
+_LIKE_INPUTS = (
+    "Add", "Sub", "Mul", "Div", "Cast", "Gelu", "QuickGelu", "Relu", "Tanh", "Erf", "Sqrt", "Pow", "Sigmoid", "Softmax",
+    "LayerNormalization", "SimplifiedLayerNormalization", "QuantizeLinear", "DequantizeLinear", "Identity", "Clip",
+    "DynamicQuantizeLinear",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One run: new tokens of each text, behind ``past`` that a decoder's cache holds already."""
+
+    batch: int
+    tokens: int
+    past: int = 0
+
+
+def input_shapes(manifest: Manifest, case: Case) -> dict[str, Shape]:
+    """Of the graph's inputs, by name."""
+    sizes: dict[str, Shape] = {}
+    for spec in manifest.inputs:
+        if spec.name.startswith("past_key_values."):
+            sizes[spec.name] = (case.batch, int(spec.shape[1]), case.past, int(spec.shape[3]))
+        elif spec.name == "logits_positions":
+            sizes[spec.name] = (1,)
+        elif spec.name == "attention_mask":
+            sizes[spec.name] = (case.batch, case.past + case.tokens)
+        elif spec.name == "pixel_values":
+            sizes[spec.name] = (case.batch, *(int(size) for size in spec.shape[1:]))
+        else:
+            sizes[spec.name] = (case.batch, case.tokens)
+    return sizes
+
+
+def value_shapes(graph: ir.Graph, manifest: Manifest, case: Case) -> dict[ir.Value, Shape]:
+    """Of every value that has one; of nodes inside an If too."""
+    inputs = input_shapes(manifest, case)
+    names = {
+        dim: size
+        for spec in manifest.inputs
+        for dim, size in zip(spec.shape, inputs[spec.name], strict=True)
+        if isinstance(dim, str)
+    }
+    names |= {"tokens": case.batch * case.tokens, "places": case.batch * case.tokens, "starts": case.batch + 1} | names
+    found: dict[ir.Value, Shape] = {}
+    for value in (*graph.inputs, *graph.initializers.values()):
+        if value.const_value is not None:
+            found[value] = tuple(size for size in value.const_value.shape if isinstance(size, int))
+        elif value.name in inputs:
+            found[value] = inputs[value.name]
+    for node in graph.all_nodes():
+        for output in node.outputs:
+            shape = _known(output, names)
+            if shape is None:
+                shape = _by_rule(node, found)
+            if shape is not None:
+                found[output] = shape
+    return found
+
+
+def _known(value: ir.Value, names: Mapping[str, int]) -> Shape | None:
+    if value.shape is None:
+        return None
+    sizes = [dim if isinstance(dim, int) else _evaluate(str(dim.value), names) for dim in value.shape]
+    return None if any(size is None for size in sizes) else tuple(size for size in sizes if size is not None)
+
+
+def _evaluate(text: str, names: Mapping[str, int]) -> int | None:
+    """``Min(512, sequence)``, ``batch*sequence`` and the like; None for what has another name in it."""
+    try:
+        return _value(ast.parse(text, mode="eval").body, names)
+    except (SyntaxError, KeyError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _value(node: ast.expr, names: Mapping[str, int]) -> int:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return node.value
+    if isinstance(node, ast.Name):
+        return names[node.id]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_value(node.operand, names)
+    if isinstance(node, ast.BinOp):
+        left, right = _value(node.left, names), _value(node.right, names)
+        match node.op:
+            case ast.Add():
+                return left + right
+            case ast.Sub():
+                return left - right
+            case ast.Mult():
+                return left * right
+            case ast.FloorDiv():
+                return left // right
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        several = {"Min": min, "Max": max, "min": min, "max": max}
+        return several[node.func.id](_value(argument, names) for argument in node.args)
+    raise ValueError(ast.dump(node))
+
+
+def _by_rule(node: ir.Node, known: Mapping[ir.Value, Shape]) -> Shape | None:
+    shapes = [known.get(value) for value in node.inputs if value is not None]
+    if not shapes or shapes[0] is None:
+        return None
+    if node.op_type == "Gather" and len(shapes) > 1 and shapes[1] is not None:
+        axis = int(node.attributes["axis"].value) if "axis" in node.attributes else 0
+        return shapes[0][:axis] + shapes[1] + shapes[0][axis + 1 :]
+    if node.op_type not in _LIKE_INPUTS:
+        return None
+    try:
+        return tuple(np.broadcast_shapes(*(shape for shape in shapes if shape is not None)))
+    except ValueError:  # of scales and axes: the first input decides
+        return shapes[0]
