@@ -153,24 +153,23 @@ def _past(seen: _Node) -> int:
     return seen.case.past if any("past" in (value.name or "") for value in seen.node.inputs if value is not None) else 0
 
 
-def _cache_bytes(seen: _Node, kv_heads: int, size: int) -> int:
+def _cache_bytes(seen: _Node, past: ir.Value | None, kv_heads: int, size: int) -> int:
     """Keys and values read once, those of the new tokens written."""
-    past = seen.node.inputs[3]
     width = 1 if past is not None and past.dtype == ir.DataType.INT8 else 4
     return 2 * width * seen.case.batch * kv_heads * size * (seen.case.past + 2 * seen.case.tokens)
 
 
-def _cached(seen: _Node) -> tuple[float, int]:
-    """Operations, and bytes of the cache, of attention behind it."""
+def _cached(seen: _Node, index: int) -> tuple[float, int]:
+    """Operations, and bytes of the cache, of attention behind it; ``index``: of the input that its keys are."""
     heads, kv_heads = int(seen.attribute("num_heads")), int(seen.attribute("kv_num_heads"))
-    size = seen.shape(3)[3]
+    size = seen.shape(index)[3]
     each = _attended(seen.case.tokens, seen.case.past, causal=True, window=int(seen.attribute("local_window_size", -1)))
     ops = 4.0 * seen.case.batch * seen.case.tokens * heads * size * each
-    return ops, _cache_bytes(seen, kv_heads, size)
+    return ops, _cache_bytes(seen, seen.node.inputs[index], kv_heads, size)
 
 
 def _cached_attention(seen: _Node) -> Cost:
-    ops, cache = _cached(seen)
+    ops, cache = _cached(seen, 3)
     rows = sum(seen.bytes_of(value) for value in seen.node.inputs[:3]) + seen.bytes_of(seen.node.outputs[0])
     return Cost(ops=ops, bytes=rows + cache, computes=FLOAT32)
 
@@ -180,7 +179,7 @@ def _decoder_layer(seen: _Node) -> Cost:
     program = seen.node.inputs[_PROGRAM]
     if program is None or program.const_value is None:
         raise KeyError(_PROGRAM)
-    ops, cache = _cached(seen)
+    ops, cache = _cached(seen, 0)
     rows = seen.case.batch * seen.case.tokens
     for step in program.const_value.numpy()[1:].tolist():
         if step[0] == _MATMUL_STEP:

@@ -20,7 +20,6 @@ Shape = tuple[int, ...]
 _LIKE_INPUTS = (
     "Add", "Sub", "Mul", "Div", "Cast", "Gelu", "QuickGelu", "Relu", "Tanh", "Erf", "Sqrt", "Pow", "Sigmoid", "Softmax",
     "LayerNormalization", "SimplifiedLayerNormalization", "QuantizeLinear", "DequantizeLinear", "Identity", "Clip",
-    "DynamicQuantizeLinear",
 )  # fmt: skip
 
 
@@ -70,7 +69,7 @@ def value_shapes(graph: ir.Graph, manifest: Manifest, case: Case) -> dict[ir.Val
         for output in node.outputs:
             shape = _known(output, names)
             if shape is None:
-                shape = _by_rule(node, found)
+                shape = _by_rule(node, output, found)
             if shape is not None:
                 found[output] = shape
     return found
@@ -115,13 +114,15 @@ def _value(node: ast.expr, names: Mapping[str, int]) -> int:
     raise ValueError(ast.dump(node))
 
 
-def _by_rule(node: ir.Node, known: Mapping[ir.Value, Shape]) -> Shape | None:
+def _by_rule(node: ir.Node, output: ir.Value, known: Mapping[ir.Value, Shape]) -> Shape | None:
     shapes = [known.get(value) for value in node.inputs if value is not None]
     if not shapes or shapes[0] is None:
         return None
     if node.op_type == "Gather" and len(shapes) > 1 and shapes[1] is not None:
         axis = int(node.attributes["axis"].value) if "axis" in node.attributes else 0
         return shapes[0][:axis] + shapes[1] + shapes[0][axis + 1 :]
+    if node.op_type == "DynamicQuantizeLinear":
+        return shapes[0] if output is node.outputs[0] else ()  # scale and zero point
     if node.op_type not in _LIKE_INPUTS:
         return None
     try:
