@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -108,26 +107,18 @@ def huge_page_bytes() -> int:
 
 
 class Bandwidth:
-    """The memory's read bandwidth, by dot products over 512 MiB in huge pages: the best of three."""
+    """The memory's read bandwidth, as the profile's roof has it."""
 
     model_bytes = weight_bytes_per_token = kv_bytes_per_token = 0
 
     def __init__(self, threads: int) -> None:
-        from edgecompress.runtime.weights import huge_region
+        from edgecompress.profile.peaks import Bandwidth as Reads
 
         self.settings = {"numpy": np.__version__}
-        data = huge_region(1 << 29).view(np.float32)
-        data[:] = 1
-        self._bytes, self._parts = data.nbytes, np.array_split(data, threads)
-        self._pool = ThreadPoolExecutor(threads)
+        self._reads = Reads(threads)
 
     def bytes_per_s(self) -> float:
-        best = float("inf")
-        for _ in range(3):
-            started = time.perf_counter()
-            list(self._pool.map(lambda part: np.dot(part, part), self._parts))
-            best = min(best, time.perf_counter() - started)
-        return self._bytes / best
+        return self._reads.bytes_per_s()
 
 
 def make_side(kind: str, name: str, model: Path, threads: int) -> Any:

@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "run a bundle on texts or images",
     "profile": "measure a bundle's latency on this machine: percentiles, stages, cold start, memory",
     "compare": "run bundles and other runtimes side by side, and say which is faster",
+    "estimate": "say what a bundle would take on hardware that is not at hand: a span, nothing is run",
     "inspect": "show what is in a bundle",
     "verify": "check a bundle's hashes, target and fidelity on this machine",
     "targets": "list known targets, show one, or detect this machine",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Union
 
 from edgecompress.types.bundle import Manifest
+from edgecompress.types.estimate import Estimates
 from edgecompress.types.profile import Comparison, Profile
 from edgecompress.types.provenance import Lineage
 from edgecompress.types.recipe import Recipe
@@ -24,6 +25,7 @@ PUBLISHED: dict[str, type] = {
     "measurements": Measurements,
     "profile": Profile,
     "comparison": Comparison,
+    "estimates": Estimates,
 }
 """File stem under ``edgecompress/formats/schemas`` -> the dataclass it describes."""
 

@@ -156,7 +156,7 @@ class OperatorTimer:
         runs = read_runs(json.loads(path.read_text(encoding="utf-8")))
         found = []
         for workload, phase, usual_ms, cases, calls in self._wanted:
-            counted = _summed([count(self._graph, self._manifest, case) for case in cases])
+            counted = summed([count(self._graph, self._manifest, case) for case in cases])
             if self._peaks is None:
                 self._peaks = measure_peaks(self._threads, max(1 << 20, reads_bytes(counted)))
             timed = [_added([runs[index] for index in call]) for call in calls]
@@ -235,7 +235,7 @@ def _added(runs: Sequence[Durations]) -> Durations:
     return dict(whole)
 
 
-def _summed(cases: Sequence[list[Counted]]) -> list[Counted]:
+def summed(cases: Sequence[list[Counted]]) -> list[Counted]:
     """Of a call that is several runs."""
     return [
         Counted(

@@ -17,9 +17,9 @@ from edgecompress.profile.energy import EnergyMeter
 from edgecompress.profile.host import Calibration, describe_host
 from edgecompress.profile.scenarios import most_served, offline, serve
 from edgecompress.profile.statistics import drift, percentiles, quantiles
-from edgecompress.profile.subject import DEFAULT_NEW_TOKENS, Prepared, Subject, open_subject
+from edgecompress.profile.subject import Prepared, Subject, open_subject
 from edgecompress.profile.timing import WallClock, measure, warm_up
-from edgecompress.profile.workload import Workload, parse_workloads
+from edgecompress.profile.workload import DEFAULT_NEW_TOKENS, Workload, default_shapes, parse_workloads
 from edgecompress.runtime.models import on_gpu
 from edgecompress.runtime.session import check_host
 from edgecompress.types.bundle import Manifest
@@ -67,7 +67,7 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
         subject = open_subject(manifest, folder, threads, asked.device)
         of_these: list[tuple[Workload, Measurement]] = []
         try:
-            for workload in workloads or parse_workloads(subject.default_shapes()):
+            for workload in workloads or parse_workloads(default_shapes(manifest)):
                 show(f"{workload.name}, {subject.threads} threads")
                 found = _measure_all(subject, workload, asked)
                 of_these += [(workload, each) for each in found]

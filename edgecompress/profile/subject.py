@@ -22,8 +22,6 @@ from edgecompress.runtime.generator import Generator
 from edgecompress.runtime.models import read_prompt
 from edgecompress.types.bundle import Manifest
 
-DEFAULT_NEW_TOKENS = 32
-
 
 @dataclass
 class Prepared:
@@ -52,12 +50,6 @@ class EncoderSubject:
 
     def close(self) -> None:
         self._encoder.close()
-
-    def default_shapes(self) -> str:
-        if self.manifest.text is None:
-            return "1x0,8x0"
-        most = self.manifest.text.max_length_tokens
-        return ",".join(dict.fromkeys(f"{b}x{min(t, most)}" for b, t in ((1, 16), (1, 128), (8, 128))))
 
     def prepare(self, workload: Workload, new_tokens: int) -> Prepared:
         """Raises UsageError for a shape that the graph does not take."""
@@ -154,11 +146,6 @@ class DecoderSubject:
 
     def close(self) -> None:
         self._generator.close()
-
-    def default_shapes(self) -> str:
-        assert self.manifest.generation is not None
-        most = self.manifest.generation.context_length_tokens - DEFAULT_NEW_TOKENS
-        return ",".join(dict.fromkeys(f"1x{max(1, min(t, most))}" for t in (128, 1024)))
 
     def offline(self, workload: Workload, texts: int) -> Callable[[], object]:
         raise UsageError("a decoder has no offline scenario here", way_out="Give a shape with a larger batch: 8x128.")

@@ -11,9 +11,11 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 from edgecompress.errors import UsageError
+from edgecompress.types.bundle import Manifest
 
 _SHAPE = re.compile(r"(\d+)x(\d+)")
 _TRACE = "trace:"
+DEFAULT_NEW_TOKENS = 32
 _MOST_TOKENS = 1 << 20
 
 
@@ -28,6 +30,17 @@ class Workload:
     @property
     def batch(self) -> int:
         return len(self.lengths) or 1
+
+
+def default_shapes(manifest: Manifest) -> str:
+    """What a bundle is measured with unless something is asked for."""
+    if manifest.generation is not None:
+        most = manifest.generation.context_length_tokens - DEFAULT_NEW_TOKENS
+        return ",".join(dict.fromkeys(f"1x{max(1, min(t, most))}" for t in (128, 1024)))
+    if manifest.text is None:
+        return "1x0,8x0"
+    most = manifest.text.max_length_tokens
+    return ",".join(dict.fromkeys(f"{b}x{min(t, most)}" for b, t in ((1, 16), (1, 128), (8, 128))))
 
 
 def parse_workloads(text: str) -> list[Workload]:

@@ -1,0 +1,68 @@
+"""``edgecompress estimate``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edgecompress.cli.output import add_json_flag, emit_json, table
+from edgecompress.types.estimate import Estimate, Estimates
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--target", help="one or more, with commas: raspberry-pi-5,rtx-4090, a .toml file, local")
+    parser.add_argument(
+        "--measured",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PROFILE",
+        help="a profile.json of the machine, of any bundle; again for more: the span becomes narrow",
+    )
+    parser.add_argument("--shapes", help="texts x tokens: 1x16,8x128")
+    parser.add_argument("--threads", type=int, metavar="N", help="of local, or of a profiled machine")
+    add_json_flag(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from edgecompress.profile.estimate import estimate
+
+    targets = [name.strip() for name in options.target.split(",")] if options.target else []
+    found = estimate(options.bundle, targets, options.measured, options.shapes, options.threads)
+    if options.json:
+        emit_json(found)
+    else:
+        print(describe(found))
+    return 0
+
+
+def describe(found: Estimates) -> str:
+    """For a terminal."""
+    heads = ["target", "shape", "threads", "from ms", "to ms", "tokens/s", "most of it is", "memory"]
+    lines = [f"{found.bundle}: estimates, nothing was run", table(heads, [_row(row) for row in found.rows])]
+    for basis in dict.fromkeys(row.basis for row in found.rows):
+        names = ", ".join(dict.fromkeys(row.target for row in found.rows if row.basis == basis))
+        lines.append(f"{names}: {basis}")
+    return "\n".join([*lines, *(f"note: {remark}" for remark in found.remarks)])
+
+
+def _row(row: Estimate) -> list[str]:
+    batch, tokens = (int(size) for size in row.workload.split("x"))
+    per_s = ""
+    if row.phase != "call":
+        new = batch if row.phase == "decode" else batch * tokens
+        per_s = f"{new / row.ms.high * 1e3:.3g} to {new / row.ms.low * 1e3:.3g}"
+    return [
+        row.target,
+        row.workload if row.phase == "call" else f"{row.workload} {row.phase}",
+        str(row.threads or "—"),
+        f"{row.ms.low:g}",
+        f"{row.ms.high:g}",
+        per_s,
+        _MOST[row.bound],
+        {None: "not known", True: "fits", False: "DOES NOT FIT"}[row.fits_memory],
+    ]
+
+
+_MOST = {"compute": "products", "memory": "reading and writing", "overhead": "the way from node to node"}

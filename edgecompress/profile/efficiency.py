@@ -1,0 +1,170 @@
+"""How near to a machine's peaks each kind of node comes: fitted to profiles, or taken from a table with its sources.
+
+A node's time is taken as ``overhead + operations / (compute * peak) + bytes / (memory * bandwidth)``. The three factors
+belong to a kind of node and not to a machine: peaks are what machines, and thread counts, differ in. They are fitted
+to profiled nodes by least squares of relative errors, none below zero.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecompress.errors import UsageError
+from edgecompress.profile.costs import FLOAT32, Cost
+from edgecompress.types.profile import OperatorProfile, Peaks, Profile
+
+ATTENTION, ROWS, NOTHING = "attention", "rows", "nothing"
+_KINDS = {
+    "MultiHeadAttention": ATTENTION,
+    "Attention": ATTENTION,
+    "GroupQueryAttention": ATTENTION,
+    "CachedAttention": "our attention",
+    "CachedAttentionInt8": "our attention",
+    "EncoderLayer": "our encoder layer",
+    "EncoderProjections": "our encoder layer",
+    "DecoderLayer": "our decoder layer",
+    "DecoderLayerInt8": "our decoder layer",
+    "MatMulBlocks": "our products of blocks",
+    "MatMulNBits": "products of blocks",
+    "Conv": "convolutions",
+}
+_LEAST_OPS = 1e5  # products below it are too small to tell an efficiency by
+_LEAST_SPREAD = 0.06
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """Seconds of a node, and seconds for each second that it would take at the peak."""
+
+    overhead_s: float
+    compute: float
+    memory: float
+
+    def seconds(self, cost: Cost, peaks: Peaks) -> tuple[float, float, float]:
+        """Overhead, computing and moving."""
+        return self.overhead_s, self.compute * computing_s(cost, peaks), self.memory * moving_s(cost, peaks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Factors by kind; ``spread``: of the logarithm of measured over fitted calls, a standard deviation."""
+
+    by_kind: Mapping[str, Factors]
+    spread: float
+    calls: int
+    machine: str
+
+    def factors(self, kind: str) -> Factors:
+        """Raises KeyError for a kind that the profiles had nothing like."""
+        if kind in self.by_kind:
+            return self.by_kind[kind]
+        return self.by_kind[ROWS if kind == NOTHING else kind]
+
+
+def kind_of(op: str, cost: Cost) -> str:
+    """What a node is like in how near it comes to the peaks."""
+    if op in _KINDS:
+        return _KINDS[op]
+    if cost.ops == 0 and cost.bytes == 0:
+        return NOTHING
+    if "MatMul" in op or op in ("Gemm", "FusedGemm", "QGemm", "MoE", "QMoE"):
+        return f"{cost.computes} products" if cost.ops >= _LEAST_OPS else ROWS
+    return ROWS
+
+
+def computing_s(cost: Cost, peaks: Peaks) -> float:
+    """At the peak of its dtype; of float32 where the machine has none of its own."""
+    return cost.ops / peaks.ops_per_s.get(cost.computes, peaks.ops_per_s[FLOAT32])
+
+
+def moving_s(cost: Cost, peaks: Peaks) -> float:
+    return cost.bytes / max(peaks.memory_bytes_per_s, peaks.cache_bytes_per_s)
+
+
+def fit(profiles: Iterable[Profile]) -> Fit:
+    """Of profiles of one machine. Raises UsageError where they have no operators, or come from several machines."""
+    found = list(profiles)
+    machines = sorted({profile.host.cpu for profile in found})
+    if len(machines) != 1:
+        raise UsageError(
+            f"factors are fitted to one machine, and these profiles are of {len(machines)}: {', '.join(machines)}",
+            way_out="Give profiles of one machine.",
+        )
+    rows: dict[str, list[tuple[float, float, float]]] = defaultdict(list)  # measured, computing, moving, in seconds
+    calls: list[tuple[OperatorProfile, Peaks]] = []
+    for profile in found:
+        peaks = {each.threads: each for each in profile.peaks}
+        for call in profile.operators:
+            calls.append((call, peaks[call.threads]))
+            scale = _scale(call)
+            for node in call.operators:
+                cost = Cost(ops=node.ops, bytes=node.bytes, computes=node.computes)
+                at = peaks[call.threads]
+                rows[kind_of(node.op, cost)].append((node.ms / 1e3 * scale, computing_s(cost, at), moving_s(cost, at)))
+    if not calls:
+        raise UsageError(
+            "the profiles have no operators", way_out="Make them with `edgecompress profile BUNDLE -o DIR`, on a CPU."
+        )
+    by_kind = {kind: _factors(np.array(values)) for kind, values in rows.items()}
+    by_kind.setdefault(ROWS, Factors(overhead_s=2e-6, compute=0.0, memory=2.0))
+    made = Fit(by_kind=by_kind, spread=0.0, calls=len(calls), machine=machines[0])
+    errors = [np.log(call.call_ms / 1e3 / predicted(made, call, peaks)) for call, peaks in calls]
+    spread = float(np.sqrt(np.mean(np.square(errors))))
+    return Fit(by_kind=by_kind, spread=max(_LEAST_SPREAD, spread), calls=len(calls), machine=machines[0])
+
+
+def _scale(call: OperatorProfile) -> float:
+    """Timing each node makes a call longer, and what is between nodes is theirs: the nodes together are the call."""
+    return call.call_ms / call.nodes_ms if call.nodes_ms else 1.0
+
+
+def predicted(made: Fit, call: OperatorProfile, peaks: Peaks) -> float:
+    """Seconds, of a call whose nodes are known from a profile."""
+    costs = [(node.op, Cost(ops=node.ops, bytes=node.bytes, computes=node.computes)) for node in call.operators]
+    return sum(sum(made.factors(kind_of(op, cost)).seconds(cost, peaks)) for op, cost in costs)
+
+
+def _factors(values: np.ndarray[Any, Any]) -> Factors:
+    """Least squares of relative errors, the best of all choices of factors of which none is below zero."""
+    measured, rest = values[:, 0], values[:, 1:]
+    columns = np.column_stack([np.ones(len(values)), rest])
+    weight = 1 / np.maximum(measured, 1e-6)
+    best, chosen = np.inf, np.zeros(3)
+    for size in (1, 2, 3):
+        for used in itertools.combinations(range(3), size):
+            part = columns[:, used] * weight[:, None]
+            solution, *_ = np.linalg.lstsq(part, measured * weight, rcond=None)
+            if (solution < 0).any():
+                continue
+            error = float(np.square(part @ solution - measured * weight).sum())
+            if error < best - 1e-12:
+                best, chosen = error, np.zeros(3)
+                chosen[list(used)] = solution
+    return Factors(overhead_s=float(chosen[0]), compute=float(chosen[1]), memory=float(chosen[2]))
+
+
+def table_factors(accelerator: str, *, best: bool) -> Mapping[str, Factors]:
+    """The ends of the table for machines that none of our bundles was measured on: the best of each, or the worst."""
+    path = Path(str(resources.files("edgecompress_targets"))) / "efficiency" / f"{accelerator}.toml"
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+
+    def end(pair: Sequence[float]) -> float:
+        return max(pair) if best else min(pair)
+
+    low, high = table["overhead_us"]
+    overhead = (low if best else high) * 1e-6
+    memory, compute = 1 / end(table["memory"]), table["compute"]
+    rows = Factors(overhead_s=overhead, compute=0.0, memory=1 / end(table["rows"]))
+    made = {
+        dtype: Factors(overhead_s=overhead, compute=1 / end(pair), memory=memory) for dtype, pair in compute.items()
+    }
+    return {**made, ROWS: rows, NOTHING: Factors(overhead_s=0.0, compute=0.0, memory=0.0)}

@@ -1,0 +1,241 @@
+"""``edgecompress estimate``: what a bundle's graph would take on a target that is not at hand.
+
+Every node's operations and bytes come from the graph, the target's peaks from its file, and how near nodes come to
+them from profiles of a machine, or from a table where none was profiled. Nothing of the bundle is run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from edgecompress import __version__
+from edgecompress.errors import UsageError
+from edgecompress.formats.cpu import host_cores, host_cpu_name
+from edgecompress.formats.manifest import file_sha256, open_bundle
+from edgecompress.formats.profile import read_profile
+from edgecompress.profile.costs import FLOAT32
+from edgecompress.profile.efficiency import ATTENTION, NOTHING, ROWS, Factors, Fit, fit, kind_of, table_factors
+from edgecompress.profile.operators import Counted, count, load_graph, reads_bytes, summed
+from edgecompress.profile.peaks import measure_peaks
+from edgecompress.profile.shapes import Case
+from edgecompress.profile.workload import Workload, default_shapes, parse_workloads
+from edgecompress.targets import LOCAL, find_target
+from edgecompress.types.bundle import Manifest
+from edgecompress.types.estimate import Estimate, Estimates, Span
+from edgecompress.types.profile import Peaks, Profile
+from edgecompress.types.target import Target
+
+_DEVIATIONS = 2.0  # to either side of what a fit gives
+_PARTS = ("overhead", "compute", "memory")
+
+Parts = tuple[float, float, float]  # seconds of overhead, of computing, of moving
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """Where an estimate is for, and the best and the worst that nodes may do there."""
+
+    name: str
+    threads: int | None
+    peaks: Callable[[int], Peaks]  # by the bytes that a call moves
+    best: Callable[[str, str], Factors]  # by kind of node, and dtype of its products
+    worst: Callable[[str, str], Factors]
+    words: str
+    memory_bytes: int | None = None
+
+
+def estimate(
+    bundle: Path, targets: Sequence[str], measured: Sequence[Path], shapes: str | None, threads: int | None
+) -> Estimates:
+    """Raises UsageError, UnknownTargetError for a target without the figures that it takes, BundleError."""
+    manifest, folder = open_bundle(bundle)
+    workloads = parse_workloads(shapes or default_shapes(manifest))
+    if any(not workload.lengths for workload in workloads):
+        raise UsageError("an estimate is of shapes, not of a trace", way_out="Give --shapes 1x128.")
+    profiles = [read_profile(path) for path in measured]
+    bases = _bases(manifest, targets, profiles, threads)
+    graph = load_graph(manifest, folder)
+    size = sum(record.bytes for record in manifest.files.values())
+    calls = [
+        (workload.name, phase, len(cases), summed([count(graph, manifest, case) for case in cases]))
+        for workload in workloads
+        for phase, cases in _phases(manifest, workload).items()
+    ]
+    rows = [
+        _estimated(basis, name, phase, counted, runs, size) for basis in bases for name, phase, runs, counted in calls
+    ]
+    remarks = ["nothing was run: these are estimates, and the span is what is known of them"]
+    if any(basis.words.startswith("table") for basis in bases):
+        remarks.append("the graph's work is taken as the target's own lowering would do it; an export for it says more")
+    return Estimates(
+        tool_version=__version__,
+        bundle=bundle.name,
+        identity=file_sha256(folder / "manifest.json"),
+        rows=tuple(rows),
+        remarks=tuple(remarks),
+    )
+
+
+def _phases(manifest: Manifest, workload: Workload) -> dict[str, list[Case]]:
+    """The runs that a call consists of."""
+    batch, tokens = workload.batch, workload.lengths[0]
+    settings = manifest.generation
+    if settings is None:
+        return {"call": [Case(batch=batch, tokens=tokens)]}
+    chunk = settings.prefill_chunk_tokens
+    chunks = [Case(batch=1, tokens=min(chunk, tokens - at), past=at) for at in range(0, tokens, chunk)]
+    return {"prefill": chunks * batch, "decode": [Case(batch=batch, tokens=1, past=tokens)]}
+
+
+def _bases(manifest: Manifest, targets: Sequence[str], profiles: Sequence[Profile], threads: int | None) -> list[Basis]:
+    if not targets and not profiles:
+        raise UsageError("an estimate is for a target", way_out="Give --target, or --measured with a profile.")
+    if profiles and any(target != LOCAL for target in targets):
+        raise UsageError(
+            "a profile tells of the machine that it was made on",
+            way_out="Give --measured without --target, or with --target local on that machine.",
+        )
+    if not profiles:
+        return [_of_target(find_target(name), manifest, threads) for name in targets]
+    made = fit(profiles)
+    if targets:
+        if made.machine != host_cpu_name():
+            raise UsageError(
+                f"the profiles are of another machine: {made.machine}", way_out="Leave out --target local."
+            )
+        return [_of_fit(made, LOCAL, threads or host_cores(), partial(measure_peaks, threads or host_cores()))]
+    known = {each.threads: each for profile in profiles for each in profile.peaks}
+    if threads is not None and threads not in known:
+        raise UsageError(
+            f"the profiles do not say what {threads} threads can do there",
+            way_out=f"Give --threads {max(known)}, or a profile that was made with --threads {threads}.",
+        )
+    wanted = [threads] if threads is not None else sorted(known)
+    return [_of_fit(made, made.machine, number, _always(known[number])) for number in wanted]
+
+
+def _always(peaks: Peaks) -> Callable[[int], Peaks]:
+    return lambda _: peaks
+
+
+def _of_fit(made: Fit, name: str, threads: int, peaks: Callable[[int], Peaks]) -> Basis:
+    def factors(kind: str, _: str, deviations: float) -> Factors:
+        try:
+            found = made.factors(kind)
+        except KeyError:
+            raise UsageError(
+                f"the profiles have nothing like the {kind} of this bundle", way_out="Profile a bundle that has."
+            ) from None
+        by = math.exp(deviations * made.spread)
+        return Factors(overhead_s=found.overhead_s * by, compute=found.compute * by, memory=found.memory * by)
+
+    return Basis(
+        name=name,
+        threads=threads,
+        peaks=peaks,
+        best=lambda kind, dtype: factors(kind, dtype, -_DEVIATIONS),
+        worst=lambda kind, dtype: factors(kind, dtype, _DEVIATIONS),
+        words=f"fitted to {made.calls} profiled calls on {made.machine}, which it meets within {made.spread:.0%}",
+    )
+
+
+def _of_target(target: Target, manifest: Manifest, threads: int | None) -> Basis:
+    if target.name == LOCAL:
+        at_once: int | None = threads or host_cores()
+        peaks: Callable[[int], Peaks] = partial(measure_peaks, at_once or 1)
+        words = "table of efficiencies, peaks measured here"
+    else:
+        if threads is not None:
+            raise UsageError(
+                f"the figures of {target.name} are of the whole chip", way_out="Leave out --threads, or --target local."
+            )
+        peaks, at_once = _always(_peaks_of(target)), target.cores
+        words = "table of efficiencies, peaks of its data sheet"
+    ends = {best: table_factors(target.accelerator, best=best) for best in (True, False)}
+
+    def factors(kind: str, dtype: str, best: bool) -> Factors:
+        table = ends[best]
+        if kind in (ROWS, NOTHING):
+            return table[kind]
+        return table[ATTENTION] if "attention" in kind else table.get(dtype, table[FLOAT32])
+
+    return Basis(
+        name=target.name,
+        threads=None if target.accelerator == "cuda" else at_once,
+        peaks=peaks,
+        best=lambda kind, dtype: factors(kind, dtype, True),
+        worst=lambda kind, dtype: factors(kind, dtype, False),
+        words=words,
+        memory_bytes=target.memory_bytes,
+    )
+
+
+def _peaks_of(target: Target) -> Peaks:
+    """Raises UsageError where its file does not say what it takes."""
+    lacks = [
+        name
+        for name, value in (
+            ("memory_bandwidth_bytes_per_s", target.memory_bandwidth_bytes_per_s),
+            ("peak_ops_per_s", target.peak_ops_per_s),
+        )
+        if not value
+    ]
+    if lacks:
+        raise UsageError(
+            f"{target.name} says nothing of its {' and '.join(lacks)}: it is a class of machines, not one",
+            way_out="Copy it (`edgecompress targets show`) to a .toml file of your own, add the figures of your "
+            "machine, and give that file; or give --measured with a profile of the machine.",
+        )
+    assert target.memory_bandwidth_bytes_per_s is not None
+    rates = dict(target.peak_ops_per_s)
+    for dtype in ("float32", "float16", "int8"):  # what it is not said to compute in goes in the next
+        rates.setdefault(dtype, rates.get("float16", rates.get("float32", max(rates.values()))))
+    if target.accelerator == "cuda":
+        rates["float32"] = rates["float16"]  # an export for it computes in float16
+    return Peaks(
+        threads=target.cores or 1,
+        memory_bytes_per_s=target.memory_bandwidth_bytes_per_s,
+        cache_bytes_per_s=target.memory_bandwidth_bytes_per_s,
+        cache_buffer_bytes=0,
+        ops_per_s=rates,
+    )
+
+
+def _estimated(
+    basis: Basis, workload: str, phase: str, counted: Sequence[Counted], runs: int, bundle_bytes: int
+) -> Estimate:
+    peaks = basis.peaks(max(1 << 20, reads_bytes(counted)))
+    best = _total(counted, peaks, basis.best, runs)
+    worst = _total(counted, peaks, basis.worst, runs)
+    parts = dict(zip(_PARTS, (math.sqrt(a * b) for a, b in zip(best, worst, strict=True)), strict=True))
+    low, high = sum(best) * 1e3, sum(worst) * 1e3
+    return Estimate(
+        target=basis.name,
+        workload=workload,
+        phase=phase,
+        threads=basis.threads,
+        ms=Span(low=_rounded(low), middle=_rounded(math.sqrt(low * high)), high=_rounded(high)),
+        bound=max(parts, key=lambda part: parts[part]),
+        basis=basis.words,
+        fits_memory=None if basis.memory_bytes is None else bundle_bytes < basis.memory_bytes,
+    )
+
+
+def _total(counted: Sequence[Counted], peaks: Peaks, factors: Callable[[str, str], Factors], runs: int) -> Parts:
+    whole = [0.0, 0.0, 0.0]
+    for each in counted:
+        found = factors(kind_of(each.op, each.cost), each.cost.computes)
+        overhead, computing, moving = found.seconds(each.cost, peaks)
+        whole[0] += runs * overhead
+        whole[1] += computing
+        whole[2] += moving
+    return whole[0], whole[1], whole[2]
+
+
+def _rounded(value: float) -> float:
+    """Three digits: an estimate has no more."""
+    return float(f"{value:.3g}")
