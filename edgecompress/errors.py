@@ -60,6 +60,12 @@ class HostError(EdgeCompressError):
     exit_code = 3
 
 
+class DeviceError(EdgeCompressError):
+    """A device of the user's cannot be reached, does not let us in, was lost, or lacks what a profile there needs."""
+
+    exit_code = 3
+
+
 class EngineError(EdgeCompressError):
     """TensorRT cannot take the graph, or the engine that it built is not what was asked for."""
 

@@ -19,6 +19,7 @@ LAYER = {
     "runtime": 2,
     **dict.fromkeys(STAGES, 3),
     "profile": 4,
+    "devices": 5,
     "gpu_plan": 4,
     "candidates": 4,
     "assembly": 5,
