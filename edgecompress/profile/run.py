@@ -52,7 +52,7 @@ class Asked:
 
 def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
     """Measure. Raises UsageError for what makes no sense, and what :func:`edgecompress.load` raises."""
-    _check(asked)
+    check(asked)
     workloads = parse_workloads(asked.shapes) if asked.shapes is not None else None
     manifest, folder = open_bundle(bundle)
     if not asked.allow_mismatch:
@@ -116,7 +116,8 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
     )
 
 
-def _check(asked: Asked) -> None:
+def check(asked: Asked) -> None:
+    """Raises UsageError for what makes no sense."""
     unknown = [name for name in asked.scenarios if name not in SCENARIOS]
     if unknown:
         raise UsageError(f"there is no scenario '{unknown[0]}'", way_out=f"Scenarios: {', '.join(SCENARIOS)}.")
