@@ -114,7 +114,7 @@ def checkpoint(student: Student, work: Path) -> Path:
     return folder
 
 
-def profiles_of(student: Student, work: Path, duration_s: float) -> dict[str, Profile]:
+def profiles_of(student: Student, work: Path, percentile: float) -> dict[str, Profile]:
     """Precision and kernels -> a profile with both thread counts; what is there already is read."""
     found = {}
     decoder = student.model_type == "qwen2"
@@ -136,8 +136,7 @@ def profiles_of(student: Student, work: Path, duration_s: float) -> dict[str, Pr
             asked = Asked(
                 shapes=shapes,
                 threads=THREADS,
-                percentile=50,
-                duration_s=duration_s,
+                percentile=percentile,
                 cold=False,
             )
             file.write_text(dumps(profile(bundle, asked)), encoding="utf-8")
@@ -205,13 +204,13 @@ def summary(kind: str, what: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="bundles and profiles; those that are there are kept")
-    parser.add_argument("--duration", type=float, default=2.0, help="seconds of each measurement")
+    parser.add_argument("--percentile", type=float, default=90, help="that there must be calls enough for")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     lines: list[dict[str, Any]] = [{"host": describe_host()}]
     for what, students in (("encoders", BERTS), ("decoders", QWENS)):
-        rows = predictions({s.name: profiles_of(s, options.work, options.duration) for s in students})
+        rows = predictions({s.name: profiles_of(s, options.work, options.percentile) for s in students})
         for kind in ("threads", "student", "from one"):
             lines.append(summary(kind, what, [row for row in rows if row["kind"] == kind]))
             note(json.dumps(lines[-1]))
