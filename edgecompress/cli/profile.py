@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from edgecompress.cli import devices
 from edgecompress.cli.output import add_json_flag, emit_json, progress, table, write_json
 from edgecompress.errors import OutputError, UsageError
 from edgecompress.types.profile import Measurement, Percentiles, Profile
@@ -13,7 +14,7 @@ REPORT = "profile.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", type=Path, nargs="?")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help=f"write {REPORT} there")
     parser.add_argument("--shapes", help="texts x tokens, or a trace: 1x16,8x128,trace:requests.jsonl")
     parser.add_argument("--threads", help="one or more: 1,2,4")
@@ -27,12 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-cold-start", action="store_true", help="start no fresh processes")
     parser.add_argument("--no-operators", action="store_true", help="do not time the graph's nodes one by one")
     parser.add_argument("--allow-mismatch", action="store_true", help="profile a bundle made for another CPU")
+    devices.add_arguments(parser)
     add_json_flag(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     from edgecompress.profile.run import Asked, profile
 
+    devices.check_flags(options)
     asked = Asked(
         shapes=options.shapes,
         threads=_threads(options.threads),
@@ -49,8 +52,11 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.output is not None and options.output.exists() and not options.output.is_dir():
         raise OutputError(f"{options.output} is a file", way_out="Give a folder.")
+    if options.fleet is not None:
+        return devices.run_fleet(options, asked)
     with progress() as show:
-        found = profile(options.bundle, asked, show)
+        there = options.on is not None
+        found = devices.run_on_device(options, asked, show) if there else profile(options.bundle, asked, show)
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
         write_json(found, options.output / REPORT)

@@ -1,0 +1,337 @@
+"""Jobs on a fleet of devices, over Dask: each goes to a worker that carries its label, one at a time on a worker.
+
+The user starts one worker a device, with one thread and the device's label among its resources::
+
+    dask worker tcp://scheduler:8786 --nthreads 1 --resources "target:raspberry-pi-5=1"
+
+Dask's resources are numbers, which is why the label is the name: ``target=raspberry-pi-5`` is refused by Dask itself.
+A job that was with a worker when it was lost is given to another one by the scheduler, until it was lost more often
+than the scheduler's ``distributed.scheduler.allowed-failures``. Whoever reaches a Dask scheduler can run anything on
+its workers: keep it in a network of your own, or use ``tls://``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgecompress import __version__
+from edgecompress.devices import worker
+from edgecompress.devices.jobs import Job, Plan, Wish
+from edgecompress.devices.push import Show, refusal
+from edgecompress.devices.run import read_outcome
+from edgecompress.devices.ssh import need
+from edgecompress.devices.store import ResultStore, open_store
+from edgecompress.errors import DeviceError, EdgeCompressError, UsageError
+from edgecompress.types.fleet import Failure, FleetResult, FleetRow
+
+LABEL = "target:"  # before the label, in the name of the resource
+_CONNECT_S = 10
+_WAIT_S = 10.0  # for a worker with the label
+_TURN_S, _LOOK_S = 0.5, 0.02
+_CHUNK_BYTES = 1 << 22
+_MISSING_TIMES = 3
+_START = 'dask worker {address} --nthreads 1 --resources "target:{label}=1"'
+
+
+def profile_on_fleet(
+    wishes: Sequence[Wish], address: str, labels: Sequence[str], output: Path | None, show: Show
+) -> FleetResult:
+    """Profile on the workers of the scheduler at ``address``; ``labels``: for wishes that name none (all).
+
+    ``output``: a file of JSON lines; what is in it is not done again. Raises DeviceError if a label is not there or the
+    scheduler is lost, UsageError and BundleError for wishes that make no sense, before anything runs.
+    """
+    plan = Plan(wishes)
+    show(f"connecting to {address}")
+    with connect_fleet(address) as client:
+        here = wait_for_labels(client, address, plan.labels(labels), _WAIT_S)
+        jobs = plan.jobs(labels or list(here))
+        with open_store(output) as store:
+            return Fleet(client, store, show).run(jobs)
+
+
+@contextlib.contextmanager
+def connect_fleet(address: str) -> Iterator[Any]:
+    """A Dask client. Raises UsageError and DeviceError."""
+    if not address.startswith(("tcp://", "tls://", "ucx://")):
+        raise UsageError(f"'{address}' is no address of a scheduler", way_out="Give --fleet tcp://scheduler:8786.")
+    distributed = need("distributed")
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what fails is raised, and said in our words
+    try:
+        client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise DeviceError(
+            f"no Dask scheduler answers at {address}: {str(error).splitlines()[0][:200]}",
+            way_out="Start it with `dask scheduler`; it says its address.",
+        ) from None
+    try:
+        yield client
+    finally:
+        client.close(timeout=_CONNECT_S)
+
+
+def labels_of(client: Any) -> dict[str, list[str]]:
+    """Label -> addresses of the workers that carry it."""
+    found: dict[str, list[str]] = {}
+    for address, info in client.scheduler_info(n_workers=-1)["workers"].items():
+        for name, amount in info.get("resources", {}).items():
+            if name.startswith(LABEL) and amount >= 1:
+                found.setdefault(name.removeprefix(LABEL), []).append(address)
+    return dict(sorted(found.items()))
+
+
+def wait_for_labels(client: Any, address: str, labels: Sequence[str], wait_s: float) -> dict[str, list[str]]:
+    """Every label of ``labels``, or any if that is empty. Raises DeviceError after a while, with what is there."""
+    until = time.monotonic() + wait_s
+    while True:
+        here = labels_of(client)
+        lacking = [label for label in labels if label not in here]
+        if here and not lacking:
+            return here
+        if time.monotonic() > until:
+            break
+        time.sleep(_TURN_S)
+    label = lacking[0] if lacking else "raspberry-pi-5"
+    there = ", ".join(f"{name} ({len(workers)})" for name, workers in here.items()) or "none"
+    raise DeviceError(
+        f"no worker at {address} carries the label '{label}'" if lacking else f"no worker at {address} carries a label",
+        way_out=f"Labels there: {there}. On the device: {_START.format(address=address, label=label)}",
+    )
+
+
+class Fleet:
+    """One run of jobs. ``task`` is what runs on a worker; ``gone_s``: how long a label may be without any worker."""
+
+    def __init__(
+        self,
+        client: Any,
+        store: ResultStore,
+        show: Show,
+        *,
+        task: Callable[[worker.Order], dict[str, Any]] = worker.run_job,
+        gone_s: float = 60.0,
+    ) -> None:
+        self._client, self._store, self._show, self._task, self._gone_s = client, store, show, task, gone_s
+        self._waiting: dict[str, deque[Job]] = defaultdict(deque)
+        self._flying: dict[Any, Job] = {}
+        self._sending: dict[tuple[str, str], Future[None]] = {}  # by worker and cargo
+        self._sender = ThreadPoolExecutor(max_workers=8, thread_name_prefix="edgecompress-send")
+        self._begun: Counter[str] = Counter()  # attempts
+        self._missed: Counter[str] = Counter()
+        self._seen: dict[str, float] = {}  # when a label was last there
+
+    def run(self, jobs: Sequence[Job]) -> FleetResult:
+        """Until each has a profile or a failure. Raises DeviceError if the scheduler is lost; results are kept."""
+        found = sum(self._store.has(job.id) for job in jobs)
+        for job in jobs:
+            if not self._store.has(job.id):
+                self._waiting[job.label].append(job)
+        self._client.subscribe_topic(worker.TOPIC, self._note)
+        at_first: dict[str, int] | None = None
+        try:
+            while self._flying or any(self._waiting.values()):
+                here = self._here()
+                at_first = at_first or {label: len(workers) for label, workers in here.items()}
+                self._hand_out(here)
+                self._collect()
+                done = sum(job.id in self._store.rows for job in jobs)
+                self._show(f"{done} of {len(jobs)} jobs done, {len(self._flying)} are running")
+        finally:
+            with contextlib.suppress(Exception):  # the scheduler may be gone
+                self._client.cancel(list(self._flying), force=True)
+                self._client.unsubscribe_topic(worker.TOPIC)
+            self._sender.shutdown(wait=False, cancel_futures=True)
+        rows = tuple(self._store.rows[job.id] for job in jobs)
+        return FleetResult(
+            tool_version=__version__,
+            rows=rows,
+            found=found,
+            duplicates=self._store.duplicates,
+            retried=sum(max(0, self._begun[job.id] - 1) for job in jobs),
+            workers=at_first or {},
+        )
+
+    def _here(self) -> dict[str, list[str]]:
+        if self._client.status != "running":
+            raise _lost()
+        try:
+            here = labels_of(self._client)
+        except OSError:
+            raise _lost() from None
+        now = time.monotonic()
+        for label in [*here, *self._waiting]:
+            if label in here or label not in self._seen:
+                self._seen[label] = now
+        return here
+
+    def _hand_out(self, here: dict[str, list[str]]) -> None:
+        """As many of a label's jobs as it has workers: which job was with a lost worker is then no question."""
+        flying = Counter(job.label for job in self._flying.values())
+        for label, queue in self._waiting.items():
+            workers = here.get(label, [])
+            if not workers and time.monotonic() - self._seen[label] > self._gone_s:
+                self._give_up(label)
+            while queue and workers:
+                job = queue[0]
+                ready = self._ready(job, workers)
+                if ready is None:
+                    queue.popleft()
+                elif flying[label] < ready:
+                    self._submit(queue.popleft())
+                    flying[label] += 1
+                else:
+                    break
+
+    def _submit(self, job: Job) -> None:
+        order = worker.Order(job=job.id, files=[each.file for each in job.parcels], command=list(job.command))
+        number = self._begun[job.id] + self._missed[job.id]
+        key = f"edgecompress-{job.id}-{number}-{time.monotonic_ns()}"
+        future = self._client.submit(
+            self._task, order, key=key, pure=False, retries=2, resources={LABEL + job.label: 1}
+        )
+        self._flying[future] = job
+
+    def _ready(self, job: Job, workers: list[str]) -> int | None:
+        """How many of the workers have the job's files; they are sent to the others. None: it cannot be done."""
+        ready = 0
+        for address in workers:
+            key = address, job.cargo
+            sending = self._sending.get(key)
+            if sending is None:
+                self._sending[key] = self._sender.submit(self._send, job, address)
+            elif sending.done():
+                error = sending.exception()
+                if isinstance(error, EdgeCompressError):
+                    self._fail(job, error, address)
+                    return None
+                if error is not None:  # the worker was lost while it took them, most likely
+                    del self._sending[key]
+                else:
+                    ready += 1
+        return ready
+
+    def _send(self, job: Job, address: str) -> None:
+        """Once for each bundle and disk: what is there is not sent again. Raises DeviceError for what is refused."""
+        parcels = job.parcels
+        for _ in range(2):
+            answer = self._call(address, worker.look, [each.file for each in parcels])
+            if answer["version"] != __version__:
+                raise DeviceError(
+                    f"the worker {address} has edgecompress {answer['version']}, and this is {__version__}",
+                    way_out="Install the same there.",
+                )
+            if not answer["need"]:
+                return
+            for each in answer["need"]:
+                sending, at = parcels[each["index"]], each["offset"]
+                for data in sending.chunks(at, _CHUNK_BYTES):
+                    self._call(address, worker.take, sending.file, at, data)
+                    at += len(data)
+                self._call(address, worker.settle, sending.file)
+        raise refusal({"error": "altered", "path": sending.path}, f"the worker {address}")
+
+    def _call(self, address: str, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = self._client.run(function, *arguments, workers=[address])[address]
+        except ModuleNotFoundError as error:
+            raise DeviceError(
+                f"the worker {address} has no package '{error.name}'",
+                way_out="In its environment: pip install 'edgecompress[devices]'",
+            ) from None
+        if "error" in answer:
+            raise refusal(answer, f"the worker {address}")
+        return answer
+
+    def _collect(self) -> None:
+        until = time.monotonic() + _TURN_S
+        while not any(each.done() for each in self._flying) and time.monotonic() < until:
+            time.sleep(_LOOK_S)
+        killed = need("distributed.scheduler").KilledWorker
+        for future in [each for each in self._flying if each.done()]:
+            job = self._flying.pop(future)
+            if future.status == "cancelled":
+                raise _lost()
+            try:
+                answer = future.result()
+            except killed as error:
+                self._fail(job, _killed(error), error.last_worker.address)
+            except Exception as error:  # of the task, after its retries
+                self._fail(job, DeviceError(f"{type(error).__name__}: {error}", way_out="See the worker's log."), None)
+            else:
+                self._take(job, answer)
+            finally:
+                future.release()
+
+    def _take(self, job: Job, answer: dict[str, Any]) -> None:
+        address = answer["worker"]
+        if answer.get("missing"):
+            self._missed[job.id] += 1
+            sending = self._sending.get((address, job.cargo))
+            if sending is not None and sending.done():
+                del self._sending[address, job.cargo]
+                if self._missed[job.id] > _MISSING_TIMES:
+                    error = DeviceError(f"the worker {address} does not keep the bundle", way_out="Is its disk full?")
+                    self._fail(job, error, address)
+                    return
+            self._waiting[job.label].append(job)
+            return
+        try:
+            profile = read_outcome(answer["exit"], answer["stdout"], answer["stderr"], f"{job.label}, {address}")
+        except EdgeCompressError as error:
+            self._fail(job, error, address)
+        else:
+            self._store.add(self._row(job, worker=address, profile=replace(profile, bundle=job.bundle.name)))
+
+    def _fail(self, job: Job, error: EdgeCompressError, address: str | None) -> None:
+        failure = Failure(
+            type=type(error).__name__, message=error.message, way_out=error.way_out, exit_code=error.exit_code
+        )
+        self._store.add(self._row(job, worker=address, failure=failure))
+
+    def _give_up(self, label: str) -> None:
+        error = DeviceError(
+            f"no worker has carried the label '{label}' for {self._gone_s:g} s",
+            way_out=f"Start one, and run it again: {_START.format(address='SCHEDULER', label=label)}",
+        )
+        for future in [each for each, job in self._flying.items() if job.label == label]:
+            self._waiting[label].append(self._flying.pop(future))
+            future.cancel(force=True)
+        while self._waiting[label]:
+            self._fail(self._waiting[label].popleft(), error, None)
+
+    def _row(self, job: Job, **outcome: Any) -> FleetRow:
+        return FleetRow(
+            job=job.id,
+            bundle=job.bundle.name,
+            identity=job.identity,
+            target=job.label,
+            asked=job.flags,
+            run=job.run,
+            attempts=max(1, self._begun[job.id]),
+            **outcome,
+        )
+
+    def _note(self, event: tuple[float, Any]) -> None:
+        self._begun[event[1]["job"]] += 1
+
+
+def _lost() -> DeviceError:
+    return DeviceError(
+        "the connection to the scheduler was lost",
+        way_out="Run it again with the same -o: what was done is kept there, and is not done again.",
+    )
+
+
+def _killed(error: Any) -> DeviceError:
+    return DeviceError(
+        f"its worker was lost {error.allowed_failures + 1} times, {error.last_worker.address} last",
+        way_out="Its memory may be full, or its power weak: see the worker's log. Then run it again.",
+    )

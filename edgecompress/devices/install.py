@@ -1,0 +1,232 @@
+"""A runtime on a device: a Python that is there, and an environment of pinned packages with this edgecompress in it.
+
+The environment is named after all that it is made of, so that it is made once and never changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecompress import __version__
+from edgecompress.devices.agent import MARK
+from edgecompress.devices.push import Parcel, Show, parcel, push, refusal
+from edgecompress.devices.ssh import Device
+from edgecompress.devices.wheel import NAME, build_wheel, requirements
+from edgecompress.errors import DeviceError, UsageError
+
+_PYTHONS = ("python3", "python3.14", "python3.13", "python3.12", "python3.11")
+_OLDEST = (3, 11)
+_OPERATORS = ("onnx", "onnx-ir")  # beside the base install: to time the graph's nodes
+_LOOK = (
+    "import sys,json,platform,importlib.util as u;"
+    f"print('{MARK}'+json.dumps([sys.executable,sys.version_info[:3],platform.machine(),"
+    "[m for m in ('venv','ensurepip') if u.find_spec(m) is None]]))"
+)
+_NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;.*)?")
+_NO_NETWORK = ("NewConnectionError", "name resolution", "Network is unreachable", "timed out", "ProxyError", "SSLError")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    python: str  # its path there
+    own: bool  # made by us, and not the user's
+    remarks: tuple[str, ...] = ()  # where its packages are not those of this machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """``tries``: the versions of this machine, else the nearest below, else any that edgecompress takes."""
+
+    packages: tuple[str, ...]
+    pins: tuple[str | None, ...]
+    tries: tuple[tuple[str, ...], ...]
+    constraints: tuple[str, ...]
+
+
+async def find_python(device: Device) -> tuple[str, str]:
+    """Path and version of the first Python there that is new enough and can make environments. Raises DeviceError."""
+    script = f'for p in {" ".join(_PYTHONS)}; do command -v $p >/dev/null 2>&1 && $p -c "{_LOOK}"; done; true'
+    _, out, err = await device.ask(script)
+    found = [json.loads(line.partition(MARK)[2]) for line in out.splitlines() if MARK in line]
+    where = device.address
+    if not found:
+        said = next((line for line in reversed(err.splitlines()) if line.strip()), "")
+        raise DeviceError(
+            f"there is no python3 on {where}" + (f": {said}" if said else ""),
+            way_out="Install Python 3.11 or later there, with its venv module, or name one: --device-python PATH.",
+        )
+    new = [each for each in found if tuple(each[1]) >= _OLDEST]
+    if not new:
+        raise DeviceError(
+            f"the Python of {where} is {_version_of(found[0])}, and edgecompress needs 3.11 or later",
+            way_out="Install a later one beside it there: python3.11, python3.12, … are looked for by these names.",
+        )
+    whole = [each for each in new if not each[3]]
+    if not whole:
+        path, (major, minor, _), _, lacks = new[0]
+        raise DeviceError(
+            f"{path} on {where} cannot make environments: its module {lacks[0]} is not installed",
+            way_out=f"On Debian and Ubuntu: sudo apt install python{major}.{minor}-venv",
+        )
+    return whole[0][0], _version_of(whole[0])
+
+
+def _version_of(found: Any) -> str:
+    return ".".join(map(str, found[1]))
+
+
+async def check_python(device: Device, path: str) -> Runtime:
+    """An interpreter of the user's with edgecompress in it, as it is. Raises DeviceError."""
+    device.python = path
+    code = f"import edgecompress;print('{MARK}'+edgecompress.__version__)"
+    _, out, err = await device.ask(shlex.join([path, "-c", code]))
+    _, mark, version = out.partition(MARK)
+    if not mark:
+        said = next((line for line in reversed(err.splitlines()) if line.strip()), "it says nothing")
+        raise DeviceError(
+            f"{path} on {device.address} has no edgecompress: {said}",
+            way_out=f"Install edgecompress {__version__} there, or leave out --device-python.",
+        )
+    if version.strip() != __version__:
+        raise DeviceError(
+            f"{path} on {device.address} has edgecompress {version.strip()}, and this is {__version__}",
+            way_out="Install the same there, or leave out --device-python.",
+        )
+    return Runtime(python=path, own=False)
+
+
+def wanted() -> Wanted:
+    ranges: dict[str, str] = {}
+    for text in importlib.metadata.requires("edgecompress") or []:
+        if (match := _NAME.fullmatch(text)) is not None:
+            ranges.setdefault(_normal(match[1]), match[2].strip())
+    names = [_normal(match[1]) for text in requirements() if (match := _NAME.fullmatch(text)) is not None]
+    names += [name for name in _OPERATORS if name not in names]
+    pins = [_installed(name) for name in names]
+    specs = [ranges.get(name, "") for name in names]
+    exact = [f"{n}=={pin}" if pin else f"{n}{spec}" for n, pin, spec in zip(names, pins, specs, strict=True)]
+    below = [
+        f"{n}{spec}{',' if spec else ''}<={pin}" if pin else f"{n}{spec}"
+        for n, pin, spec in zip(names, pins, specs, strict=True)
+    ]
+    whole = [f"{n}{spec}" for n, spec in zip(names, specs, strict=True)]
+    return Wanted(
+        packages=tuple(names),
+        pins=tuple(pins),
+        tries=(tuple(exact), tuple(below), tuple(whole)),
+        constraints=tuple(f"{name}=={pin}" for name in _all_below(names) if (pin := _installed(name))),
+    )
+
+
+def _all_below(names: list[str]) -> list[str]:
+    """What they need, what that needs, and so on; names that are not for every system are among them."""
+    found, open_ones = set(names), list(names)
+    while open_ones:
+        try:
+            texts = importlib.metadata.requires(open_ones.pop()) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for text in texts:
+            match = _NAME.fullmatch(text)
+            if match is not None and "extra ==" not in text and (name := _normal(match[1])) not in found:
+                found.add(name)
+                open_ones.append(name)
+    return sorted(found)
+
+
+def _installed(name: str) -> str | None:
+    for package in (name, f"{name}-gpu") if name == "onnxruntime" else (name,):
+        try:
+            return importlib.metadata.version(package).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def wheel_parcels(folder: Path) -> list[Parcel]:
+    """The wheels of a folder. Raises UsageError if there are none."""
+    wheels = sorted(folder.glob("*.whl"))
+    if not wheels:
+        raise UsageError(
+            f"there are no wheels in {folder}",
+            way_out="Fill it with pip download --only-binary :all: --platform …, for that device: "
+            "numpy onnxruntime tokenizers jinja2 rich onnx onnx-ir.",
+        )
+    made = [parcel(path, path.name) for path in wheels]
+    name = hashlib.sha256("".join(each.sha256 for each in made).encode()).hexdigest()[:16]
+    return [
+        Parcel(source=each.source, path=f"wheels/{name}/{each.path}", sha256=each.sha256, size=each.size)
+        for each in made
+    ]
+
+
+async def prepare(device: Device, wheels: list[Parcel], show: Show) -> Runtime:
+    """Make the environment there, or find it. Raises DeviceError."""
+    device.python, version = await find_python(device)
+    content, want = build_wheel(), wanted()
+    own = parcel(content, "")
+    own = parcel(content, f"wheels/{own.sha256[:16]}/{NAME}")
+    folder = wheels[0].path.rpartition("/")[0] if wheels else None
+    key = json.dumps([version, own.sha256, want.tries, want.constraints, folder])
+    await push(device, [own, *wheels], show)
+    async with device.talk("install") as talk:
+        await talk.order(
+            {
+                "env": hashlib.sha256(key.encode()).hexdigest()[:16],
+                "packages": want.packages,
+                "tries": want.tries,
+                "constraints": want.constraints,
+                "wheel": own.path,
+                "wheels": folder,
+            }
+        )
+        while True:
+            answer = await talk.answer()
+            if "python" in answer:
+                return Runtime(python=answer["python"], own=True, remarks=_others(want, answer["versions"]))
+            if "error" in answer:
+                raise _failure(answer, device)
+            show(f"{device.address}: {answer.get('show', '')}")
+
+
+def _others(want: Wanted, versions: dict[str, str]) -> tuple[str, ...]:
+    return tuple(
+        f"{name} {versions[name]} on the device: {pin}, which is here, was not to be had there"
+        for name, pin in zip(want.packages, want.pins, strict=True)
+        if pin is not None and versions[name] != pin
+    )
+
+
+def _failure(answer: dict[str, Any], device: Device) -> DeviceError:
+    where, text = device.address, str(answer.get("last", answer.get("text", "")))
+    if "No space left" in text:
+        return refusal({"error": "full", "text": "pip could not unpack the runtime"}, str(where))
+    said = next((line for line in reversed(text.splitlines()) if line.strip().startswith("ERROR")), text.strip()[-300:])
+    said = said.strip().removeprefix("ERROR: ")[:300]
+    if answer["error"] == "venv":
+        return DeviceError(
+            f"{device.python} on {where} made no environment: {said}",
+            way_out="On Debian and Ubuntu: sudo apt install python3-venv",
+        )
+    if answer["error"] != "pip":
+        return refusal(answer, str(where))
+    if any(sign in text for sign in _NO_NETWORK):
+        return DeviceError(
+            f"pip on {where} reaches no package index: {said}",
+            way_out="Give it the wheels from here: --wheels DIR, filled by pip download for that device.",
+        )
+    return DeviceError(
+        f"the runtime cannot be installed on {where}: {said}",
+        way_out="Only wheels are taken, nothing is compiled there; is there one for that processor and Python?",
+    )

@@ -1,0 +1,213 @@
+"""A profile on a device over SSH: the runtime and the bundle go there, ``edgecompress profile`` runs, JSON returns.
+
+A run whose connection broke goes on there. Its result is fetched by the next call that asks for the same: what was
+asked is kept here under a number of its own until the result came, so that no other call takes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import json
+import secrets
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from edgecompress import errors
+from edgecompress.devices import depot
+from edgecompress.devices.install import Runtime, check_python, prepare, wheel_parcels
+from edgecompress.devices.push import Parcel, Show, bundle_folder, bundle_parcels, parcel, push, refusal
+from edgecompress.devices.ssh import Address, Device, LostError, connect
+from edgecompress.errors import DeviceError, EdgeCompressError
+from edgecompress.formats.codec import from_jsonable
+from edgecompress.formats.manifest import MANIFEST, file_sha256, open_bundle
+from edgecompress.profile.run import Asked, check
+from edgecompress.profile.workload import parse_workloads
+from edgecompress.types.profile import Profile
+
+_TRACE = "trace:"
+_UP = "../../"  # from a job's folder to depot.root()
+
+
+def profile_over_ssh(
+    bundle: Path, asked: Asked, address: Address, *, wheels: Path | None = None, python: str | None = None, show: Show
+) -> Profile:
+    """Profile ``bundle`` on the device.
+
+    ``wheels``: a folder of them, for a device that reaches no package index. ``python``: an interpreter there that has
+    edgecompress, used as it is. Raises DeviceError, and what the profile there raised, with its exit code.
+    """
+    check(asked)
+    manifest, folder = open_bundle(bundle)
+    shapes, traces = send_traces(asked.shapes)
+    parcels = [*bundle_parcels(manifest, folder), *traces]
+    lent = wheel_parcels(wheels) if wheels is not None else []
+    identity = file_sha256(folder / MANIFEST)
+    flags = flags_of(replace(asked, shapes=shapes))
+
+    async def on_device() -> Profile:
+        show(f"connecting to {address}")
+        async with connect(address) as device:
+            runtime = await (check_python(device, python) if python is not None else prepare(device, lent, show))
+            await push(device, parcels, show)
+            command = [runtime.python, "-m", "edgecompress", *profile_command(identity, flags)]
+            with _pending(str(address), command) as job:
+                return await _attend(device, runtime, command, job, show)
+
+    found = asyncio.run(on_device())
+    return replace(found, bundle=bundle.name)
+
+
+def profile_command(identity: str, flags: list[str]) -> list[str]:
+    """To be run in a folder two below :func:`edgecompress.devices.depot.root`."""
+    return ["profile", _UP + bundle_folder(identity), "--json", *flags]
+
+
+def send_traces(shapes: str | None) -> tuple[str | None, list[Parcel]]:
+    """The shapes with the paths that their traces have on a device, and these files. Raises UsageError."""
+    if shapes is None:
+        return None, []
+    parse_workloads(shapes)
+    parts, parcels = [], []
+    for part in (each.strip() for each in shapes.split(",")):
+        if part.startswith(_TRACE):
+            source = Path(part.removeprefix(_TRACE))
+            there = f"traces/{file_sha256(source)}/{source.name}"
+            parcels.append(parcel(source, there))
+            part = f"{_TRACE}{_UP}{there}"
+        parts.append(part)
+    return ",".join(parts), parcels
+
+
+def flags_of(asked: Asked) -> list[str]:
+    """The command line's flags for it."""
+    flags: list[str] = []
+    for name, value in {
+        "--shapes": asked.shapes,
+        "--threads": ",".join(map(str, asked.threads)) or None,
+        "--duration": asked.duration_s,
+        "--percentile": asked.percentile,
+        "--scenario": ",".join(asked.scenarios),
+        "--per-second": asked.per_s,
+        "--bound-ms": asked.bound_ms,
+        "--new-tokens": asked.new_tokens,
+        "--device": asked.device,
+    }.items():
+        if value is not None:
+            flags.append(f"{name}={value}")
+    flags += ["--no-cold-start"] * (not asked.cold) + ["--no-operators"] * (not asked.operators)
+    return flags + ["--allow-mismatch"] * asked.allow_mismatch
+
+
+async def _attend(device: Device, runtime: Runtime, command: list[str], job: str, show: Show) -> Profile:
+    device.when_lost = "The profile goes on there: run the same command again, and it brings the result."
+    async with device.talk("attend") as talk:
+        without = ["PYTHONPATH", "PYTHONHOME"] if runtime.own else []
+        environment = {"PYTHONNOUSERSITE": "1"} if runtime.own else {}
+        await talk.order({"job": job, "command": command, "environment": environment, "without": without})
+        remarks = list(runtime.remarks)
+        while True:
+            answer = await talk.answer()
+            if answer.get("found"):
+                remarks.append("the connection broke while this was measured; the device finished it by itself")
+            elif "show" in answer:
+                show(f"{device.address}: {answer['show']}")
+            elif "exit" in answer:
+                await talk.send(b"read\n")
+                found = read_outcome(answer["exit"], answer["stdout"], answer["stderr"], str(device.address))
+                return replace(found, remarks=(*found.remarks, *remarks))
+            elif answer.get("error") == "died":
+                raise DeviceError(
+                    f"the profile on {device.address} was ended from outside: {_last(answer['stderr'])}",
+                    way_out="Was it restarted, or its memory full? Run it again.",
+                )
+            elif "error" in answer:
+                raise refusal(answer, str(device.address))
+
+
+def read_outcome(code: int, stdout: str, stderr: str, where: str) -> Profile:
+    """What ``edgecompress profile --json`` left. Raises what it raised, or DeviceError for what is neither."""
+    try:
+        data = json.loads(stdout)
+    except ValueError:
+        data = None
+    if isinstance(data, dict) and isinstance(data.get("error"), dict):
+        raise error_of(data["error"], where)
+    if code == 0:
+        try:
+            return from_jsonable(Profile, data)
+        except ValueError as error:
+            raise DeviceError(
+                f"what came back from {where} is no profile: {error}", way_out="Install the same edgecompress there."
+            ) from None
+    how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with {code}"
+    raise DeviceError(
+        f"the profile on {where} {how}: {_last(stderr)}",
+        way_out="SIGKILL is most often a lack of memory: give it shorter shapes, or a smaller bundle.",
+    )
+
+
+def error_of(error: dict[str, Any], where: str) -> EdgeCompressError:
+    """An error that was written as JSON, as the one that it was."""
+    cls = getattr(errors, str(error.get("type")), EdgeCompressError)
+    if (
+        not (isinstance(cls, type) and issubclass(cls, EdgeCompressError))
+        or cls.__init__ is not EdgeCompressError.__init__
+    ):
+        cls = EdgeCompressError
+    made = cls(f"{where}: {error.get('message')}", way_out=str(error.get("way_out", "")))
+    if isinstance(code := error.get("exit_code"), int):
+        made.exit_code = code
+    return made
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _last(stderr: str) -> str:
+    return next((line.strip()[:300] for line in reversed(stderr.splitlines()) if line.strip()), "it said nothing")
+
+
+@contextlib.contextmanager
+def _pending(address: str, command: list[str]) -> Iterator[str]:
+    """The job's name: that of a call for the same that broke off, else a new one, kept if this one breaks off."""
+    folder = depot.root().parent / "pending"
+    folder.mkdir(parents=True, exist_ok=True)
+    key = hashlib.sha256(json.dumps([address, command]).encode()).hexdigest()[:24]
+    with _first_free(folder, key) as file:
+        file.seek(0)
+        nonce = file.read()
+        if not nonce:
+            nonce = secrets.token_hex(8)
+            file.write(nonce)
+            file.flush()
+        try:
+            yield f"{key}-{nonce}"
+        except LostError:
+            raise
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+        Path(file.name).unlink(missing_ok=True)
+
+
+def _first_free(folder: Path, key: str) -> IO[str]:
+    """A file that no other call holds locked: two for the same at once have one each."""
+    for number in itertools.count():
+        file = (folder / f"{key}.{number}").open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            file.close()
+    raise AssertionError

@@ -1,0 +1,320 @@
+"""A connection to a device over SSH. Its host key is always checked, against the known_hosts that ssh would read."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import importlib
+import json
+import shlex
+import socket
+import zlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from edgecompress.devices.agent import MARK
+from edgecompress.errors import DeviceError, EdgeCompressError, HostError, UsageError
+
+SCHEME = "ssh://"
+_LIKE = "Give ssh://user@device or ssh://user@device:2222; the user may be left out."
+_CONNECT_S, _KEEPALIVE_S, _KEEPALIVES = 20, 15, 4
+_GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
+_USER_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
+_STOP_S = 10.0
+
+
+def need(package: str) -> Any:
+    """The package of the extra ``devices``. Raises HostError."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise HostError(
+            f"devices need the package '{error.name or package}'", way_out="pip install 'edgecompress[devices]'"
+        ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    host: str
+    user: str | None = None  # None: ~/.ssh/config's, else the local one
+    port: int | None = None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.user}@{host}" if self.user else host
+
+    @property
+    def command(self) -> str:
+        """What a person types to get there."""
+        port = f"-p {self.port} " if self.port else ""
+        return f"ssh {port}{f'{self.user}@' if self.user else ''}{self.host}"
+
+
+def parse_address(text: str) -> Address:
+    """``ssh://user@device:port``. Raises UsageError."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise UsageError(f"'{text}' is no address of a device: {error}", way_out=_LIKE) from None
+    if parts.scheme != "ssh" or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
+        raise UsageError(f"'{text}' is no address of a device", way_out=_LIKE)
+    if parts.password is not None:
+        raise UsageError(
+            "a password does not belong in an address: others can read it there",
+            way_out="Let the device know your key instead: ssh-copy-id USER@DEVICE.",
+        )
+    if (parts.username or "").startswith("-") or parts.hostname.startswith("-"):
+        raise UsageError(f"'{text}' is no address of a device", way_out=_LIKE)
+    return Address(host=parts.hostname, user=parts.username or None, port=port)
+
+
+class LostError(DeviceError):
+    """The connection broke; what was begun there may go on."""
+
+
+class Talk:
+    """A command of :mod:`edgecompress.devices.agent` that runs there: orders go in, answers come out."""
+
+    def __init__(self, process: Any, device: Device, what: str) -> None:
+        self._process, self._device, self._what = process, device, what
+        self._rest = b""
+        self._other: list[str] = []  # lines that are no answers: complaints, most likely
+
+    async def send(self, data: bytes) -> bool:
+        """False: it ended, and what it said before that is still to be read."""
+        try:
+            self._process.stdin.write(data)
+            await self._process.stdin.drain()
+        except (OSError, need("asyncssh").Error):
+            return False
+        return not self._process.stdin.is_closing()
+
+    async def order(self, order: dict[str, Any]) -> None:
+        await self.send(json.dumps(order).encode() + b"\n")
+
+    async def answer(self) -> dict[str, Any]:
+        """The next one. Raises DeviceError if it ended without, or the connection did."""
+        while True:
+            line = await self._line()
+            if line is None:
+                raise await self._ended()
+            text = line.decode(errors="replace")
+            before, mark, answer = text.partition(MARK)
+            if mark:
+                with contextlib.suppress(ValueError):
+                    found: dict[str, Any] = json.loads(answer)
+                    return found
+            self._other.append(before.strip())
+
+    async def stop(self) -> None:
+        """End what it started there; wait until that is said, for a while."""
+        with contextlib.suppress(DeviceError, TimeoutError):
+            async with asyncio.timeout(_STOP_S):
+                await self.send(b"stop\n")
+                while "stopped" not in await self.answer():
+                    pass
+
+    async def _line(self) -> bytes | None:
+        asyncssh = need("asyncssh")
+        while b"\n" not in self._rest:
+            try:
+                data = await self._process.stdout.read(1 << 16)
+            except (OSError, asyncssh.Error):
+                return None
+            if not data:
+                return None
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    async def _ended(self) -> DeviceError:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await self._process.wait_closed()
+        code = self._process.exit_status
+        if code is None:
+            return self._device.lost()
+        said = next((line for line in reversed(self._other) if line), f"it ended with {code}")
+        return DeviceError(
+            f"{self._device.address}: {self._what} failed: {said[:300]}",
+            way_out=f"Try it by hand: {self._device.address.command}",
+        )
+
+
+class Device:
+    """An open connection."""
+
+    def __init__(self, connection: Any, address: Address) -> None:
+        self._connection, self.address = connection, address
+        self.python = "python3"  # of the agent; :func:`edgecompress.devices.install.find_python` says which
+        self.when_lost = "Run the same command again: it goes on where it was."
+
+    def lost(self) -> DeviceError:
+        return LostError(f"the connection to {self.address} was lost", way_out=self.when_lost)
+
+    async def ask(self, command: str) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr of a command for a POSIX shell."""
+        asyncssh = need("asyncssh")
+        try:
+            done = await self._connection.run(f"sh -c {shlex.quote(command)}", request_pty=False)
+        except (OSError, asyncssh.Error):
+            raise self.lost() from None
+        if done.exit_status is None:
+            raise self.lost()
+        return done.exit_status, done.stdout, done.stderr
+
+    @contextlib.asynccontextmanager
+    async def talk(self, what: str) -> AsyncIterator[Talk]:
+        """Start ``what`` of the agent. If we are interrupted, what it started there is ended."""
+        asyncssh = need("asyncssh")
+        try:
+            process = await self._connection.create_process(
+                f"{shlex.quote(self.python)} -c {shlex.quote(agent_source())} {what}",
+                encoding=None,
+                request_pty=False,
+                stderr=asyncssh.STDOUT,
+            )
+        except (OSError, asyncssh.Error):
+            raise self.lost() from None
+        talk = Talk(process, self, what)
+        try:
+            yield talk
+        except asyncio.CancelledError:
+            await asyncio.shield(talk.stop())
+            raise
+        finally:
+            process.close()
+
+
+def agent_source() -> str:
+    """The agent and its depot as one expression for ``python -c``."""
+    folder = resources.files("edgecompress.devices")
+    depot, agent = ((folder / name).read_text(encoding="utf-8") for name in ("depot.py", "agent.py"))
+    code = (
+        "import sys, types\n"
+        "package = types.ModuleType('edgecompress.devices')\n"
+        "sys.modules[package.__name__] = package\n"
+        f"for name, text in (('depot', {depot!r}), ('agent', {agent!r})):\n"
+        "    module = types.ModuleType('edgecompress.devices.' + name)\n"
+        "    sys.modules[module.__name__] = module\n"
+        "    setattr(package, name, module)\n"
+        "    exec(compile(text, name + '.py', 'exec', dont_inherit=True), module.__dict__)\n"
+        "sys.exit(package.agent.main())\n"
+    )
+    packed = base64.b64encode(zlib.compress(code.encode(), 9)).decode()
+    return f"import base64,zlib;exec(zlib.decompress(base64.b64decode('{packed}')))"
+
+
+@contextlib.asynccontextmanager
+async def connect(address: Address) -> AsyncIterator[Device]:
+    """Log in with the user's keys, agent and ~/.ssh/config. Raises DeviceError."""
+    asyncssh = need("asyncssh")
+    refused: list[Any] = []  # the key that the device showed, if it is not known
+
+    class Client(asyncssh.SSHClient):  # type: ignore[misc, name-defined]
+        def validate_host_public_key(self, host: str, addr: str, port: int, key: Any) -> bool:
+            refused[:] = [(host, addr, port, key)]
+            return False
+
+    known = None
+    try:
+        options = await asyncio.to_thread(_options, address)
+        known = _known_hosts(options)
+        connection = await asyncssh.connect(
+            address.host,
+            address.port or (),
+            options=options,
+            client_factory=Client,
+            known_hosts=known,
+            connect_timeout=_CONNECT_S,
+            keepalive_interval=_KEEPALIVE_S,
+            keepalive_count_max=_KEEPALIVES,
+            agent_forwarding=False,
+            x11_forwarding=False,
+        )
+    except EdgeCompressError:
+        raise
+    except (OSError, ValueError, asyncssh.Error) as error:
+        raise _reason(error, address, known, refused) from None
+    try:
+        yield Device(connection, address)
+    finally:
+        connection.close()
+        with contextlib.suppress(OSError, asyncssh.Error, TimeoutError):
+            async with asyncio.timeout(2):
+                await connection.wait_closed()
+
+
+def _options(address: Address) -> Any:
+    asyncssh = need("asyncssh")
+    return asyncssh.SSHClientConnectionOptions(host=address.host, port=address.port or (), username=address.user or ())
+
+
+def _known_hosts(options: Any) -> Any:
+    """Read as ssh reads them. asyncssh takes ``UserKnownHostsFile none`` for a wish to check nothing; ssh does not."""
+    user = options.config.get("UserKnownHostsFile", _USER_KNOWN_HOSTS)
+    system = options.config.get("GlobalKnownHostsFile", _GLOBAL_KNOWN_HOSTS)
+    paths = [Path(name).expanduser() for name in (*user, *system)]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file()]
+    return need("asyncssh").import_known_hosts("\n".join(texts))
+
+
+def _reason(error: Exception, address: Address, known: Any, refused: list[Any]) -> DeviceError:
+    asyncssh = need("asyncssh")
+    if isinstance(error, asyncssh.HostKeyNotVerifiable) and refused:
+        host, addr, port, key = refused[0]
+        fingerprint = key.get_fingerprint()
+        if known is not None and known.match(host, addr, port if port != 22 else None)[0]:
+            return _changed(address, f"its key is now {fingerprint}")
+        return DeviceError(
+            f"{address} is not in known_hosts; it showed the key {fingerprint}",
+            way_out=f"Compare that with the device's own, then let ssh write it down: {address.command}",
+        )
+    if isinstance(error, asyncssh.HostKeyNotVerifiable):
+        return DeviceError(f"the host key of {address} is refused: {error.reason}", way_out=f"See {address.command}")
+    if isinstance(error, asyncssh.KeyExchangeFailed) and "host key" in str(error).lower():
+        return _changed(address, "it shows a key of another kind")
+    if isinstance(error, asyncssh.PermissionDenied):
+        return DeviceError(
+            f"{address} does not let you in: {error.reason or 'authentication was refused'}",
+            way_out=f"Let it know your key: ssh-copy-id. A key with a passphrase must be in ssh-agent (ssh-add). "
+            f"See whether this works: {address.command}",
+        )
+    if isinstance(error, socket.gaierror):
+        return DeviceError(
+            f"there is no host named {address.host}: {error.strerror}",
+            way_out="Look at the name, or give its IP address.",
+        )
+    if isinstance(error, ConnectionRefusedError):
+        return DeviceError(
+            f"nothing takes SSH connections at {address.host}, port {address.port or 22}",
+            way_out="Is sshd running there, and is it another port? Give ssh://user@device:PORT.",
+        )
+    if isinstance(error, TimeoutError | OSError):
+        said = f"no answer within {_CONNECT_S} s" if isinstance(error, TimeoutError) else error.strerror or str(error)
+        return DeviceError(
+            f"{address} cannot be reached: {said}", way_out=f"Is it on, and in this network? Try {address.command}"
+        )
+    if isinstance(error, ValueError):  # ~/.ssh/config, known_hosts or a key file
+        return DeviceError(f"your ssh files cannot be read: {error}", way_out=f"See what ssh says: {address.command}")
+    return DeviceError(
+        f"no connection to {address}: {getattr(error, 'reason', '') or error}", way_out=f"Try {address.command}"
+    )
+
+
+def _known_name(address: Address) -> str:
+    return f"'[{address.host}]:{address.port}'" if address.port not in (None, 22) else address.host
+
+
+def _changed(address: Address, how: str) -> DeviceError:
+    return DeviceError(
+        f"{address} is not the device that known_hosts knows under this name: {how}",
+        way_out="Either it was set up anew, or another answers in its place. If it was set up anew: ssh-keygen -R "
+        f"{_known_name(address)}, then {address.command}",
+    )

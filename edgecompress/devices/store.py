@@ -1,0 +1,77 @@
+"""Results of a fleet's jobs: one JSON line each, the first profile of a job kept, whatever comes twice counted."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from edgecompress.errors import OutputError
+from edgecompress.formats.codec import from_jsonable, to_jsonable
+from edgecompress.types.fleet import FleetRow
+
+
+class ResultStore:
+    """Of one run. A failure is written too, but is no result: another run tries the job again."""
+
+    def __init__(self, file: IO[bytes] | None = None) -> None:
+        self._file = file
+        self.rows: dict[str, FleetRow] = {}
+        self.duplicates = 0
+
+    def has(self, job: str) -> bool:
+        row = self.rows.get(job)
+        return row is not None and row.profile is not None
+
+    def add(self, row: FleetRow) -> bool:
+        """Whole on the disk, or not there. False: the job has a profile already, and this one is dropped."""
+        if self.has(row.job):
+            self.duplicates += row.profile is not None
+            return False
+        if self._file is not None:
+            self._file.write(json.dumps(to_jsonable(row), sort_keys=True, ensure_ascii=False).encode() + b"\n")
+            os.fsync(self._file.fileno())
+        self.rows[row.job] = row
+        return True
+
+
+@contextlib.contextmanager
+def open_store(path: Path | None) -> Iterator[ResultStore]:
+    """What earlier runs left in ``path`` is in it; None keeps nothing. Raises OutputError with the line that is broken.
+
+    A last line without its end is what an interrupted write left: it is removed.
+    """
+    if path is None:
+        yield ResultStore()
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(f"another run writes to {path}", way_out="Wait for it, or give another -o DIR.") from None
+        file.seek(0)
+        content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        store = ResultStore(file)
+        for number, line in enumerate(whole.splitlines(), 1):
+            row = _row(line, path, number)
+            if not store.has(row.job):
+                store.rows[row.job] = row
+        if len(whole) < len(content):
+            file.truncate(len(whole))
+        yield store
+
+
+def _row(line: bytes, path: Path, number: int) -> FleetRow:
+    way_out = "Remove the line, and its job is run again; or give another -o DIR."
+    try:
+        return from_jsonable(FleetRow, json.loads(line))
+    except json.JSONDecodeError as error:
+        raise OutputError(f"{path}, line {number}, column {error.colno}: {error.msg}", way_out=way_out) from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise OutputError(f"{path}, line {number}: {error}", way_out=way_out) from None

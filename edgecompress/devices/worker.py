@@ -1,0 +1,107 @@
+"""What runs on a Dask worker: take a bundle's files, and run ``edgecompress profile`` in a process of its own.
+
+The process is ended with the worker, however that ends, and when nobody waits for its result any more: a profile that
+is left behind would slow the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, TypedDict
+
+from edgecompress import __version__
+from edgecompress.devices import depot
+
+TOPIC = "edgecompress"  # of events: a job was begun
+_POLL_S = 0.05
+_TAIL = 4000
+_FORSAKEN = ("cancelled", "released", "forgotten")
+_LEASH = (  # PR_SET_PDEATHSIG is 1; it lasts through exec
+    "import ctypes,os,sys\n"
+    "if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, 9)\n"
+    "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
+    "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])\n"
+)
+
+
+class Order(TypedDict):
+    job: str
+    files: list[depot.File]
+    command: list[str]  # of edgecompress, to be run two folders below depot.root()
+
+
+async def look(files: list[depot.File]) -> dict[str, Any]:
+    """Which edgecompress this is, and what of the files is missing."""
+    try:
+        need = await asyncio.to_thread(depot.missing, files)
+        return {"version": __version__, "need": need, "free_bytes": depot.free_bytes()}
+    except OSError as error:
+        return {"version": __version__} | _refusal(error)
+
+
+async def take(file: depot.File, offset: int, data: bytes) -> dict[str, Any]:
+    try:
+        await asyncio.to_thread(depot.write, file, offset, data)
+        return {}
+    except OSError as error:
+        return _refusal(error)
+
+
+async def settle(file: depot.File) -> dict[str, Any]:
+    try:
+        return {"whole": await asyncio.to_thread(depot.settle, file)}
+    except OSError as error:
+        return _refusal(error)
+
+
+def run_job(order: Order) -> dict[str, Any]:
+    """The task: what the command left, or that its files are missing here."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    if depot.missing(order["files"]):
+        return {"worker": worker.address, "missing": True}
+    worker.log_event(TOPIC, {"job": order["job"], "worker": worker.address})
+    folder = depot.root() / "jobs" / f"{order['job']}-{secrets.token_hex(4)}"
+    folder.mkdir(parents=True)
+    try:
+        with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _LEASH, str(os.getpid()), "-m", "edgecompress", *order["command"]],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+            code = _wait(process, worker, worker.get_current_task())
+        stdout = (folder / "stdout").read_text(errors="replace")
+        stderr = (folder / "stderr").read_text(errors="replace")[-_TAIL:]
+        return {"worker": worker.address, "exit": code, "stdout": stdout, "stderr": stderr}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(process: subprocess.Popen[bytes], worker: Any, key: Any) -> int:
+    while (code := process.poll()) is None:
+        task = worker.state.tasks.get(key)
+        if task is None or task.state in _FORSAKEN:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            return process.wait()
+        time.sleep(_POLL_S)
+    return code
+
+
+def _refusal(error: OSError) -> dict[str, Any]:
+    kind = "full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "os"
+    return {"error": kind, "text": f"{error.strerror or error}: {error.filename or depot.root()}"}
