@@ -196,6 +196,11 @@ def _calls_in_a_row(
             prefill_tokens_per_s=round(prepared.prompt_tokens * calls / sum(prepared.stages["prefill"]), 2),
             decode_tokens_per_s=round((prepared.new_tokens - 1) * prepared.texts * calls / decode, 2),
         )
+    stages = dict(prepared.stages)
+    if prepared.apart is not None:
+        at = list(stages).index("compute")
+        stages = dict([*list(stages.items())[:at], *prepared.apart().items(), *list(stages.items())[at + 1 :]])
+        remarks.append("the stages on the device were timed in calls of their own, each waited for")
     return Measurement(
         workload=workload.name,
         threads=subject.threads,
@@ -203,7 +208,7 @@ def _calls_in_a_row(
         seconds=round(timed.whole_s, 3),
         latency=latency,
         per_s=round(calls * prepared.texts / timed.whole_s, 2),
-        stages=_stages(prepared.stages),
+        stages=_stages(stages),
         tokens=tokens,
         drift=moved,
         quantiles_ms=quantiles(timed.seconds),

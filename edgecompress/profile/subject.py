@@ -1,7 +1,8 @@
 """A bundle as something that is called: text in, result out, each stage of the way timed.
 
 Text is made before, once; a call is what an application does for each request. On a GPU the copies to the device and
-back are part of "compute": they are on its stream, between the host's clock readings.
+back are part of "compute": they are on its stream, between the host's clock readings. An engine's are timed apart, in
+calls of their own.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from edgecompress.runtime import Encoder
 from edgecompress.runtime.batching import Tokens, pad
 from edgecompress.runtime.decoder import Cancellation
 from edgecompress.runtime.generator import Generator
-from edgecompress.runtime.models import read_prompt
+from edgecompress.runtime.models import EngineModel, read_prompt
 from edgecompress.types.bundle import Manifest
+
+_APART_CALLS = 30
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Prepared:
     first: list[float] = field(default_factory=list)  # seconds to the first new token
     between: list[float] = field(default_factory=list)  # seconds between new tokens
     prompt_tokens: int = 0  # of a call
+    apart: Callable[[], dict[str, list[float]]] | None = None  # what "compute" consists of, timed in calls of its own
 
     def clear(self) -> None:
         for values in (*self.stages.values(), self.first, self.between):
@@ -93,7 +97,21 @@ class EncoderSubject:
             stages["compute"].append(ended - batched)
             return outputs
 
-        return Prepared(call=call, stages=stages, texts=len(calls[0][0]))
+        return Prepared(call=call, stages=stages, texts=len(calls[0][0]), apart=self._apart(call))
+
+    def _apart(self, call: Callable[[], object]) -> Callable[[], dict[str, list[float]]] | None:
+        """Of an engine: copies to the device, what it computes, and copies back."""
+        model = self._encoder._model
+        if not isinstance(model, EngineModel):
+            return None
+
+        def timed() -> dict[str, list[float]]:
+            with model.runner.timing() as stages:
+                for _ in range(_APART_CALLS):
+                    call()
+                return stages
+
+        return timed
 
     def offline(self, workload: Workload, texts: int) -> Callable[[], object]:
         """One call of the runtime's own batching over many texts of the workload's lengths."""
@@ -133,7 +151,7 @@ class EncoderSubject:
             stages["compute"].append(time.perf_counter() - began)
             return outputs
 
-        return Prepared(call=call, stages=stages, texts=workload.batch)
+        return Prepared(call=call, stages=stages, texts=workload.batch, apart=self._apart(call))
 
 
 class DecoderSubject:

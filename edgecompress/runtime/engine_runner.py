@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from edgecompress.runtime.cuda.memory import Staging
 from edgecompress.runtime.engine_file import EngineFile
 
 _MOST_GRAPHS = 32
+STAGES = ("host-to-device", "compute", "device-to-host")
 Array = npt.NDArray[Any]
 
 
@@ -47,6 +49,7 @@ class EngineRunner:
         self._staging = {name: Staging(device) for name in file.tensors}
         self._seen: OrderedDict[tuple[Any, ...], Graph | None] = OrderedDict()
         self.captures = not file.captures_itself
+        self._stages: dict[str, list[float]] | None = None
         self._closed = False
 
     def close(self) -> None:
@@ -66,6 +69,18 @@ class EngineRunner:
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # nobody closed it
             self.close()
+
+    @contextlib.contextmanager
+    def timing(self) -> Iterator[dict[str, list[float]]]:
+        """Within it each stage of a run is waited for, and its seconds are added under its name of STAGES.
+
+        Such a run is no CUDA graph, and longer than one that is not timed.
+        """
+        self._stages = {name: [] for name in STAGES}
+        try:
+            yield self._stages
+        finally:
+            self._stages = None
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """Raises UsageError if the engine was not built for that shape of an input."""
@@ -148,19 +163,31 @@ class EngineRunner:
             results[name] = host.array(shape, tensor.dtype)
             key.append((shape, address))
 
-        def put() -> None:
+        def upload() -> None:
             for to, source, size in incoming:
                 device.upload(to, source, size, stream)
+
+        def execute() -> None:
             if not context.execute_async_v3(device.stream_handle(stream)):
                 raise self._failure()
+
+        def download() -> None:
             for to, source, size in outgoing:
                 device.download(to, source, size, stream)
 
-        self._put(tuple(key), put)
+        parts = (upload, execute, download)
+        if self._stages is None:
+            self._put(tuple(key), lambda: [part() for part in parts])
+        else:
+            for name, part in zip(STAGES, parts, strict=True):
+                began = time.perf_counter()
+                part()
+                device.synchronize(stream)
+                self._stages[name].append(time.perf_counter() - began)
         device.synchronize(stream)
         return results
 
-    def _put(self, key: tuple[Any, ...], put: Callable[[], None]) -> None:
+    def _put(self, key: tuple[Any, ...], put: Callable[[], object]) -> None:
         """The first time step by step, the second time into a graph, which is launched then and from then on."""
         if not self.captures:
             put()
@@ -180,7 +207,7 @@ class EngineRunner:
             else:
                 self.device.launch(graph, self._stream)
 
-    def _capture(self, put: Callable[[], None]) -> Graph | None:
+    def _capture(self, put: Callable[[], object]) -> Graph | None:
         """None where the engine does something that cannot be captured: it is run step by step from then on."""
         self.device.begin_capture(self._stream)
         failed = False

@@ -97,17 +97,17 @@ class EngineModel:
     """An engine of TensorRT or TensorRT-RTX."""
 
     def __init__(self, runner: EngineRunner, manifest: Manifest) -> None:
-        self._runner = runner
+        self.runner = runner
         self._outputs = [output.name for output in manifest.outputs]
         self.inputs = tuple(tensor.name for tensor in runner.inputs)
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
         """Raises UsageError for shapes that the engine was not built for, HostError."""
-        found = self._runner.run({name: feed[name] for name in self.inputs})
+        found = self.runner.run({name: feed[name] for name in self.inputs})
         return [found[name] for name in self._outputs]
 
     def close(self) -> None:
-        self._runner.close()
+        self.runner.close()
 
 
 def on_gpu(manifest: Manifest) -> bool:

@@ -6,6 +6,7 @@ What a device computes is not tested here: nothing of this has run on one.
 from __future__ import annotations
 
 import gc
+import json
 import threading
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def generator(bundle: Path) -> Generator:
 
 
 def runner_of(model: Encoder | Generator) -> EngineRunner:
-    found: EngineRunner = (model._model if isinstance(model, Encoder) else model._decoder)._runner  # type: ignore[union-attr]
+    found: EngineRunner = model._model.runner if isinstance(model, Encoder) else model._decoder._runner  # type: ignore[union-attr]
     return found
 
 
@@ -362,3 +363,33 @@ def test_an_engine_whose_cache_is_not_in_place(
     with pytest.raises(BundleError, match=r"does not write 'present\.0\.key' in the memory of"):
         load(decoder_bundle)
     assert machine.cuda.held == {}
+
+
+def test_stages_on_the_device_are_timed_apart(encoder_bundle: Path, machine: Machine) -> None:
+    """Each is waited for, the numbers are the same, and afterwards a run is one graph again."""
+    with encoder(encoder_bundle) as model:
+        before = model.encode(TEXTS[:1])
+        runner = runner_of(model)
+        with runner.timing() as stages:
+            assert np.array_equal(model.encode(TEXTS[:1]), before)
+            assert [len(times) for times in stages.values()] == [1, 1, 1]
+            model.encode(TEXTS[:1])
+        assert list(stages) == ["host-to-device", "compute", "device-to-host"]
+        assert all(len(times) == 2 and min(times) > 0 for times in stages.values())
+        assert machine.cuda.count("cuGraphLaunch") == 0
+        model.encode(TEXTS[:1])
+        assert machine.cuda.count("cuGraphLaunch") == 1
+        assert all(len(times) == 2 for times in stages.values())
+
+
+def test_a_profile_of_an_engine_has_the_stages_on_the_device(
+    encoder_bundle: Path, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--shapes", "1x16", "--percentile", "50", "--no-cold-start", "--json"]
+    assert main(["profile", str(encoder_bundle), *flags]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (measured,) = found["measurements"]
+    names = ["tokenize", "batch", "host-to-device", "compute", "device-to-host"]
+    assert [stage["name"] for stage in measured["stages"]] == names
+    assert any("timed in calls of their own" in remark for remark in measured["remarks"])
+    assert any("operators are not measurable here" in remark for remark in found["remarks"])
