@@ -73,16 +73,23 @@ def settle(file: File) -> bool:
     there.parent.mkdir(parents=True, exist_ok=True)
     if file["bytes"] == 0:
         write(file, 0, b"")
-    if not _is(part, file):
+    try:
+        if _is(part, file):
+            _sync(part)
+            os.replace(part, there)
+            return True
         part.unlink(missing_ok=True)
-        return _is(there, file)  # another that sent the same may have settled it
-    descriptor = os.open(part, os.O_RDONLY)
+    except FileNotFoundError:  # another that sent the same was first
+        pass
+    return _is(there, file)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.replace(part, there)
-    return True
 
 
 def _part(file: File) -> Path:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecompress import __version__
-from edgecompress.devices import worker
+from edgecompress.devices import depot, worker
 from edgecompress.devices.jobs import Job, Plan, Wish
 from edgecompress.devices.push import Show, refusal
 from edgecompress.devices.run import read_outcome
@@ -230,6 +230,10 @@ class Fleet:
                 )
             if not answer["need"]:
                 return
+            needed = depot.needed_bytes([each.file for each in parcels], answer["need"])
+            if needed > answer["free_bytes"]:
+                full = {"error": "full", "needed_bytes": needed, "free_bytes": answer["free_bytes"]}
+                raise refusal(full, f"the worker {address}")
             for each in answer["need"]:
                 sending, at = parcels[each["index"]], each["offset"]
                 for data in sending.chunks(at, _CHUNK_BYTES):
