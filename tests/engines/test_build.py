@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -108,11 +109,17 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "bert", "bert")
 
 
-@pytest.fixture
-def bundle(student: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "orin.bundle"
+@pytest.fixture(scope="module")
+def exported(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "orin.bundle"
     assert main(["export", str(student), *ASKED, "-o", str(path)]) == 0
     return path
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    """One that a build may change."""
+    return Path(shutil.copytree(exported, tmp_path / "orin.bundle"))
 
 
 @pytest.fixture
