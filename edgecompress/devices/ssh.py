@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from edgecompress.devices.agent import MARK
-from edgecompress.errors import DeviceError, EdgeCompressError, HostError, UsageError
+from edgecompress.errors import DeviceError, HostError, UsageError
 
 SCHEME = "ssh://"
 _LIKE = "Give ssh://user@device or ssh://user@device:2222; the user may be left out."
@@ -222,7 +222,7 @@ async def connect(address: Address) -> AsyncIterator[Device]:
             refused[:] = [(host, addr, port, key)]
             return False
 
-    known = None
+    options = known = None
     try:
         options = await asyncio.to_thread(_options, address)
         known = _known_hosts(options)
@@ -238,10 +238,10 @@ async def connect(address: Address) -> AsyncIterator[Device]:
             agent_forwarding=False,
             x11_forwarding=False,
         )
-    except EdgeCompressError:
-        raise
     except (OSError, ValueError, asyncssh.Error) as error:
-        raise _reason(error, address, known, refused) from None
+        if isinstance(error, asyncssh.ConnectionLost | asyncssh.KeyExchangeFailed) and known is not None:
+            await _look_at_key(address, options, known, refused)
+        raise _reason(error, address, options, known, refused) from None
     try:
         yield Device(connection, address)
     finally:
@@ -252,8 +252,27 @@ async def connect(address: Address) -> AsyncIterator[Device]:
 
 
 def _options(address: Address) -> Any:
+    """With ~/.ssh/config read."""
     asyncssh = need("asyncssh")
-    return asyncssh.SSHClientConnectionOptions(host=address.host, port=address.port or (), username=address.user or ())
+    return asyncssh.SSHClientConnectionOptions(
+        host=address.host, port=address.port or (), username=address.user or (), config=()
+    )
+
+
+async def _look_at_key(address: Address, options: Any, known: Any, refused: list[Any]) -> None:
+    """Only keys of the kinds that are known are asked for, so that a device with another kind just hangs up."""
+    asyncssh = need("asyncssh")
+    host = options.host_key_alias or options.host
+    if _keys(known, host, "", options.port):
+        with contextlib.suppress(OSError, asyncssh.Error, TimeoutError):
+            async with asyncio.timeout(_CONNECT_S):
+                key = await asyncssh.get_server_host_key(address.host, address.port or (), config=())
+            if key is not None and key not in _keys(known, host, "", options.port):
+                refused[:] = [(host, "", options.port, key)]
+
+
+def _keys(known: Any, host: str, addr: str, port: int) -> list[Any]:
+    return list(known.match(host, addr, port if port != 22 else None)[0])
 
 
 def _known_hosts(options: Any) -> Any:
@@ -265,21 +284,23 @@ def _known_hosts(options: Any) -> Any:
     return need("asyncssh").import_known_hosts("\n".join(texts))
 
 
-def _reason(error: Exception, address: Address, known: Any, refused: list[Any]) -> DeviceError:
+def _reason(error: Exception, address: Address, options: Any, known: Any, refused: list[Any]) -> DeviceError:
     asyncssh = need("asyncssh")
-    if isinstance(error, asyncssh.HostKeyNotVerifiable) and refused:
+    if refused:
         host, addr, port, key = refused[0]
         fingerprint = key.get_fingerprint()
-        if known is not None and known.match(host, addr, port if port != 22 else None)[0]:
-            return _changed(address, f"its key is now {fingerprint}")
+        if _keys(known, host, addr, port):
+            return DeviceError(
+                f"{address} is not the device that known_hosts knows under this name: its key is now {fingerprint}",
+                way_out="Either it was set up anew, or another answers in its place. If it was set up anew: ssh-keygen "
+                f"-R {_known_name(host, port)}, then {address.command}",
+            )
         return DeviceError(
             f"{address} is not in known_hosts; it showed the key {fingerprint}",
             way_out=f"Compare that with the device's own, then let ssh write it down: {address.command}",
         )
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
         return DeviceError(f"the host key of {address} is refused: {error.reason}", way_out=f"See {address.command}")
-    if isinstance(error, asyncssh.KeyExchangeFailed) and "host key" in str(error).lower():
-        return _changed(address, "it shows a key of another kind")
     if isinstance(error, asyncssh.PermissionDenied):
         return DeviceError(
             f"{address} does not let you in: {error.reason or 'authentication was refused'}",
@@ -293,7 +314,7 @@ def _reason(error: Exception, address: Address, known: Any, refused: list[Any]) 
         )
     if isinstance(error, ConnectionRefusedError):
         return DeviceError(
-            f"nothing takes SSH connections at {address.host}, port {address.port or 22}",
+            f"nothing takes SSH connections at {address.host}, port {options.port}",
             way_out="Is sshd running there, and is it another port? Give ssh://user@device:PORT.",
         )
     if isinstance(error, TimeoutError | OSError):
@@ -308,13 +329,5 @@ def _reason(error: Exception, address: Address, known: Any, refused: list[Any]) 
     )
 
 
-def _known_name(address: Address) -> str:
-    return f"'[{address.host}]:{address.port}'" if address.port not in (None, 22) else address.host
-
-
-def _changed(address: Address, how: str) -> DeviceError:
-    return DeviceError(
-        f"{address} is not the device that known_hosts knows under this name: {how}",
-        way_out="Either it was set up anew, or another answers in its place. If it was set up anew: ssh-keygen -R "
-        f"{_known_name(address)}, then {address.command}",
-    )
+def _known_name(host: str, port: int) -> str:
+    return host if port == 22 else f"'[{host}]:{port}'"
