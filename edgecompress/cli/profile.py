@@ -102,6 +102,10 @@ def describe(profile: Profile) -> str:
             f"cold start  {cold.whole_ms:.0f} ms in a fresh process ({parts}); peak memory "
             f"{cold.peak_rss_bytes / 1e6:.0f} MB"
         )
+    if profile.device_bytes is not None:
+        lines.append(
+            f"GPU memory  {profile.device_bytes / 1e6:.0f} MB while it ran, whoever else took some then included"
+        )
     joules = {m.joules_per_call for m in calls}
     if calls and joules == {None}:
         lines.append("energy      not measurable here")

@@ -87,6 +87,14 @@ def describe_noise(noise: Noise) -> str:
     )
 
 
+def resolution(noise: Noise) -> str:
+    """What two profiles of this host can tell apart, and what they cannot."""
+    return (
+        f"two profiles that differ by less than {noise.slowest_over_fastest - 1:.0%} may differ by the host alone; "
+        "`edgecompress compare` tells smaller differences"
+    )
+
+
 def _text(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip() or None

@@ -14,12 +14,13 @@ from edgecompress.errors import UsageError
 from edgecompress.formats.manifest import file_sha256, open_bundle, read_measurements, read_report
 from edgecompress.profile.cold import cold_start
 from edgecompress.profile.energy import EnergyMeter
-from edgecompress.profile.host import Calibration, describe_host
+from edgecompress.profile.host import Calibration, describe_host, resolution
 from edgecompress.profile.scenarios import most_served, offline, serve
 from edgecompress.profile.statistics import drift, percentiles, quantiles
 from edgecompress.profile.subject import Prepared, Subject, open_subject
 from edgecompress.profile.timing import WallClock, measure, warm_up
 from edgecompress.profile.workload import DEFAULT_NEW_TOKENS, Workload, default_shapes, parse_workloads
+from edgecompress.runtime.cuda.choice import open_device
 from edgecompress.runtime.models import on_gpu
 from edgecompress.runtime.session import check_host
 from edgecompress.types.bundle import Manifest
@@ -63,7 +64,10 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
     operators: list[OperatorProfile] = []
     peaks: list[Peaks] = []
     remarks: list[str] = []
+    device_bytes = None
     for threads in asked.threads or (None,):
+        device = open_device(manifest, asked.device) if on_gpu(manifest) else None
+        free = 0 if device is None else device.free_bytes()
         subject = open_subject(manifest, folder, threads, asked.device)
         of_these: list[tuple[Workload, Measurement]] = []
         try:
@@ -72,6 +76,8 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
                 found = _measure_all(subject, workload, asked)
                 of_these += [(workload, each) for each in found]
                 calibration.take()
+            if device is not None:
+                device_bytes = max(device_bytes or 0, free - device.free_bytes())
         finally:
             subject.close()
         measurements += [each for _, each in of_these]
@@ -86,7 +92,7 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
     calibration.take()
     noise = calibration.noise()
     if noise.noisy:
-        remarks.append("the host was noisy: differences below its own variation mean nothing")
+        remarks.append(f"the host was noisy: {resolution(noise)}")
     if jump := clock.jump_s():
         remarks.append(f"the system's clock was set by {jump:+g} s meanwhile; durations do not depend on it")
     fidelity = read_report(folder).fidelity
@@ -108,6 +114,7 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
         measurements=tuple(measurements),
         cold_start=cold,
         peak_rss_bytes=None if cold is None else cold.peak_rss_bytes,
+        device_bytes=device_bytes,
         fidelity=_in_words(fidelity),
         tried=_tried(folder),
         peaks=tuple(peaks),

@@ -190,6 +190,7 @@ class Profile:
     measurements: tuple[Measurement, ...]
     cold_start: ColdStart | None = None
     peak_rss_bytes: int | None = None
+    device_bytes: int | None = None  # of the GPU's memory, while it ran; None: no GPU
     fidelity: str = ""  # as the export measured it, in words
     tried: tuple[Tried, ...] = ()  # at export, on the machine that it was made on
     peaks: tuple[Peaks, ...] = ()  # one a thread count
