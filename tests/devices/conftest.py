@@ -1,4 +1,4 @@
-"""A real sshd on loopback as the device, with a home, a host key and users of its own; and a tiny bundle."""
+"""A real sshd on loopback as the device, with a home, a host key and users of its own."""
 
 from __future__ import annotations
 
@@ -15,22 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench_fleet import tiny_bundle as make_tiny_bundle
-from tests.conftest import _once
-
 _SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin:/sbin")
 _KEYGEN = shutil.which("ssh-keygen")
-
-
-@pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two layers with random weights for this machine; made once, and never written to."""
-
-    def make(path: Path) -> None:
-        folder = tmp_path_factory.mktemp("tiny")
-        shutil.copytree(make_tiny_bundle(folder), path)
-
-    return _once(tmp_path_factory, "tiny-for-devices.bundle", make)
 
 
 class Loopback:

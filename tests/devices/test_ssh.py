@@ -167,12 +167,12 @@ def test_a_connection_that_breaks_is_said(loopback: Loopback) -> None:
 
 @pytest.mark.parametrize(("package", "module"), [("asyncssh", "ssh"), ("distributed", "fleet")])
 def test_a_package_that_is_missing(
-    package: str, module: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    package: str, module: str, minilm_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from edgecompress.cli import main
 
     monkeypatch.setitem(sys.modules, package, None)
     importlib.import_module(f"edgecompress.devices.{module}")
     where = ["--on", "ssh://device"] if package == "asyncssh" else ["--fleet", "tcp://127.0.0.1:1"]
-    assert main(["profile", str(tiny_bundle), *where]) == HostError.exit_code
+    assert main(["profile", str(minilm_bundle), *where]) == HostError.exit_code
     assert "pip install 'edgecompress[devices]'" in capsys.readouterr().err
