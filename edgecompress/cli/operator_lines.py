@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 
 from edgecompress.cli.output import table
+from edgecompress.profile.layers import last_operators, layer_of, most_worth
 from edgecompress.types.profile import Operator, OperatorProfile, Peaks, Profile
 
-_LAYER = re.compile(r"^(.*?\.\d+)(\.|$)")
 _MOST_ROWS = 12
-
-
-def layer_of(module: str) -> str:
-    """The layer that a module is in: ``encoder.layer.3.attention.self`` is in ``encoder.layer.3``."""
-    match = _LAYER.match(module)
-    return match[1] if match else module.split(".", 1)[0] or "the rest"
 
 
 def describe_operators(profile: Profile) -> list[str]:
     """Of the last shape with the last thread count, each phase of it; [] where operators were not measured."""
-    lines: list[str] = []
-    last = profile.operators[-1] if profile.operators else None
-    for found in profile.operators:
-        if last is not None and (found.workload, found.threads) == (last.workload, last.threads):
-            peaks = next(each for each in profile.peaks if each.threads == found.threads)
-            lines += ["", *_phase(found, peaks)]
-    return lines
+    return [line for found, peaks in last_operators(profile) for line in ("", *_phase(found, peaks))]
 
 
 def _phase(found: OperatorProfile, peaks: Peaks) -> list[str]:
@@ -59,8 +46,6 @@ def _phase(found: OperatorProfile, peaks: Peaks) -> list[str]:
 
 
 def _worth(found: OperatorProfile) -> list[str]:
-    from edgecompress.profile.operators import most_worth
-
     lines = [
         f"{each.what}, {each.nodes} nodes: {each.ms:.2f} ms, {each.roof_ms:.2f} at the roof of {_ROOFS[each.bound]}"
         for each in most_worth(found)

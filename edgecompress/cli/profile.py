@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from edgecompress.cli import devices
-from edgecompress.cli.output import add_json_flag, emit_json, progress, table, write_json
-from edgecompress.errors import OutputError, UsageError
+from edgecompress.cli.output import add_json_flag, emit_json, note, progress, table, write_json
+from edgecompress.errors import HostError, OutputError, UsageError
 from edgecompress.types.profile import Measurement, Percentiles, Profile
 
 REPORT = "profile.json"
@@ -15,7 +15,9 @@ REPORT = "profile.json"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, nargs="?")
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help=f"write {REPORT} there")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help=f"write report.html, its plots and {REPORT} there"
+    )
     parser.add_argument("--shapes", help="texts x tokens, or a trace: 1x16,8x128,trace:requests.jsonl")
     parser.add_argument("--threads", help="one or more: 1,2,4")
     parser.add_argument("--duration", type=float, metavar="S", help="of each measurement; enough for p99 unless given")
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from edgecompress.profile.page import write_report
     from edgecompress.profile.run import Asked, profile
 
     devices.check_flags(options)
@@ -60,6 +63,10 @@ def run(options: argparse.Namespace) -> int:
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
         write_json(found, options.output / REPORT)
+        try:
+            note(f"wrote {write_report(found, options.output)}")
+        except HostError as error:
+            note(f"no page beside it: {error.message} ({error.way_out})")
     if options.json:
         emit_json(found)
     else:

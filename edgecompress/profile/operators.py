@@ -7,7 +7,6 @@ so a time is layer 3's attention and not MatMul_117's. What a node computes and 
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 import time
 from collections import defaultdict
@@ -20,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecompress.profile.costs import Cost, cost
+from edgecompress.profile.layers import layer_of
 from edgecompress.profile.peaks import measure_peaks
 from edgecompress.profile.shapes import Case, input_shapes, value_shapes
 from edgecompress.profile.sides import token_ids
@@ -31,8 +31,6 @@ from edgecompress.types.profile import Operator, OperatorProfile, Peaks
 
 CALLS, _WARM_UP = 20, 3
 _LONGEST_S = 4.0
-_LAYER = re.compile(r"^(.*?\.\d+)(\.|$)")
-_NUMBER = re.compile(r"\.\d+(?=\.|$)")
 _WHOLE_LAYERS = ("EncoderLayer", "DecoderLayer", "DecoderLayerInt8")
 _END = "_kernel_time"
 
@@ -56,8 +54,8 @@ def module_of(node: ir.Node, values: Collection[str]) -> str:
     """
     name = node.name or ""
     module = name.removeprefix("packed/").rpartition("/")[0].split("/", 1)[0]
-    if node.op_type in _WHOLE_LAYERS and (match := _LAYER.match(module)):
-        return match[1]
+    if node.op_type in _WHOLE_LAYERS:
+        return layer_of(module)
     if module == "graph" or name.startswith("packed/"):
         return ""
     if module in values:
@@ -293,36 +291,6 @@ def _operator(row: Counted, ms: float, nodes_ms: float, peaks: Peaks) -> Operato
 def bandwidth(peaks: Peaks) -> float:
     """The higher of the two: what a model reads again and again may lie in a cache."""
     return max(peaks.memory_bytes_per_s, peaks.cache_bytes_per_s)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Worth:
-    """The same operator in every layer."""
-
-    what: str  # "EncoderLayer of encoder.layer.*"
-    nodes: int
-    ms: float
-    roof_ms: float
-    bound: str  # of most of them
-
-
-def most_worth(profile: OperatorProfile, number: int = 3) -> list[Worth]:
-    """What is furthest above its roof, in time: the most to be had from attacking it."""
-    groups: dict[str, list[Operator]] = defaultdict(list)
-    for operator in profile.operators:
-        module = _NUMBER.sub(".*", operator.module)
-        groups[f"{operator.op} of {module}" if module else operator.op].append(operator)
-    found = [
-        Worth(
-            what=what,
-            nodes=len(same),
-            ms=sum(each.ms for each in same),
-            roof_ms=sum(each.roof_ms for each in same),
-            bound=max(same, key=lambda each: each.roof_ms).bound,
-        )
-        for what, same in groups.items()
-    ]
-    return sorted(found, key=lambda each: each.roof_ms - each.ms)[:number]
 
 
 def _middle(values: Sequence[float]) -> float:

@@ -11,7 +11,8 @@ import pytest
 
 from edgecompress.formats.manifest import open_bundle
 from edgecompress.profile.costs import cost
-from edgecompress.profile.operators import OperatorTimer, count, load_graph, module_of, most_worth, read_runs
+from edgecompress.profile.layers import most_worth
+from edgecompress.profile.operators import OperatorTimer, count, load_graph, module_of, read_runs
 from edgecompress.profile.shapes import Case, value_shapes
 from edgecompress.types.profile import Operator, OperatorProfile
 
