@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -39,11 +40,11 @@ def write_report(profile: Profile, folder: Path) -> Path:
     Raises HostError without matplotlib.
     """
     require_matplotlib()
-    page = render(profile)
+    files = _files(profile)
+    page = render(profile, files)
     (folder / PLOTS).mkdir(parents=True, exist_ok=True)
-    for plot in plots(profile, LIGHT):
-        _write(folder / PLOTS / f"{plot.name}.svg", svg_file(plot).encode())
-        _write(folder / PLOTS / f"{plot.name}.png", png_file(plot))
+    for name, content in files.items():
+        _write(folder / PLOTS / name, content)
     _write(folder / PAGE, page.encode())
     return folder / PAGE
 
@@ -54,15 +55,35 @@ def _write(path: Path, content: bytes) -> None:
     part.replace(path)
 
 
-def render(profile: Profile) -> str:
-    """The page. Names in it come from bundles and hosts, so all text is escaped."""
+def _files(profile: Profile) -> dict[str, bytes]:
+    """The plots in the light colours, as SVG and as PNG."""
+    found: dict[str, bytes] = {}
+    for plot in plots(profile, LIGHT):
+        found |= {f"{plot.name}.svg": svg_file(plot).encode(), f"{plot.name}.png": png_file(plot)}
+    return found
+
+
+def _link(kind: str, content: bytes) -> str:
+    """To the content itself: a page that is sent to somebody has it all."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def render(profile: Profile, files: Mapping[str, bytes]) -> str:
+    """The page. Names in it come from bundles and hosts, so all text is escaped. ``files``: the plots, to be saved."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     template = resources.files("edgecompress.profile").joinpath("report.html.jinja").read_text(encoding="utf-8")
     made = Environment(autoescape=True, undefined=StrictUndefined).from_string(template)
     drawn = [
-        {"name": plot.name, "title": plot.title, "caption": plot.caption, "svg": Markup(svg_in_page(plot))}
+        {
+            "name": plot.name,
+            "title": plot.title,
+            "caption": plot.caption,
+            "svg": Markup(svg_in_page(plot)),
+            "svg_link": _link("image/svg+xml", files[f"{plot.name}.svg"]),
+            "png_link": _link("image/png", files[f"{plot.name}.png"]),
+        }
         for plot in plots(profile, MARKS)
     ]
     calls = [m for m in profile.measurements if m.latency is not None]
@@ -88,6 +109,7 @@ def render(profile: Profile) -> str:
             *profile.remarks,
         ],
         json=Markup(_in_script(profile)),
+        json_link=_link("application/json", dumps(profile).encode()),
     )
 
 
