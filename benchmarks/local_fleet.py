@@ -21,13 +21,13 @@ class LocalFleet:
     """A context: whatever was started is ended, and waited for."""
 
     def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
-        self._folder, self._environment = folder, environment or {}
+        self.folder, self._environment = folder, environment or {}
         self._processes: list[subprocess.Popen[bytes]] = []
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.address = ""
 
     def __enter__(self) -> LocalFleet:
-        where = self._folder / "scheduler.json"
+        where = self.folder / "scheduler.json"
         arguments = [
             "--host",
             "127.0.0.1",
@@ -42,7 +42,7 @@ class LocalFleet:
         until = time.monotonic() + _PATIENCE_S
         while not self.address:
             if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError((self._folder / "scheduler.log").read_text())
+                raise RuntimeError((self.folder / "scheduler.log").read_text())
             time.sleep(0.05)
             if where.exists() and (text := where.read_text()):
                 self.address = json.loads(text)["address"]
@@ -61,12 +61,12 @@ class LocalFleet:
     def add_worker(self, name: str, label: str) -> None:
         """Without a nanny, so that one that is killed stays dead."""
         arguments = ["--name", name, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-        arguments += ["--local-directory", str(self._folder), "--resources", f"{LABEL}{label}=1"]
+        arguments += ["--local-directory", str(self.folder), "--resources", f"{LABEL}{label}=1"]
         cache = {"XDG_CACHE_HOME": str(self.cache(name))}
         self.workers[name] = self._start(name, ["worker", self.address, *arguments], cache)
 
     def cache(self, name: str) -> Path:
-        return self._folder / f"cache-{name}"
+        return self.folder / f"cache-{name}"
 
     def kill(self, name: str) -> None:
         """As a loss of power does it."""
@@ -74,10 +74,14 @@ class LocalFleet:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
+    def kill_scheduler(self) -> None:
+        self._processes[0].kill()
+        self._processes[0].wait()
+
     def _start(
         self, name: str, arguments: list[str], environment: dict[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        with (self._folder / f"{name}.log").open("wb") as log:
+        with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "dask", *arguments],
                 cwd=ROOT,

@@ -148,7 +148,7 @@ class Plan:
         found: dict[str, Job] = {}
         by: dict[str, Wish] = {}
         for wish, made in self._made:
-            for label in [wish.label] if wish.label is not None else labels:
+            for label in [wish.label] if wish.label is not None else dict.fromkeys(labels):
                 key = json.dumps([made.identity, label, made.command, made.run])
                 job = replace(made, label=label, id=hashlib.sha256(key.encode()).hexdigest()[:16])
                 if job.id in found:

@@ -239,7 +239,8 @@ async def connect(address: Address) -> AsyncIterator[Device]:
             x11_forwarding=False,
         )
     except (OSError, ValueError, asyncssh.Error) as error:
-        if isinstance(error, asyncssh.ConnectionLost | asyncssh.KeyExchangeFailed) and known is not None:
+        hung_up = asyncssh.ConnectionLost | asyncssh.KeyExchangeFailed | ConnectionResetError | BrokenPipeError
+        if isinstance(error, hung_up) and known is not None:
             await _look_at_key(address, options, known, refused)
         raise _reason(error, address, options, known, refused) from None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -127,8 +128,10 @@ def loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopba
     device.start()
     yield device
     device.stop()
-    for pid in running_in(device.home):
-        os.kill(pid, signal.SIGKILL)
+    supervisors = [int(path.read_text() or 0) for path in device.cache.glob("jobs/*/pid")]
+    for pid in [*running_in(device.home), *filter(None, supervisors)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
