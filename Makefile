@@ -9,7 +9,7 @@ BINDINGS := build/tensorrt-bindings/10/.unpacked build/tensorrt-bindings/11/.unp
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test arm test-arm check lock clean
+.PHONY: demo test arm test-arm check bench lock clean
 
 demo: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
@@ -29,6 +29,10 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pip check
+
+# Everything behind the README's tables, peers in environments of their own: hours. `python -m benchmarks.suite list`.
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.suite run --work build/bench
 
 lock: $(STAMP)
 	( echo "# Exact versions that \`make\` installs, after torch (see Makefile). Regenerate with: make lock"; \
