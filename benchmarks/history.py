@@ -17,7 +17,8 @@ _STYLE = """body { margin: 0; background: var(--paper); color: var(--ink); font:
 main { max-width: 1120px; margin: 0 auto; padding: 1rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 1.2rem; }
 figure { margin: 0; background: var(--card); border-radius: 8px; padding: .7rem; min-width: 0; }
-svg { display: block; width: 100%; height: auto; } figcaption { font-size: .85rem; } h2 { overflow-wrap: anywhere; }"""
+svg { display: block; width: 100%; max-width: 560px; height: auto; margin: 0 auto; }
+figcaption { font-size: .85rem; } h2 { overflow-wrap: anywhere; }"""
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -69,14 +70,14 @@ def _plot(name: str, lines: list[list[Point]]) -> Plot:
             colour = MARKS.series[index % len(MARKS.series)]
             at = [days.index(day) for day, _ in line]
             axis.plot(
-                at, [r.median for _, r in line], color=colour, marker="o", markersize=4, label=line[-1][1].title[-78:]
+                at, [r.median for _, r in line], color=colour, marker="o", markersize=4, label=line[-1][1].title[-90:]
             )
             axis.vlines(at, [r.p10 for _, r in line], [r.p90 for _, r in line], color=colour, alpha=0.5)
         axis.set_xticks(range(len(days)), days, fontsize=7)
         axis.set_ylabel("ratio")
         axis.set_ylim(bottom=0)
         axis.grid(True, axis="y")
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=6.5)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=6)
     return Plot(name=name, title=name, caption="Medians of paired ratios, with p10 to p90.", figure=figure)
 
 

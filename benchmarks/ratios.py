@@ -39,7 +39,8 @@ class Ratio:
 
     @property
     def title(self) -> str:
-        said = ", ".join(f"{name} {value}" if name in ("threads", "tokens") else str(value) for name, value in self.row)
+        told = [(name, value) for name, value in self.row if name != "kind"]
+        said = ", ".join(str(value) if isinstance(value, str) else f"{name} {value}" for name, value in told)
         return f"{said}: {self.name}"
 
     def worse_than(self, old: Ratio) -> bool:

@@ -9,6 +9,9 @@ from edgecompress.cli.output import add_json_flag, emit_json, table
 from edgecompress.types.estimate import Estimate, Estimates
 
 
+_PER_S = 5  # its column
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--target", help="one or more, with commas: raspberry-pi-5,rtx-4090, a .toml file, local")
@@ -40,7 +43,10 @@ def run(options: argparse.Namespace) -> int:
 def describe(found: Estimates) -> str:
     """For a terminal."""
     heads = ["target", "shape", "threads", "from ms", "to ms", "tokens/s", "most of it is", "memory"]
-    lines = [f"{found.bundle}: estimates, nothing was run", table(heads, [_row(row) for row in found.rows])]
+    rows = [_row(row) for row in found.rows]
+    if not any(row[_PER_S] for row in rows):  # of decoders
+        heads, rows = heads[:_PER_S] + heads[_PER_S + 1 :], [row[:_PER_S] + row[_PER_S + 1 :] for row in rows]
+    lines = [f"{found.bundle}: estimates, nothing was run", table(heads, rows)]
     for basis in dict.fromkeys(row.basis for row in found.rows):
         names = ", ".join(dict.fromkeys(row.target for row in found.rows if row.basis == basis))
         lines.append(f"{names}: {basis}")

@@ -74,7 +74,7 @@ def test_check_ends_with_1_where_something_is_worse(
     for ratio, code in ((2.9, 0), (2.0, 1)):
         fresh.write_text(text(ratio))
         assert suite.main(["check", "encoder", "--fresh", str(fresh)]) == code
-    assert "WORSE  row, ours, 1x16, threads 2: ratio: 3.0" in capsys.readouterr().out
+    assert "WORSE  ours, 1x16, threads 2: ratio: 3.0" in capsys.readouterr().out
     fresh.write_text(text(2.0, host=HOST | {"cpu": "B"}))
     assert suite.main(["check", "encoder", "--fresh", str(fresh)]) == 2
 
