@@ -8,7 +8,6 @@ from pathlib import Path
 from edgecompress.cli.output import add_json_flag, emit_json, table
 from edgecompress.types.estimate import Estimate, Estimates
 
-
 _PER_S = 5  # its column
 
 

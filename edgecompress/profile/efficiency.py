@@ -11,7 +11,7 @@ import itertools
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -101,8 +101,9 @@ def fit(profiles: Iterable[Profile]) -> Fit:
         )
     rows: dict[str, list[tuple[float, float, float]]] = defaultdict(list)  # measured, computing, moving, in seconds
     calls: list[tuple[OperatorProfile, Peaks]] = []
+    of_all = [each for profile in found for each in profile.peaks]
     for profile in found:
-        peaks = {each.threads: each for each in profile.peaks}
+        peaks = {each.threads: best_peaks(each, of_all) for each in profile.peaks}
         for call in profile.operators:
             calls.append((call, peaks[call.threads]))
             scale = _scale(call)
@@ -120,6 +121,18 @@ def fit(profiles: Iterable[Profile]) -> Fit:
     errors = [np.log(call.call_ms / 1e3 / predicted(made, call, peaks)) for call, peaks in calls]
     spread = float(np.sqrt(np.mean(np.square(errors))))
     return Fit(by_kind=by_kind, spread=max(_LEAST_SPREAD, spread), calls=len(calls), machine=machines[0])
+
+
+def best_peaks(of: Peaks, measured: Iterable[Peaks]) -> Peaks:
+    """The most that a machine was seen to do with the threads of ``of``, and about its buffer: others' work only slows."""
+    alike = [each for each in measured if each.threads == of.threads]
+    near = [each for each in alike if 0.4 <= each.cache_buffer_bytes / of.cache_buffer_bytes <= 2.5]
+    return replace(
+        of,
+        memory_bytes_per_s=max(each.memory_bytes_per_s for each in alike),
+        cache_bytes_per_s=max(each.cache_bytes_per_s for each in near),
+        ops_per_s={name: max(each.ops_per_s.get(name, 0.0) for each in alike) for name in of.ops_per_s},
+    )
 
 
 def _scale(call: OperatorProfile) -> float:
