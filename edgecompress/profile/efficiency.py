@@ -124,7 +124,7 @@ def fit(profiles: Iterable[Profile]) -> Fit:
 
 
 def best_peaks(of: Peaks, measured: Iterable[Peaks]) -> Peaks:
-    """The most that a machine was seen to do with the threads of ``of``, and about its buffer: others' work only slows."""
+    """The most that a machine was seen to do with the threads of ``of``, and about its buffer."""
     alike = [each for each in measured if each.threads == of.threads]
     near = [each for each in alike if 0.4 <= each.cache_buffer_bytes / of.cache_buffer_bytes <= 2.5]
     return replace(
