@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,10 @@ def receive() -> int:
 
 
 def install() -> int:
-    """Make an environment: the first of ``tries`` that pip can fulfil. One that is there is told as it is."""
+    """Unpack edgecompress, and make an environment for it: the first of ``tries`` that pip can fulfil.
+
+    What is there is told as it is. Our code lies beside the environment, so that a new version of it needs no new one.
+    """
     order = _order()
     env, name = depot.root() / "envs" / order["env"], order["env"]
     ready = env / "ready.json"
@@ -101,7 +105,8 @@ def install() -> int:
             part = ready.with_suffix(".part")
             part.write_text(versions)
             part.replace(ready)
-        say(python=str(env / "bin/python"), versions=json.loads(ready.read_text()))
+        code = _unpack(depot.place(order["wheel"]))
+        say(python=str(env / "bin/python"), code=str(code), versions=json.loads(ready.read_text()))
     return 0
 
 
@@ -124,13 +129,25 @@ def _make_env(order: dict[str, Any], env: Path, running: list[subprocess.Popen[s
     complaints = []
     for number, wanted in enumerate(order["tries"]):
         pinned = ["-c", str(env / "constraints.txt")] if number == 0 else []
-        code, said = _follow([*pip, *pinned, str(depot.place(order["wheel"])), *wanted], running)
+        code, said = _follow([*pip, *pinned, *wanted], running)
         if code == 0:
             return None
         complaints.append(said[-_TAIL:])
         if not any(text in said for text in ("No matching distribution", "ResolutionImpossible", "conflicting")):
             break
     return {"error": "pip", "text": complaints[0], "last": complaints[-1]}
+
+
+def _unpack(wheel: Path) -> Path:
+    """A folder for PYTHONPATH, named after the one that the wheel lies in."""
+    code = depot.root() / "code" / wheel.parent.name
+    if not code.is_dir():
+        part = code.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(part)
+        part.rename(code)
+    return code
 
 
 def _follow(command: list[str], running: list[subprocess.Popen[str]]) -> tuple[int, str]:

@@ -1,6 +1,6 @@
-"""A runtime on a device: a Python that is there, and an environment of pinned packages with this edgecompress in it.
+"""A runtime on a device: a Python that is there, an environment of pinned packages, and this edgecompress beside it.
 
-The environment is named after all that it is made of, so that it is made once and never changed.
+Both are named after what they are made of, so that each is made once and never changed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NO_NETWORK = ("NewConnectionError", "name resolution", "Network is unreachable"
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     python: str  # its path there
-    own: bool  # made by us, and not the user's
+    code: str | None = None  # folder of edgecompress there; None: it is in the user's own environment
     remarks: tuple[str, ...] = ()  # where its packages are not those of this machine
 
 
@@ -99,7 +99,7 @@ async def check_python(device: Device, path: str) -> Runtime:
             f"{path} on {device.address} has edgecompress {version.strip()}, and this is {__version__}",
             way_out="Install the same there, or leave out --device-python.",
         )
-    return Runtime(python=path, own=False)
+    return Runtime(python=path)
 
 
 def wanted() -> Wanted:
@@ -178,7 +178,7 @@ async def prepare(device: Device, wheels: list[Parcel], show: Show) -> Runtime:
     own = parcel(content, "")
     own = parcel(content, f"wheels/{own.sha256[:16]}/{NAME}")
     folder = wheels[0].path.rpartition("/")[0] if wheels else None
-    key = json.dumps([version, own.sha256, want.tries, want.constraints, folder])
+    key = json.dumps([version, want.tries, want.constraints, folder])
     await push(device, [own, *wheels], show)
     async with device.talk("install") as talk:
         await talk.order(
@@ -194,7 +194,7 @@ async def prepare(device: Device, wheels: list[Parcel], show: Show) -> Runtime:
         while True:
             answer = await talk.answer()
             if "python" in answer:
-                return Runtime(python=answer["python"], own=True, remarks=_others(want, answer["versions"]))
+                return Runtime(python=answer["python"], code=answer["code"], remarks=_others(want, answer["versions"]))
             if "error" in answer:
                 raise _failure(answer, device)
             show(f"{device.address}: {answer.get('show', '')}")

@@ -57,7 +57,7 @@ def profile_over_ssh(
             runtime = await (check_python(device, python) if python is not None else prepare(device, lent, show))
             await push(device, parcels, show)
             command = [runtime.python, "-m", "edgecompress", *profile_command(identity, flags)]
-            with _pending(str(address), command) as job:
+            with _pending(str(address), [runtime.code or "", *command]) as job:
                 return await _attend(device, runtime, command, job, show)
 
     found = asyncio.run(on_device())
@@ -108,8 +108,9 @@ def flags_of(asked: Asked) -> list[str]:
 async def _attend(device: Device, runtime: Runtime, command: list[str], job: str, show: Show) -> Profile:
     device.when_lost = "The profile goes on there: run the same command again, and it brings the result."
     async with device.talk("attend") as talk:
-        without = ["PYTHONPATH", "PYTHONHOME"] if runtime.own else []
-        environment = {"PYTHONNOUSERSITE": "1"} if runtime.own else {}
+        own = runtime.code is not None
+        environment = {"PYTHONPATH": runtime.code, "PYTHONNOUSERSITE": "1"} if own else {}
+        without = ["PYTHONHOME"] if own else []
         await talk.order({"job": job, "command": command, "environment": environment, "without": without})
         remarks = list(runtime.remarks)
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import io
 import os
 import re
 import subprocess
@@ -84,7 +85,7 @@ def test_a_python_of_the_users_own(loopback: Loopback) -> None:
 
         return asyncio.run(there())
 
-    assert check(sys.executable) == Runtime(python=sys.executable, own=False)
+    assert check(sys.executable) == Runtime(python=sys.executable)
     bare = loopback.home / "a bare python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
     bare.chmod(0o755)
@@ -147,7 +148,7 @@ def prepared(wheels: Path, shown: list[str]) -> Runtime:
     return asyncio.run(there())
 
 
-def test_an_environment_without_a_network(loopback: Loopback, tmp_path: Path) -> None:
+def test_an_environment_without_a_network(loopback: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Really made: of wheels that were brought, the nearest version where this machine's is not among them."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
@@ -161,16 +162,28 @@ def test_an_environment_without_a_network(loopback: Loopback, tmp_path: Path) ->
         hollow_wheel(wheels, "onnxruntime", version)
     shown: list[str] = []
     found = prepared(wheels, shown)
-    assert found.own
+    assert found.code is not None
     assert found.remarks == (f"onnxruntime 1.30.1 on the device: {here}, which is here, was not to be had there",)
     version = subprocess.run(
-        [found.python, "-m", "edgecompress", "--version"], capture_output=True, text=True, check=True
+        [found.python, "-m", "edgecompress", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": found.code},
     )
     assert version.stdout == f"edgecompress {__version__}\n"
     assert any("Installing collected packages" in line for line in shown)
     shown.clear()
     assert prepared(wheels, shown) == found
     assert shown == [], "it is made once"
+    changed = io.BytesIO(build_wheel())
+    with zipfile.ZipFile(changed, "a") as archive:
+        archive.writestr("edgecompress/new.py", "")
+    monkeypatch.setattr("edgecompress.devices.install.build_wheel", changed.getvalue)
+    again = prepared(wheels, shown)
+    assert again.python == found.python, "our own code changes oftener than what it stands on"
+    assert again.code != found.code
+    assert Path(str(again.code), "edgecompress", "new.py").exists()
 
 
 @pytest.mark.parametrize(
