@@ -30,6 +30,8 @@ from typing import Any
 from edgecompress.devices import depot
 
 MARK = "@edgecompress "
+NO_NETWORK = ("NewConnectionError", "name resolution", "Network is unreachable", "timed out", "ProxyError", "SSLError")
+_NOT_TO_BE_HAD = ("No matching distribution", "ResolutionImpossible", "conflicting")
 _CHUNK_BYTES = 1 << 18
 _POLL_S = 0.1
 _PATIENCE_S = 5.0
@@ -133,7 +135,7 @@ def _make_env(order: dict[str, Any], env: Path, running: list[subprocess.Popen[s
         if code == 0:
             return None
         complaints.append(said[-_TAIL:])
-        if not any(text in said for text in ("No matching distribution", "ResolutionImpossible", "conflicting")):
+        if not any(sign in said for sign in _NOT_TO_BE_HAD) or any(sign in said for sign in NO_NETWORK):
             break
     return {"error": "pip", "text": complaints[0], "last": complaints[-1]}
 
@@ -210,8 +212,9 @@ def attend() -> int:
     code = json.loads((job / "exit.json").read_text())["code"]
     out = (job / "stdout").read_text(errors="replace")
     say(exit=code, stdout=out, stderr=_tail(job / "stderr"))
-    if words.get() == "read":
+    if words.get() in ("read", "stop"):  # the latter where both came at once
         shutil.rmtree(job, ignore_errors=True)
+        say(forgotten=True, stopped=True)
     return 0
 
 

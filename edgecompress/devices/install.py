@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecompress import __version__
-from edgecompress.devices.agent import MARK
+from edgecompress.devices.agent import MARK, NO_NETWORK
 from edgecompress.devices.push import Parcel, Show, parcel, push, refusal
 from edgecompress.devices.ssh import Device
 from edgecompress.devices.wheel import NAME, build_wheel, requirements
@@ -30,7 +30,6 @@ _LOOK = (
     "[m for m in ('venv','ensurepip') if u.find_spec(m) is None]]))"
 )
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;.*)?")
-_NO_NETWORK = ("NewConnectionError", "name resolution", "Network is unreachable", "timed out", "ProxyError", "SSLError")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,8 +211,8 @@ def _failure(answer: dict[str, Any], device: Device) -> DeviceError:
     where, text = device.address, str(answer.get("last", answer.get("text", "")))
     if "No space left" in text:
         return refusal({"error": "full", "text": "pip could not unpack the runtime"}, str(where))
-    said = next((line for line in reversed(text.splitlines()) if line.strip().startswith("ERROR")), text.strip()[-300:])
-    said = said.strip().removeprefix("ERROR: ")[:300]
+    errors = [line.removeprefix("ERROR: ") for line in text.splitlines() if line.startswith("ERROR: ")]
+    said = next((line for line in errors if "ResolutionImpossible" not in line), text.strip()[-300:])[:300]
     if answer["error"] == "venv":
         return DeviceError(
             f"{device.python} on {where} made no environment: {said}",
@@ -221,9 +220,9 @@ def _failure(answer: dict[str, Any], device: Device) -> DeviceError:
         )
     if answer["error"] != "pip":
         return refusal(answer, str(where))
-    if any(sign in text for sign in _NO_NETWORK):
+    if any(sign in text for sign in NO_NETWORK):
         return DeviceError(
-            f"pip on {where} reaches no package index: {said}",
+            f"pip on {where} reaches no package index",
             way_out="Give it the wheels from here: --wheels DIR, filled by pip download for that device.",
         )
     return DeviceError(

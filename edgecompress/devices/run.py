@@ -120,7 +120,7 @@ async def _attend(device: Device, runtime: Runtime, command: list[str], job: str
             elif "show" in answer:
                 show(f"{device.address}: {answer['show']}")
             elif "exit" in answer:
-                await talk.send(b"read\n")
+                await talk.say("read", until="forgotten")
                 found = read_outcome(answer["exit"], answer["stdout"], answer["stderr"], str(device.address))
                 return replace(found, remarks=(*found.remarks, *remarks))
             elif answer.get("error") == "died":

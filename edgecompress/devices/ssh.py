@@ -25,7 +25,7 @@ _LIKE = "Give ssh://user@device or ssh://user@device:2222; the user may be left 
 _CONNECT_S, _KEEPALIVE_S, _KEEPALIVES = 20, 15, 4
 _GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 _USER_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
-_STOP_S = 10.0
+_HEED_S = 10.0
 
 
 def need(package: str) -> Any:
@@ -112,12 +112,12 @@ class Talk:
                     return found
             self._other.append(before.strip())
 
-    async def stop(self) -> None:
-        """End what it started there; wait until that is said, for a while."""
+    async def say(self, word: str, until: str) -> None:
+        """A word to what runs there; wait until it says that it was heeded, for a while."""
         with contextlib.suppress(DeviceError, TimeoutError):
-            async with asyncio.timeout(_STOP_S):
-                await self.send(b"stop\n")
-                while "stopped" not in await self.answer():
+            async with asyncio.timeout(_HEED_S):
+                await self.send(f"{word}\n".encode())
+                while until not in await self.answer():
                     pass
 
     async def _line(self) -> bytes | None:
@@ -186,7 +186,7 @@ class Device:
         try:
             yield talk
         except asyncio.CancelledError:
-            await asyncio.shield(talk.stop())
+            await asyncio.shield(talk.say("stop", until="stopped"))
             raise
         finally:
             process.close()

@@ -199,7 +199,7 @@ def test_an_environment_without_a_network(loopback: Loopback, tmp_path: Path, mo
                 "error": "pip",
                 "text": "WARNING: Retrying … NewConnectionError('…')\nERROR: No matching distribution for x",
             },
-            "pip on device reaches no package index: No matching distribution for x",
+            "pip on device reaches no package index",
             "--wheels DIR",
         ),
         (
