@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,11 @@ def write_json(value: Any, path: Path) -> None:
 
 def note(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def red(text: str) -> str:
+    """On a terminal, unless NO_COLOR is set."""
+    return f"\033[31m{text}\033[0m" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

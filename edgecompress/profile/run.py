@@ -16,7 +16,7 @@ from edgecompress.profile.cold import cold_start
 from edgecompress.profile.energy import EnergyMeter
 from edgecompress.profile.host import Calibration, describe_host, resolution
 from edgecompress.profile.scenarios import most_served, offline, serve
-from edgecompress.profile.statistics import drift, percentiles, quantiles
+from edgecompress.profile.statistics import calls_for, drift, percentiles, quantiles
 from edgecompress.profile.subject import Prepared, Subject, open_subject
 from edgecompress.profile.timing import WallClock, measure, warm_up
 from edgecompress.profile.workload import DEFAULT_NEW_TOKENS, Workload, default_shapes, parse_workloads
@@ -189,7 +189,7 @@ def _calls_in_a_row(
     joules, calls = meter.joules(), len(timed.seconds)
     latency, remarks = percentiles(timed.seconds), []
     if latency.p99_ms is None:
-        remarks.append(f"{calls} calls are too few for p99: --duration gives it longer")
+        remarks.append(f"too few calls for p99, which takes {calls_for(99):,}: --duration gives it longer")
     moved = drift(timed.seconds, timed.at)
     if moved is not None and moved.degrades_after_s is not None:
         remarks.append(f"it became slower for good after {moved.degrades_after_s:g} s: heat, or another's work")

@@ -26,7 +26,9 @@ def test_an_encoders_profile(minilm_bundle: Path, tmp_path: Path, capsys: pytest
     flags = ["--shapes", "1x16,3x20", "--threads", "1,2", "--percentile", "90", "-o", str(out)]
     found = profiled(minilm_bundle, *flags, capsys=capsys)
     assert from_jsonable(Profile, json.loads((out / "profile.json").read_text())) == found
-    assert list(out.iterdir()) == [out / "profile.json"]
+    assert {path.name for path in out.iterdir()} == {"profile.json", "report.html", "plots"}
+    assert {(o.workload, o.threads) for o in found.operators} == {(m.workload, m.threads) for m in found.measurements}
+    assert [peaks.threads for peaks in found.peaks] == [1, 2]
     assert found.verified
     assert [(m.workload, m.threads, m.scenario) for m in found.measurements] == [
         ("1x16", 1, "single-stream"), ("3x20", 1, "multi-stream"),
@@ -139,8 +141,17 @@ def test_one_that_was_never_verified_is_said_so(
 
     real = run.read_report
     monkeypatch.setattr(run, "read_report", lambda f: replace(real(f), fidelity=replace(real(f).fidelity, samples=0)))
-    assert main(["profile", str(minilm_bundle), "--shapes", "1x16", *QUICK]) == 0
-    assert "was never verified" in capsys.readouterr().out
+    flags = ["profile", str(minilm_bundle), "--shapes", "1x16", "--no-operators", *QUICK]
+    assert main(flags) == 0
+    said = capsys.readouterr().out
+    assert "was never verified" in said
+    assert "\033[31m" not in said  # not on a terminal
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(flags) == 0
+    assert "\033[31mnote: the fidelity of this bundle was never verified" in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(flags) == 0
+    assert "\033[31m" not in capsys.readouterr().out
 
 
 def test_compare_with_itself_and_with_torch(
