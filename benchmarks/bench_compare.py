@@ -20,14 +20,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench_encoder import note
-from edgecompress.formats.codec import to_jsonable
+from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.profile.compare import LAUNCHES, PAIRS, compare
-from edgecompress.profile.host import describe_host
 from edgecompress.profile.sides import Array, Side, Spec, parse_side
 from edgecompress.profile.timing import measure
 from edgecompress.profile.workload import parse_workloads
 
-RESULTS = Path(__file__).with_name("results") / "compare.jsonl"
 PLANTED = 0.05
 SPIN_S = 0.001
 _SPINS = 2000
@@ -83,7 +81,7 @@ def main() -> None:
     parser.add_argument("--shape", default="1x16")
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "compare.jsonl")
     options = parser.parse_args()
     spec, workloads = parse_side(options.bundle), parse_workloads(options.shape)
     others = {"itself": spec, "planted": slowed(spec, PLANTED)}
@@ -95,16 +93,14 @@ def main() -> None:
             found[kind].append((made.rows[1], made.noise))
         note(f"{number + 1}: " + ", ".join(f"{k} {rows[-1][0].verdict}" for k, rows in found.items()))
     rows: list[dict[str, Any]] = [
-        {
-            "kind": "host",
-            **to_jsonable(describe_host()),
-            "bundle": Path(options.bundle).name,
-            "shape": options.shape,
-            "threads": options.threads,
-            "launches": LAUNCHES,
-            "pairs": PAIRS,
-            "seconds_a_comparison": round((time.perf_counter() - began) / (2 * options.runs), 2),
-        },
+        header(
+            bundle=Path(options.bundle).name,
+            shape=options.shape,
+            threads=options.threads,
+            launches=LAUNCHES,
+            pairs=PAIRS,
+            seconds_a_comparison=round((time.perf_counter() - began) / (2 * options.runs), 2),
+        ),
         overhead(),
     ]
     for kind, results in found.items():
@@ -121,9 +117,7 @@ def main() -> None:
                 "median_noise": round(float(np.median([noise.spread for _, noise in results])), 4),
             }
         )
-    part = options.out.with_suffix(".part")
-    part.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
-    part.replace(options.out)
+    write(options.out, rows)
     for row in rows:
         note(json.dumps(row, sort_keys=True))
 

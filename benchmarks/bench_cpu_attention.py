@@ -1,6 +1,6 @@
 """Attention of one new token over a KV cache: ours beside ONNX Runtime's and torch's, in turn, on the CPU.
 
-Run from the repository's root: ``python -m benchmarks.bench_cpu_attention --output FILE``. Two shapes, 12 query heads
+Run from the repository's root: ``python -m benchmarks.bench_cpu_attention``. Two shapes, 12 query heads
 on 2 of 128 and 32 on 8 of 64, at 128 to 32,768 tokens, with one thread and with two. In each run the new token's key
 and value are appended in place, on every side but torch's, whose cache has them already. Sides:
 
@@ -34,7 +34,7 @@ from edgecompress_kernels.reference import rounded_cache
 from onnx import TensorProto, helper
 
 from benchmarks.decoder_process import Bandwidth
-from benchmarks.hosts import describe_host
+from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.compile.kernels import isa_here
 from edgecompress.compile.onnxruntime import session_options
 from edgecompress.runtime.weights import huge_region
@@ -180,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS / "cpu_attention.jsonl")
     options = parser.parse_args()
     lines: list[dict[str, Any]] = []
 
@@ -191,7 +191,7 @@ def main() -> None:
     isa = isa_here()
     if isa is None:
         parser.error("there is no kernel for this machine's CPU")
-    say({"kind": "header", "host": describe_host(), "instruction_set": isa.name})
+    say(header(instruction_set=isa.name))
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "kernels.so"
         wanted = [Attention(head_size=size, int8=int8) for _, _, size in SHAPES for int8 in (False, True)]
@@ -224,8 +224,7 @@ def main() -> None:
                         low, median, high = (round(float(np.percentile(ratios, n)), 2) for n in (10, 50, 90))
                         times_as_fast = {"median": median, "p10": low, "p90": high}
                         say(row | {"kind": "ratio", "name": mine, "against": other, "times_as_fast": times_as_fast})
-    if options.output:
-        options.output.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write(options.out, lines)
 
 
 if __name__ == "__main__":

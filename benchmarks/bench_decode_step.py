@@ -10,7 +10,6 @@ is the baseline's time over the side's, median of the rounds with p10 and p90.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench_encoder import note, spread
-from benchmarks.hosts import describe_host
+from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.formats.manifest import open_bundle
 from edgecompress.runtime.cache import KVCache
 from edgecompress.runtime.decoder import Cancellation, Decoder
@@ -97,13 +96,13 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--contexts", type=int, nargs="+", default=[128, 2048, 8192])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=RESULTS / "decode_step.jsonl")
     options = parser.parse_args()
-    lines: list[dict[str, Any]] = [{"kind": "header", "host": describe_host()}]
+    lines: list[dict[str, Any]] = [header()]
     for threads in options.threads:
         for context in options.contexts:
             lines += measure(options.baseline, options.bundles, threads, context, options.rounds)
-    options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write(options.out, lines)
     return 0
 
 

@@ -29,12 +29,11 @@ import numpy as np
 
 from benchmarks.bench_encoder import note, spread
 from benchmarks.decoder_process import Process
-from benchmarks.hosts import describe_host
 from benchmarks.models_decoder import make_genai, make_gguf, make_openvino
 from benchmarks.ours_decoder import export_bundle
 from benchmarks.r1_shape import make_checkpoint
+from benchmarks.result_lines import RESULTS, header, write
 
-RESULTS = Path(__file__).with_name("results") / "decoder.jsonl"
 PROMPTS = (128, 1024)
 CONTEXTS = (128, 2048)
 DECODED_TOKENS = 24
@@ -213,21 +212,20 @@ def main() -> int:
     parser.add_argument("--python-genai", metavar="PATH", help="python that has onnxruntime-genai")
     parser.add_argument("--python-llama", metavar="PATH", help="python that has llama-cpp-python and gguf")
     parser.add_argument("--python-openvino", metavar="PATH", help="python that has openvino-genai")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "decoder.jsonl")
     parser.add_argument("--prepare", action="store_true", help="make what is not there yet, and measure nothing")
     args = parser.parse_args()
     work = args.work.resolve()
     os.environ["HF_HUB_OFFLINE"] = "1"
     work.mkdir(parents=True, exist_ok=True)
     pythons = find_pythons(args, work)
-    lines: list[dict[str, Any]] = [{"kind": "header", "host": describe_host()}]
+    lines: list[dict[str, Any]] = [header()]
     lines += prepare(args, work, pythons)
     if args.prepare:
         return 0
     for threads in args.threads:
         lines += measure(work, threads, args.rounds, pythons, args.ours_only)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write(args.out, lines)
     note(f"{len(lines) - 1} rows in {args.out}")
     return 0
 

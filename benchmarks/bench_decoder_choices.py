@@ -9,7 +9,6 @@ paired rounds with p10 and p90. One JSON line a row in benchmarks/results/decode
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,8 +20,8 @@ import onnx_ir as ir
 import torch
 import transformers
 
-from benchmarks.hosts import describe_host
 from benchmarks.r1_shape import CONFIG, save_tokenizer
+from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.capture.export import capture
 from edgecompress.capture.student import load_student
 from edgecompress.compile import onnxruntime as backend
@@ -36,7 +35,6 @@ from edgecompress.types.recipe import QuantizeRecipe, Recipe, StudentRecipe
 from edgecompress.verify.decoder_check import text_feed
 from edgecompress.verify.latency import open_session, time_in_turn
 
-RESULTS = Path(__file__).with_name("results") / "decoder_choices.jsonl"
 SHAPES = ((1, 127), (16, 0), (128, 0))  # new tokens, tokens behind them
 
 _SMALL = {"vocab_size": 4096, "max_position_embeddings": 4096, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -113,8 +111,9 @@ def build(quantized: Graph, folder: Path, change: tuple[str, Any] | None) -> Pat
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--out", type=Path, default=RESULTS / "decoder_choices.jsonl")
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = [{"host": describe_host()}]
+    rows: list[dict[str, Any]] = [header()]
     recipe = Recipe(quantize=QuantizeRecipe(method="rtn", block_size=128))
     for student_name, (model_type, sizes, variant, replaced) in STUDENTS.items():
         with tempfile.TemporaryDirectory() as scratch:
@@ -155,7 +154,7 @@ def main() -> None:
                             )
                             where = f"{student_name} {precision:12} {threads}t {tokens:3} behind {behind:<3}"
                             print(f"{where} {name:32} {median:.3f} ({low:.3f}-{high:.3f})  differs {difference:.2g}")
-    RESULTS.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+    write(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.hosts import describe_host
 from benchmarks.ours_encoder import DEFAULT_BUNDLES, bundle_kind, export_bundle, our_side
 from benchmarks.peers_encoder import BASELINE, Artifacts, Side, Vectors, make_artifacts, peer_sides, reason
+from benchmarks.result_lines import RESULTS, header, write
 from benchmarks.texts_encoder import (
     MIXED_SENTENCES,
     Feeds,
@@ -37,7 +37,6 @@ from benchmarks.texts_encoder import (
     token_ids,
 )
 
-RESULTS = Path(__file__).with_name("results") / "encoder.jsonl"
 REFERENCE = "torch eager fp32"
 LEAST_MEAN_COSINE = 0.9
 SPLIT = 8
@@ -347,7 +346,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=float, default=1.0, help="multiplies the rounds of every shape")
     parser.add_argument("--peers-only", action="store_true", help="leave our own side out")
     parser.add_argument("--work", type=Path, help="folder for models, kept and used again; default: a temporary one")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "encoder.jsonl")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -361,19 +360,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         work = (args.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
-        header = {"kind": "header", "host": describe_host(), "baseline": BASELINE, "reference": REFERENCE}
+        first = header(baseline=BASELINE, reference=REFERENCE)
         prepare(args, work)
         rows = [row for threads in args.threads for row in measure_in_child(args, work, threads)]
         absent = json.loads((work / "bundles.json").read_text(encoding="utf-8"))["absent"]
         rows += [{"kind": "not run", "name": name, "reason": why, "ours": True} for name, why in absent.items()]
-        header["peer_versions"] = Artifacts.load(work / "artifacts.json").versions
-    header["settings"] = (
+        first["peer_versions"] = Artifacts.load(work / "artifacts.json").versions
+    first["settings"] = (
         "the same threads on every side, no pinning, one stream but for mixed lengths where more are faster; "
         "ONNX Runtime: session.force_spinning_stop=1; "
         "tokenization is not timed; pooling is"
     )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("".join(json.dumps(line) + "\n" for line in [header, *rows]), encoding="utf-8")
+    write(args.out, [first, *rows])
     note(f"{len(rows)} rows in {args.out}")
     return 0
 

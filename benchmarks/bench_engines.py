@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench_encoder import default_checkpoint, note
-from benchmarks.hosts import describe_host
+from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.compile.tensorrt_rtx import build_engine
 from edgecompress.formats.manifest import read_report
 from edgecompress.pipeline import ExportResult, export
@@ -26,7 +26,6 @@ from edgecompress.targets import computable, find_target
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import FP8, TENSORRT_RTX, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
 
-RESULTS = Path(__file__).with_name("results") / "engines.jsonl"
 TARGETS = ("rtx-4090", "rtx-3060", "rtx-5090")
 PRECISIONS = ("fp16", "int8", "int4", "fp8")
 METHODS = {"int4": "gptq"}  # of rounding weights; rounding to nearest loses more
@@ -82,12 +81,14 @@ def _row(made: ExportResult, name: str, work: Path) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="all-MiniLM-L6-v2 as its package carries it unless given")
-    parser.add_argument("--decoder", type=Path, required=True, help="a checkpoint of benchmarks.small_decoder")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--decoder", type=Path, help="a checkpoint of benchmarks.small_decoder; none unless given")
+    parser.add_argument("--out", type=Path, default=RESULTS / "engines.jsonl")
     options = parser.parse_args()
-    students = {"all-MiniLM-L6-v2": options.checkpoint or default_checkpoint(), "small-decoder": options.decoder}
-    host = describe_host()
-    host["versions"] = {**host["versions"], TENSORRT_RTX: version(TENSORRT_RTX)}  # type: ignore[dict-item]
+    students = {"all-MiniLM-L6-v2": options.checkpoint or default_checkpoint()}
+    if options.decoder:
+        students["small-decoder"] = options.decoder
+    first = header()
+    first["host"]["versions"][TENSORRT_RTX] = version(TENSORRT_RTX)
     rows: list[dict[str, Any]] = []
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
@@ -99,13 +100,10 @@ def main() -> int:
     for row in rows:
         for what in ("engine_bytes", "weights_bytes"):
             row[f"{what}_over_fp16"] = round(row[what] / base[row["student"], row["target"]][what], 3)
-        row["host"] = host
-        note(json.dumps({key: value for key, value in row.items() if key != "host"}))
-    rows.append({"kind": "total", "engines": len(rows), "exports_and_builds_s": round(seconds, 1), "host": host})
-    note(json.dumps({key: value for key, value in rows[-1].items() if key != "host"}))
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    options.results.with_suffix(".part").write_text(text, encoding="utf-8")
-    options.results.with_suffix(".part").replace(options.results)
+        note(json.dumps(row))
+    rows.append({"kind": "total", "engines": len(rows), "exports_and_builds_s": round(seconds, 1)})
+    note(json.dumps(rows[-1]))
+    write(options.out, [first, *rows])
     return 0
 
 

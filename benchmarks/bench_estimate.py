@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench_encoder import note
-from benchmarks.hosts import describe_host
+from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.formats.codec import dumps
 from edgecompress.formats.profile import read_profile
 from edgecompress.pipeline import export
@@ -38,7 +38,6 @@ from edgecompress.profile.run import Asked, profile
 from edgecompress.types.profile import Profile
 from edgecompress.types.recipe import QualityRecipe, Recipe, RuntimeRecipe, StudentRecipe
 
-RESULTS = Path(__file__).with_name("results") / "estimate.jsonl"
 THREADS = (1, 2)
 BOUND = 0.25
 _ANYTHING = QualityRecipe(min_fidelity=1e-6, min_top1=0, max_kl=1e9, max_perplexity_ratio=1e9, samples=4)
@@ -225,10 +224,10 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="bundles and profiles; those that are there are kept")
     parser.add_argument("--percentile", type=float, default=90, help="that there must be calls enough for")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "estimate.jsonl")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    lines: list[dict[str, Any]] = [{"host": describe_host()}]
+    lines: list[dict[str, Any]] = [header()]
     kinds = {"encoders": BERTS, "decoders": QWENS}
     rounds = [
         {s.name: profiles_of(s, options.work, options.percentile, number) for of in kinds.values() for s in of}
@@ -245,7 +244,7 @@ def main() -> int:
             lines.append(summary(kind, what, [row for row in rows if row["kind"] == kind]))
             note(json.dumps(lines[-1]))
         lines += rows
-    options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write(options.out, lines)
     return 0
 
 

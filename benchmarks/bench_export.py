@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_export CHECKPOINT --out-dir FOLDER --kinds rtn gptq kv8 mixed
 
-A row is added to the results file as each ends, so that one can be run at a time. The checkpoint may have random
-weights (``benchmarks.r1_shape``): the budget is opened, and no quality is taken from it.
+A row takes the place of the one of its kind as each ends, so that one can be run at a time; each has a host of its own.
+The checkpoint may have random weights (``benchmarks.r1_shape``): the budget is opened, and no quality is taken from it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from benchmarks.cold_start import command_row
 from benchmarks.hosts import describe_host
 from benchmarks.ours_encoder import COMMAND
 from benchmarks.peers_decoder import folder_bytes
+from benchmarks.result_lines import RESULTS, lines_of, write
 
-RESULTS = Path(__file__).with_name("results") / "export.jsonl"
 KINDS = {
     "rtn": ["--precision", "int4", "--method", "rtn"],
     "gptq": ["--precision", "int4", "--method", "gptq"],
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--out-dir", type=Path, required=True, help="where the bundles stay")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "export.jsonl")
     options = parser.parse_args()
     options.out_dir.mkdir(parents=True, exist_ok=True)
     for kind in options.kinds:
@@ -44,8 +44,9 @@ def main() -> int:
         row = command_row(f"edgecompress export {' '.join(flags)}", command, 1)
         if row["kind"] == "row":
             row["bundle_bytes"] = folder_bytes(bundle, "*")
-        with options.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row | {"checkpoint": options.checkpoint.name, "host": host}) + "\n")
+        there = lines_of(options.out.read_text(encoding="utf-8")) if options.out.exists() else []
+        others = [line for line in there if line["name"] != row["name"]]
+        write(options.out, [*others, row | {"checkpoint": options.checkpoint.name, "host": host}])
         note(json.dumps(row))
     return 0
 

@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench_encoder import note
-from benchmarks.hosts import describe_host
 from benchmarks.local_fleet import LocalFleet
+from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.devices.fleet import Fleet, connect_fleet, wait_for_labels
 from edgecompress.devices.jobs import Plan, Wish
 from edgecompress.devices.store import open_store
 from edgecompress.profile.run import Asked
 
-RESULTS = Path(__file__).with_name("results") / "fleet.jsonl"
 LABEL = "this-machine"
 
 
@@ -112,16 +111,13 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="a tiny encoder unless given")
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "fleet.jsonl")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         row = run(options.bundle or tiny_bundle(folder), options.jobs, options.workers, folder)
     dask = {name: version(name) for name in ("dask", "distributed")}
-    part = options.out.with_suffix(".part")
-    rows = [{"kind": "host", **describe_host(), "dask": dask}, row]
-    part.write_text("".join(json.dumps(each, sort_keys=True) + "\n" for each in rows))
-    part.replace(options.out)
+    write(options.out, [header(dask=dask), row])
     note(json.dumps(row, sort_keys=True))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import sys
 import textwrap
 import time
@@ -23,11 +22,10 @@ import numpy as np
 
 from benchmarks.bench_encoder import note, spread
 from benchmarks.cold_start import run_alone, summary
-from benchmarks.hosts import describe_host
+from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.runtime import Generator, load
 from edgecompress.runtime import generator as generator_module
 
-RESULTS = Path(__file__).with_name("results") / "generation.jsonl"
 FIRST_TOKEN = """
 import sys
 from edgecompress.runtime import load
@@ -141,16 +139,16 @@ def main() -> int:
     parser.add_argument("--trained", type=Path, nargs="*", default=[])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "generation.jsonl")
     options = parser.parse_args()
-    lines: list[dict[str, Any]] = [{"kind": "header", "host": describe_host()}]
+    lines: list[dict[str, Any]] = [header()]
     for threads in options.threads:
         note(f"{threads} thread(s)")
         lines.append(first_token(options.bundle.resolve(), threads, options.rounds))
         lines += overhead(options.bundle, threads)
         lines.append(edit_of_code(options.bundle, threads, options.rounds))
         lines += [drafts(bundle, threads, options.rounds) for bundle in options.trained]
-    options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write(options.out, lines)
     note(f"{len(lines) - 1} rows in {options.out}")
     return 0
 

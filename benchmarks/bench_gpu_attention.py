@@ -26,12 +26,11 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.hosts import describe_host
+from benchmarks.result_lines import RESULTS, header, write
 
 if TYPE_CHECKING:
     from edgecompress_kernels.gpu.launch import Launcher
 
-RESULTS = Path(__file__).with_name("results") / "gpu_attention.jsonl"
 HEAD_SIZES = (64, 128)
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 BATCHES = (1, 4, 8, 16, 64)
@@ -276,7 +275,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--only", choices=("causal prefill", "full prefill", "decode"))
     parser.add_argument("--cubins", type=Path, help="prefill compiled ahead of time, of a device of capability 9.0")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "gpu_attention.jsonl")
     options = parser.parse_args()
     refuse_without_gpu()
     import triton
@@ -297,7 +296,8 @@ def main() -> None:
         "triton": triton.__version__,
         "copy_bytes_per_s": round(bandwidth),
     }
-    rows: list[dict[str, Any]] = [{"host": describe_host() | {"gpu": gpu}, "heads": HEADS, "kv_heads": KV_HEADS}]
+    rows: list[dict[str, Any]] = [header(heads=HEADS, kv_heads=KV_HEADS)]
+    rows[0]["host"]["gpu"] = gpu
     launcher = Launcher(options.cubins, CudaDriver()) if options.cubins else None
     for shape in shapes(options.only):
         free, _ = torch.cuda.mem_get_info()
@@ -307,10 +307,7 @@ def main() -> None:
             continue
         rows.append(measure(shape, dtype, bandwidth, flush, options.rounds, launcher))
         print(json.dumps(rows[-1], sort_keys=True), file=sys.stderr)
-        # beside, then renamed: a run that is cut off leaves what it has, and nothing half-written
-        part = options.out.with_suffix(".part")
-        part.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
-        part.replace(options.out)
+        write(options.out, rows)  # a run that is cut off leaves what it has
         torch.cuda.empty_cache()
 
 

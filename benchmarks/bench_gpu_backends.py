@@ -40,10 +40,9 @@ from benchmarks.gpu_sides import (
     torch_decoder,
     torch_encoder,
 )
-from benchmarks.hosts import describe_host
 from benchmarks.r1_shape import make_checkpoint
+from benchmarks.result_lines import RESULTS, header, write
 
-RESULTS = Path(__file__).with_name("results") / "gpu_backends.jsonl"
 BASE = "torch eager"
 SHAPES = ((1, 16), (1, 128), (8, 128), (32, 128))
 PROMPTS = (128, 2048)
@@ -196,7 +195,7 @@ def main() -> None:
     parser.add_argument("--decoder", type=Path, help="a checkpoint; the 1.5 B shape is made unless given")
     parser.add_argument("--only", choices=("encoder", "decoder"))
     parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "gpu_backends.jsonl")
     options = parser.parse_args()
     refuse_without_gpu()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -213,10 +212,11 @@ def main() -> None:
         "copy_bytes_per_s": round(bandwidth),
         "target": target,
     }
-    rows: list[Row] = [{"kind": "host", **describe_host(), "gpu": gpu}]
+    rows: list[Row] = [header()]
+    rows[0]["host"]["gpu"] = gpu
     if options.only in (None, "encoder"):
         rows += bench_encoder(Path(default_checkpoint()), options.work, target, options.rounds)
-        write(options.out, rows)
+        write_and_say(options.out, rows)
     if options.only in (None, "decoder"):
         checkpoint = options.decoder
         if checkpoint is None:
@@ -224,7 +224,7 @@ def main() -> None:
             if not (checkpoint / "config.json").exists():
                 make_checkpoint(checkpoint)
         rows += bench_decoder(checkpoint, options.work, target, max(options.rounds // 5, 3), bandwidth)
-        write(options.out, rows)
+        write_and_say(options.out, rows)
 
 
 def bench_encoder(checkpoint: Path, work: Path, target: str, rounds: int) -> list[Row]:
@@ -276,11 +276,9 @@ def bench_decoder(checkpoint: Path, work: Path, target: str, rounds: int, bandwi
     return rows
 
 
-def write(out: Path, rows: Sequence[Row]) -> None:
-    """Beside, then renamed: a run that is cut off leaves what it has, and nothing half-written."""
-    part = out.with_suffix(".part")
-    part.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
-    part.replace(out)
+def write_and_say(out: Path, rows: Sequence[Row]) -> None:
+    """After each part: a run that is cut off leaves what it has."""
+    write(out, rows)
     for row in rows:
         note(json.dumps(row, sort_keys=True))
 

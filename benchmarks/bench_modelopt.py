@@ -22,8 +22,8 @@ import onnx
 import onnxruntime as ort
 
 from benchmarks.bench_encoder import default_checkpoint, note
-from benchmarks.hosts import describe_host
 from benchmarks.peers_encoder import make_onnx, pool
+from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.capture.reference import reference_outputs
 from edgecompress.capture.student import load_student
 from edgecompress.capture.tokenizer import save_tokenizer
@@ -40,7 +40,6 @@ from edgecompress.types.recipe import TENSORRT_RTX, QualityRecipe, Recipe, Stude
 from edgecompress.types.report import Fidelity
 from edgecompress.verify.fidelity import measure
 
-RESULTS = Path(__file__).with_name("results") / "modelopt.jsonl"
 TARGET = "rtx-4090"
 SHAPE = ShapeRange(smallest=(1, 1), usual=(8, 128), largest=(32, 256))
 OURS = ("fp16", "int8", "fp8")
@@ -116,7 +115,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="all-MiniLM-L6-v2 as its package carries it unless given")
     parser.add_argument("--modelopt-python", type=Path, required=True, help="of a venv that has ModelOpt")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "modelopt.jsonl")
     options = parser.parse_args()
     checkpoint = (options.checkpoint or default_checkpoint()).resolve()
     recipe = Recipe(student=StudentRecipe(source=str(checkpoint)))
@@ -143,14 +142,11 @@ def main() -> int:
             rows.append(row("modelopt", variant, fidelity(Path(path), held_out, reference), built(Path(path), work)))
         rows += [{"kind": "absent", "side": "modelopt", "variant": v, "why": why} for v, why in said["failed"].items()]
         rows += [our_row(checkpoint, precision, work) for precision in OURS]
-    host = describe_host()
-    host["versions"] = {**host["versions"], TENSORRT_RTX: version(TENSORRT_RTX), "modelopt": said["versions"]}  # type: ignore[dict-item]
+    first = header()
+    first["host"]["versions"] |= {TENSORRT_RTX: version(TENSORRT_RTX), "modelopt": said["versions"]}
     for entry in rows:
         note(json.dumps(entry))
-        entry["host"] = host
-    text = "".join(json.dumps(entry) + "\n" for entry in rows)
-    options.results.with_suffix(".part").write_text(text, encoding="utf-8")
-    options.results.with_suffix(".part").replace(options.results)
+    write(options.out, [first, *rows])
     return 0
 
 

@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench_encoder import default_checkpoint, note, spread
-from benchmarks.hosts import describe_host
 from benchmarks.ours_encoder import COMMAND
 from benchmarks.peers_encoder import make_onnx
+from benchmarks.result_lines import RESULTS, header, write
 
-RESULTS = Path(__file__).with_name("results") / "cold_start.jsonl"
 TEXT = "A distilled student fits in the memory of a small device."
 OURS = "edgecompress.runtime"
 
@@ -171,12 +170,12 @@ def main() -> int:
     parser.add_argument("--target", default="local")
     parser.add_argument("--precision", nargs="+", default=["int8-dynamic", "auto"], help="one export is timed for each")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "cold_start.jsonl")
     args = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     checkpoint = str((args.checkpoint or default_checkpoint()).resolve())
-    lines: list[dict[str, Any]] = [{"kind": "header", "host": describe_host()}]
+    lines: list[dict[str, Any]] = [header()]
     with tempfile.TemporaryDirectory() as temporary:
         bundle = args.bundle
         for precision in args.precision:
@@ -197,8 +196,7 @@ def main() -> int:
             del models[OURS]
         note("first vectors")
         lines += first_vectors(models, checkpoint, args.rounds)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write(args.out, lines)
     note(f"{len(lines) - 1} rows in {args.out}")
     return 0
 

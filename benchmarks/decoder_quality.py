@@ -5,7 +5,7 @@
 
 Every linear layer, the head and the embedding table of the PyTorch model are replaced by what our quantizers make of
 them, and the model is compared with itself before, on held-out text: the weights' error alone, with float32 inputs.
-Calibration (GPTQ, and the choice of bits) reads training text. One JSON line a row, on stdout or in ``--out FILE``.
+Calibration (GPTQ, and the choice of bits) reads training text. One JSON line a row, on stdout and in ``--out FILE``.
 
 ``--mixed`` gives other rows, through the very graphs that ``edgecompress export`` makes: int4 and int8 weights in
 blocks of 128, and ``mixed-weights`` at several budgets, with the bytes of the quantized weights. Then, for each way to
@@ -15,9 +15,7 @@ rank the weights, how well it does so, what it took, and how much of what could 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +29,7 @@ import transformers
 from tokenizers import Tokenizer
 
 from benchmarks import cache_quality, mixed_bits
-from benchmarks.hosts import describe_host
+from benchmarks.result_lines import RESULTS, Row, header, write
 from benchmarks.small_decoder import Settings, load_corpus, token_stream
 from edgecompress.quantize.blockwise import BlockFormat, Blocks, quantize_blocks
 from edgecompress.quantize.gptq import gptq
@@ -151,7 +149,9 @@ def main() -> int:
     parser.add_argument("--only", help="methods, comma between")
     parser.add_argument("--mixed", action="store_true", help="bits mixed by sensitivity, beside int4 and int8")
     parser.add_argument("--kv-cache", action="store_true", help="an int8 cache beside a float32 one")
-    parser.add_argument("--out", type=Path, help="where the rows go; stdout if not given")
+    parser.add_argument(
+        "--out", type=Path, help="decoder_quality.jsonl or mixed_bits.jsonl of benchmarks/results unless given"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     transformers.utils.logging.disable_progress_bar()
@@ -160,7 +160,6 @@ def main() -> int:
     held_out = windows(tokenizer, corpus.held_out, options.held_out_windows, options.tokens)
     calibration = windows(tokenizer, corpus.train, options.calibration_windows, options.tokens)
     with ExitStack() as stack:
-        out = stack.enter_context(options.out.open("w", encoding="utf-8")) if options.out else sys.stdout
         if options.mixed:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             bench = mixed_bits.Bench(
@@ -179,9 +178,11 @@ def main() -> int:
             model = transformers.AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype=torch.float32).eval()
             only = options.only.split(",") if options.only else ()
             rows = uniform_rows(model, held_out, hessians(model, calibration), only)
-        about = {"host": describe_host(), "checkpoint": options.checkpoint.name, "positions": held_out.numel()}
-        for row in itertools.chain([about], rows):
-            print(json.dumps(row), file=out, flush=True)
+        found: list[Row] = [header(checkpoint=options.checkpoint.name, positions=held_out.numel())]
+        for row in rows:
+            print(json.dumps(row), flush=True)
+            found.append(row)
+    write(options.out or RESULTS / f"{'mixed_bits' if options.mixed else 'decoder_quality'}.jsonl", found)
     return 0
 
 

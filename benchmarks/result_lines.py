@@ -1,0 +1,95 @@
+"""Files of results: JSON lines, the first of which says on what the others were measured.
+
+Older files say it otherwise: beside every row, or in the host's own words as a line. All of them are read here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.hosts import TELLING_FEATURES, describe_host
+
+RESULTS = Path(__file__).with_name("results")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class HostKind:
+    """What of a machine decides how fast kernels are to each other."""
+
+    cpu: str
+    model: str  # "" where it is not told
+    features: tuple[str, ...]
+    gpu: str = ""
+
+    def __str__(self) -> str:
+        gpu = f" with {self.gpu}" if self.gpu else ""
+        return f"{self.cpu} {self.model or 'of a model that is not told'} ({', '.join(self.features) or '—'}){gpu}"
+
+    def comparable(self, other: HostKind) -> bool:
+        """No, where a model is not told: "AMD EPYC" is the name of many."""
+        return self == other and bool(self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """``about``: what the header says besides the host. ``rows`` are without hosts."""
+
+    host: Mapping[str, Any]
+    about: Mapping[str, Any]
+    rows: Sequence[Row]
+
+    @property
+    def host_kind(self) -> HostKind | None:
+        """None where nothing says what it was measured on."""
+        if "cpu" not in self.host:
+            return None
+        features = {*self.host.get("features", ()), *self.host.get("isa", ())}
+        return HostKind(
+            cpu=self.host["cpu"],
+            model=self.host.get("cpu_family_model", ""),
+            features=tuple(name for name in TELLING_FEATURES if name in features),
+            gpu=self.host.get("gpu", {}).get("name", ""),
+        )
+
+
+def header(**about: Any) -> Row:
+    """The first line: this host, and what holds for all rows."""
+    return {"kind": "header", "host": describe_host(), **about}
+
+
+def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Beside it, then renamed: a run that is cut off leaves nothing half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    part.replace(path)
+
+
+def lines_of(text: str) -> list[Row]:
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def parse(text: str) -> Results:
+    host: Mapping[str, Any] = {}
+    about: Row = {}
+    rows = []
+    for line in lines_of(text):
+        if line.get("kind") == "host":
+            host = host or line
+            continue
+        told = line.pop("host", None)
+        host = host or told or {}
+        if line.get("kind") == "header" or (told and "kind" not in line):
+            about |= {key: value for key, value in line.items() if key != "kind"}
+        else:
+            rows.append(line)
+    return Results(host=host, about=about, rows=rows)
+
+
+def read(path: Path) -> Results:
+    return parse(path.read_text(encoding="utf-8"))
