@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STAGES = ("capture", "quantize", "lower", "compile", "verify", "bundle", "bundle_card")
+STAGES = ("capture", "quantize", "lower", "compile", "verify", "bundle", "bundle_card", "lineage")
 LAYER = {
     "types": 0,
     "errors": 0,
@@ -19,7 +19,9 @@ LAYER = {
     "runtime": 2,
     **dict.fromkeys(STAGES, 3),
     "profile": 4,
+    "serve": 3,
     "devices": 5,
+    "distill": 8,
     "gpu_plan": 4,
     "candidates": 4,
     "assembly": 5,
@@ -27,8 +29,8 @@ LAYER = {
     "stages": 6,
     "decoder_stages": 6,
     "pipeline": 7,
-    "cli": 8,
-    "__main__": 9,
+    "cli": 9,
+    "__main__": 10,
 }
 MODULES = sorted((ROOT / "edgecompress").rglob("*.py"))
 MAX_LINES = 400
