@@ -15,7 +15,7 @@ WHITE_BOX, BLACK_BOX = "white-box", "black-box"
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherRecord:
-    """Who taught. ``files`` (name -> sha256) and ``licence`` (of its card) are a checkpoint's; an endpoint has neither."""
+    """Who taught. ``files`` (name -> sha256) and ``licence`` (of its card) are those of a checkpoint."""
 
     kind: str  # "checkpoint" or "endpoint"
     name: str  # the folder's name, the hub id, or the endpoint's model
