@@ -66,6 +66,12 @@ class DeviceError(EdgeCompressError):
     exit_code = 3
 
 
+class EndpointError(EdgeCompressError):
+    """A teacher's endpoint cannot be reached, does not let us in, has no such model, or answers nothing but errors."""
+
+    exit_code = 3
+
+
 class EngineError(EdgeCompressError):
     """TensorRT cannot take the graph, or the engine that it built is not what was asked for."""
 
