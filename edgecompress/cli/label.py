@@ -1,0 +1,134 @@
+"""``edgecompress label``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecompress.cli.output import add_json_flag, emit_json, note, progress
+from edgecompress.errors import OutputError
+
+if TYPE_CHECKING:
+    from edgecompress.distill.labelling import Labelled
+
+_INCOMPLETE = 3  # the exit code of a run that leaves prompts without a response
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--teacher", required=True, metavar="openai:https://HOST/v1#MODEL", help="never with a key in it"
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="PROMPTS", help="JSON lines with prompt or messages"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="the responses: a .sqlite, or a .jsonl with its .sqlite beside it; what is there is not asked for again",
+    )
+    add_asking(parser.add_argument_group("asking"))
+    parser.add_argument(
+        "--fleet", metavar="tcp://SCHEDULER:8786", help="share the prompts among a Dask scheduler's workers"
+    )
+    add_json_flag(parser)
+
+
+def add_asking(group: argparse._ArgumentGroup) -> None:
+    """What `distill` has in common with it."""
+    group.add_argument("--concurrency", type=int, default=8, metavar="N", help="requests at a time (8); on each worker")
+    group.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="of a response (1024)")
+    group.add_argument("--temperature", type=float, help="the endpoint's own unless given")
+    group.add_argument("--top-p", type=float)
+    group.add_argument("--sampling-seed", type=int, metavar="N", help="sent with each request; endpoints may ignore it")
+    group.add_argument("--budget-tokens", type=int, metavar="N", help="prompts and responses together, of all runs")
+    group.add_argument("--budget-money", type=float, metavar="X", help="in the currency of the prices")
+    group.add_argument("--price-in", type=float, metavar="X", help="of a million tokens of prompts")
+    group.add_argument("--price-out", type=float, metavar="X", help="of a million tokens of responses")
+    group.add_argument("--timeout", type=float, default=120, metavar="S", help="between two parts of a response (120)")
+    group.add_argument("--tries", type=int, default=8, metavar="N", help="of a prompt before it counts as failed (8)")
+    group.add_argument(
+        "--api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="the variable with the key (OPENAI_API_KEY)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    store, lines = paths(options.output)
+    with progress() as show:
+        found = ask(options, options.data, store, show)
+    if lines is not None:
+        from edgecompress.distill.responses import write_jsonl
+
+        note(f"wrote {write_jsonl(store, lines)} responses to {lines}")
+    if options.json:
+        emit_json(found)
+    else:
+        print(describe(found))
+    return 0 if found.complete else _INCOMPLETE
+
+
+def ask(options: argparse.Namespace, data: Path, store: Path, show: object) -> Labelled:
+    """With the flags of :func:`add_asking`; also for `distill`."""
+    from edgecompress.distill.budget import Limits
+    from edgecompress.distill.labelling import Patience, label
+    from edgecompress.distill.prompts import Sampling
+
+    assert callable(show)
+    wishes = {
+        "concurrency": options.concurrency,
+        "sampling": Sampling(
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            seed=options.sampling_seed,
+        ),
+        "limits": Limits(
+            tokens=options.budget_tokens,
+            money=options.budget_money,
+            price_in=options.price_in,
+            price_out=options.price_out,
+        ),
+        "patience": Patience(tries=options.tries, timeout_s=options.timeout),
+        "api_key_env": options.api_key_env,
+        "show": show,
+    }
+    if (fleet := getattr(options, "fleet", None)) is not None:
+        from edgecompress.distill.fleet_labelling import label_on_fleet
+
+        return label_on_fleet(data, options.teacher, store, fleet, **wishes)
+    return label(data, options.teacher, store, **wishes)
+
+
+def paths(output: Path) -> tuple[Path, Path | None]:
+    """The store, and the JSON lines that are written from it in the end."""
+    if output.suffix == ".jsonl":
+        return output.with_suffix(".sqlite"), output
+    if output.suffix in (".sqlite", ".sqlite3", ".db"):
+        return output, None
+    raise OutputError(
+        f"{output} is neither .sqlite nor .jsonl", way_out="Give -o responses.sqlite or -o responses.jsonl."
+    )
+
+
+def describe(found: Labelled) -> str:
+    """For a terminal."""
+    counts = [f"{found.found + found.answered} of {found.prompts} prompts have a response"]
+    counts += [f"{found.found} of them from earlier runs"] * bool(found.found)
+    counts += [f"{found.cut} cut at --max-tokens"] * bool(found.cut)
+    lines = [f"{found.store}: {'; '.join(counts)}"]
+    if found.repeated:
+        lines.append(f"{found.repeated} lines repeat another one, and were asked once")
+    money = "" if found.money is None else f", {found.money:.4f} spent"
+    lines.append(f"{found.prompt_tokens} tokens of prompts and {found.completion_tokens} of responses{money}")
+    if found.lost:
+        lines.append(
+            f"{found.lost} requests were sent and their response never came: they may have been paid for, and count so"
+        )
+    if found.left:
+        lines.append(f"{found.left} prompts were not asked: the budget does not reach for them")
+    if found.failed:
+        lines.append(f"{found.failed} prompts failed; the same command tries them again")
+        lines += [f"  {reason}" for reason in found.reasons]
+    return "\n".join(lines)

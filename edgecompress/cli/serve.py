@@ -1,0 +1,77 @@
+"""``edgecompress serve``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecompress.cli.output import add_json_flag, emit_json, note
+from edgecompress.errors import HostError, UsageError
+
+if TYPE_CHECKING:
+    from edgecompress.serve.server import Serving
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--host", default="127.0.0.1", help="that it listens on; 0.0.0.0 is every network (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (8000)")
+    parser.add_argument("--name", metavar="MODEL", help="that clients call the model by; the bundle's own unless given")
+    parser.add_argument("--threads", type=int, help="the target's choice unless given")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="clients must give the key that is in it")
+    parser.add_argument("--max-queue", type=int, default=32, metavar="N", help="requests that may wait (32)")
+    parser.add_argument("--device", type=int, metavar="N", help="the GPU, where there are several")
+    parser.add_argument("--allow-mismatch", action="store_true", help="load a bundle made for another CPU")
+    add_json_flag(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    try:
+        from edgecompress.serve.server import serve
+    except ModuleNotFoundError as error:
+        raise HostError(
+            f"a server needs the package '{error.name}'", way_out="pip install 'edgecompress[serve]'"
+        ) from None
+
+    key = read_key(options.api_key_file) if options.api_key_file is not None else None
+    if key is None and options.host not in _LOCAL:
+        note(f"whoever reaches {options.host} can use it: give --api-key-file to let in who has the key")
+
+    def ready(serving: Serving) -> None:
+        if options.json:
+            emit_json(serving)
+            sys.stdout.flush()
+        note(f"serving {serving.model} ({serving.task}, {serving.threads} threads) at {serving.url}; Ctrl-C ends it")
+
+    serve(
+        options.bundle,
+        host=options.host,
+        port=options.port,
+        name=options.name,
+        threads=options.threads,
+        device=options.device,
+        allow_mismatch=options.allow_mismatch,
+        api_key=key,
+        max_queue=options.max_queue,
+        ready=ready,
+    )
+    note("stopped")
+    return 0
+
+
+def read_key(path: Path) -> str:
+    """Raises UsageError; what is in the file is in no message."""
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise UsageError(
+            f"the key file {path} cannot be read: {why}", way_out="Give a file with the key alone."
+        ) from None
+    if not key or not key.isprintable() or not key.isascii() or " " in key:
+        raise UsageError(f"{path} holds no API key", way_out="It has the key in one line, and nothing else.")
+    return key

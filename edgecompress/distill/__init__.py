@@ -1,0 +1,1 @@
+"""A student from a teacher: what it starts as, what it learns, and the record of how it was made."""

@@ -1,0 +1,104 @@
+"""What a labelling may spend: checked before a request is sent, with a reserve for all that are on their way.
+
+A request is reserved for with the most that it can cost: a token for every byte of its prompt, what the endpoint's
+template may add, and all the new tokens that it may give. What came back is counted as the endpoint counts it; what
+was sent and never came back counts in full, because it may have been paid for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgecompress.distill.prompts import Message
+from edgecompress.errors import UsageError
+
+_FIRST_OVERHEAD = 64  # tokens of a chat template beside the prompt's, until more were seen
+_PER_MESSAGE = 16
+_MILLION = 1e6
+
+
+@dataclass(frozen=True)
+class Tokens:
+    prompt: int = 0
+    completion: int = 0
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(self.prompt + other.prompt, self.completion + other.completion)
+
+    def __sub__(self, other: Tokens) -> Tokens:
+        return Tokens(self.prompt - other.prompt, self.completion - other.completion)
+
+    @property
+    def total(self) -> int:
+        return self.prompt + self.completion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What may be spent at most, and what a million tokens cost, in whatever currency."""
+
+    tokens: int | None = None
+    money: float | None = None
+    price_in: float | None = None
+    price_out: float | None = None
+
+    def __post_init__(self) -> None:
+        priced = self.price_in is not None and self.price_out is not None
+        if self.money is not None and not priced:
+            raise UsageError(
+                "a budget in money needs the prices of a million tokens", way_out="Give --price-in and --price-out."
+            )
+        if any(value is not None and value < 0 for value in (self.tokens, self.money, self.price_in, self.price_out)):
+            raise UsageError("budgets and prices are 0 or more", way_out="Leave out what is not limited.")
+
+    def cost(self, tokens: Tokens) -> float | None:
+        """None where the prices are not known."""
+        if self.price_in is None or self.price_out is None:
+            return None
+        return (tokens.prompt * self.price_in + tokens.completion * self.price_out) / _MILLION
+
+    def allow(self, tokens: Tokens) -> bool:
+        if self.tokens is not None and tokens.total > self.tokens:
+            return False
+        cost = self.cost(tokens)
+        return self.money is None or (cost is not None and cost <= self.money)
+
+
+class Budget:
+    """For one event loop."""
+
+    def __init__(self, limits: Limits, spent: Tokens) -> None:
+        """``spent``: by earlier runs, for the same store and teacher."""
+        self.limits, self.spent = limits, spent
+        self._reserved = Tokens()
+        self._overhead = _FIRST_OVERHEAD
+        self._settled = asyncio.Event()
+
+    def bound(self, messages: Sequence[Message], max_tokens: int) -> Tokens:
+        """The most that it can take; a tokenizer that makes several tokens of a byte is not known."""
+        return Tokens(_bytes(messages) + self._overhead + _PER_MESSAGE * len(messages), max_tokens)
+
+    def learn(self, messages: Sequence[Message], prompt_tokens: int) -> None:
+        self._overhead = max(self._overhead, prompt_tokens - _bytes(messages) - _PER_MESSAGE * len(messages))
+
+    async def reserve(self, bound: Tokens) -> bool:
+        """False if it cannot be paid for, even once everything on its way has been counted."""
+        while not self.limits.allow(self.spent + self._reserved + bound):
+            if not self._reserved.total:
+                return False
+            self._settled.clear()
+            await self._settled.wait()
+        self._reserved += bound
+        return True
+
+    def settle(self, bound: Tokens, actual: Tokens) -> None:
+        """``actual``: nothing, if it cannot have cost anything; the bound, if that is not known."""
+        self._reserved -= bound
+        self.spent += actual
+        self._settled.set()
+
+
+def _bytes(messages: Sequence[Message]) -> int:
+    return sum(len(text.encode()) for message in messages for text in message.values())

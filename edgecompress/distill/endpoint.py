@@ -1,0 +1,135 @@
+"""A teacher behind an OpenAI-compatible endpoint: its address, and the key that opens it, which is never shown.
+
+The address holds no key: it is written into stores and reports. A key comes from the environment.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from edgecompress.errors import UsageError
+
+SCHEME = "openai:"
+API_KEY_ENV = "OPENAI_API_KEY"
+_LIKE = "Give openai:https://host/v1#model."
+_HIDDEN = "***"
+_TELLING = 8  # characters of a key in a row are too many to show
+_PRIVATE_ENDINGS = (".local", ".internal", ".lan", ".localhost")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    url: str  # scheme, host and path, for ``base_url``
+    model: str
+
+    def __str__(self) -> str:
+        return f"{SCHEME}{self.url}#{self.model}"
+
+    @property
+    def limit_name(self) -> str:
+        """Of the field for the most new tokens: OpenAI's own newer models refuse the one that all others take."""
+        return "max_completion_tokens" if urlsplit(self.url).hostname == "api.openai.com" else "max_tokens"
+
+
+class Secret:
+    """A key that does not show itself: not in a message, not in a traceback, not in a pickle."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str | None) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return f"Secret({_HIDDEN})"
+
+    def __bool__(self) -> bool:
+        return self._value is not None
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a key is not sent anywhere")
+
+    def reveal(self) -> str:
+        """For the one header that it is made for; endpoints that ask for none get a word without meaning."""
+        return self._value or "none"
+
+    def within(self, text: str) -> bool:
+        return self._value is not None and self._value in text
+
+    def scrub_whole(self, text: str) -> str:
+        """For a response, which is somebody's text: without the key as a whole."""
+        return text.replace(self._value, _HIDDEN) if self._value else text
+
+    def scrub(self, text: str) -> str:
+        """The text without the key, and without any stretch of it that is long enough to tell something."""
+        key = self._value
+        if not key:
+            return text
+        text = text.replace(key, _HIDDEN)
+        if len(key) <= _TELLING:
+            return text
+        parts, at = [], 0
+        while at < len(text):
+            end = at + _TELLING
+            if end <= len(text) and text[at:end] in key:
+                while end < len(text) and text[at : end + 1] in key:
+                    end += 1
+                parts.append(_HIDDEN)
+                at = end
+            else:
+                parts.append(text[at])
+                at += 1
+        return "".join(parts)
+
+
+def is_endpoint(teacher: str) -> bool:
+    return teacher.startswith(SCHEME)
+
+
+def parse_endpoint(teacher: str) -> Endpoint:
+    """``openai:https://host/v1#model``. Raises UsageError, which repeats nothing of it: there may be a key in it."""
+    try:
+        parts = urlsplit(teacher.removeprefix(SCHEME))
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise UsageError("the teacher's address is no URL", way_out=_LIKE) from None
+    if not is_endpoint(teacher) or parts.scheme not in ("http", "https") or not host:
+        raise UsageError("the teacher is no endpoint that speaks OpenAI's protocol", way_out=_LIKE)
+    if parts.username is not None or parts.password is not None or parts.query:
+        raise UsageError(
+            "the teacher's address has a user, a password or a query in it, where keys do not belong",
+            way_out=f"{_LIKE} The key comes from the environment, as {API_KEY_ENV}.",
+        )
+    if not parts.fragment:
+        raise UsageError("the teacher's address does not name the model", way_out=_LIKE)
+    return Endpoint(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", parts.fragment)
+
+
+def read_secret(endpoint: Endpoint, api_key_env: str = API_KEY_ENV) -> Secret:
+    """The key of the environment, or none. Raises UsageError where it would be shown or go over a network unhidden."""
+    value = os.environ.get(api_key_env, "").strip()
+    if not value:
+        return Secret(None)
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise UsageError(f"what {api_key_env} holds is no API key", way_out="Set it to the key alone.")
+    secret = Secret(value)
+    if secret.within(str(endpoint)):
+        raise UsageError("the teacher's address holds the API key", way_out=_LIKE)
+    parts = urlsplit(endpoint.url)
+    if parts.scheme == "http" and not _is_near(parts.hostname or ""):
+        raise UsageError(
+            "the API key would go over the network for all to read: the teacher's address is http",
+            way_out=f"Give https, or unset {api_key_env} if the endpoint asks for no key.",
+        )
+    return secret
+
+
+def _is_near(host: str) -> bool:
+    """This machine, or a network of one's own."""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith(_PRIVATE_ENDINGS)

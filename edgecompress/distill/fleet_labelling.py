@@ -1,0 +1,298 @@
+"""Labelling by the workers of a Dask scheduler: shares of the prompts, a store for each, merged as they come.
+
+A share that was with a worker when it was lost is given to another by the scheduler. A worker keeps a share's store
+until it was handed in, so that it does not ask twice; what another worker had been answered and not handed in is
+asked again, which is why shares are small. The API key is no part of what is sent: each worker has it in its own
+environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tempfile
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+from edgecompress import __version__
+from edgecompress.devices import depot
+from edgecompress.devices.fleet import connect_fleet
+from edgecompress.devices.run import error_of
+from edgecompress.devices.ssh import need
+from edgecompress.distill.budget import Budget, Limits, Tokens
+from edgecompress.distill.endpoint import API_KEY_ENV, Endpoint, parse_endpoint, read_secret
+from edgecompress.distill.labelling import Labelled, Patience, Run, Show, Tally, finish, stopped, summary
+from edgecompress.distill.prompts import Message, Prompt, Sampling, read_prompts
+from edgecompress.distill.responses import ResponseStore, open_store
+from edgecompress.errors import DeviceError, EdgeCompressError, UsageError
+
+SHARE = 32  # prompts
+_GONE_S = 30.0  # that there may be no worker at all
+_TURN_S, _LOOK_S = 0.5, 0.02
+_FORSAKEN = ("cancelled", "released", "forgotten")
+
+
+class Order(TypedDict):
+    """What a worker is sent; plain values, and no key."""
+
+    share: str
+    version: str
+    url: str
+    model: str
+    sampling: dict[str, Any]
+    limits: dict[str, Any]
+    patience: dict[str, Any]
+    prompts: list[tuple[int, str, list[Message]]]  # place, key, messages
+    concurrency: int
+    api_key_env: str
+
+
+@dataclass(frozen=True)
+class Share:
+    id: str
+    prompts: tuple[Prompt, ...]
+
+
+def label_on_fleet(
+    prompts: Path,
+    teacher: str,
+    store: Path,
+    address: str,
+    *,
+    concurrency: int = 8,
+    sampling: Sampling | None = None,
+    limits: Limits | None = None,
+    patience: Patience | None = None,
+    api_key_env: str = API_KEY_ENV,
+    share: int = SHARE,
+    show: Show = lambda _: None,
+) -> Labelled:
+    """As :func:`edgecompress.distill.labelling.label`; ``concurrency`` is that of each worker.
+
+    Raises DeviceError too: no scheduler, no worker, or a share whose workers were lost again and again.
+    """
+    sampling, limits, patience = sampling or Sampling(), limits or Limits(), patience or Patience()
+    endpoint = parse_endpoint(teacher)
+    read_secret(endpoint, api_key_env)  # refuses a key in the address
+    asked, repeated = read_prompts(prompts, endpoint, sampling)
+    began, tally = time.monotonic(), Tally()
+    with open_store(store, endpoint, sampling) as kept, connect_fleet(address) as client:
+        tally.found = sum(kept.has(prompt.key) for prompt in asked)
+        order = Order(
+            share="",
+            version=__version__,
+            url=endpoint.url,
+            model=endpoint.model,
+            sampling=asdict(sampling),
+            limits=asdict(limits),
+            patience=asdict(patience),
+            prompts=[],
+            concurrency=concurrency,
+            api_key_env=api_key_env,
+        )
+        try:
+            _Shares(client, kept, order, Budget(limits, kept.spent()), tally, show).run(asked, share)
+        except KeyboardInterrupt:
+            raise stopped(tally, store) from None
+        return summary(endpoint, store, kept, tally, limits, len(asked), repeated, time.monotonic() - began)
+
+
+class _Shares:
+    """One run, for as many shares at a time as there are workers."""
+
+    def __init__(
+        self, client: Any, store: ResponseStore, order: Order, budget: Budget, tally: Tally, show: Show
+    ) -> None:
+        self._client, self._store, self._order = client, store, order
+        self._budget, self._tally, self._show = budget, tally, show
+        self._flying: dict[Any, tuple[Share, Tokens]] = {}
+        self._reserved = Tokens()
+        self._seen = time.monotonic()  # when a worker was last there
+
+    def run(self, prompts: Sequence[Prompt], size: int) -> None:
+        waiting = deque(each for each in _cut(prompts, size) if self._open(each))
+        total = len(prompts)
+        try:
+            while waiting or self._flying:
+                workers = self._workers()
+                while waiting and len(self._flying) < workers and self._submit(waiting[0]):
+                    waiting.popleft()
+                if workers and not self._flying:  # the budget reaches for no further share
+                    self._tally.left += sum(len(self._open(each)) for each in waiting)
+                    break
+                self._collect()
+                done = self._tally.found + self._tally.answered
+                self._show(f"{done} of {total} prompts have a response; {len(self._flying)} shares are with workers")
+        finally:
+            with contextlib.suppress(Exception):  # the scheduler may be gone
+                self._client.cancel(list(self._flying), force=True)
+
+    def _open(self, share: Share) -> list[Prompt]:
+        return [prompt for prompt in share.prompts if not self._store.has(prompt.key)]
+
+    def _workers(self) -> int:
+        """Raises DeviceError if the scheduler is lost, or has had no worker for a while."""
+        if self._client.status != "running":
+            raise _lost()
+        try:
+            count = len(self._client.scheduler_info(n_workers=-1)["workers"])
+        except OSError:
+            raise _lost() from None
+        if count:
+            self._seen = time.monotonic()
+        elif time.monotonic() - self._seen > _GONE_S:
+            raise DeviceError("no worker is there to ask", way_out="Start some: `dask worker tcp://SCHEDULER:8786`.")
+        return count
+
+    def _submit(self, share: Share) -> bool:
+        """With as much of the budget as it can need, or as there is. False if there is none, as yet or for good."""
+        pending = self._open(share)
+        limits, budget = self._budget.limits, self._budget
+        bound = Tokens()
+        for prompt in pending:
+            more = bound + budget.bound(prompt.messages, self._order["sampling"]["max_tokens"])
+            if not limits.allow(budget.spent + self._reserved + more):
+                break
+            bound = more
+        if not bound.total:
+            return False
+        self._reserved += bound
+        order = self._order | {
+            "share": share.id,
+            "limits": asdict(limits) | _within(limits, bound),
+            "prompts": [(prompt.place, prompt.key, list(prompt.messages)) for prompt in pending],
+        }
+        key = f"edgecompress-label-{share.id}-{time.monotonic_ns()}"
+        self._flying[self._client.submit(label_share, order, key=key, pure=False)] = share, bound
+        return True
+
+    def _collect(self) -> None:
+        until = time.monotonic() + _TURN_S
+        while not any(each.done() for each in self._flying) and time.monotonic() < until:
+            time.sleep(_LOOK_S)
+        killed = need("distributed.scheduler").KilledWorker
+        for future in [each for each in self._flying if each.done()]:
+            share, bound = self._flying.pop(future)
+            self._reserved -= bound
+            if future.status == "cancelled":
+                raise _lost()
+            try:
+                answer: dict[str, Any] = future.result()
+            except killed:
+                raise DeviceError(
+                    f"the workers of {len(share.prompts)} prompts were lost one after the other",
+                    way_out="See their logs. Then run it again: it goes on from what is stored.",
+                ) from None
+            finally:
+                future.release()
+            self._take(share, answer)
+
+    def _take(self, share: Share, answer: dict[str, Any]) -> None:
+        """Merge its store, then let the worker forget it."""
+        if (content := answer.get("store")) is not None:
+            before = self._store.spent()
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "share.sqlite"
+                path.write_bytes(content)
+                new, _ = self._store.merge(path)
+            self._tally.answered += new
+            self._budget.spent += self._store.spent() - before
+        for name in ("cut", "failed", "left", "retries"):
+            setattr(self._tally, name, getattr(self._tally, name) + answer.get(name, 0))
+        for reason, count in answer.get("reasons", {}).items():
+            self._tally.reasons[reason] = self._tally.reasons.get(reason, 0) + count
+        if (error := answer.get("error")) is not None:
+            raise error_of(error, f"the worker {answer['worker']}")
+        with contextlib.suppress(Exception):  # lost since: then it keeps a file that nobody needs
+            self._client.run(forget, share.id, workers=[answer["worker"]])
+
+
+def label_share(order: Order) -> dict[str, Any]:
+    """The task: the share's responses as the content of a store, or the error that ended it, or both."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    key = worker.get_current_task()
+
+    def wanted() -> bool:
+        task = worker.state.tasks.get(key)
+        return task is not None and task.state not in _FORSAKEN
+
+    answer: dict[str, Any] = {"worker": worker.address}
+    try:
+        if order["version"] != __version__:
+            raise DeviceError(f"it has edgecompress {__version__}, not {order['version']}", way_out="Install the same.")
+        path = _path(order["share"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        endpoint, sampling = Endpoint(order["url"], order["model"]), Sampling(**order["sampling"])
+        secret = read_secret(endpoint, order["api_key_env"])
+        asked = [Prompt(key=key, messages=tuple(told), place=place) for place, key, told in order["prompts"]]
+        if any(secret.within(prompt.text) for prompt in asked):
+            raise UsageError("a prompt holds the API key", way_out="Take it out of there.")
+        with open_store(path, endpoint, sampling) as store:
+            run = Run(
+                store,
+                endpoint,
+                secret,
+                sampling,
+                limits=_beyond(Limits(**order["limits"]), store.spent()),
+                patience=Patience(**order["patience"]),
+                concurrency=order["concurrency"],
+                key_env=order["api_key_env"],
+                wanted=wanted,
+            )
+            try:
+                finish(run.all(asked))
+            finally:
+                tally = asdict(run.tally)
+                answer |= {name: tally[name] for name in ("cut", "failed", "left", "retries", "reasons")}
+    except EdgeCompressError as error:
+        told = {"type": type(error).__name__, "message": error.message, "way_out": error.way_out}
+        answer["error"] = told | {"exit_code": error.exit_code}
+    if _path(order["share"]).exists():  # closed: everything is in the one file
+        answer["store"] = _path(order["share"]).read_bytes()
+    return answer
+
+
+def forget(share: str) -> None:
+    """A share that was handed in."""
+    _path(share).unlink(missing_ok=True)
+
+
+def _path(share: str) -> Path:
+    return depot.root().parent / "labels" / f"{share}.sqlite"
+
+
+def _cut(prompts: Sequence[Prompt], size: int) -> list[Share]:
+    """Named by what is in them: the same prompts give the same shares in another run."""
+    shares = []
+    for start in range(0, len(prompts), size):
+        part = tuple(prompts[start : start + size])
+        name = hashlib.sha256("".join(prompt.key for prompt in part).encode()).hexdigest()[:16]
+        shares.append(Share(name, part))
+    return shares
+
+
+def _within(limits: Limits, bound: Tokens) -> dict[str, Any]:
+    """A share's part of the budget."""
+    return {
+        "tokens": None if limits.tokens is None else bound.total,
+        "money": None if limits.money is None else limits.cost(bound),
+    }
+
+
+def _beyond(limits: Limits, spent: Tokens) -> Limits:
+    """What the worker has of this share already was paid for before, and is no part of what it may spend."""
+    money = None if limits.money is None else limits.money + (limits.cost(spent) or 0.0)
+    return replace(limits, tokens=None if limits.tokens is None else limits.tokens + spent.total, money=money)
+
+
+def _lost() -> DeviceError:
+    return DeviceError(
+        "the connection to the scheduler was lost",
+        way_out="Run it again with the same -o: what was handed in is there, and is not asked again.",
+    )

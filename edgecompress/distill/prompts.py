@@ -1,0 +1,122 @@
+"""The prompts of a labelling: JSON lines, and the key under which each one's response is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecompress.distill.endpoint import Endpoint
+from edgecompress.errors import UsageError
+
+Message = dict[str, str]
+_SURROGATE = "\\ud"
+_LIKE = 'Each line is {"prompt": "a text"} or {"messages": [{"role": "user", "content": "a text"}]}.'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """What is asked of the teacher besides the prompt. None leaves it to the endpoint."""
+
+    max_tokens: int = 1024
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise UsageError(f"max_tokens is at least 1, not {self.max_tokens}", way_out="Leave it out for 1024.")
+
+    @property
+    def text(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """``place``: its number in the file, from 0."""
+
+    key: str
+    messages: tuple[Message, ...]
+    place: int
+
+    @property
+    def text(self) -> str:
+        return canonical(self.messages)
+
+
+def canonical(messages: Sequence[Message]) -> str:
+    return json.dumps(list(messages), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def key_of(endpoint: Endpoint, messages: Sequence[Message], sampling: Sampling) -> str:
+    """sha256 of everything that the response depends on."""
+    asked = json.dumps([endpoint.url, endpoint.model, canonical(messages), sampling.text])
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def read_prompts(path: Path, endpoint: Endpoint, sampling: Sampling) -> tuple[list[Prompt], int]:
+    """Each prompt once, and how many were repetitions. Raises UsageError with line and column of the first bad one."""
+    found: dict[str, Prompt] = {}
+    count = 0
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    messages = _messages(line, f"{path}, line {number}")
+                    key = key_of(endpoint, messages, sampling)
+                    found.setdefault(key, Prompt(key=key, messages=messages, place=count))
+                    count += 1
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the prompts {path} cannot be read: {error}", way_out="Give a file of JSON lines.") from None
+    if not found:
+        raise UsageError(f"the prompts {path} are empty", way_out=_LIKE)
+    return list(found.values()), count - len(found)
+
+
+def _messages(line: str, where: str) -> tuple[Message, ...]:
+    line = line.rstrip()
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{where}, column {error.colno}: {error.msg}", way_out=_LIKE) from None
+    if not _is_text(entry):
+        raise UsageError(
+            f"{where}, column {1 + max(0, line.lower().find(_SURROGATE))}: half a surrogate pair is no text",
+            way_out=_LIKE,
+        )
+    if not isinstance(entry, dict) or ("prompt" in entry) == ("messages" in entry):
+        what = "it is no JSON object" if not isinstance(entry, dict) else "it takes one of 'prompt' and 'messages'"
+        raise UsageError(f"{where}, column 1: {what}", way_out=_LIKE)
+    if "prompt" in entry:
+        prompt = entry["prompt"]
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise _wrong(line, where, "prompt", "is a text that is not empty")
+        return ({"role": "user", "content": prompt},)
+    messages = entry["messages"]
+    if not isinstance(messages, list) or not messages:
+        raise _wrong(line, where, "messages", "is a list with at least one message")
+    return tuple(_message(message, line, where) for message in messages)
+
+
+def _message(message: Any, line: str, where: str) -> Message:
+    good = isinstance(message, dict) and {"role", "content"} <= message.keys()
+    if not good or not all(isinstance(value, str) for value in message.values()):
+        raise _wrong(line, where, "messages", "has messages with 'role' and 'content', which are texts")
+    return dict(message)
+
+
+def _is_text(entry: Any) -> bool:
+    try:
+        json.dumps(entry, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _wrong(line: str, where: str, key: str, rule: str) -> UsageError:
+    column = 1 + max(0, line.find(f'"{key}"'))
+    return UsageError(f"{where}, column {column}: '{key}' {rule}", way_out=_LIKE)

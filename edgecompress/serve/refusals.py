@@ -1,0 +1,100 @@
+"""What is refused, as OpenAI's API says it: ``{"error": {"message", "type", "param", "code"}}``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from edgecompress.errors import EdgeCompressError, HostError, UsageError
+
+CLIENT_GONE = 499  # nobody reads it
+
+
+class Refusal(Exception):
+    """An answer that is no result."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> dict[str, Any]:
+        kinds = {401: "authentication_error", 429: "rate_limit_error"}
+        kind = "server_error" if self.status >= 500 else kinds.get(self.status, "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    @property
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body, self.status, self.headers)
+
+
+def busy(waiting: int, wait_s: float) -> Refusal:
+    message = f"{waiting} requests are waiting already"
+    return Refusal(429, message, code="queue_full", headers={"Retry-After": str(max(1, math.ceil(wait_s)))})
+
+
+def closing() -> Refusal:
+    return Refusal(503, "the server is shutting down", code="shutting_down", headers={"Retry-After": "5"})
+
+
+def refusal_of(error: BaseException) -> Refusal:
+    """What the model's side raised. A failure of this program itself tells nothing of its inside."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, EdgeCompressError):
+        status = 400 if isinstance(error, UsageError) else 503 if isinstance(error, HostError) else 500
+        message = f"{error.message}. {error.way_out}" if error.way_out else error.message
+        return Refusal(status, message)
+    return Refusal(500, "internal error", code="internal_error")
+
+
+def add_handlers(app: FastAPI) -> None:
+    async def refused(_: Request, error: Exception) -> JSONResponse:
+        return refusal_of(error).response
+
+    async def malformed(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return _of_body(error).response
+
+    async def unknown(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        path = f"{request.method} {request.url.path}"
+        message = f"there is no {path} here" if error.status_code in (404, 405) else str(error.detail)
+        return Refusal(error.status_code, message, code="unknown_url", headers=error.headers).response
+
+    for kind in (Refusal, EdgeCompressError):
+        app.add_exception_handler(kind, refused)
+    app.add_exception_handler(RequestValidationError, malformed)
+    app.add_exception_handler(HTTPException, unknown)
+    app.add_exception_handler(Exception, refused)
+
+
+def _of_body(error: RequestValidationError) -> Refusal:
+    """The first thing that is wrong with it; what was sent is not repeated."""
+    first = error.errors()[0]
+    kind, places = str(first["type"]), [str(part) for part in first["loc"][1:]]
+    if kind == "json_invalid":
+        return Refusal(400, f"the body is no JSON: {first.get('ctx', {}).get('error', '')}", code="invalid_json")
+    param = ".".join(places) or None
+    if kind == "extra_forbidden":
+        return Refusal(400, f"'{param}' is not supported", code="unsupported_parameter", param=param)
+    if kind == "missing":
+        what = f"'{param}' is missing" if param else "the body is missing"
+        return Refusal(400, what, code="missing_required_parameter", param=param)
+    code = "unsupported_value" if kind == "not_supported" else "invalid_value"
+    return Refusal(400, f"'{param}': {first['msg']}" if param else str(first["msg"]), code=code, param=param)
