@@ -18,6 +18,8 @@ COMMANDS = {
     "export": "turn a checkpoint into a verified bundle for a target",
     "build": "build a bundle's engine on the device that runs it",
     "run": "run a bundle on texts or images",
+    "label": "ask a teacher behind an API for a response to each of many prompts",
+    "serve": "answer OpenAI's protocol with a bundle: chat, completions, embeddings",
     "profile": "measure a bundle's latency on this machine: percentiles, stages, cold start, memory",
     "compare": "run bundles and other runtimes side by side, and say which is faster",
     "estimate": "say what a bundle would take on hardware that is not at hand: a span, nothing is run",
