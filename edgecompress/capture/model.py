@@ -106,10 +106,10 @@ class Encoder(torch.nn.Module):
                     "the checkpoint has no sentence-transformers modules.json, so its pooling is unknown",
                     way_out="Give --task feature-extraction, or the folder that holds modules.json.",
                 )
-            return (self._pool(self.pooling, output.last_hidden_state, inputs["attention_mask"]),)
+            return (self.pool(self.pooling, output.last_hidden_state, inputs["attention_mask"]),)
         return (output.logits,)
 
-    def _pool(self, pooling: Pooling, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def pool(self, pooling: Pooling, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """hidden [B, T, H], mask [B, T] -> [B, dimension], as sentence-transformers' Pooling does it."""
         weights = mask.unsqueeze(-1).to(hidden.dtype)
         parts = []

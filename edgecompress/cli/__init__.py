@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "turn a checkpoint into a verified bundle for a target",
     "build": "build a bundle's engine on the device that runs it",
     "run": "run a bundle on texts or images",
+    "distill": "teach a smaller student from a teacher: its checkpoint, or what it answers",
     "label": "ask a teacher behind an API for a response to each of many prompts",
     "serve": "answer OpenAI's protocol with a bundle: chat, completions, embeddings",
     "profile": "measure a bundle's latency on this machine: percentiles, stages, cold start, memory",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Union
 
 from edgecompress.types.bundle import Manifest
+from edgecompress.types.distill import Distillation, DistillRecipe
 from edgecompress.types.estimate import Estimates
 from edgecompress.types.profile import Comparison, Profile
 from edgecompress.types.provenance import Lineage
@@ -26,6 +27,8 @@ PUBLISHED: dict[str, type] = {
     "profile": Profile,
     "comparison": Comparison,
     "estimates": Estimates,
+    "distill-recipe": DistillRecipe,
+    "distillation": Distillation,
 }
 """File stem under ``edgecompress/formats/schemas`` -> the dataclass it describes."""
 

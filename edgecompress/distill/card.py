@@ -1,0 +1,72 @@
+"""The student's README.md: what is known of it, and nothing that is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgecompress.distill.objective import weights_of
+from edgecompress.types.distill import Distillation, DistillRecipe
+from edgecompress.types.student import Student
+
+_LICENCE_KEYS = ("license", "license_name", "license_link")
+
+
+def front_matter(folder: Path) -> dict[str, Any]:
+    """Of a checkpoint's card; {} if it has none."""
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    if not text.startswith("---"):
+        return {}
+    try:
+        data = yaml.safe_load(text.split("---", 2)[1])
+    except yaml.YAMLError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def write_card(
+    folder: Path, name: str, record: Distillation, recipe: DistillRecipe, origin: Student, teacher: Student | None
+) -> None:
+    """``license`` is there only if the teacher's card has one; data sets are not named, for none is known."""
+    known = front_matter(teacher.path) if teacher is not None else {}
+    head: dict[str, Any] = {key: known[key] for key in _LICENCE_KEYS if known.get(key)}
+    head |= {"base_model": record.teacher.name, "pipeline_tag": origin.task, "tags": ["distillation", "edgecompress"]}
+    if (folder / "modules.json").exists():
+        head["library_name"] = "sentence-transformers"
+    else:
+        head["library_name"] = "transformers"
+    loss = ", ".join(f"{name.replace('_', ' ')} {weight:g}" for name, weight in weights_of(recipe.loss).items())
+    training = recipe.training
+    lines = [
+        f"# {name}",
+        "",
+        f"A student of {record.teacher.name}, {record.method}, made by edgecompress {record.tool_version}.",
+        "",
+        f"- starts as {_start(recipe)}",
+        f"- loss: {loss}",
+        f"- {record.steps} steps of {training.batch}, {record.data.tokens} tokens, {record.seconds:.0f} s, "
+        f"seed {record.seed}, learning rate {training.learning_rate:g}",
+        f"- data: {record.data.name}, {record.data.examples} examples (sha256 {record.data.sha256})",
+        f"- learned under rounding: {training.rounding}",
+        f"- licence of the teacher: {record.teacher.licence or 'not known'}",
+        "",
+        "`distillation.json` has the hashes of the teacher, of the data and of these weights, and what was declared of "
+        "the terms; `distill.toml` is the recipe, `loss.json` the loss.",
+    ]
+    if (folder / "loss.svg").exists():
+        lines += ["", "![Loss over the steps](loss.svg)"]
+    content = yaml.safe_dump(head, sort_keys=True, allow_unicode=True)
+    (folder / "README.md").write_text(f"---\n{content}---\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _start(recipe: DistillRecipe) -> str:
+    student = recipe.student
+    if student.start is not None:
+        return f"the checkpoint {Path(student.start).name}"
+    if student.hidden is not None:
+        return f"random weights, {student.layers} layers of {student.hidden}"
+    assert isinstance(student.layers, tuple)
+    return f"layers {', '.join(map(str, student.layers))} of the teacher"

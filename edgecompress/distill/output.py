@@ -1,0 +1,109 @@
+"""The student's folder: a checkpoint that `export` takes, with its card and its record."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgecompress.distill.card import write_card
+from edgecompress.distill.curve import Point, write_curve
+from edgecompress.errors import OutputError
+from edgecompress.formats.codec import dumps
+from edgecompress.formats.manifest import file_sha256
+from edgecompress.formats.recipe import recipe_toml
+from edgecompress.types.distill import RECORD, Distillation, DistillRecipe
+from edgecompress.types.student import Student
+
+RECIPE = "distill.toml"
+_TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.jinja",
+)
+_SENTENCE = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+
+
+def check_free(output: Path) -> None:
+    """Raises OutputError if it is there, or cannot be written."""
+    if output.exists() or output.is_symlink():
+        raise OutputError(f"{output} already exists", way_out="Give another --output.")
+    parent = output.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write in {parent}", way_out="Give an --output whose folder is writable.")
+
+
+def write_student(
+    output: Path,
+    model: torch.nn.Module,
+    recipe: DistillRecipe,
+    record: Distillation,
+    curve: Sequence[Point],
+    *,
+    origin: Student,
+    teacher: Student | None,
+) -> Distillation:
+    """Beside it, then renamed; the record with the hashes of the weights. Raises OutputError; nothing is left then."""
+    output = output.absolute()
+    beside = output.parent / f".{output.name}.{os.getpid()}.tmp"
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        saved: Any = model
+        saved.save_pretrained(beside)
+        copy_tokenizer(origin.path, beside)
+        _copy_pooling(origin.path, beside, int(saved.config.hidden_size))
+        weights = {path.name: file_sha256(path) for path in sorted(beside.glob("*.safetensors"))}
+        record = replace(record, weights=weights)
+        (beside / RECORD).write_text(dumps(record), encoding="utf-8")
+        (beside / RECIPE).write_text(recipe_toml(recipe), encoding="utf-8")
+        write_curve(beside, curve)
+        write_card(beside, output.name, record, recipe, origin, teacher)
+        os.rename(beside, output)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else error.strerror or str(error)
+        raise OutputError(f"cannot write {output}: {reason}", way_out="The training is kept: --resume.") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return record
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Byte for byte: the student reads exactly what its teacher did."""
+    for pattern in _TOKENIZER:
+        for path in source.glob(pattern):
+            if path.is_file():
+                shutil.copyfile(path, target / path.name)
+
+
+def _copy_pooling(source: Path, target: Path, hidden: int) -> None:
+    """sentence-transformers' files, where there are any; a pooling's width is the student's."""
+    if not (source / _SENTENCE[0]).exists():
+        return
+    for name in _SENTENCE:
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)
+    for module in json.loads((source / _SENTENCE[0]).read_text(encoding="utf-8")):
+        folder = module.get("path") or ""
+        if not folder or not (source / folder).is_dir():
+            continue
+        shutil.copytree(source / folder, target / folder)
+        config = target / folder / "config.json"
+        if str(module["type"]).endswith("Pooling") and config.exists():
+            said = json.loads(config.read_text(encoding="utf-8"))
+            said["word_embedding_dimension"] = hidden
+            config.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")

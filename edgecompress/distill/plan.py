@@ -1,0 +1,177 @@
+"""What a distillation will do, found out before anything is trained: what can be refused is refused here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgecompress.capture.student import load_student
+from edgecompress.distill.data import TeachingData, read_data
+from edgecompress.distill.examples import Example, make_examples
+from edgecompress.distill.tokenizers import load_tokenizer, require_same_tokens
+from edgecompress.errors import RecipeError, StudentError, UsageError
+from edgecompress.formats.codec import dumps
+from edgecompress.formats.distill_recipe import validate_distill_recipe
+from edgecompress.runtime.memory import check_available
+from edgecompress.types.distill import BLACK_BOX, DistillRecipe, TeacherRecord
+from edgecompress.types.recipe import StudentRecipe
+from edgecompress.types.student import Student
+
+DEFAULT_STEPS = 1000
+_WEIGHT_BYTES = 4  # float32
+_LEARNED_BYTES = 16  # a weight, its gradient and the optimizer's two moments
+_STATES_A_LAYER = 24  # float32 [batch, tokens, hidden] that a layer keeps for its gradient, about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """``teacher`` None: an endpoint's outputs are all there is of it."""
+
+    recipe: DistillRecipe  # with every choice made but ``steps`` from ``minutes``
+    recipe_sha256: str
+    teacher: Student | None
+    record: TeacherRecord
+    origin: Student  # whose tokenizer, pooling and task the student has
+    data: TeachingData
+    examples: Sequence[Example]
+    tokenizer: Any
+    estimated_ram_bytes: int
+
+    @property
+    def black_box(self) -> bool:
+        return self.recipe.method == BLACK_BOX
+
+
+def make_plan(teacher: str | None, recipe: DistillRecipe, data: Path, record: TeacherRecord | None = None) -> Plan:
+    """``teacher``: a folder or hub id; None, with a ``record``, for an endpoint whose responses are in the data.
+
+    Raises UsageError, RecipeError, StudentError, or HostError where there is not the memory.
+    """
+    validate_distill_recipe(recipe)
+    taught = read_data(data)
+    described = load_student(StudentRecipe(source=teacher)) if teacher is not None else None
+    if described is None and recipe.student.start is None:
+        raise RecipeError(
+            "a teacher behind an API shows no layers that a student could start from",
+            way_out="Give start = a checkpoint's folder in [student].",
+        )
+    start = load_student(StudentRecipe(source=recipe.student.start)) if recipe.student.start else None
+    origin = start or described
+    assert origin is not None
+    recipe = _resolve(recipe, origin, described)
+    if recipe.method == BLACK_BOX:
+        _require_responses(taught)
+    tokenizer = load_tokenizer(origin.path, trust_remote_code=origin.trust_remote_code)
+    if start is not None and described is not None and recipe.method != BLACK_BOX:
+        if start.task != described.task:
+            raise StudentError(
+                f"the teacher does {described.task} and the student {start.task}", way_out="Give two of one task."
+            )
+        require_same_tokens(load_tokenizer(described.path), tokenizer)
+    size = min(recipe.training.max_length_tokens, origin.max_length_tokens or recipe.training.max_length_tokens)
+    recipe = replace(recipe, training=replace(recipe.training, max_length_tokens=size))
+    estimate = _memory(recipe, origin, described)
+    check_available(
+        estimate,
+        "teaching this student" if described is None else "the teacher, and the student that learns beside it,",
+        "Give a smaller batch or max_length_tokens in [training], a smaller teacher, or a machine with more memory; "
+        "or teach from the teacher's outputs alone (method = 'black-box').",
+    )
+    examples = make_examples(taught, tokenizer, size, decodes=origin.is_decoder)
+    return Plan(
+        recipe=recipe,
+        recipe_sha256=hashlib.sha256(dumps(recipe).encode()).hexdigest(),
+        teacher=described,
+        record=record or _record(described),
+        origin=origin,
+        data=taught,
+        examples=examples,
+        tokenizer=tokenizer,
+        estimated_ram_bytes=estimate,
+    )
+
+
+def _resolve(recipe: DistillRecipe, origin: Student, teacher: Student | None) -> DistillRecipe:
+    """Every default in its place. What needs torch is imported here, not with the module."""
+    from edgecompress.distill.objective import resolve_loss
+    from edgecompress.distill.shapes import resolve
+
+    if origin.is_vision:
+        raise StudentError(
+            f"a student of task {origin.task} reads no text", way_out="Encoders and decoders of text are taught."
+        )
+    method = recipe.method or ("white-box" if teacher is not None else BLACK_BOX)
+    if method != BLACK_BOX and teacher is None:
+        raise RecipeError(
+            "a teacher behind an API is a black box", way_out="Leave method out, or give the teacher's checkpoint."
+        )
+    if method == BLACK_BOX and not origin.is_decoder:
+        raise RecipeError(
+            f"a student of task {origin.task} gives no responses to learn from a black box",
+            way_out="Give a decoder, or method = 'white-box' with the teacher's checkpoint.",
+        )
+    student = resolve(recipe.student, _layers(teacher)) if teacher is not None else recipe.student
+    training = recipe.training
+    if training.learning_rate is None:
+        rate = 1e-4 if student.start else 2e-3 if student.hidden else 5e-4
+        training = replace(training, learning_rate=rate)
+    if training.steps is None and training.minutes is None:
+        training = replace(training, steps=DEFAULT_STEPS)
+    loss = resolve_loss(recipe.loss, origin.task, black_box=method == BLACK_BOX)
+    return replace(recipe, method=method, student=student, training=training, loss=loss)
+
+
+def _require_responses(data: TeachingData) -> None:
+    lacking = next((place for place, pair in enumerate(data.pairs, 1) if pair.response is None), None)
+    if data.pairs and lacking is None:
+        return
+    what = f"prompt {lacking} has no response" if lacking else "it has texts"
+    raise UsageError(
+        f"a black box is learned from by its responses, and {what} in {data.name}",
+        way_out='Give lines of {"prompt": "…", "response": "…"}; --teacher openai:URL#MODEL has an endpoint make them '
+        "(`edgecompress serve` makes one of a teacher's bundle).",
+    )
+
+
+def _config(student: Student) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(student.path, trust_remote_code=student.trust_remote_code)
+
+
+def _layers(student: Student) -> int:
+    return int(_config(student).num_hidden_layers)
+
+
+def _memory(recipe: DistillRecipe, origin: Student, teacher: Student | None) -> int:
+    """Upper bound: a student that is cut from its teacher is counted whole, for it is cut from a copy."""
+    config, training = _config(origin), recipe.training
+    positions = training.batch * training.max_length_tokens
+    kept = recipe.student.layers
+    layers = len(kept) if isinstance(kept, tuple) else kept or int(config.num_hidden_layers)
+    states = positions * int(config.hidden_size) * _STATES_A_LAYER * layers * _WEIGHT_BYTES
+    wide = recipe.loss.logits or recipe.loss.cross_entropy
+    logits = positions * int(config.vocab_size) * _WEIGHT_BYTES * 4 if wide and origin.is_decoder else 0
+    share = layers / int(config.num_hidden_layers) if recipe.student.start is None else 1.0
+    learned = int(origin.parameters * share * _LEARNED_BYTES)
+    return learned + states + logits + (teacher.parameters * _WEIGHT_BYTES if teacher is not None else 0)
+
+
+def _record(teacher: Student | None) -> TeacherRecord:
+    from edgecompress.distill.card import front_matter
+
+    assert teacher is not None
+    card = front_matter(teacher.path)
+    licence, base = card.get("license_name") or card.get("license"), card.get("base_model")
+    is_hub_id = teacher.revision is not None
+    return TeacherRecord(
+        kind="checkpoint",
+        name=teacher.source if is_hub_id else teacher.path.name,
+        revision=teacher.revision,
+        licence=str(licence) if licence else None,
+        base_model=(", ".join(map(str, base)) if isinstance(base, list) else str(base)) if base else None,
+        files=dict(teacher.files),
+    )

@@ -1,0 +1,56 @@
+"""The queries, keys and values of a model's attention, whatever its architecture.
+
+They come from transformers' AttentionInterface, as the capture's do: one function serves every model that goes through
+it, and there is no table of module names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+IMPLEMENTATION = "edgecompress-recording"
+
+
+class Heads(NamedTuple):
+    """Of one layer, float32 [B, H, T, D] each; with grouped queries there are fewer keys and values than queries."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+
+
+_seen: ContextVar[list[Heads] | None] = ContextVar("attention_heads", default=None)
+
+
+def _attention(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **named: Any
+) -> Any:
+    seen = _seen.get()
+    if seen is not None:
+        seen.append(Heads(query, key, value))
+    return sdpa_attention_forward(module, query, key, value, *rest, **named)
+
+
+def register() -> None:
+    """Make the implementation known to transformers; again changes nothing."""
+    AttentionInterface.register(IMPLEMENTATION, _attention)
+    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+
+
+@contextmanager
+def recording() -> Iterator[list[Heads]]:
+    """The heads of every attention that runs inside, in order."""
+    seen: list[Heads] = []
+    token = _seen.set(seen)
+    try:
+        yield seen
+    finally:
+        _seen.reset(token)

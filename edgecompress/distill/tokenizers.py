@@ -1,0 +1,54 @@
+"""A teacher and a student that read different tokens cannot be held against each other position by position."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgecompress.errors import StudentError
+
+_PROBES = ("Ünïcode, CamelCase & 3.14!", "  two  spaces\tand a tab", "日本語 на русском", "don't stop-word re-use")
+_WAY_OUT = (
+    "Give a student of the teacher's family, or of its layers (layers = … in [student]); or teach from the teacher's "
+    "outputs alone (method = 'black-box', with lines of prompt and response), which needs no common tokens."
+)
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """Raises StudentError if it cannot be read."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # converters raise whatever their parser raises
+        raise StudentError(
+            f"the tokenizer of {folder.name} cannot be read: {str(error).splitlines()[0][:160]}",
+            way_out="It needs a tokenizer.json, or a vocab.txt or sentencepiece file that transformers can convert.",
+        ) from error
+
+
+def require_same_tokens(teacher: Any, student: Any) -> None:
+    """Raises StudentError that names the first difference, and what can be done."""
+    difference = _difference(teacher, student)
+    if difference:
+        raise StudentError(f"teacher and student have different tokenizers: {difference}", way_out=_WAY_OUT)
+
+
+def _difference(teacher: Any, student: Any) -> str:
+    far, near = teacher.get_vocab(), student.get_vocab()
+    if far != near:
+        first = min(
+            (token for token in far.keys() | near.keys() if far.get(token) != near.get(token)),
+            key=lambda token: min(far.get(token, len(far)), near.get(token, len(near))),
+        )
+        said = [f"{first!r} is {'no token' if v.get(first) is None else v[first]}" for v in (far, near)]
+        sizes = f"{len(far)} and {len(near)} tokens; " if len(far) != len(near) else ""
+        return f"{sizes}{said[0]} of the teacher's and {said[1].rpartition(' is ')[2]} of the student's"
+    for text in _PROBES:
+        a, b = (tokenizer(text)["input_ids"] for tokenizer in (teacher, student))
+        if a != b:
+            place = next(
+                (i for i, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]), min(len(a), len(b))
+            )
+            return f"their vocabularies are the same, and {text!r} is split otherwise from token {place} on"
+    return ""
