@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 from edgecompress.errors import UsageError
 from edgecompress.pipeline import export
-from edgecompress.runtime import Encoder, load
+from edgecompress.runtime import Encoder
 from edgecompress.serve.app import Service
 from edgecompress.types.recipe import Recipe, RuntimeRecipe, StudentRecipe
 from tests.serve.running import Running, running
@@ -20,15 +22,15 @@ from tests.serve.test_texts import client
 from tests.tiny import SENTENCES, tiny_checkpoint
 
 
-def tiny_bundle(folder: Path, auto: str) -> Path:
-    student = StudentRecipe(source=str(tiny_checkpoint(folder / "student", "bert", auto)))
+def tiny_bundle(folder: Path) -> Path:
+    student = StudentRecipe(source=str(tiny_checkpoint(folder / "student", "bert")))
     export(Recipe(precision="fp32", student=student, runtime=RuntimeRecipe(kernels="none")), folder / "b")
     return folder / "b"
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tiny_bundle(tmp_path_factory.mktemp("encoder"), "AutoModel")) as server:
+    with running(tiny_bundle(tmp_path_factory.mktemp("encoder"))) as server:
         yield server
 
 
@@ -68,7 +70,8 @@ def test_what_makes_no_sense_is_refused(encoder: Running) -> None:
     assert not encoder.service.turns.running
 
 
-def test_other_tasks_have_no_endpoint(tmp_path: Path) -> None:
-    bundle = tiny_bundle(tmp_path, "AutoModelForSequenceClassification")
-    with load(bundle) as model, pytest.raises(UsageError, match="OpenAI's protocol has no endpoint for"):
+def test_other_tasks_have_no_endpoint(encoder: Running) -> None:
+    model = copy.copy(encoder.service.model)
+    model.manifest = dataclasses.replace(model.manifest, task="text-classification")
+    with pytest.raises(UsageError, match="for text-classification, which OpenAI's protocol has no endpoint for"):
         Service(model, "tiny", 1)
