@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from edgecompress import __version__
+from edgecompress.bundle import Closing
 from edgecompress.bundle_card import model_card
 from edgecompress.candidates import Taken
-from edgecompress.capture.lineage import read_lineage
 from edgecompress.compile.inventory import (
     host_facts,
     op_counts,
@@ -27,8 +27,10 @@ from edgecompress.compile.onnxruntime import CUDA_PROVIDERS, PROVIDERS, runtime_
 from edgecompress.compile.tensorrt_rtx import Engine
 from edgecompress.formats import codec
 from edgecompress.formats.recipe import recipe_toml
+from edgecompress.lineage.documents import documents
 from edgecompress.types.bundle import BuildPlan, GenerationSettings, ImageSettings, Manifest, TextSettings
 from edgecompress.types.graph import Graph
+from edgecompress.types.provenance import COMPUTED, UNKNOWN, Lineage, Statement
 from edgecompress.types.recipe import ONNXRUNTIME
 from edgecompress.types.report import Latency, Measurements, QuantizedCache, Report
 from edgecompress.verify import latency
@@ -48,6 +50,7 @@ class Made:
     report: Report
     measurements: Measurements
     files: Mapping[str, Path | str | bytes]
+    closing: Closing  # what is written once those files' hashes are known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,7 @@ class Parts:
     """What an encoder and a decoder bring along differently."""
 
     text_source: str  # where the held-out inputs came from
+    text_sha256: str | None  # of them, and of the calibration texts; None: they were made up
     reference: bytes  # the reference's outputs for them, as an .npz file
     shapes: Mapping[tuple[int, int], latency.Feed]  # (batch, tokens) -> feed, to be timed
     text: TextSettings | None = None
@@ -92,7 +96,7 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         held_out_text=parts.text_source,
         notes=(*notes, *weight_notes(model)),
     )
-    lineage = read_lineage(plan.student, parts.text_source)
+    lineage = _lineage(plan, parts)
     record = parts.engine.record if parts.engine is not None else None
     manifest = Manifest(
         tool_version=__version__,
@@ -123,6 +127,7 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         "report.json": codec.dumps(report),
         "lineage.json": codec.dumps(lineage),
         REFERENCE: parts.reference,
+        **plan.origin.notices,
         "README.md": model_card(manifest, report, lineage),
         **parts.files,
     }
@@ -137,7 +142,22 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         candidates=taken.table,
         kernels=taken.kernels,
     )
-    return Made(manifest=manifest, report=report, measurements=measurements, files=files)
+    return Made(
+        manifest=manifest,
+        report=report,
+        measurements=measurements,
+        files=files,
+        closing=documents(manifest, report, lineage, plan.recipe),
+    )
+
+
+def _lineage(plan: Plan, parts: Parts) -> Lineage:
+    sha256 = parts.text_sha256
+    return replace(
+        plan.origin.lineage,
+        calibration=Statement(value=parts.text_source, said_by=COMPUTED),
+        calibration_sha256=Statement(value=sha256, said_by=COMPUTED) if sha256 else UNKNOWN,
+    )
 
 
 def _providers(plan: Plan) -> tuple[str, ...]:

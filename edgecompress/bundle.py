@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from edgecompress.errors import OutputError
 from edgecompress.formats.manifest import MANIFEST, file_sha256, read_measurements, write_manifest, write_measurements
+from edgecompress.lineage.documents import engine_documents
 from edgecompress.types.bundle import FileRecord, Manifest
 from edgecompress.types.report import Measurements
+
+Closing = Callable[[Mapping[str, FileRecord]], Mapping[str, str]]
+"""From the records of a bundle's files to those files that speak of them: name -> content."""
 
 
 def check_output(path: Path, force: bool) -> None:
@@ -38,8 +42,11 @@ def write_bundle(
     files: Mapping[str, Path | str | bytes],
     measurements: Measurements | None,
     force: bool,
+    closing: Closing | None = None,
 ) -> Manifest:
     """Write a bundle of ``files`` (name -> a path to copy, or its content) and return its manifest.
+
+    ``closing`` makes the last ones of the others' hashes.
 
     Raises OutputError if the output exists (without ``force``), cannot be written or the disk is full; nothing is left.
     """
@@ -51,9 +58,10 @@ def write_bundle(
         beside.mkdir(parents=True)
         for name, content in sorted(files.items()):
             _write(beside / name, content)
-        records = {
-            name: FileRecord(sha256=file_sha256(beside / name), bytes=(beside / name).stat().st_size) for name in files
-        }
+        records = {name: _record(beside / name) for name in sorted(files)}
+        for name, content in closing(records).items() if closing is not None else ():
+            _write(beside / name, content)
+            records[name] = _record(beside / name)
         manifest = replace(manifest_without_files, files=dict(sorted(records.items())))
         write_manifest(manifest, beside)
         if measurements is not None:
@@ -73,13 +81,22 @@ def write_bundle(
 def add_engine(folder: Path, manifest: Manifest, files: Mapping[str, Path]) -> Manifest:
     """Put an engine's files into a bundle that is there, with ``manifest``, which names it; return what was written.
 
-    Everything else stays byte for byte. Raises OutputError; the old bundle stands until the new one does.
+    Everything else stays byte for byte, but for what spoke of those files; a signature is gone, for it was of another
+    bundle. Raises OutputError; the old bundle stands until the new one does.
     """
     kept = {name: folder / name for name in manifest.files if name not in files}
-    measurements = read_measurements(folder)
     return write_bundle(
-        folder, manifest_without_files=manifest, files={**kept, **files}, measurements=measurements, force=True
+        folder,
+        manifest_without_files=manifest,
+        files={**kept, **files},
+        measurements=read_measurements(folder),
+        force=True,
+        closing=engine_documents(folder, manifest, files),
     )
+
+
+def _record(path: Path) -> FileRecord:
+    return FileRecord(sha256=file_sha256(path), bytes=path.stat().st_size)
 
 
 def _write(path: Path, content: Path | str | bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgecompress.lineage.hub_card import bundle_metadata, front_matter, prose
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.provenance import Lineage
 from edgecompress.types.report import Report
@@ -43,10 +44,7 @@ def _plain(manifest: Manifest) -> list[str]:
 
 def model_card(manifest: Manifest, report: Report, lineage: Lineage) -> str:
     """Markdown with the card's front matter. ``base_model`` is the student itself: the relation is "quantized"."""
-    front = ["---", "library_name: edgecompress", f"pipeline_tag: {manifest.task}"]
-    if lineage.licence.value:
-        front.append(f"license: {lineage.licence.value}")
-    front += [f"base_model: {lineage.source.value}", "base_model_relation: quantized", "---", ""]
+    metadata = {"library_name": "edgecompress", "pipeline_tag": manifest.task, **bundle_metadata(lineage)}
     fidelity = report.fidelity
     lines = [
         f"# {manifest.name}, {manifest.precision}, for {manifest.target.name}",
@@ -79,7 +77,9 @@ def model_card(manifest: Manifest, report: Report, lineage: Lineage) -> str:
         "```",
         "",
         *_plain(manifest),
-        "Lineage is in `lineage.json`; what nobody has said is recorded there as unknown.",
+        *prose(lineage),
+        "`lineage.json` has it whole, and what nobody has said as unknown; `sbom.cdx.json` is the same as a CycloneDX",
+        "ML-BOM, `build.intoto.json` says what this bundle was built from. `edgecompress lineage` shows it.",
         "",
     ]
-    return "\n".join(front + lines)
+    return front_matter(metadata) + "\n" + "\n".join(lines)

@@ -66,6 +66,7 @@ class DecoderRun:
         self.context_tokens = self.recipe.engine.context_tokens or self.student.max_length_tokens
         self.past: dict[str, tuple[int, int]] = {}
         self.text_source = ""
+        self.text_sha256: str | None = None
         self.cache_dtype = np.dtype(np.int8 if self.recipe.quantize.kv_cache == "int8" else np.float32)
         self.float_cache: dict[str, Fidelity] = {}  # candidate -> what it is with a float32 cache
         self.engine = GpuStage(plan, folder, clock) if plan.for_gpu else None
@@ -154,6 +155,7 @@ class DecoderRun:
         if not held_out:
             raise CalibrationError("the held-out text is shorter than two tokens", way_out="Give more text.")
         self.text_source = f"{texts.source} (sha256 {texts.sha256})"
+        self.text_sha256 = texts.sha256
         return self._cut(texts.calibration, min(calibration.max_length_tokens, limit), calibration.samples), held_out
 
     def _cut(self, texts: Sequence[str], tokens: int, count: int) -> list[Ids]:
@@ -294,6 +296,7 @@ class DecoderRun:
         template = chat_template(self.student)
         return Parts(
             text_source=self.text_source,
+            text_sha256=self.text_sha256,
             reference=reference_file(held_out, reference, REFERENCE_BYTES),
             shapes=self._shapes(held_out[0]),
             text=text_settings(self.student, self.tokenizer),

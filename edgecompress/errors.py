@@ -72,6 +72,12 @@ class EndpointError(EdgeCompressError):
     exit_code = 3
 
 
+class HubError(EdgeCompressError):
+    """The hub cannot be reached, does not know who we are, or does not let us write."""
+
+    exit_code = 3
+
+
 class EngineError(EdgeCompressError):
     """TensorRT cannot take the graph, or the engine that it built is not what was asked for."""
 
@@ -91,6 +97,12 @@ class QualityBudgetError(EdgeCompressError):
     """The compressed model is further from the reference than the recipe allows."""
 
     exit_code = 4
+
+
+class ProvenanceError(EdgeCompressError):
+    """The terms of what was given are declared restricted, or nobody says them, and the policy is to refuse that."""
+
+    exit_code = 6
 
 
 class BundleError(EdgeCompressError):

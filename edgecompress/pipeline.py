@@ -17,6 +17,8 @@ from edgecompress.bundle import check_output, write_bundle
 from edgecompress.errors import OutputError, RecipeError
 from edgecompress.formats.recipe import resolve_precision, validate_recipe
 from edgecompress.gpu_plan import check_engine, cuda_precision, resolve_engine
+from edgecompress.lineage.collect import Checkpoint, Collected, collect
+from edgecompress.lineage.policy import check
 from edgecompress.runtime.memory import check_available
 from edgecompress.targets import computable, find_target, matches_host, require_backend, require_precision
 from edgecompress.types.bundle import Manifest
@@ -57,6 +59,8 @@ class Plan:
 
     recipe: Recipe  # resolved: nothing in it is None that the checkpoint or the target decides
     student: Student
+    origin: Collected  # where the student comes from
+    warning: str | None  # of the provenance policy, in one line
     target: Target
     backend: str
     candidates: tuple[str, ...]
@@ -84,7 +88,7 @@ class ExportResult:
 def plan(recipe: Recipe) -> Plan:
     """Resolve the recipe against the checkpoint and the target, without computing anything.
 
-    Raises StudentError, UnknownTargetError, RecipeError or HostError as the export itself would.
+    Raises StudentError, UnknownTargetError, RecipeError, HostError or ProvenanceError as the export itself would.
     """
     validate_recipe(recipe)
     target = find_target(recipe.target)
@@ -149,9 +153,15 @@ def plan(recipe: Recipe) -> Plan:
             f"a KV cache is a decoder's, and this student's task is {student.task}", way_out="Leave out --kv-cache."
         )
     measured_here = not matches_host(target)
+    origin = collect(
+        Checkpoint(source=student.source, path=student.path, revision=student.revision, files=student.files),
+        resolved.provenance,
+    )
     return Plan(
         recipe=resolved,
         student=student,
+        origin=origin,
+        warning=check(origin.lineage, resolved.provenance.policy),
         target=target,
         backend=backend,
         candidates=candidates,
@@ -219,7 +229,7 @@ def _stages(
         stages.append(Stage(name="measure", description="latency on this machine, candidates in turn"))
     if recipe.format == "genai":
         stages.append(Stage(name="genai", description="a graph and configuration for onnxruntime-genai beside ours"))
-    stages.append(Stage(name="bundle", description="manifest, hashes, lineage; written beside and renamed"))
+    stages.append(Stage(name="bundle", description="manifest, hashes, lineage, SBOM; written beside and renamed"))
     return tuple(stages)
 
 
@@ -247,6 +257,7 @@ def export(
                 files=made.files,
                 measurements=made.measurements,
                 force=force,
+                closing=made.closing,
             )
     return ExportResult(
         output=output,

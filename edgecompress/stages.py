@@ -54,6 +54,7 @@ class Run:
         self.tokenizer: Path | None = None
         self.calibrated: Calibrated | None = None
         self.text_source = ""
+        self.text_sha256: str | None = None
         self.calibration: list[Feed] = []
         self.kernels: dict[str, Kerneled] = {}  # by precision
         self.held_out: list[Feed] = []
@@ -119,6 +120,7 @@ class Run:
             )
         texts = load_texts(calibration, quality.samples)
         self.text_source = f"{texts.source} (sha256 {texts.sha256})"
+        self.text_sha256 = texts.sha256
         self.tokenizer = save_tokenizer(self.student, self.folder)
         return (
             text_feeds(self.tokenizer, self.student, texts.calibration, calibration.max_length_tokens),
@@ -207,6 +209,7 @@ class Run:
         smoothed = self.calibrated.smoothed_layers if self.calibrated else None
         return Parts(
             text_source=self.text_source,
+            text_sha256=self.text_sha256,
             reference=_reference_file(held_out, reference, model_inputs),
             shapes=self._shapes(held_out[0]),
             text=text_settings(self.student, self.tokenizer) if self.tokenizer else None,

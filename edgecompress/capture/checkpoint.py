@@ -16,6 +16,7 @@ from edgecompress.types.recipe import StudentRecipe
 
 # What an export reads; a hub repository often holds other formats of the same weights, which are left where they are.
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "README.md", "*/*.json", "*/*.safetensors"]
+_WANTED += ["LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "distill.toml"]  # for the lineage
 _UNWANTED = ["onnx/*", "openvino/*", "flax_model*", "tf_model*", "coreml/*"]
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.bin")
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgecompress.cli.engine_lines import describe_engine
-from edgecompress.cli.output import add_json_flag, emit_json, progress
+from edgecompress.cli.output import add_json_flag, emit_json, note, progress
 from edgecompress.errors import BundleError, OutputError
 from edgecompress.types.bundle import EngineRecord, Manifest
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from edgecompress.bundle import add_engine
-    from edgecompress.formats.manifest import open_bundle
+    from edgecompress.formats.manifest import SIGNATURE, open_bundle
     from edgecompress.pipeline import workspace
 
     manifest, folder = open_bundle(options.bundle)
@@ -35,9 +35,12 @@ def run(options: argparse.Namespace) -> int:
         raise OutputError(
             f"{options.bundle} has an engine already: {describe_engine(manifest.engine)}", way_out="Give --force."
         )
+    was_signed = (folder / SIGNATURE).exists()
     with progress() as show, workspace(folder.parent) as scratch:
         record, files = _build(manifest, folder, scratch, options.device, show)
         made = add_engine(folder, replace(manifest, engine=record), files)
+    if was_signed:
+        note("the signature is gone, for it was of the bundle without this engine; sign it again")
     if options.json:
         emit_json({"bundle": options.bundle, "engine": record, "files": len(made.files)})
     else:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecompress.cli.engine_lines import describe_build, describe_engine
-from edgecompress.cli.output import add_json_flag, emit_json, progress, table
+from edgecompress.cli.output import add_json_flag, emit_json, note, progress, table
 from edgecompress.errors import UsageError
+from edgecompress.types.provenance import POLICIES
 from edgecompress.types.recipe import (
     BACKENDS,
     BLOCK_METHODS,
@@ -67,6 +68,8 @@ _FIELDS = {
     "engine_workspace": ("engine", "workspace_mib"),
     "engine_compatible": ("engine", "hardware_compatibility"),
     "engine_any_version": ("engine", "version_compatible"),
+    "provenance": ("provenance", "policy"),
+    "accept": ("provenance", "accept"),
 }
 
 
@@ -157,6 +160,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     engine.add_argument(
         "--engine-any-version", action="store_true", default=absent, help="with later versions of TensorRT too"
     )
+    provenance = parser.add_argument_group("provenance")
+    provenance.add_argument(
+        "--provenance",
+        default=absent,
+        metavar="POLICY",
+        help=f"{', '.join(POLICIES)}: whether it is said, or refused, that terms are restricted or unknown (warn)",
+    )
+    provenance.add_argument(
+        "--accept", default=absent, metavar="REASON", help="go on all the same; recorded in the bundle for good"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, stages and estimates only")
     parser.add_argument("--force", action="store_true", help="replace the output if it is a bundle")
     add_json_flag(parser)
@@ -211,6 +224,8 @@ def run(options: argparse.Namespace) -> int:
     with progress() as show:
         show("reading the checkpoint")
         job = pipeline.plan(recipe)
+        if job.warning is not None:
+            note(f"edgecompress: {job.warning}")
         if options.dry_run:
             result = None
         else:

@@ -127,9 +127,11 @@ def _lineage(lineage: Lineage) -> str:
     rows = [
         row("source", lineage.source),
         row("revision", lineage.revision),
-        row("licence", lineage.licence),
+        row("licence", lineage.licence if lineage.licence_name.value is None else lineage.licence_name),
+        row("status", lineage.status),
         row("base model", lineage.base_model),
         row("datasets", lineage.datasets),
         row("calibration", lineage.calibration),
+        *([row("accepted", lineage.accepted)] if lineage.accepted.value is not None else []),
     ]
     return table(["lineage", "value", "who says so"], [[a, b if len(b) < 90 else b[:89] + "…", c] for a, b, c in rows])

@@ -17,8 +17,12 @@ T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 MEASUREMENTS = "measurements.json"
+SIGNATURE = "model.sig"
 _SIDECAR = ".sha256"
-_OUTSIDE_MANIFEST = {MANIFEST, MANIFEST + _SIDECAR, MEASUREMENTS, MEASUREMENTS + _SIDECAR}
+_OUTSIDE_MANIFEST = {MANIFEST, MANIFEST + _SIDECAR, MEASUREMENTS, MEASUREMENTS + _SIDECAR, SIGNATURE}
+UNSIGNED = (SIGNATURE, MEASUREMENTS, MEASUREMENTS + _SIDECAR, ".gitattributes", ".cache")
+"""What a signature is not over: itself, times of a moment, and what the hub lays beside a bundle that it hands out."""
+_OF_THE_HUB = (".gitattributes", ".cache/huggingface/")
 _CHUNK_BYTES = 1 << 20
 _AGAIN = "Copy the bundle again from where it was made, or export it again."
 
@@ -87,7 +91,9 @@ def open_bundle(folder: Path) -> tuple[Manifest, Path]:
         if name not in manifest.files:
             raise BundleError(f"the manifest of {folder.name} does not list '{name}', which it needs", way_out=_AGAIN)
     present = {str(PurePosixPath(p.relative_to(root))) for p in root.rglob("*") if not p.is_dir() or p.is_symlink()}
-    unlisted = sorted(present - set(manifest.files) - _OUTSIDE_MANIFEST)
+    unlisted = sorted(
+        name for name in present - set(manifest.files) - _OUTSIDE_MANIFEST if not name.startswith(_OF_THE_HUB)
+    )
     if unlisted:
         raise BundleError(
             f"{folder.name} holds a file that its manifest does not list: {unlisted[0]}",

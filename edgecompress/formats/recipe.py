@@ -10,6 +10,8 @@ from typing import Any
 
 from edgecompress.errors import RecipeError, nearest
 from edgecompress.formats.codec import from_jsonable
+from edgecompress.formats.provenance import validate_provenance
+from edgecompress.types.distill import DistillRecipe
 from edgecompress.types.recipe import (
     ACCURACY_LEVELS,
     BACKENDS,
@@ -76,6 +78,7 @@ def validate_recipe(recipe: Recipe) -> None:
     _one_of("calibration method", recipe.calibration.method, CALIBRATION_METHODS)
     if recipe.student.task is not None:
         _one_of("task", recipe.student.task, TASKS)
+    validate_provenance(recipe.provenance)
     quality, quantize, calibration = recipe.quality, recipe.quantize, recipe.calibration
     block = quantize.block_size
     rules = (
@@ -181,7 +184,7 @@ def _keys(cls: type) -> list[str]:
     return names
 
 
-def recipe_toml(recipe: Recipe) -> str:
+def recipe_toml(recipe: Recipe | DistillRecipe) -> str:
     """The recipe as TOML: scalars first, then one table a group; None is left out."""
     lines, tables = [], []
     for f in dataclasses.fields(recipe):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from edgecompress.types.provenance import ProvenanceRecipe
+
 SCHEMA_VERSION = 1
 
 PRECISIONS = ("fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "int4-weights", "mixed-weights", "fp8")
@@ -146,4 +148,5 @@ class Recipe:
     quality: QualityRecipe = field(default_factory=QualityRecipe)
     runtime: RuntimeRecipe = field(default_factory=RuntimeRecipe)
     engine: EngineRecipe = field(default_factory=EngineRecipe)
+    provenance: ProvenanceRecipe = field(default_factory=ProvenanceRecipe)
     schema_version: int = SCHEMA_VERSION

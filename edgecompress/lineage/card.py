@@ -1,0 +1,62 @@
+"""A checkpoint's model card: its front matter, and what of it is lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgecompress.types.provenance import READ, UNKNOWN, Statement
+
+CARD = "README.md"
+_SAYS_NOTHING = ("unknown", "other")  # of the hub's licence ids; ``other`` has its name beside it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """``problem``: why its front matter cannot be read, if it cannot."""
+
+    front: Mapping[str, Any]
+    exists: bool
+    problem: str | None = None
+
+    def says(self, key: str) -> Statement:
+        values = self.values(key)
+        return Statement(value=", ".join(values), said_by=READ, where=CARD) if values else UNKNOWN
+
+    def values(self, key: str) -> tuple[str, ...]:
+        found = self.front.get(key)
+        items = found if isinstance(found, list) else [found]
+        return tuple(" ".join(str(item).split()) for item in items if item not in (None, "", {}, []))
+
+
+def read_card(folder: Path) -> Card:
+    """What the front matter of ``folder``'s README.md says; nothing where there is none."""
+    path = folder / CARD
+    if not path.is_file():
+        return Card(front={}, exists=False)
+    text = path.read_text(encoding="utf-8", errors="replace").removeprefix("\ufeff").replace("\r\n", "\n")
+    if not text.startswith("---\n"):
+        return Card(front={}, exists=True)
+    matter, closed, _ = text[4:].partition("\n---")
+    if not closed:
+        return Card(front={}, exists=True, problem="its front matter is not closed by a line of ---")
+    try:
+        front = yaml.safe_load(matter)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 2} column {mark.column + 1}" if mark is not None else ""
+        return Card(front={}, exists=True, problem=f"its front matter is not YAML{place}")
+    if front is None:
+        return Card(front={}, exists=True)
+    if not isinstance(front, dict):
+        return Card(front={}, exists=True, problem="its front matter is no table")
+    return Card(front=front, exists=True)
+
+
+def is_licence(licence: Statement, name: Statement) -> bool:
+    """Whether a licence is named: the hub's ``unknown`` is none, and its ``other`` is what ``license_name`` says."""
+    return name.value is not None or (licence.value is not None and licence.value.lower() not in _SAYS_NOTHING)

@@ -1,0 +1,220 @@
+"""What a checkpoint's own files say of where it came from, and what its recipe declares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from edgecompress.lineage.card import Card, read_card
+from edgecompress.lineage.distilled import Distilled, read_distilled, terms_of
+from edgecompress.lineage.notices import find_notices
+from edgecompress.types.distill import RECORD, TeacherRecord
+from edgecompress.types.provenance import (
+    COMPUTED,
+    CONDITIONAL,
+    DECLARED,
+    OFF,
+    PERMITTED,
+    READ,
+    RESTRICTED,
+    UNKNOWN,
+    VERIFIED,
+    Ancestor,
+    Lineage,
+    ProvenanceRecipe,
+    Statement,
+    Terms,
+)
+
+RECIPE = "the recipe"
+_NARROWEST_FIRST = (RESTRICTED, CONDITIONAL, PERMITTED)
+_DEEPEST = 16  # generations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What lineage needs of one. ``files``: name -> sha256."""
+
+    source: str  # as the user wrote it: a folder or a hub id
+    path: Path
+    revision: str | None  # of a hub id
+    files: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """Without the folders above it, which are nobody's business."""
+        return self.source if self.revision is not None else Path(self.source).resolve().name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """``notices``: file of the bundle -> what is copied there."""
+
+    lineage: Lineage
+    notices: Mapping[str, Path]
+
+
+def collect(checkpoint: Checkpoint, recipe: ProvenanceRecipe) -> Collected:
+    """Read what lies in the folder and in those that it names; the network is never asked.
+
+    Raises RecipeError if a notice file that the recipe declares is not there.
+    """
+    card = read_card(checkpoint.path)
+    name, is_hub_id = checkpoint.name, checkpoint.revision is not None
+    lineage = Lineage(
+        source=Statement(value=name, said_by=DECLARED),
+        revision=Statement(value=checkpoint.revision, said_by=COMPUTED) if is_hub_id else UNKNOWN,
+        licence=card.says("license"),
+        licence_name=card.says("license_name"),
+        licence_link=card.says("license_link"),
+        base_model=card.says("base_model"),
+        base_model_relation=card.says("base_model_relation"),
+        datasets=card.says("datasets"),
+        files=dict(checkpoint.files),
+        policy=recipe.policy,
+        accepted=Statement(value=recipe.accept, said_by=DECLARED) if recipe.accept else UNKNOWN,
+    )
+    found = _Found()
+    if recipe.policy != OFF:
+        distilled, problem = read_distilled(checkpoint.path, checkpoint.files)
+        found.remark(f"the card of {name} is not read: {card.problem}" if card.problem else None)
+        found.remark(problem)
+        found.follow(checkpoint.path, card, distilled, name, None, 0)
+        lineage = replace(lineage, distillation=distilled.teaching if distilled else None)
+    declared = terms_of(recipe, of=name, where=RECIPE)
+    terms = (*([declared] if declared else []), *found.terms)
+    notices = find_notices(checkpoint.path, name, found.folders, recipe.notices)
+    lineage = replace(
+        lineage,
+        ancestors=tuple(found.ancestors),
+        terms=terms,
+        status=_status(terms),
+        licences={path: notice.origin for path, notice in notices.items()},
+        proposed_name=_proposed_name(terms, Path(name).name),
+        remarks=(*found.remarks, *_contradictions(terms)),
+    )
+    return Collected(lineage=lineage, notices={path: notice.path for path, notice in notices.items()})
+
+
+@dataclass
+class _Found:
+    """Filled while generation after generation is read."""
+
+    ancestors: list[Ancestor] = field(default_factory=list)
+    terms: list[Terms] = field(default_factory=list)
+    folders: dict[str, Path] = field(default_factory=dict)  # ancestor -> where it lies, if it does
+    remarks: list[str] = field(default_factory=list)
+
+    def remark(self, text: str | None) -> None:
+        if text is not None and text not in self.remarks:
+            self.remarks.append(text)
+
+    def follow(
+        self, folder: Path, card: Card, distilled: Distilled | None, name: str, place: int | None, depth: int
+    ) -> None:
+        """What the checkpoint in ``folder`` was made of, and what that was made of."""
+        if depth >= _DEEPEST:
+            self.remark(f"the chain of base models is longer than {_DEEPEST}, and is left there")
+            return
+        taught: set[str] = set()
+        if distilled is not None:
+            record, verified = distilled.record, distilled.teaching.verified
+            said_by = VERIFIED if verified else DECLARED
+            self._teacher(record.teacher, said_by, place)
+            taught.add(record.teacher.name)
+            terms = terms_of(record.provenance, of=name, where=RECORD)
+            if terms is not None:
+                self.terms.append(terms)
+            if distilled.start is not None:
+                relation = Statement(value="starts from", said_by=said_by, where="distill.toml")
+                self._step(folder, distilled.start, relation, place, depth)
+        relation = card.says("base_model_relation")
+        if relation.value is None:
+            relation = Statement(value="base model", said_by=READ, where="README.md")
+        for base in card.values("base_model"):
+            if base not in taught:
+                self._step(folder, base, relation, place, depth)
+
+    def _teacher(self, teacher: TeacherRecord, said_by: str, of: int | None) -> None:
+        def says(value: str | None) -> Statement:
+            return Statement(value=value, said_by=said_by, where=RECORD) if value else UNKNOWN
+
+        self.ancestors.append(
+            Ancestor(
+                name=teacher.name,
+                relation=says("teacher"),
+                of=of,
+                revision=says(teacher.revision),
+                licence=says(teacher.licence),
+                endpoint=says(teacher.endpoint),
+                files=dict(teacher.files),
+            )
+        )
+        if teacher.base_model:
+            place = len(self.ancestors) - 1
+            self.ancestors.append(Ancestor(name=teacher.base_model, relation=says("base model"), of=place))
+
+    def _step(self, folder: Path, base: str, relation: Statement, of: int | None, depth: int) -> None:
+        """One ancestor that is named by a folder or a hub id; a folder is read, if it is there."""
+        there = next((path for path in _folders(folder, base) if (path / "config.json").is_file()), None)
+        if there is None:
+            local = base.startswith((".", "/", "~"))
+            self.ancestors.append(Ancestor(name=Path(base).name if local else base, relation=relation, of=of))
+            return
+        name = there.name
+        if there == folder or there in self.folders.values():
+            self.remark(f"the chain of base models comes back to {name}, and is left there")
+            return
+        card = read_card(there)
+        self.folders[name if name not in self.folders else f"{name}-{len(self.folders)}"] = there
+        self.ancestors.append(
+            Ancestor(
+                name=name,
+                relation=relation,
+                of=of,
+                licence=card.says("license"),
+                licence_name=card.says("license_name"),
+                licence_link=card.says("license_link"),
+                datasets=card.says("datasets"),
+            )
+        )
+        self.remark(f"the card of {name} is not read: {card.problem}" if card.problem else None)
+        # Its weights are not hashed for the sake of a descendant, so its record is taken as declared.
+        distilled, problem = read_distilled(there, None)
+        self.remark(problem)
+        self.follow(there, card, distilled, name, len(self.ancestors) - 1, depth + 1)
+
+
+def _folders(folder: Path, base: str) -> Iterator[Path]:
+    """Where ``base`` may lie, if it is written as a path: "owner/name" is the hub's, whatever lies here."""
+    if not base.startswith((".", "/", "~")):
+        return
+    path = Path(base).expanduser()
+    yield from (path.resolve(),) if path.is_absolute() else ((folder / path).resolve(), path.resolve())
+
+
+def _status(terms: tuple[Terms, ...]) -> Statement:
+    """The narrowest of what was declared; "unknown" where that is all that was."""
+    for status in (*_NARROWEST_FIRST, "unknown"):
+        for entry in terms:
+            if entry.status == status:
+                return Statement(value=status, said_by=DECLARED, where=f"{entry.where}, of {entry.of}")
+    return UNKNOWN
+
+
+def _contradictions(terms: tuple[Terms, ...]) -> tuple[str, ...]:
+    known = [entry for entry in terms if entry.status in _NARROWEST_FIRST]
+    if len({entry.status for entry in known}) < 2:
+        return ()
+    said = ", ".join(f"{entry.status} ({entry.where}, of {entry.of})" for entry in known)
+    return (f"the terms are declared in several ways, of which the narrowest counts: {said}",)
+
+
+def _proposed_name(terms: tuple[Terms, ...], name: str) -> Statement:
+    entry = next((entry for entry in terms if entry.name_prefix), None)
+    if entry is None or entry.name_prefix is None:
+        return UNKNOWN
+    prefix = entry.name_prefix.rstrip("-_ ")
+    proposed = name if name.lower().startswith(prefix.lower()) else f"{prefix}-{name}"
+    return Statement(value=proposed, said_by=DECLARED, where=f"{entry.where}, of {entry.of}")

@@ -1,0 +1,68 @@
+"""The files of a bundle that say what it is in the formats of others; made last, of the other files' hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from edgecompress.formats import codec
+from edgecompress.lineage.cyclonedx import bundle_bom
+from edgecompress.lineage.statement import build_statement, engine_statement
+from edgecompress.types.bundle import FileRecord, Manifest
+from edgecompress.types.provenance import Lineage
+from edgecompress.types.recipe import Recipe
+from edgecompress.types.report import Report
+
+SBOM = "sbom.cdx.json"
+STATEMENT = "build.intoto.json"
+ENGINE_STATEMENT = "engine.intoto.json"
+
+Records = Mapping[str, FileRecord]
+
+
+def documents(
+    manifest: Manifest, report: Report, lineage: Lineage, recipe: Recipe
+) -> Callable[[Records], Mapping[str, str]]:
+    """What an export writes last: the bill of materials, and the statement of how the bundle was built."""
+
+    def written(records: Records) -> Mapping[str, str]:
+        sbom = codec.dumps(bundle_bom(manifest, lineage, report, records))
+        subjects = {**records, SBOM: _record(sbom)}
+        return {SBOM: sbom, STATEMENT: codec.dumps(build_statement(manifest, lineage, recipe, subjects))}
+
+    return written
+
+
+def engine_documents(folder: Path, manifest: Manifest, made: Collection[str]) -> Callable[[Records], Mapping[str, str]]:
+    """What is written last when an engine is put into the bundle in ``folder``: a statement of its own.
+
+    The export's documents stay as they are, unless they speak of a file that is now another: of it they speak no more.
+    """
+
+    def written(records: Records) -> Mapping[str, str]:
+        files: dict[str, str] = {}
+        gone = set(made) & set(manifest.files)
+        if gone and SBOM in manifest.files:
+            bom = json.loads((folder / SBOM).read_bytes())
+            bom["components"] = [part for part in bom["components"] if part["name"] not in gone]
+            files[SBOM] = codec.dumps(bom)
+        if gone and STATEMENT in manifest.files:
+            statement = json.loads((folder / STATEMENT).read_bytes())
+            kept = [entry for entry in statement["subject"] if entry["name"] not in {*gone, SBOM}]
+            if SBOM in files:
+                kept.append({"name": SBOM, "digest": {"sha256": _record(files[SBOM]).sha256}})
+            statement["subject"] = sorted(kept, key=lambda entry: str(entry["name"]))
+            files[STATEMENT] = codec.dumps(statement)
+        if manifest.engine is not None:
+            new = {name: records[name] for name in made}
+            files[ENGINE_STATEMENT] = codec.dumps(engine_statement(manifest, manifest.engine, new, records))
+        return files
+
+    return written
+
+
+def _record(content: str) -> FileRecord:
+    raw = content.encode()
+    return FileRecord(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw))

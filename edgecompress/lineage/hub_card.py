@@ -1,0 +1,87 @@
+"""Lineage as the hub's model cards have it: the keys of the front matter that it knows, and the rest in prose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from edgecompress.types.provenance import Lineage, Statement
+
+_LICENCE_KEYS = {"license": "licence", "license_name": "licence_name", "license_link": "licence_link"}
+
+
+def licence_metadata(lineage: Lineage) -> dict[str, Any]:
+    """Only what the checkpoint's own card says: no licence is chosen for it."""
+    said = {key: getattr(lineage, name).value for key, name in _LICENCE_KEYS.items()}
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def bundle_metadata(lineage: Lineage) -> dict[str, Any]:
+    """Of a bundle: its base model is the checkpoint. The hub has a word for what was done to it."""
+    return {**licence_metadata(lineage), "base_model": lineage.source.value, "base_model_relation": "quantized"}
+
+
+def checkpoint_metadata(lineage: Lineage) -> dict[str, Any]:
+    """Of a checkpoint. The hub has no relation for a distilled one, so none is given unless its card gives one."""
+    found = licence_metadata(lineage)
+    if lineage.base_model.value is not None:
+        bases = lineage.base_model.value.split(", ")
+        found["base_model"] = bases[0] if len(bases) == 1 else bases
+    if lineage.base_model_relation.value is not None:
+        found["base_model_relation"] = lineage.base_model_relation.value
+    if lineage.datasets.value is not None:
+        found["datasets"] = lineage.datasets.value.split(", ")
+    return found
+
+
+def front_matter(metadata: dict[str, Any]) -> str:
+    content = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{content}---\n"
+
+
+def prose(lineage: Lineage) -> list[str]:
+    """Markdown lines: who made it of what, under which terms, who says so. Nothing is said of what nobody says."""
+    name = lineage.source.value
+    lines = ["## Where it comes from", ""]
+    for ancestor in lineage.ancestors:
+        of = name if ancestor.of is None else lineage.ancestors[ancestor.of].name
+        licence = ancestor.licence_name.value or ancestor.licence.value
+        terms = f"licence {licence}" if licence else "licence unknown"
+        who = ancestor.relation.said_by
+        lines.append(f"- {of}: {ancestor.relation.value} {_code(ancestor.name)}, {terms} ({who})")
+    teaching = lineage.distillation
+    if teaching is not None:
+        who = "verified: its record is of these weights" if teaching.verified else "declared"
+        lines.append(f"- {name}: distilled, {teaching.method}, on {_code(teaching.data)} ({who})")
+    if not lineage.ancestors and teaching is None:
+        lines.append(f"- {name}: nobody says what it was made of")
+    lines += ["", f"Licence of {name}: {_words(_licence(lineage))}. Terms: {_words(lineage.status)}."]
+    for entry in lineage.terms:
+        said = [f"teacher {entry.teacher}" if entry.teacher else "", f"data {entry.data}" if entry.data else ""]
+        said.append(f"terms at {entry.url}" if entry.url else "")
+        said.append(f"retrieved {entry.retrieved}" if entry.retrieved else "")
+        said.append(f"sha256 {entry.sha256}" if entry.sha256 else "")
+        told = [text for text in said if text]
+        if told:
+            lines.append(f"Declared of {entry.of} in {entry.where}: {', '.join(told)}.")
+        lines += [f"- condition: {condition}" for condition in entry.conditions]
+    if lineage.accepted.value is not None:
+        lines.append(f"Exported in spite of what the policy asks, for this reason: {lineage.accepted.value}")
+    if lineage.proposed_name.value is not None:
+        lines.append(f"A name that the terms ask for: {_code(lineage.proposed_name.value)}.")
+    if lineage.licences:
+        lines.append(f"Licence and notice files: {', '.join(map(_code, sorted(lineage.licences)))}.")
+    return [*lines, ""]
+
+
+def _licence(lineage: Lineage) -> Statement:
+    return lineage.licence_name if lineage.licence_name.value is not None else lineage.licence
+
+
+def _words(statement: Statement) -> str:
+    return f"{statement.value} ({statement.said_by})" if statement.value is not None else "unknown, nobody says it"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"

@@ -1,0 +1,48 @@
+"""The user's policy: what ``enforce`` refuses and ``warn`` says. It reads what was said, and judges no licence."""
+
+from __future__ import annotations
+
+from edgecompress.errors import ProvenanceError
+from edgecompress.lineage.card import is_licence
+from edgecompress.types.provenance import CONDITIONAL, ENFORCE, NOT_KNOWN, PERMITTED, RESTRICTED, WARN, Lineage
+
+_DECLARE = (
+    'Declare it in the recipe: [provenance] with status = "permitted", or "conditional" with conditions, and the '
+    "terms_url that you read"
+)
+_ACCEPT = '--accept "reason" goes on, and is recorded in the bundle for good.'
+
+
+def objection(lineage: Lineage) -> str | None:
+    """Why ``enforce`` refuses, in one line; None if it does not."""
+    name, status = lineage.source.value, lineage.status
+    if status.value == RESTRICTED:
+        return f"the terms of {name} are declared restricted ({status.where})"
+    if status.value == NOT_KNOWN:
+        return f"the terms of {name} are declared unknown ({status.where})"
+    if status.value in (PERMITTED, CONDITIONAL):
+        return None
+    for ancestor in lineage.ancestors:
+        if ancestor.relation.value == "teacher" and not is_licence(ancestor.licence, ancestor.licence_name):
+            taught = name if ancestor.of is None else lineage.ancestors[ancestor.of].name
+            return f"{taught} was taught by {ancestor.name}, and nobody says under which terms"
+    if any(remark.startswith("distillation.json") and "cannot be read" in remark for remark in lineage.remarks):
+        return f"how {name} was taught cannot be read, and nobody says under which terms"
+    if is_licence(lineage.licence, lineage.licence_name):
+        return None
+    said = "its card names no licence" if "README.md" in lineage.files else "it has no card"
+    return f"the terms of {name} are unknown: {said}, and nothing is declared"
+
+
+def check(lineage: Lineage, policy: str) -> str | None:
+    """What to say on stderr, in one line, if anything. Raises ProvenanceError where ``enforce`` refuses."""
+    why = objection(lineage)
+    accepted = lineage.accepted.value
+    if policy == ENFORCE and why is not None and accepted is None:
+        raise ProvenanceError(why, way_out=f"{_DECLARE}; or {_ACCEPT}")
+    if policy not in (WARN, ENFORCE):
+        return None
+    said = [*([why] if why is not None else []), *lineage.remarks]
+    if why is not None and accepted is not None:
+        said.append(f'accepted, and recorded: "{accepted}"')
+    return f"provenance: {'; '.join(said)}" if said else None

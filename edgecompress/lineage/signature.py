@@ -1,0 +1,226 @@
+"""Signatures of bundles as OpenSSF's model-signing makes them, with an elliptic-curve key of the user's own; offline.
+
+Every file is hashed for itself with sha256, several at once: the digests in the signature are those in the manifest,
+and anyone can hold them against each other. Shards and BLAKE3 were measured too (ADR 24).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecompress.errors import BundleError, HostError, OutputError, UsageError
+from edgecompress.formats.manifest import SIGNATURE, UNSIGNED
+
+_CURVES = "P-256, P-384 or P-521"
+_MAKE = "openssl ecparam -name prime256v1 -genkey -noout -out private.pem"
+_PUBLIC = "openssl ec -in private.pem -pubout -out public.pem"
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    path: Path  # of the signature
+    files: int
+    key: str  # sha256 of the public key, as the signature names it
+
+
+def signature_of(folder: Path) -> Path | None:
+    """In the bundle, or beside it as ``<name>.sig``; None if there is none."""
+    places = (folder / SIGNATURE, folder.resolve().with_name(f"{folder.resolve().name}.sig"))
+    return next((place for place in places if place.is_file()), None)
+
+
+def sign(folder: Path, key: Path, *, force: bool = False, password: str | None = None) -> Signed:
+    """Sign the bundle in ``folder``, whose hashes the caller has checked. Raises OutputError, UsageError."""
+    path = folder / SIGNATURE
+    if path.exists() and not force:
+        raise OutputError(f"{folder} is signed already", way_out="Give --force to replace the signature.")
+    signing = _model_signing().signing
+    _require_private(key, password)
+    part = folder.parent / f".{folder.name}.{os.getpid()}.sig"
+    try:
+        config = signing.Config().set_hashing_config(_hashing())
+        config.use_elliptic_key_signer(private_key=key, password=_bytes(password)).sign(folder, part)
+        os.replace(part, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"cannot write {path}: {reason}", way_out="Nothing was left behind.") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return _told(path)
+
+
+def verify(folder: Path, key: Path) -> Signed:
+    """Hold every file of ``folder`` against its signature, made by the private half of ``key``.
+
+    Raises UsageError if ``key`` is no public key, and BundleError for anything that is not as it was signed.
+    """
+    _require_public(key)
+    path = signature_of(folder)
+    if path is None:
+        raise BundleError(
+            f"{folder} is not signed: there is no {SIGNATURE} in it and no {folder.resolve().name}.sig beside it",
+            way_out="`edgecompress sign` signs it, if it is yours to sign.",
+        )
+    told = _told(path)
+    digest = _key_digest(key)
+    if told.key != digest:
+        raise BundleError(
+            f"{folder.name} was signed by another key: {told.key[:16]}…, and {key} is {digest[:16]}…",
+            way_out="Give the public key of who you expect to have signed it; if this is it, do not trust the bundle.",
+        )
+    config = _model_signing().verifying.Config().set_hashing_config(_hashing())
+    try:
+        config.use_elliptic_key_verifier(public_key=key).verify(folder, path)
+    except Exception as error:  # the library raises whatever its parsers and ciphers raise
+        raise _altered(folder, path, error) from error
+    return told
+
+
+def _hashing() -> Any:
+    """Without what is never signed, and with nothing else left out: git's files count like any other."""
+    hashing = _model_signing().hashing.Config().use_file_serialization(chunk_size=_CHUNK_BYTES)
+    return hashing.set_ignored_paths(paths=UNSIGNED, ignore_git_paths=False)
+
+
+def _altered(folder: Path, path: Path, error: Exception) -> BundleError:
+    """The difference in words: by name, the first of each kind."""
+    again = "Copy the bundle again from where it was signed; do not trust this one."
+    try:
+        here, signed = _here(folder), _resources(path)
+    except ValueError as odd:  # a link, or what is neither a file nor a folder
+        return BundleError(f"{folder.name} is not what was signed: {_first_line(odd)}", way_out=again)
+    reasons = [
+        *(f"'{name}' was added" for name in sorted(set(here) - set(signed))),
+        *(f"'{name}' was removed" for name in sorted(set(signed) - set(here))),
+        *(f"'{name}' was altered" for name in sorted(here) if name in signed and here[name] != signed[name]),
+    ]
+    if type(error).__name__ == "InvalidSignature" or not reasons:
+        return BundleError(f"the signature of {folder.name} is not valid: {_first_line(error)}", way_out=again)
+    more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+    return BundleError(f"{folder.name} is not what was signed: {reasons[0]} after it was{more}", way_out=again)
+
+
+def _here(folder: Path) -> Mapping[str, str]:
+    found = _hashing().hash(folder)
+    return {item.identifier: item.digest.digest_hex for item in found.resource_descriptors()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["it was not made by that key over what it says"])[0][:200]
+
+
+def _told(path: Path) -> Signed:
+    """What a signature says of itself; nothing of it is believed until it is verified. Raises BundleError."""
+    said = _payload(path)
+    try:
+        key = str(json.loads(path.read_bytes())["verificationMaterial"]["publicKey"]["hint"])
+        left_out = {str(name) for name in said["predicate"]["serialization"].get("ignore_paths", [])}
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    more = sorted(left_out - set(UNSIGNED))
+    if more:
+        raise BundleError(
+            f"the signature {path.name} leaves out '{more[0]}'",
+            way_out="A signature of `edgecompress sign` is over every file but measurements.json.",
+        )
+    return Signed(path=path, files=len(_resources(path)), key=key)
+
+
+def _resources(path: Path) -> Mapping[str, str]:
+    try:
+        return {str(item["name"]): str(item["digest"]) for item in _payload(path)["predicate"]["resources"]}
+    except (KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _payload(path: Path) -> Any:
+    try:
+        return json.loads(base64.b64decode(json.loads(path.read_bytes())["dsseEnvelope"]["payload"]))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> BundleError:
+    return BundleError(
+        f"the signature {path.name} cannot be read: {type(error).__name__}", way_out="Sign the bundle again."
+    )
+
+
+def _require_private(key: Path, password: str | None) -> None:
+    content = _read_key(key)
+    if b"PUBLIC KEY" in content:
+        raise UsageError(f"{key} is a public key, and a private one signs", way_out=f"Make one: {_MAKE}")
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        loaded = load_pem_private_key(content, _bytes(password))
+    except TypeError:
+        given = "none was given" if password is None else "it has none"
+        raise UsageError(
+            f"{key} and its password do not fit: {given}", way_out="EDGECOMPRESS_KEY_PASSWORD is the key's password."
+        ) from None
+    except ValueError:
+        why = "is no private key in PEM" if password is None else "does not open with that password"
+        raise UsageError(f"{key} {why}", way_out=f"Make one: {_MAKE}") from None
+    _require_curve(key, loaded.public_key())
+
+
+def _require_public(key: Path) -> None:
+    content = _read_key(key)
+    if b"PRIVATE KEY" in content:
+        raise UsageError(f"{key} is a private key, and a public one verifies", way_out=f"Make it: {_PUBLIC}")
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        loaded = load_pem_public_key(content)
+    except ValueError:
+        raise UsageError(f"{key} is no public key in PEM", way_out=f"Make it: {_PUBLIC}") from None
+    _require_curve(key, loaded)
+
+
+def _require_curve(key: Path, public: Any) -> None:
+    name = getattr(getattr(public, "curve", None), "name", type(public).__name__.lstrip("_"))
+    if name not in ("secp256r1", "secp384r1", "secp521r1"):
+        raise UsageError(f"{key} is not of the curves {_CURVES}: {name}", way_out=f"Make one: {_MAKE}")
+
+
+def _read_key(key: Path) -> bytes:
+    _model_signing()
+    try:
+        return key.read_bytes()
+    except OSError as error:
+        raise UsageError(f"the key {key} cannot be read: {error.strerror}", way_out=f"Make one: {_MAKE}") from error
+
+
+def _key_digest(key: Path) -> str:
+    """As model-signing names it: sha256 of the public key's PEM."""
+    import hashlib
+
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+    public = load_pem_public_key(key.read_bytes())
+    return hashlib.sha256(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def _bytes(password: str | None) -> bytes | None:
+    return password.encode() if password is not None else None
+
+
+def _model_signing() -> Any:
+    try:
+        import model_signing
+        import model_signing.hashing
+        import model_signing.signing
+        import model_signing.verifying
+    except ImportError as error:
+        raise HostError(
+            "signatures need the package model-signing", way_out="pip install 'edgecompress[sign]'"
+        ) from error
+    return model_signing
