@@ -52,6 +52,7 @@ def add_asking(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="the variable with the key (OPENAI_API_KEY)"
     )
+    group.add_argument("--api-key-file", type=Path, metavar="FILE", help="instead: a file with it; of each worker")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -72,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
 def ask(options: argparse.Namespace, data: Path, store: Path, show: object) -> Labelled:
     """With the flags of :func:`add_asking`; also for `distill`."""
     from edgecompress.distill.budget import Limits
+    from edgecompress.distill.endpoint import KeySource
     from edgecompress.distill.labelling import Patience, label
     from edgecompress.distill.prompts import Sampling
 
@@ -91,7 +93,9 @@ def ask(options: argparse.Namespace, data: Path, store: Path, show: object) -> L
             price_out=options.price_out,
         ),
         "patience": Patience(tries=options.tries, timeout_s=options.timeout),
-        "api_key_env": options.api_key_env,
+        "key": KeySource(
+            variable=options.api_key_env, file=None if options.api_key_file is None else str(options.api_key_file)
+        ),
         "show": show,
     }
     if (fleet := getattr(options, "fleet", None)) is not None:

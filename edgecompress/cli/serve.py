@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecompress.cli.output import add_json_flag, emit_json, note
-from edgecompress.errors import HostError, UsageError
+from edgecompress.errors import HostError
+from edgecompress.formats.api_key import read_key
 
 if TYPE_CHECKING:
     from edgecompress.serve.server import Serving
@@ -61,17 +62,3 @@ def run(options: argparse.Namespace) -> int:
     )
     note("stopped")
     return 0
-
-
-def read_key(path: Path) -> str:
-    """Raises UsageError; what is in the file is in no message."""
-    try:
-        key = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise UsageError(
-            f"the key file {path} cannot be read: {why}", way_out="Give a file with the key alone."
-        ) from None
-    if not key or not key.isprintable() or not key.isascii() or " " in key:
-        raise UsageError(f"{path} holds no API key", way_out="It has the key in one line, and nothing else.")
-    return key

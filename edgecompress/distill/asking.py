@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgecompress.distill.budget import Tokens
-from edgecompress.distill.endpoint import Endpoint, Secret
+from edgecompress.distill.endpoint import Endpoint, KeySource, Secret
 from edgecompress.distill.prompts import Prompt, Sampling
 from edgecompress.distill.responses import Answer
 from edgecompress.errors import EndpointError, HostError
@@ -54,7 +54,7 @@ class Asker:
     """A context: the client's connections are closed with it. Its own retries are off."""
 
     def __init__(
-        self, endpoint: Endpoint, secret: Secret, sampling: Sampling, *, timeout_s: float, key_env: str
+        self, endpoint: Endpoint, secret: Secret, sampling: Sampling, *, timeout_s: float, key: KeySource
     ) -> None:
         """``timeout_s``: between two parts of a response. Raises HostError without the client library."""
         try:
@@ -63,7 +63,7 @@ class Asker:
             raise HostError(
                 "a teacher behind an endpoint needs the package 'openai'", way_out="pip install 'edgecompress[distill]'"
             ) from None
-        self._openai, self._endpoint, self._secret, self._key_env = openai, endpoint, secret, key_env
+        self._openai, self._endpoint, self._secret, self._key = openai, endpoint, secret, key
         self._asked = {
             endpoint.limit_name: sampling.max_tokens,
             **{
@@ -138,9 +138,7 @@ class Asker:
         said = self._words(error.message)
         if status in (401, 403):  # what it says may hold a part of the key
             what = "the key" if self._secret else "a request without a key"
-            return EndpointError(
-                f"{where} refuses {what} ({status})", way_out=f"Set {self._key_env} to one that it takes."
-            )
+            return EndpointError(f"{where} refuses {what} ({status})", way_out=f"Set {self._key} to one that it takes.")
         if status == 404:
             return EndpointError(
                 f"{where} has no model '{self._endpoint.model}' (404): {said}",

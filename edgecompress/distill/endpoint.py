@@ -1,6 +1,6 @@
 """A teacher behind an OpenAI-compatible endpoint: its address, and the key that opens it, which is never shown.
 
-The address holds no key: it is written into stores and reports. A key comes from the environment.
+The address holds no key: it is written into stores and reports. A key comes from the environment, or a file.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 import ipaddress
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
 from edgecompress.errors import UsageError
+from edgecompress.formats.api_key import is_key, read_key
 
 SCHEME = "openai:"
 API_KEY_ENV = "OPENAI_API_KEY"
@@ -108,13 +110,28 @@ def parse_endpoint(teacher: str) -> Endpoint:
     return Endpoint(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", parts.fragment)
 
 
-def read_secret(endpoint: Endpoint, api_key_env: str = API_KEY_ENV) -> Secret:
-    """The key of the environment, or none. Raises UsageError where it would be shown or go over a network unhidden."""
-    value = os.environ.get(api_key_env, "").strip()
-    if not value:
-        return Secret(None)
-    if not value.isascii() or not value.isprintable() or " " in value:
-        raise UsageError(f"what {api_key_env} holds is no API key", way_out="Set it to the key alone.")
+@dataclass(frozen=True, kw_only=True)
+class KeySource:
+    """Where the key is read from: a file, if one is given, else a variable of the environment."""
+
+    variable: str = API_KEY_ENV
+    file: str | None = None
+
+    def __str__(self) -> str:
+        return self.variable if self.file is None else self.file
+
+
+def read_secret(endpoint: Endpoint, source: KeySource | None = None) -> Secret:
+    """The key, or none. Raises UsageError where it would be shown or go over a network unhidden."""
+    source = source or KeySource()
+    if source.file is not None:
+        value = read_key(Path(source.file))
+    else:
+        value = os.environ.get(source.variable, "").strip()
+        if not value:
+            return Secret(None)
+        if not is_key(value):
+            raise UsageError(f"what {source.variable} holds is no API key", way_out="Set it to the key alone.")
     secret = Secret(value)
     if secret.within(str(endpoint)):
         raise UsageError("the teacher's address holds the API key", way_out=_LIKE)
@@ -122,7 +139,7 @@ def read_secret(endpoint: Endpoint, api_key_env: str = API_KEY_ENV) -> Secret:
     if parts.scheme == "http" and not _is_near(parts.hostname or ""):
         raise UsageError(
             "the API key would go over the network for all to read: the teacher's address is http",
-            way_out=f"Give https, or unset {api_key_env} if the endpoint asks for no key.",
+            way_out="Give https, or no key if the endpoint asks for none.",
         )
     return secret
 

@@ -24,7 +24,7 @@ from edgecompress.devices.fleet import connect_fleet
 from edgecompress.devices.run import error_of
 from edgecompress.devices.ssh import need
 from edgecompress.distill.budget import Budget, Limits, Tokens
-from edgecompress.distill.endpoint import API_KEY_ENV, Endpoint, parse_endpoint, read_secret
+from edgecompress.distill.endpoint import Endpoint, KeySource, parse_endpoint, read_secret
 from edgecompress.distill.labelling import Labelled, Patience, Run, Show, Tally, finish, stopped, summary
 from edgecompress.distill.prompts import Message, Prompt, Sampling, read_prompts
 from edgecompress.distill.responses import ResponseStore, open_store
@@ -48,7 +48,7 @@ class Order(TypedDict):
     patience: dict[str, Any]
     prompts: list[tuple[int, str, list[Message]]]  # place, key, messages
     concurrency: int
-    api_key_env: str
+    key: dict[str, Any]  # where each worker reads it from
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def label_on_fleet(
     sampling: Sampling | None = None,
     limits: Limits | None = None,
     patience: Patience | None = None,
-    api_key_env: str = API_KEY_ENV,
+    key: KeySource | None = None,
     share: int = SHARE,
     show: Show = lambda _: None,
 ) -> Labelled:
@@ -77,7 +77,8 @@ def label_on_fleet(
     """
     sampling, limits, patience = sampling or Sampling(), limits or Limits(), patience or Patience()
     endpoint = parse_endpoint(teacher)
-    read_secret(endpoint, api_key_env)  # refuses a key in the address
+    if key is None or key.file is None:  # else it is a file of the workers'
+        read_secret(endpoint, key)  # refuses a key in the address
     asked, repeated = read_prompts(prompts, endpoint, sampling)
     began, tally = time.monotonic(), Tally()
     with open_store(store, endpoint, sampling) as kept, connect_fleet(address) as client:
@@ -92,7 +93,7 @@ def label_on_fleet(
             patience=asdict(patience),
             prompts=[],
             concurrency=concurrency,
-            api_key_env=api_key_env,
+            key=asdict(key or KeySource()),
         )
         try:
             _Shares(client, kept, order, Budget(limits, kept.spent()), tally, show).run(asked, share)
@@ -228,8 +229,9 @@ def label_share(order: Order) -> dict[str, Any]:
             raise DeviceError(f"it has edgecompress {__version__}, not {order['version']}", way_out="Install the same.")
         path = _path(order["share"])
         path.parent.mkdir(parents=True, exist_ok=True)
+        source = KeySource(**order["key"])
         endpoint, sampling = Endpoint(order["url"], order["model"]), Sampling(**order["sampling"])
-        secret = read_secret(endpoint, order["api_key_env"])
+        secret = read_secret(endpoint, source)
         asked = [Prompt(key=key, messages=tuple(told), place=place) for place, key, told in order["prompts"]]
         if any(secret.within(prompt.text) for prompt in asked):
             raise UsageError("a prompt holds the API key", way_out="Take it out of there.")
@@ -242,7 +244,7 @@ def label_share(order: Order) -> dict[str, Any]:
                 limits=_beyond(Limits(**order["limits"]), store.spent()),
                 patience=Patience(**order["patience"]),
                 concurrency=order["concurrency"],
-                key_env=order["api_key_env"],
+                key=source,
                 wanted=wanted,
             )
             try:

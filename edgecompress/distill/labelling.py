@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from edgecompress.distill.asking import Asker, RefusedError, TryAgainError, UnknownHostError
 from edgecompress.distill.budget import Budget, Limits, Tokens
-from edgecompress.distill.endpoint import API_KEY_ENV, Endpoint, Secret, parse_endpoint, read_secret
+from edgecompress.distill.endpoint import Endpoint, KeySource, Secret, parse_endpoint, read_secret
 from edgecompress.distill.prompts import Prompt, Sampling, read_prompts
 from edgecompress.distill.responses import Answer, ResponseStore, open_store
 from edgecompress.errors import EndpointError, InterruptedRunError, UsageError
@@ -98,7 +98,7 @@ def label(
     sampling: Sampling | None = None,
     limits: Limits | None = None,
     patience: Patience | None = None,
-    api_key_env: str = API_KEY_ENV,
+    key: KeySource | None = None,
     show: Show = lambda _: None,
 ) -> Labelled:
     """Responses of ``openai:https://host/v1#model`` to every prompt of a file, in ``store``; a run that ended goes on.
@@ -108,7 +108,7 @@ def label(
     """
     sampling = sampling or Sampling()
     endpoint = parse_endpoint(teacher)
-    secret = read_secret(endpoint, api_key_env)
+    secret = read_secret(endpoint, key)
     asked, repeated = read_prompts(prompts, endpoint, sampling)
     found = next((prompt for prompt in asked if secret.within(prompt.text)), None)
     if found is not None:
@@ -122,7 +122,7 @@ def label(
             limits=limits or Limits(),
             patience=patience or Patience(),
             concurrency=concurrency,
-            key_env=api_key_env,
+            key=key,
             show=show,
         )
         began = time.monotonic()
@@ -185,7 +185,7 @@ class Run:
         limits: Limits,
         patience: Patience,
         concurrency: int,
-        key_env: str = API_KEY_ENV,
+        key: KeySource | None = None,
         show: Show = lambda _: None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -193,7 +193,7 @@ class Run:
             raise UsageError(f"concurrency is at least 1, not {concurrency}", way_out="Leave it out for 8.")
         self.limits, self.tally = limits, Tally()
         self._store, self._endpoint, self._secret, self._sampling = store, endpoint, secret, sampling
-        self._patience, self._concurrency, self._key_env = patience, concurrency, key_env
+        self._patience, self._concurrency, self._key = patience, concurrency, key or KeySource()
         self._show, self._wanted = show, wanted
         self._waiting: deque[Prompt] = deque()
         self._resume_at = 0.0  # nobody asks before
@@ -211,7 +211,7 @@ class Run:
                 self._secret,
                 self._sampling,
                 timeout_s=self._patience.timeout_s,
-                key_env=self._key_env,
+                key=self._key,
             ) as self._asker:
                 work = [self._work() for _ in range(min(self._concurrency, len(self._waiting)))]
                 await together(work, self._watch())

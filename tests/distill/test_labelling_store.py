@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgecompress.cli import main
-from edgecompress.distill.endpoint import Endpoint, Secret, parse_endpoint, read_secret
+from edgecompress.distill.endpoint import Endpoint, KeySource, Secret, parse_endpoint, read_secret
 from edgecompress.distill.labelling import Patience, label
 from edgecompress.distill.prompts import Sampling
 from edgecompress.distill.responses import failures, open_store, read_pairs, read_rows, write_jsonl
@@ -69,19 +69,19 @@ def test_a_full_disk_is_said_and_the_store_stays_whole(tmp_path: Path) -> None:
     script = (
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, 250_000))\n"
         "from edgecompress.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     with teaching() as teacher:
-        prompts = write_prompts(tmp_path / "p.jsonl", 400)
+        prompts = write_prompts(tmp_path / "p.jsonl", 160)
         arguments = ["label", "--teacher", teacher.url, "--data", str(prompts), "-o", str(store)]
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60)
         assert done.returncode == 2, done.stderr
         assert "cannot be written" in done.stderr
         assert "Traceback" not in done.stderr
         stored = len(list(read_pairs(store)))
-        assert 0 < stored < 400
+        assert 0 < stored < 160
         found = label(prompts, teacher.url, store)
     assert (found.found, found.complete) == (stored, True)
 
@@ -124,7 +124,7 @@ def test_a_key_goes_over_no_network_unhidden(monkeypatch: pytest.MonkeyPatch) ->
         assert KEY not in wrong.value.message + wrong.value.way_out
     for url in ("https://api.example.com/v1", "http://127.0.0.1:8000/v1", "http://[::1]:8000/v1", "http://gpu-box/v1"):
         assert read_secret(Endpoint(url, "m"))
-    assert not read_secret(Endpoint("http://api.example.com/v1", "m"), "UNSET_OPENAI_KEY")
+    assert not read_secret(Endpoint("http://api.example.com/v1", "m"), KeySource(variable="UNSET_OPENAI_KEY"))
     monkeypatch.setenv("OPENAI_API_KEY", "two words")
     with pytest.raises(UsageError, match="no API key") as wrong:
         read_secret(Endpoint("https://h/v1", "m"))
@@ -200,6 +200,20 @@ def test_the_key_is_in_no_log_of_the_client_library(tmp_path: Path) -> None:
     assert "DEBUG" in done.stderr
     assert KEY not in done.stdout + done.stderr + texts_of(tmp_path)
     assert [reason[:5] for _, reason in failures(tmp_path / "s.sqlite")] == ["500: "] * 2
+
+
+def test_a_key_may_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    (tmp_path / "out").mkdir()
+    with teaching() as teacher:
+        prompts = write_prompts(tmp_path / "p.jsonl", 1)
+        arguments = ["--teacher", teacher.url, "--data", str(prompts), "-o", str(tmp_path / "out" / "s.sqlite")]
+        assert main(["label", *arguments, "--api-key-file", str(tmp_path / "key")]) == 0
+        assert teacher.keys == {KEY}
+        (tmp_path / "key").write_text(f"{KEY} {KEY}")
+        assert main(["label", *arguments, "--api-key-file", str(tmp_path / "key")]) == 2
+    captured = capsys.readouterr()
+    assert KEY not in captured.out + captured.err + texts_of(tmp_path / "out")
 
 
 def test_a_prompt_with_the_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
