@@ -38,6 +38,7 @@ from benchmarks.distill_parts import (
     WINDOW,
     Contrastive,
     cosines,
+    held_out_stream,
     interval,
     learn_alone,
     load,
@@ -170,7 +171,8 @@ def decoder_recipe(bench: Bench, seed: int, shape: NewStudentRecipe, **loss: flo
 def decoder_rows(bench: Bench) -> Iterator[Row]:
     teacher, data = decoder_teacher(bench), write_documents(bench.folder)
     whole = load(teacher)
-    losses = {"teacher": window_losses(whole, teacher, bench.held_out_tokens)}
+    stream = held_out_stream(bench.folder, teacher, bench.held_out_tokens)
+    losses = {"teacher": window_losses(whole, stream)}
     yield {
         "part": "decoder",
         "arm": "teacher",
@@ -190,7 +192,7 @@ def decoder_rows(bench: Bench) -> Iterator[Row]:
                 began = time.perf_counter()
                 found = made()
                 took = known or time.perf_counter() - began
-                losses[f"{name} {arm} {seed}"] = window_losses(found, teacher, bench.held_out_tokens)
+                losses[f"{name} {arm} {seed}"] = window_losses(found, stream)
                 yield {
                     "part": "decoder",
                     "arm": f"{name}, {arm}",
@@ -231,7 +233,8 @@ def rounding_rows(bench: Bench) -> Iterator[Row]:
     encoder = bench.folder / f"encoder-{seed}"
     reference = vectors_of(load(encoder), encoder, held_out)
     decoder, documents = bench.folder / f"decoder-half-{seed}", write_documents(bench.folder)
-    whole = window_losses(load(decoder), decoder, bench.held_out_tokens)
+    stream = held_out_stream(bench.folder, decoder, bench.held_out_tokens)
+    whole = window_losses(load(decoder), stream)
     for rounding in ROUNDINGS:
         recipe = rounding_recipe(bench, encoder, rounding, decodes=False)
         taught, seconds = bench.teach(make_plan(str(encoder), recipe, data), f"encoder-{rounding}-{seed}")
@@ -260,7 +263,7 @@ def rounding_rows(bench: Bench) -> Iterator[Row]:
             }
         recipe = rounding_recipe(bench, decoder, rounding, decodes=True)
         taught, seconds = bench.teach(make_plan(str(decoder), recipe, documents), f"decoder-{rounding}-{seed}")
-        after = [rounded_losses(folder, rounding, bench.held_out_tokens) for folder in (decoder, taught)]
+        after = [rounded_losses(folder, rounding, stream) for folder in (decoder, taught)]
         yield {
             "part": "rounding",
             "student": "decoder",
@@ -280,9 +283,9 @@ def rounded_vectors(folder: Path, texts: list[str], rounding: str) -> Any:
     return vectors_of(model, folder, texts, Rounding(model, rounding, 128, decodes=False))
 
 
-def rounded_losses(folder: Path, rounding: str, tokens: int) -> Any:
+def rounded_losses(folder: Path, rounding: str, stream: torch.Tensor) -> Any:
     model = load(folder)
-    return window_losses(model, folder, tokens, Rounding(model, rounding, 128, decodes=True))
+    return window_losses(model, stream, Rounding(model, rounding, 128, decodes=True))
 
 
 def bundle_vectors(bench: Bench, folder: Path, texts: list[str], precision: str) -> Any:

@@ -6,15 +6,16 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch.nn import functional
 
-from benchmarks.small_decoder import Settings, load_corpus, token_stream
+from benchmarks.small_decoder import Corpus, Settings, load_corpus, token_stream
 from edgecompress.capture.model import Encoder, load_model
 from edgecompress.capture.student import load_student
 from edgecompress.distill.objective import Objective
@@ -29,19 +30,30 @@ from edgecompress.types.recipe import StudentRecipe
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Figure = dict[str, float]
 
-MAX_TOKENS = 64  # of an encoder's text
+MAX_TOKENS = 32  # of an encoder's text
 HELD_OUT = 1000  # texts that vectors are compared on
 WINDOW = 256  # tokens of a decoder's
-_SHORTEST, _LONGEST = 60, 500  # characters
+_SHORTEST, _LONGEST = 60, 400  # characters
 _PROSE = 0.8  # share of letters and spaces
 _SIMCSE_TEMPERATURE = 0.05  # Gao, Yao and Chen, arXiv 2104.08821
 _RESAMPLES = 2000
 _NEIGHBOURS = 10
 
 
+def corpus_in(folder: Path) -> Corpus:
+    """Read once: finding every docstring of the packages takes minutes."""
+    path = folder / "corpus.json"
+    if not path.exists():
+        part = folder / ".corpus.json.part"
+        part.write_text(json.dumps(asdict(load_corpus(Settings()))), encoding="utf-8")
+        part.replace(path)
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return Corpus(train=tuple(found["train"]), held_out=tuple(found["held_out"]))
+
+
 def write_texts(folder: Path) -> tuple[Path, list[str]]:
     """Paragraphs for an encoder: a file of those to learn from, and held-out ones, evenly from all that there are."""
-    corpus = load_corpus(Settings())
+    corpus = corpus_in(folder)
     path = folder / "paragraphs.jsonl"
     learned = _paragraphs(corpus.train)
     known = set(learned)
@@ -58,7 +70,7 @@ def _paragraphs(documents: Sequence[str]) -> list[str]:
 
 def write_documents(folder: Path) -> Path:
     path = folder / "documents.jsonl"
-    write_lines(path, load_corpus(Settings()).train)
+    write_lines(path, corpus_in(folder).train)
     return path
 
 
@@ -81,8 +93,15 @@ class Contrastive(Objective):
 
 
 def learn_alone(plan: Plan, work: Path, make: Callable[..., Objective], order: Any, show: Callable[[str], None]) -> Any:
-    """The very student of a plan, on the same texts in the same order, by an objective that has no teacher."""
+    """The very student of a plan, on the same texts in the same order, by an objective that has no teacher.
+
+    Its weights stay in ``work``, and are taken from there if they are there.
+    """
     _, student = load_pair(plan)
+    known = work.with_suffix(".pt")
+    if known.exists():
+        student.load_state_dict(torch.load(known))
+        return student.eval()
     training = plan.recipe.training
     rate = training.learning_rate
     assert rate is not None
@@ -99,6 +118,7 @@ def learn_alone(plan: Plan, work: Path, make: Callable[..., Objective], order: A
     )
     train(student, lesson, folder, show)
     folder.remove()
+    torch.save(student.state_dict(), known)
     return student.eval()
 
 
@@ -143,12 +163,12 @@ def neighbours_kept(reference: Array, vectors: Array) -> Array:
     return np.array([len(set(a) & set(b)) / _NEIGHBOURS for a, b in zip(*(n.tolist() for n in nearest), strict=True)])
 
 
-def window_losses(model: Any, checkpoint: Path, tokens: int, rounding: Rounding | None = None) -> Array:
-    """Nats a token of each held-out window."""
-    from tokenizers import Tokenizer
+def held_out_stream(folder: Path, checkpoint: Path, tokens: int) -> torch.Tensor:
+    return token_stream(Tokenizer.from_file(str(checkpoint / "tokenizer.json")), corpus_in(folder).held_out)[:tokens]
 
-    stream = token_stream(Tokenizer.from_file(str(checkpoint / "tokenizer.json")), load_corpus(Settings()).held_out)
-    stream = stream[:tokens]
+
+def window_losses(model: Any, stream: torch.Tensor, rounding: Rounding | None = None) -> Array:
+    """Nats a token of each window of held-out text."""
     windows = stream[: len(stream) // WINDOW * WINDOW].view(-1, WINDOW)
     found = []
     model.eval()

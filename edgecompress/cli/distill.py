@@ -102,7 +102,7 @@ def _plan(options: argparse.Namespace, recipe: DistillRecipe, show: object) -> P
     endpoint = parse_endpoint(options.teacher)
     record = TeacherRecord(kind="endpoint", name=endpoint.model, endpoint=endpoint.url)
     data = options.data if options.dry_run else _responses(options, show)
-    return make_plan(None, recipe, data, record)
+    return make_plan(None, recipe, data, record, asked=not options.dry_run)
 
 
 def _responses(options: argparse.Namespace, show: object) -> Path:

@@ -98,7 +98,8 @@ class Objective:
     ) -> None:
         """``vectors``, float32 [N, D]: the teacher's, by example, where :func:`vectors_only`."""
         self.loss, self.teacher, self.vectors = loss, teacher, vectors
-        self._pool = Encoder(torch.nn.Identity(), described) if described.pooling else None
+        device = next(student.parameters()).device
+        self._pool = Encoder(torch.nn.Identity(), described).to(device) if described.pooling else None
         self._layers: tuple[int, ...] = ()
         self._relation_heads = 0
         if teacher is not None:
@@ -114,7 +115,7 @@ class Objective:
             if loss.hidden and mine != theirs and not hasattr(student, PROJECTIONS):
                 torch.manual_seed(0)
                 widen = (torch.nn.Linear(mine, theirs, bias=False) for _ in self._layers)
-                student.add_module(PROJECTIONS, torch.nn.ModuleList(widen))
+                student.add_module(PROJECTIONS, torch.nn.ModuleList(widen).to(device))
 
     def __call__(self, student: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Each term that has a weight, unweighted, float32 []."""

@@ -21,6 +21,7 @@ from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Student
 
 DEFAULT_STEPS = 1000
+_PROBED_TEXTS = 16  # that two tokenizers are compared on
 _WEIGHT_BYTES = 4  # float32
 _LEARNED_BYTES = 16  # a weight, its gradient and the optimizer's two moments
 _STATES_A_LAYER = 24  # float32 [batch, tokens, hidden] that a layer keeps for its gradient, about
@@ -45,8 +46,17 @@ class Plan:
         return self.recipe.method == BLACK_BOX
 
 
-def make_plan(teacher: str | None, recipe: DistillRecipe, data: Path, record: TeacherRecord | None = None) -> Plan:
+def make_plan(
+    teacher: str | None,
+    recipe: DistillRecipe,
+    data: Path,
+    record: TeacherRecord | None = None,
+    *,
+    asked: bool = True,
+) -> Plan:
     """``teacher``: a folder or hub id; None, with a ``record``, for an endpoint whose responses are in the data.
+
+    ``asked`` False: it has not been asked yet, and there are prompts only.
 
     Raises UsageError, RecipeError, StudentError, or HostError where there is not the memory.
     """
@@ -62,7 +72,7 @@ def make_plan(teacher: str | None, recipe: DistillRecipe, data: Path, record: Te
     origin = start or described
     assert origin is not None
     recipe = _resolve(recipe, origin, described)
-    if recipe.method == BLACK_BOX:
+    if recipe.method == BLACK_BOX and asked:
         _require_responses(taught)
     tokenizer = load_tokenizer(origin.path, trust_remote_code=origin.trust_remote_code)
     if start is not None and described is not None and recipe.method != BLACK_BOX:
@@ -70,7 +80,7 @@ def make_plan(teacher: str | None, recipe: DistillRecipe, data: Path, record: Te
             raise StudentError(
                 f"the teacher does {described.task} and the student {start.task}", way_out="Give two of one task."
             )
-        require_same_tokens(load_tokenizer(described.path), tokenizer)
+        require_same_tokens(load_tokenizer(described.path), tokenizer, taught.texts[:_PROBED_TEXTS])
     size = min(recipe.training.max_length_tokens, origin.max_length_tokens or recipe.training.max_length_tokens)
     recipe = replace(recipe, training=replace(recipe.training, max_length_tokens=size))
     estimate = _memory(recipe, origin, described)

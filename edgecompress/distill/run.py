@@ -67,6 +67,7 @@ def _run(
     began, recipe = time.perf_counter(), plan.recipe.training
     teacher, student = load_pair(plan, show)
     examples, pad = plan.examples, _pad(plan)
+    rounding = rounding_of(student, plan)  # of the student alone, before the loss puts a module beside it
     objective = Objective(plan.recipe.loss, plan.origin, student, None if plan.black_box else teacher)
     assert recipe.learning_rate is not None
     lesson = Lesson(
@@ -76,7 +77,7 @@ def _run(
         objective=objective,
         recipe=recipe,
         learning_rate=recipe.learning_rate,
-        rounding=rounding_of(student, plan),
+        rounding=rounding,
     )
     steps = recipe.steps if was is None else was.steps
     if steps is None:
@@ -115,9 +116,7 @@ def _run(
         provenance=plan.recipe.provenance,
     )
     model = student.cpu().eval()
-    return write_student(
-        output, model, plan.recipe, record, curve, origin=plan.origin, teacher=plan.teacher
-    )  # fmt: skip
+    return write_student(output, model, plan.recipe, record, curve, origin=plan.origin, teacher=plan.teacher)
 
 
 def load_pair(plan: Plan, show: Show = lambda _: None) -> tuple[torch.nn.Module | None, torch.nn.Module]:

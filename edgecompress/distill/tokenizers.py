@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ _WAY_OUT = (
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """Raises StudentError if it cannot be read."""
-    from transformers import AutoTokenizer
+    """``tokenizer.json`` as it is, for that is what a bundle's runtime reads: an architecture's own class would put its
+    own normalizer in the place of the file's. Raises StudentError if it cannot be read.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
+        if (folder / "tokenizer.json").exists():
+            return PreTrainedTokenizerFast.from_pretrained(folder)
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # converters raise whatever their parser raises
         raise StudentError(
@@ -27,14 +32,14 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
         ) from error
 
 
-def require_same_tokens(teacher: Any, student: Any) -> None:
-    """Raises StudentError that names the first difference, and what can be done."""
-    difference = _difference(teacher, student)
+def require_same_tokens(teacher: Any, student: Any, texts: Sequence[str]) -> None:
+    """Also on some of the texts. Raises StudentError that names the first difference, and what can be done."""
+    difference = _difference(teacher, student, [*_PROBES, *texts])
     if difference:
         raise StudentError(f"teacher and student have different tokenizers: {difference}", way_out=_WAY_OUT)
 
 
-def _difference(teacher: Any, student: Any) -> str:
+def _difference(teacher: Any, student: Any, texts: Sequence[str]) -> str:
     far, near = teacher.get_vocab(), student.get_vocab()
     if far != near:
         first = min(
@@ -44,11 +49,11 @@ def _difference(teacher: Any, student: Any) -> str:
         said = [f"{first!r} is {'no token' if v.get(first) is None else v[first]}" for v in (far, near)]
         sizes = f"{len(far)} and {len(near)} tokens; " if len(far) != len(near) else ""
         return f"{sizes}{said[0]} of the teacher's and {said[1].rpartition(' is ')[2]} of the student's"
-    for text in _PROBES:
+    for text in texts:
         a, b = (tokenizer(text)["input_ids"] for tokenizer in (teacher, student))
         if a != b:
             place = next(
                 (i for i, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]), min(len(a), len(b))
             )
-            return f"their vocabularies are the same, and {text!r} is split otherwise from token {place} on"
+            return f"their vocabularies are the same, and {text[:60]!r} is split otherwise from token {place} on"
     return ""

@@ -226,11 +226,12 @@ def steps_in(student: torch.nn.Module, lesson: Lesson, minutes: float, show: Sho
     probe = copy.deepcopy(student).train()
     rounding = lesson.rounding.of(probe) if lesson.rounding is not None else None
     optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-6)
-    times = []
+    times, device = [], next(probe.parameters()).device
     with _dropout(probe, recipe.dropout), _rounded(rounding):
         for step in range(min(_PROBED_STEPS, lesson.steps)):
             rows = lesson.order[step * recipe.batch : (step + 1) * recipe.batch]
-            batch = collate([(int(i), lesson.examples[int(i)]) for i in rows], lesson.pad_token_id)
+            cpu = collate([(int(i), lesson.examples[int(i)]) for i in rows], lesson.pad_token_id)
+            batch = {name: tensor.to(device) for name, tensor in cpu.items()}
             started = time.perf_counter()
             lesson.objective.total(lesson.objective(probe, batch)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from edgecompress.errors import RecipeError, nearest
 from edgecompress.formats.codec import from_jsonable
+from edgecompress.formats.provenance import validate_provenance
 from edgecompress.types.distill import DISTANCES, METHODS, ROUNDINGS, SCHEDULES, DistillRecipe
-from edgecompress.types.provenance import POLICIES, STATUSES
 
 _WAY_OUT = "A whole recipe is `[student]` and `layers = 3` below it."
 
@@ -44,12 +44,11 @@ def validate_distill_recipe(recipe: DistillRecipe) -> None:
         ("schedule", training.schedule, SCHEDULES),
         ("rounding", training.rounding, ROUNDINGS),
         ("distance", loss.distance, DISTANCES),
-        ("policy", recipe.provenance.policy, POLICIES),
-        ("status", recipe.provenance.status, STATUSES),
     ):
         if value is not None and value not in known:
             way_out = f"Known: {', '.join(known)}."
             raise RecipeError(f"no {what} named '{value}'.{nearest(value, known)}", way_out=way_out)
+    validate_provenance(recipe.provenance)
     layers = student.layers
     chosen = layers if isinstance(layers, tuple) else ()
     sizes = (student.hidden, student.intermediate, student.heads, student.kv_heads)

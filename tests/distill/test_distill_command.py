@@ -9,6 +9,7 @@ import pytest
 
 from edgecompress.cli import main
 from tests.distill.lessons import recipe_file, sentence_teacher, sentences
+from tests.distill.teacher_server import teaching, texts_of, write_prompts
 
 
 @pytest.fixture
@@ -64,3 +65,37 @@ def test_bad_input_is_one_line(
     assert sorted(tmp_path.iterdir()) == before
     assert main(command) == 2
     assert "no output was given" in capsys.readouterr().err
+
+
+def test_a_teacher_behind_an_endpoint_is_asked_once(
+    small_decoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "sk-never-to-be-written-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    recipe = recipe_file(tmp_path / "r.toml", f'[student]\nstart = "{small_decoder_dir}"\n[training]\nbatch = 4\n')
+    prompts = write_prompts(tmp_path / "p.jsonl", 6)
+    with teaching(lambda before, prompt: 500 if prompt.endswith("5") and before < 1 else "ok") as teacher:
+        command = ["distill", "--teacher", teacher.url, "--student", str(recipe), "--data", str(prompts)]
+        command += ["--threads", "1", "--steps", "3"]
+        assert main([*command, "--dry-run"]) == 0
+        assert not teacher.asked
+        assert main([*command, "-o", str(tmp_path / "s"), "--tries", "1"]) == 3
+        assert "1 of 6 prompts have no response" in capsys.readouterr().err
+        assert not (tmp_path / "s").exists()
+        assert main([*command, "-o", str(tmp_path / "s")]) == 0
+        assert sorted(teacher.asked.values()) == [1, 1, 1, 1, 1, 2]
+    record = json.loads((tmp_path / "s" / "distillation.json").read_text())
+    assert record["method"] == "black-box"
+    assert record["teacher"] | {"files": None} == {
+        "kind": "endpoint",
+        "name": "m",
+        "endpoint": teacher.url.removeprefix("openai:").partition("#")[0],
+        "files": None,
+        "revision": None,
+        "licence": None,
+        "base_model": None,
+    }
+    assert record["data"]["examples"] == 6
+    assert key not in texts_of(tmp_path)
+    captured = capsys.readouterr()
+    assert key not in captured.out + captured.err

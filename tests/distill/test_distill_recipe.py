@@ -51,7 +51,7 @@ def test_two_lines_do(tmp_path: Path) -> None:
         ('[training]\nschedule = "cosin"\n', "Did you mean 'cosine'"),
         ("[training]\nblock_size = 100\n", "block_size is a power of two"),
         ('method = "grey-box"\n', "no method named 'grey-box'"),
-        ('[provenance]\nstatus = "fine"\n', "no status named 'fine'"),
+        ('[provenance]\nstatus = "fine"\n', "no provenance status named 'fine'"),
     ],
 )
 def test_recipes_without_sense_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,12 @@ from safetensors.torch import load_file
 
 from edgecompress.capture.model import Encoder, load_model
 from edgecompress.capture.student import load_student
+from edgecompress.cli import main
 from edgecompress.distill.plan import Plan, make_plan
 from edgecompress.distill.run import distill
-from edgecompress.errors import HostError, OutputError, RecipeError, StudentError, UsageError
+from edgecompress.distill.trainer import DistillTrainer
+from edgecompress.distill.work import WorkFolder
+from edgecompress.errors import HostError, InterruptedRunError, OutputError, RecipeError, StudentError, UsageError
 from edgecompress.formats.codec import from_jsonable
 from edgecompress.formats.manifest import file_sha256
 from edgecompress.types.distill import (
@@ -114,9 +116,8 @@ def test_a_card_without_licence_stays_without(texts: Path, tmp_path: Path) -> No
     assert "license" not in yaml.safe_load((tmp_path / "s" / "README.md").read_text().split("---")[1])
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_seed_gives_the_same_weights(teacher: Path, texts: Path, tmp_path: Path, seed: int) -> None:
-    again = recipe(training=replace(TRAINING, steps=6, seed=seed))
+def test_a_seed_gives_the_same_weights(teacher: Path, texts: Path, tmp_path: Path) -> None:
+    again = recipe(training=replace(TRAINING, steps=6, seed=1))
     for name in ("a", "b"):
         taught(make_plan(str(teacher), again, texts), tmp_path / name)
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
@@ -127,40 +128,36 @@ def test_a_seed_gives_the_same_weights(teacher: Path, texts: Path, tmp_path: Pat
 
 KILLED = """
 import os, sys
-from pathlib import Path
 from edgecompress.cli import main
 from edgecompress.distill import trainer
-stop = int(sys.argv[1])
 before = trainer.DistillTrainer.compute_loss
 def compute_loss(self, *args, **named):
-    if self.state.global_step == stop:
+    if self.state.global_step == 17:
         os.kill(os.getpid(), 9)
     return before(self, *args, **named)
 trainer.DistillTrainer.compute_loss = compute_loss
-sys.exit(main(sys.argv[2:]))
+sys.exit(main(sys.argv[1:]))
 """
 
 
 @pytest.mark.parametrize("rounding", ["none", "int4-weights"])
 def test_a_killed_training_goes_on_as_if_nothing_had_been(
-    teacher: Path, texts: Path, tmp_path: Path, rounding: str
+    teacher: Path, texts: Path, tmp_path: Path, rounding: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SIGKILL at step 27 of 40, not at a checkpoint: the weights are bit by bit those of an uninterrupted run."""
-    text = "[student]\nlayers = 2\n[loss]\nembedding = 1\nhidden = 0.5\nrelations = 0.5\n"
-    text += "[training]\nbatch = 8\nsteps = 40\n"
+    """SIGKILL at step 17 of 30, not at a checkpoint: the weights are bit by bit those of an uninterrupted run."""
+    terms = "embedding = 1" if rounding == "none" else "embedding = 1\nhidden = 0.5\nrelations = 0.5"
+    text = f"[student]\nlayers = 2\n[loss]\n{terms}\n[training]\nbatch = 8\nsteps = 30\n"
     given = recipe_file(tmp_path / "r.toml", f'{text}rounding = "{rounding}"\nblock_size = 16\n')
     command = ["distill", "--teacher", str(teacher), "--student", str(given), "--data", str(texts), "--threads", "1"]
-
-    def run(stop: int, *more: str) -> int:
-        arguments = [sys.executable, "-c", KILLED, str(stop), *command, *more]
-        return subprocess.run(arguments, capture_output=True, check=False).returncode
-
-    assert run(27, "-o", str(tmp_path / "s")) == -9
+    arguments = [sys.executable, "-c", KILLED, *command, "-o", str(tmp_path / "s")]
+    assert subprocess.run(arguments, capture_output=True, check=False).returncode == -9
     assert not (tmp_path / "s").exists()
-    assert run(-1, "-o", str(tmp_path / "s")) == 2  # it is not begun anew without being told
-    assert run(-1, "-o", str(tmp_path / "s"), "--seed", "5", "--resume") == 2  # nor gone on with as another one
-    assert run(-1, "-o", str(tmp_path / "s"), "--resume") == 0
-    assert run(-1, "-o", str(tmp_path / "whole")) == 0
+    assert main([*command, "-o", str(tmp_path / "s")]) == 2
+    assert "--resume goes on with it" in capsys.readouterr().err
+    assert main([*command, "-o", str(tmp_path / "s"), "--seed", "5", "--resume"]) == 2
+    assert "its recipe changed" in capsys.readouterr().err
+    assert main([*command, "-o", str(tmp_path / "s"), "--resume"]) == 0
+    assert main([*command, "-o", str(tmp_path / "whole")]) == 0
     resumed, whole = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("s", "whole"))
     assert resumed == whole
     curves = [json.loads((tmp_path / name / "loss.json").read_text()) for name in ("s", "whole")]
@@ -168,20 +165,34 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_ctrl_c_says_what_is_left(teacher: Path, texts: Path, tmp_path: Path) -> None:
-    given = recipe_file(tmp_path / "r.toml", "[student]\nlayers = 2\n[training]\nsteps = 100000\nbatch = 2\n")
-    command = [sys.executable, "-m", "edgecompress", "distill", "--teacher", str(teacher), "--student", str(given)]
-    process = subprocess.Popen(
-        [*command, "--data", str(texts), "-o", str(tmp_path / "s")], stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / ".s.distill" / "teacher.npy").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.terminate()
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "nothing was left behind" in error
-    assert not list(tmp_path.glob(".*"))
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path: Path) -> None:
+    work = WorkFolder(tmp_path / "s")
+    for step, state in ((8, "{}"), (16, '{"glo'), (24, None)):
+        folder = work.path / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    last = work.last_checkpoint()
+    assert last is not None
+    assert last.name == "checkpoint-8"
+    assert [path.name for path in work.path.iterdir()] == ["checkpoint-8"]
+
+
+@pytest.mark.parametrize(("stop", "left"), [(2, "nothing was left behind"), (17, "up to step 16 is in")])
+def test_an_interruption_says_what_is_left(
+    teacher: Path, texts: Path, tmp_path: Path, stop: int, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = DistillTrainer.compute_loss
+
+    def compute_loss(self: DistillTrainer, *arguments: Any, **named: Any) -> Any:
+        if self.state.global_step == stop:
+            raise KeyboardInterrupt
+        return before(self, *arguments, **named)
+
+    monkeypatch.setattr(DistillTrainer, "compute_loss", compute_loss)
+    with pytest.raises(InterruptedRunError, match=left) as caught:
+        taught(make_plan(str(teacher), recipe(), texts), tmp_path / "s")
+    assert bool(list(tmp_path.glob(".*"))) == ("--resume" in caught.value.way_out) == (stop == 17)
 
 
 def test_terms_of_every_kind_are_learned_together(teacher: Path, texts: Path, tmp_path: Path) -> None:
@@ -202,6 +213,7 @@ def test_a_narrower_student_learns_states_through_a_projection_that_it_does_not_
     loss = LossRecipe(hidden=1.0, relations=1.0, similarity=1.0)
     taught(make_plan(str(teacher), recipe(student=narrow, loss=loss), texts), tmp_path / "s")
     assert not [name for name in weights(tmp_path / "s") if "projection" in name]
+    assert "recording" not in (tmp_path / "s" / "config.json").read_text()
     assert json.loads((tmp_path / "s" / "1_Pooling" / "config.json").read_text())["word_embedding_dimension"] == 16
     assert embed(tmp_path / "s", ["the cat"]).shape == (1, 16)
     with pytest.raises(RecipeError, match="vectors of 16 numbers cannot be those of 32"):
@@ -248,16 +260,13 @@ def test_a_black_box_is_learned_from_by_its_responses(small_decoder_dir: Path, t
 
 def test_other_tokens_are_named(teacher: Path, texts: Path, tmp_path: Path) -> None:
     other = sentence_teacher(tmp_path / "other")
-    vocabulary = json.loads((other / "tokenizer.json").read_text())
-    vocab = vocabulary["model"]["vocab"]
-    vocab["zebra"] = vocab.pop(sorted(vocab, key=vocab.__getitem__)[50])
-    (other / "tokenizer.json").write_text(json.dumps(vocabulary))
-    with pytest.raises(StudentError, match=r"different tokenizers: .*'zebra'|is no token") as caught:
+    content = (teacher / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(content.replace('"garden":', '"zebra":'))
+    with pytest.raises(StudentError, match=r"different tokenizers: '(garden|zebra)' is (no token|[0-9]+) of") as caught:
         make_plan(str(teacher), recipe(student=NewStudentRecipe(start=str(other))), texts)
     assert "black-box" in caught.value.way_out
-    lower = json.loads((teacher / "tokenizer.json").read_text())
-    lower["normalizer"]["lowercase"] = False
-    (other / "tokenizer.json").write_text(json.dumps(lower))
+    unmarked = json.loads(content) | {"post_processor": None}
+    (other / "tokenizer.json").write_text(json.dumps(unmarked))
     with pytest.raises(StudentError, match=r"the same, and .* is split otherwise from token"):
         make_plan(str(teacher), recipe(student=NewStudentRecipe(start=str(other))), texts)
 
