@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from edgecompress.errors import BundleError
 from edgecompress.formats.codec import dumps, from_jsonable
 from edgecompress.types.bundle import SCHEMA_VERSION, FileRecord, Manifest
-from edgecompress.types.provenance import Lineage
+from edgecompress.types.provenance import LINEAGE_VERSION, Lineage
 from edgecompress.types.report import Measurements, Report
 
 T = TypeVar("T")
@@ -64,12 +64,7 @@ def read_manifest(folder: Path) -> Manifest:
             way_out="Give the folder that `edgecompress export` wrote.",
         )
     data = _checked_json(folder, MANIFEST)
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise BundleError(
-            f"{folder.name} was written by a newer edgecompress (schema {version}; this one reads {SCHEMA_VERSION})",
-            way_out="Upgrade edgecompress, or export the bundle again with this version.",
-        )
+    _require_known(folder, data, SCHEMA_VERSION)
     return _parse(Manifest, data, folder / MANIFEST)
 
 
@@ -109,7 +104,9 @@ def read_report(folder: Path) -> Report:
 
 
 def read_lineage(folder: Path) -> Lineage:
-    return _parse(Lineage, _json(folder / "lineage.json"), folder / "lineage.json")
+    data = _json(folder / "lineage.json")
+    _require_known(folder, data, LINEAGE_VERSION)
+    return _parse(Lineage, data, folder / "lineage.json")
 
 
 def read_measurements(folder: Path) -> Measurements | None:
@@ -146,6 +143,15 @@ def _checked_json(folder: Path, name: str) -> Any:
     if side.read_bytes() != sidecar(name, content).encode():
         raise BundleError(f"'{name}' was altered: its sha256 is not that of {name}{_SIDECAR}", way_out=_AGAIN)
     return _json(path)
+
+
+def _require_known(folder: Path, data: Any, newest: int) -> None:
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > newest:
+        raise BundleError(
+            f"{folder.name} was written by a newer edgecompress (schema {version}; this one reads {newest})",
+            way_out="Upgrade edgecompress, or export the bundle again with this version.",
+        )
 
 
 def _json(path: Path) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from edgecompress.lineage.card import Card, read_card
 from edgecompress.lineage.distilled import Distilled, read_distilled, terms_of
 from edgecompress.lineage.notices import find_notices
+from edgecompress.lineage.policy import objection
 from edgecompress.types.distill import RECORD, TeacherRecord
 from edgecompress.types.provenance import (
     COMPUTED,
@@ -73,9 +74,8 @@ def collect(checkpoint: Checkpoint, recipe: ProvenanceRecipe) -> Collected:
         datasets=card.says("datasets"),
         files=dict(checkpoint.files),
         policy=recipe.policy,
-        accepted=Statement(value=recipe.accept, said_by=DECLARED) if recipe.accept else UNKNOWN,
     )
-    found = _Found()
+    found = _Found(first=checkpoint.path)
     if recipe.policy != OFF:
         distilled, problem = read_distilled(checkpoint.path, checkpoint.files)
         found.remark(f"the card of {name} is not read: {card.problem}" if card.problem else None)
@@ -94,6 +94,8 @@ def collect(checkpoint: Checkpoint, recipe: ProvenanceRecipe) -> Collected:
         proposed_name=_proposed_name(terms, Path(name).name),
         remarks=(*found.remarks, *_contradictions(terms)),
     )
+    if recipe.accept is not None and objection(lineage) is not None:
+        lineage = replace(lineage, accepted=Statement(value=recipe.accept, said_by=DECLARED, where=RECIPE))
     return Collected(lineage=lineage, notices={path: notice.path for path, notice in notices.items()})
 
 
@@ -101,6 +103,7 @@ def collect(checkpoint: Checkpoint, recipe: ProvenanceRecipe) -> Collected:
 class _Found:
     """Filled while generation after generation is read."""
 
+    first: Path  # the checkpoint's folder
     ancestors: list[Ancestor] = field(default_factory=list)
     terms: list[Terms] = field(default_factory=list)
     folders: dict[str, Path] = field(default_factory=dict)  # ancestor -> where it lies, if it does
@@ -163,7 +166,7 @@ class _Found:
             self.ancestors.append(Ancestor(name=Path(base).name if local else base, relation=relation, of=of))
             return
         name = there.name
-        if there == folder or there in self.folders.values():
+        if there == self.first.resolve() or there in self.folders.values():
             self.remark(f"the chain of base models comes back to {name}, and is left there")
             return
         card = read_card(there)

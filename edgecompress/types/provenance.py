@@ -12,6 +12,7 @@ PERMITTED, CONDITIONAL, RESTRICTED, NOT_KNOWN = "permitted", "conditional", "res
 STATUSES = (PERMITTED, CONDITIONAL, RESTRICTED, NOT_KNOWN)
 OFF, RECORD, WARN, ENFORCE = "off", "record", "warn", "enforce"
 POLICIES = (OFF, RECORD, WARN, ENFORCE)
+LINEAGE_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,4 +112,4 @@ class Lineage:
     licences: Mapping[str, str] = field(default_factory=dict)  # file in the bundle -> where it comes from
     proposed_name: Statement = UNKNOWN  # with the prefix that its terms ask for
     remarks: tuple[str, ...] = ()  # what does not fit together
-    schema_version: int = 1
+    schema_version: int = LINEAGE_VERSION
