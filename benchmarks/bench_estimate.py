@@ -3,10 +3,10 @@
     python -m benchmarks.bench_estimate --work DIR
 
 Students are the real MiniLM and shapes of others with random weights (speed is real, answers are not): a MiniLM of
-twelve layers, DistilBERT, a small BERT, and decoders. Each is exported in each precision, and profiled with one thread
-and with two, in rounds over all of them. The host is shared, and others' work makes things slower and never faster: of
-the rounds, each call and each node counts by its fastest, and the machine's peaks by their highest. Then factors are
-fitted to a part of the profiles and held against the rest:
+twelve layers, DistilBERT, a small BERT, and decoders. Each is exported in each precision, and measured with one
+thread and with two, in short rounds over all of them: the host is shared, and a bundle that is measured in one stretch
+has that minute's luck. Of the rounds, each call, each node and each of the machine's peaks counts by its median. Then
+factors are fitted to a part of the bundles and held against the rest:
 
 - ``threads``: fitted to all students at one thread count, predicting the other;
 - ``student``: fitted to all students of its kind but one, predicting that one;
@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,14 +31,20 @@ import numpy as np
 from benchmarks.bench_encoder import note
 from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.formats.codec import dumps
+from edgecompress.formats.manifest import open_bundle
 from edgecompress.formats.profile import read_profile
 from edgecompress.pipeline import export
-from edgecompress.profile.efficiency import best_peaks, fit, predicted
-from edgecompress.profile.run import Asked, profile
-from edgecompress.types.profile import Profile
+from edgecompress.profile.efficiency import fit, predicted, usual_peaks
+from edgecompress.profile.host import describe_host
+from edgecompress.profile.operators import OperatorTimer
+from edgecompress.profile.peaks import measure_peaks
+from edgecompress.profile.subject import open_subject
+from edgecompress.profile.workload import parse_workloads
+from edgecompress.types.profile import Noise, OperatorProfile, Profile
 from edgecompress.types.recipe import QualityRecipe, Recipe, RuntimeRecipe, StudentRecipe
 
 THREADS = (1, 2)
+CALLS, NEW_TOKENS = 4, 16
 BOUND = 0.25
 _ANYTHING = QualityRecipe(min_fidelity=1e-6, min_top1=0, max_kl=1e9, max_perplexity_ratio=1e9, samples=4)
 
@@ -115,28 +121,27 @@ def checkpoint(student: Student, work: Path) -> Path:
     return folder
 
 
-def fastest(rounds: Sequence[Profile]) -> Profile:
-    """Of the same bundle's profiles: each call's and each node's least time."""
+def typical(rounds: Sequence[Profile]) -> Profile:
+    """Of the same bundle's rounds: the median of each call's time and of each node's."""
     calls = []
     for same in zip(*(each.operators for each in rounds), strict=True):
         nodes = tuple(
-            replace(alike[0], ms=min(node.ms for node in alike))
+            replace(alike[0], ms=float(np.median([node.ms for node in alike])))
             for alike in zip(*(call.operators for call in same), strict=True)
         )
-        least = min(call.call_ms for call in same)
-        calls.append(replace(same[0], call_ms=least, nodes_ms=sum(node.ms for node in nodes), operators=nodes))
+        usual = float(np.median([call.call_ms for call in same]))
+        calls.append(replace(same[0], call_ms=usual, nodes_ms=sum(node.ms for node in nodes), operators=nodes))
     peaks = [at for each in rounds for at in each.peaks]
-    own = tuple(best_peaks(at, peaks) for at in rounds[0].peaks)
-    return replace(rounds[0], operators=tuple(calls), peaks=own)
+    return replace(rounds[0], operators=tuple(calls), peaks=tuple(usual_peaks(threads, peaks) for threads in THREADS))
 
 
-def profiles_of(student: Student, work: Path, percentile: float, number: int) -> dict[str, Profile]:
-    """Precision and kernels -> a profile with both thread counts; what is there already is read."""
+def exported(student: Student, work: Path) -> dict[str, Path]:
+    """Precision and kernels -> a bundle; one that is there already is taken."""
     found = {}
     decoder = student.model_type == "qwen2"
     for precision, kernels in DECODERS if decoder else ENCODERS:
         name = f"{student.name}-{precision}-{kernels.split(',')[0]}"
-        bundle, file = work / f"{name}.bundle", work / f"{name}-{number}.json"
+        bundle = found[name] = work / f"{name}.bundle"
         if not bundle.exists():
             note(f"export {name}")
             source = StudentRecipe(source=str(checkpoint(student, work)))
@@ -146,17 +151,66 @@ def profiles_of(student: Student, work: Path, percentile: float, number: int) ->
                 Recipe(precision=precision, student=source, quality=_ANYTHING, runtime=RuntimeRecipe(kernels=kernels)),
                 bundle,
             )
-        if not file.exists():
-            note(f"profile {name}, round {number}")
-            shapes = "1x64,1x256" if decoder else "1x16,1x64,1x128,8x128"
-            asked = Asked(
-                shapes=shapes,
-                threads=THREADS,
-                percentile=percentile,
-                cold=False,
-            )
-            file.write_text(dumps(profile(bundle, asked)), encoding="utf-8")
-        found[name] = read_profile(file)
+    return found
+
+
+def measured(bundles: Mapping[str, Path]) -> dict[str, Profile]:
+    """One round: peaks, and a few calls of everything with either thread count, one after the other."""
+    peaks = {threads: measure_peaks(threads) for threads in THREADS}
+    found = {}
+    for name, bundle in bundles.items():
+        manifest, folder = open_bundle(bundle)
+        shapes = "1x64,1x256" if manifest.generation else "1x16,1x64,1x128,8x128"
+        calls: list[OperatorProfile] = []
+        for threads in THREADS:
+            subject = open_subject(manifest, folder, threads, None)
+            timer = OperatorTimer(manifest, folder, threads, calls=CALLS, peaks=peaks[threads])
+            for workload in parse_workloads(shapes):
+                prepared = subject.prepare(workload, NEW_TOKENS)
+                prepared.call()
+                prepared.clear()
+                for _ in range(CALLS):
+                    prepared.call()
+                ms = {stage: float(np.median(seconds)) * 1e3 for stage, seconds in prepared.stages.items()}
+                if manifest.generation:
+                    step = ms["decode"] / (NEW_TOKENS - 1)
+                    timer.generate(workload.name, workload.batch, workload.lengths[0], ms["prefill"], step)
+                else:
+                    timer.call(workload.name, workload.batch, workload.lengths[0], ms["compute"])
+            calls += timer.finish()[1]
+            timer.close()
+            subject.close()
+        found[name] = Profile(
+            **{field: getattr(manifest, field) for field in ("tool_version", "name", "task", "precision")},
+            bundle=name,
+            identity="",
+            target=manifest.target.name,
+            bundle_bytes=0,
+            verified=True,
+            host=describe_host(),
+            noise=Noise(loop_ms=0, spread=0, slowest_over_fastest=1, noisy=False),
+            measurements=(),
+            peaks=tuple(peaks.values()),
+            operators=tuple(calls),
+        )
+    return found
+
+
+def rounds_of(bundles: Mapping[str, Path], rounds: int, work: Path) -> dict[str, list[Profile]]:
+    """What is there already is read."""
+    found: dict[str, list[Profile]] = {name: [] for name in bundles}
+    for number in range(rounds):
+        folder = work / f"round-{number}"
+        if not folder.exists():
+            note(f"round {number}")
+            part = work / f".round-{number}"
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            for name, profile in measured(bundles).items():
+                (part / f"{name}.json").write_text(dumps(profile), encoding="utf-8")
+            part.rename(folder)
+        for name in bundles:
+            found[name].append(read_profile(folder / f"{name}.json"))
     return found
 
 
@@ -166,12 +220,10 @@ def only(profile: Profile, threads: int) -> Profile:
 
 def errors(kind: str, made_of: Iterable[Profile], held: dict[str, Profile]) -> list[dict[str, Any]]:
     """A row a call of ``held``: what it took over what was predicted, less 1."""
-    made_of = list(made_of)
     made = fit(made_of)
-    known = [at for each in (*made_of, *held.values()) for at in each.peaks]
     rows = []
     for name, each in held.items():
-        peaks = {at.threads: best_peaks(at, known) for at in each.peaks}
+        peaks = {at.threads: at for at in each.peaks}
         for call in each.operators:
             expected = predicted(made, call, peaks[call.threads]) * 1e3
             rows.append(
@@ -221,25 +273,18 @@ def summary(kind: str, what: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="bundles and profiles; those that are there are kept")
-    parser.add_argument("--percentile", type=float, default=90, help="that there must be calls enough for")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work", type=Path, required=True, help="bundles and rounds; those that are there are kept")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS / "estimate.jsonl")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     lines: list[dict[str, Any]] = [header()]
     kinds = {"encoders": BERTS, "decoders": QWENS}
-    rounds = [
-        {s.name: profiles_of(s, options.work, options.percentile, number) for of in kinds.values() for s in of}
-        for number in range(options.rounds)
-    ]
+    bundles = {student.name: exported(student, options.work) for of in kinds.values() for student in of}
+    everything = {name: path for found in bundles.values() for name, path in found.items()}
+    found = {name: typical(each) for name, each in rounds_of(everything, options.rounds, options.work).items()}
     for what, students in kinds.items():
-        rows = predictions(
-            {
-                s.name: {name: fastest([each[s.name][name] for each in rounds]) for name in rounds[0][s.name]}
-                for s in students
-            }
-        )
+        rows = predictions({s.name: {name: found[name] for name in bundles[s.name]} for s in students})
         for kind in ("threads", "student", "from one"):
             lines.append(summary(kind, what, [row for row in rows if row["kind"] == kind]))
             note(json.dumps(lines[-1]))

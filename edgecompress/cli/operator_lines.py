@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 
 from edgecompress.cli.output import table
-from edgecompress.profile.layers import last_operators, layer_of, most_worth
+from edgecompress.profile.layers import last_operators, layer_of, most_worth, moved_bytes
+from edgecompress.profile.peaks import memory_rate, read_rate
 from edgecompress.types.profile import Operator, OperatorProfile, Peaks, Profile
 
 _MOST_ROWS = 12
@@ -33,12 +34,13 @@ def _phase(found: OperatorProfile, peaks: Peaks) -> list[str]:
     rows.sort(key=lambda row: -float(row[1]))
     rest = [f"and {len(rows) - _MOST_ROWS} more"] if len(rows) > _MOST_ROWS else []
     phase = "" if found.phase == "call" else f", {found.phase}"
+    moved = moved_bytes(found)
     rates = ", ".join(f"{name} products {rate / 1e9:.0f} G/s" for name, rate in peaks.ops_per_s.items())
     return [
         f"{found.workload}{phase}, {found.threads} threads: the nodes take {found.nodes_ms:.2f} ms, timed one by one; "
         f"the call takes {found.call_ms:.2f} ms",
-        f"roof  {rates}, reads {peaks.memory_bytes_per_s / 1e9:.1f} GB/s of memory and "
-        f"{peaks.cache_bytes_per_s / 1e9:.1f} GB/s of {peaks.cache_buffer_bytes / 1e6:.0f} MB again and again",
+        f"roof  {rates}, reads {memory_rate(peaks) / 1e9:.1f} GB/s of memory and "
+        f"{read_rate(peaks, moved) / 1e9:.1f} GB/s of {moved / 1e6:.0f} MB, as much as a call moves, again and again",
         table(["layer", "ms", "share", "of roof", "operators"], rows[:_MOST_ROWS]),
         *rest,
         *_worth(found),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -36,11 +36,12 @@ _PROGRAM = 9  # its place among the op's inputs
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """``ops`` in products of ``computes``; ``bytes`` moved."""
+    """``ops`` in products of ``computes``; ``bytes`` moved; ``weights``: what a block-wise product's are stored in."""
 
     ops: float
     bytes: int
     computes: str
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def _blockwise(seen: _Node) -> Cost:
     rows = math.prod(seen.shape(0)[:-1])
     level = int(seen.attribute("accuracy_level", 4 if seen.node.op_type == "MatMulBlocks" else 0))
     ops = 2.0 * rows * int(seen.attribute("K")) * int(seen.attribute("N"))
-    return _whole(seen, ops, INT8 if level == 4 else FLOAT32)
+    whole = _whole(seen, ops, INT8 if level == 4 else FLOAT32)
+    return replace(whole, weights=f"int{int(seen.attribute('bits', 4))}")
 
 
 def _attended(tokens: int, past: int, *, causal: bool, window: int = -1) -> float:
@@ -175,18 +177,23 @@ def _cached_attention(seen: _Node) -> Cost:
 
 
 def _decoder_layer(seen: _Node) -> Cost:
-    """Products of the op's program, and its attention; rows between its steps stay in the caches."""
+    """Products of the op's program, and its attention; rows between its steps stay in the caches.
+
+    Of the tables of positions only the rows of these tokens are read.
+    """
     program = seen.node.inputs[_PROGRAM]
     if program is None or program.const_value is None:
         raise KeyError(_PROGRAM)
     ops, cache = _cached(seen, 0)
-    rows = seen.case.batch * seen.case.tokens
+    rows, bits = seen.case.batch * seen.case.tokens, [0]
     for step in program.const_value.numpy()[1:].tolist():
         if step[0] == _MATMUL_STEP:
             ops += 2.0 * rows * step[7] * step[8]
-    start = seen.node.inputs[_PROGRAM + 1]
-    moved = seen.weights() + seen.bytes_of(start) + seen.bytes_of(seen.node.outputs[0])
-    return Cost(ops=ops, bytes=moved + cache, computes=INT8)
+            bits.append(step[9])
+    behind = seen.node.inputs[_PROGRAM + 1 :]
+    weights = sum(seen.bytes_of(value) for value in set(behind) if value is not None and value.const_value is not None)
+    moved = weights + seen.bytes_of(behind[0]) + seen.bytes_of(seen.node.outputs[0])
+    return Cost(ops=ops, bytes=moved + cache, computes=INT8, weights=f"int{max(bits)}")
 
 
 def _encoder_projections(seen: _Node) -> Cost:

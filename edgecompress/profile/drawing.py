@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, cast
 
 from edgecompress.errors import HostError
 
@@ -31,6 +33,7 @@ COLOURS: Mapping[str, tuple[str, str, str]] = {  # name -> mark, light, dark
     "s6": ("#01020a", "#5f6b7a", "#9aa7b8"),
     "bad": ("#01020b", "#b3261e", "#ff8a80"),
 }
+DASHES = ("-", (0, (4, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +55,8 @@ def _palette(kind: int) -> Palette:
 
 
 MARKS, LIGHT = _palette(0), _palette(1)
-WIDTH_IN = 5.2
-_DPI = 160
+WIDTH_IN = 4.4  # so narrow that its text can still be read on a phone
+_DPI = 200
 _ID = re.compile(r'(id="|href="#|url\(#)([^")]+)')
 
 
@@ -62,6 +65,7 @@ def _settings(palette: Palette) -> Any:
     return {
         "svg.fonttype": "none",
         "svg.hashsalt": "edgecompress",
+        "text.parse_math": False,  # a module may be named with dollars
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
         "font.size": 9,
@@ -78,8 +82,11 @@ def _settings(palette: Palette) -> Any:
         "grid.color": palette.faint,
         "grid.linewidth": 0.5,
         "legend.frameon": False,
-        "legend.fontsize": 8,
-        "lines.linewidth": 1.6,
+        "legend.fontsize": 8.5,
+        "legend.handlelength": 2.6,
+        "lines.linewidth": 1.7,
+        "xtick.labelsize": 8.5,
+        "ytick.labelsize": 8.5,
     }
 
 
@@ -116,9 +123,138 @@ def drawing(palette: Palette, height_in: float, rows: int = 1) -> Iterator[tuple
         yield figure, axes
 
 
+def in_milliseconds(axis: Axes, of: str, values: Sequence[float]) -> None:
+    """The axis ``of`` ("x" or "y") of times, with numbers as they are; logarithmic where they are far apart."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    known = [value for value in values if value > 0]
+    scale = getattr(axis, f"set_{of}scale")
+    along = getattr(axis, f"{of}axis")
+    if known and max(known) > 6 * min(known):
+        scale("log")
+        along.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if max(known) < 500 * min(known) else (1,)))
+        along.set_minor_locator(NullLocator())
+    else:
+        along.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    along.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def in_rates(axis: Axes, of: str, unit: str = "") -> None:
+    """A logarithmic axis with its powers in words that fit: 100 G, not 10^11."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    getattr(axis, f"set_{of}scale")("log")
+    along = getattr(axis, f"{of}axis")
+    along.set_major_locator(LogLocator(base=10))
+    along.set_minor_locator(NullLocator())
+    along.set_major_formatter(FuncFormatter(lambda value, _: rate(value, unit)))
+
+
+def rate(per_s: float, unit: str = "") -> str:
+    """With its prefix: "20.7 GB"."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if per_s >= size * 0.9995:
+            return f"{per_s / size:.3g} {letter}{unit}"
+    return f"{per_s:.3g} {unit}".rstrip()
+
+
+def stacked(
+    palette: Palette,
+    rows: Sequence[tuple[str, Mapping[str, float]]],
+    kinds: Sequence[str],
+    unit: str,
+    *,
+    ticks: Sequence[float] = (),
+    totals: bool = False,
+) -> Figure:
+    """Bars from top to bottom, each of its kinds; ``ticks``: a stroke across each; ``totals``: in figures behind it."""
+    columns = 2 if max(map(len, kinds)) > 12 else 3
+    with drawing(palette, 0.75 + 0.25 * len(rows) + 0.2 * -(-len(kinds) // columns)) as (figure, (axis,)):
+        left = [0.0] * len(rows)
+        for index, kind in enumerate(kinds):
+            width = [parts.get(kind, 0.0) for _, parts in rows]
+            colour = palette.series[index % len(palette.series)]
+            axis.barh(range(len(rows)), width, left=left, height=0.68, label=kind, color=colour)
+            left = [a + b for a, b in zip(left, width, strict=True)]
+        if ticks:
+            ends = [number + side for number in range(len(rows)) for side in (-0.42, 0.42)]
+            axis.vlines(ticks, ends[::2], ends[1::2], color=palette.ink, linewidth=1.6)
+        if totals:
+            for number, (value, tick) in enumerate(zip(left, ticks or left, strict=True)):
+                axis.annotate(
+                    f"{value:.3g}",
+                    (max(value, tick), number),
+                    xytext=(4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8,
+                    color=palette.ink,
+                )
+            axis.set_xlim(0, max(*left, *ticks, 1e-9) * 1.14)
+        axis.set_yticks(range(len(rows)), [name if len(name) <= 24 else f"…{name[-23:]}" for name, _ in rows])
+        axis.tick_params(axis="y", length=0)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.set_xlabel(unit)
+        axis.grid(True, axis="x")
+        figure.legend(loc="outside lower center", ncols=columns)
+    return figure
+
+
+Box = tuple[float, float, float, float]  # left, low, right, high
+
+
+def label_points(
+    axis: Axes, points: Sequence[tuple[float, float, str]], steps: Sequence[tuple[float, float]], colour: str
+) -> None:
+    """A name beside each point, where it covers as little as can be of names, points, the frame and the line of steps.
+
+    ``steps``: the corners of a line, in the axis' data.
+    """
+    cast("Figure", axis.figure).draw_without_rendering()  # only then is it known where things are
+    frame, pt, size = axis.get_window_extent(), axis.figure.dpi / 72, 8.0
+    places = [tuple(map(float, axis.transData.transform((x, y)))) for x, y, _ in points]
+    corners = [tuple(map(float, axis.transData.transform(corner))) for corner in steps]
+    taken: list[Box] = [(x - 5 * pt, y - 5 * pt, x + 5 * pt, y + 5 * pt) for x, y in places]
+    taken += [
+        (min(a[0], b[0]) - 1, min(a[1], b[1]) - 1, max(a[0], b[0]) + 1, max(a[1], b[1]) + 1)
+        for a, b in pairwise(corners)
+    ]
+
+    def box_at(at: Sequence[float], name: str, move: tuple[float, float], side: float) -> Box:
+        wide, high = 0.6 * size * len(name) * pt, 1.2 * size * pt
+        left, low = at[0] + move[0] * pt - side * wide, at[1] + move[1] * pt - high / 2
+        return left, low, left + wide, low + high
+
+    def cost(box: Box, move: tuple[float, float]) -> float:
+        outside = max(0.0, frame.x0 - box[0], box[2] - frame.x1) + max(0.0, frame.y0 - box[1], box[3] - frame.y1)
+        return float(50 * outside + sum(_overlap(box, other) for other in taken) + abs(move[1]))
+
+    moves = [((0.0, y), 0.5) for y in (11, -11, 20, -20, 30, -30)]
+    moves += [((x, y), 0.5 - x / 18) for x in (9.0, -9.0) for y in (0, 9, -9, 18, -18)]
+    for (x, y, name), at in zip(points, places, strict=True):
+        boxes = [(box_at(at, name, move, side), move) for move, side in moves]
+        box, move = min(boxes, key=lambda found: cost(*found))
+        taken.append(box)
+        label = axis.annotate(
+            name if len(name) <= 32 else f"{name[:31]}…",
+            (x, y),
+            xytext=(((box[0] + box[2]) / 2 - at[0]) / pt, move[1]),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=size,
+            color=colour,
+        )
+        label.set_in_layout(False)  # its place was chosen for the axes as they are
+
+
+def _overlap(a: Box, b: Box) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
 def svg_in_page(plot: Plot) -> str:
     """Of a plot in MARKS: an SVG element in the page's colours; its ids begin with the plot's name."""
-    text = _svg(plot)
+    text = _svg(plot, {})
     for name, (mark, _, _) in COLOURS.items():
         text = text.replace(mark, f"var(--{name})")
     text = _ID.sub(lambda found: f"{found[1]}{plot.name}-{found[2]}", text[text.index("<svg") :])
@@ -129,13 +265,15 @@ def svg_in_page(plot: Plot) -> str:
 
 def svg_file(plot: Plot) -> str:
     """Of a plot in the light palette."""
-    return _svg(plot)
+    return _svg(plot, {"Title": plot.title, "Description": plot.caption})
 
 
 def png_file(plot: Plot) -> bytes:
     """Of a plot in the light palette, on white."""
     out = io.BytesIO()
-    plot.figure.savefig(out, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
+    told = {"Software": None, "Title": plot.title, "Description": plot.caption}
+    with _any_script():
+        plot.figure.savefig(out, format="png", dpi=_DPI, facecolor="white", metadata=told)
     return out.getvalue()
 
 
@@ -143,11 +281,19 @@ def css_variables(*, dark: bool) -> str:
     return " ".join(f"--{name}: {colours[2 if dark else 1]};" for name, colours in COLOURS.items())
 
 
-def _svg(plot: Plot) -> str:
+def _svg(plot: Plot, told: Mapping[str, str]) -> str:
     from matplotlib import rc_context
 
     out = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with rc_context(_settings(LIGHT)):  # what is read when it is written: text as text, and the same ids
-        plot.figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    said = dict.fromkeys(("Date", "Creator", "Format", "Type")) | dict(told)
+    with rc_context(_settings(LIGHT)), _any_script():  # read when it is written: text as text, and the same ids
+        plot.figure.savefig(out, format="svg", transparent=True, metadata=said)
     return out.getvalue()
+
+
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """Names may be in scripts that the font lacks: a reader of the SVG has one for them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield

@@ -11,7 +11,7 @@ import itertools
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import numpy as np
 
 from edgecompress.errors import UsageError
 from edgecompress.profile.costs import FLOAT32, Cost
-from edgecompress.types.profile import OperatorProfile, Peaks, Profile
+from edgecompress.profile.peaks import read_rate
+from edgecompress.types.profile import OperatorProfile, Peaks, Profile, Reads
 
 ATTENTION, ROWS, NOTHING = "attention", "rows", "nothing"
 _KINDS = {
@@ -38,7 +39,18 @@ _KINDS = {
     "Conv": "convolutions",
 }
 _LEAST_OPS = 1e5  # products below it are too small to tell an efficiency by
+_FEW_ROWS = 16.0  # operations a byte: below it a block-wise product is of few rows, which other code computes
 _LEAST_SPREAD = 0.06
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A node's, in seconds at the peaks: of its dtype (float32 where the machine has none of its own), and of reads."""
+
+    kind: str
+    computes: str
+    computing_s: float
+    moving_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +61,9 @@ class Factors:
     compute: float
     memory: float
 
-    def seconds(self, cost: Cost, peaks: Peaks) -> tuple[float, float, float]:
+    def seconds(self, work: Work) -> tuple[float, float, float]:
         """Overhead, computing and moving."""
-        return self.overhead_s, self.compute * computing_s(cost, peaks), self.memory * moving_s(cost, peaks)
+        return self.overhead_s, self.compute * work.computing_s, self.memory * work.moving_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +85,9 @@ class Fit:
 def kind_of(op: str, cost: Cost) -> str:
     """What a node is like in how near it comes to the peaks."""
     if op in _KINDS:
-        return _KINDS[op]
+        stored = f" of {cost.weights}" if cost.weights else ""
+        few = ", few rows" if stored and cost.ops < _FEW_ROWS * cost.bytes else ""
+        return f"{_KINDS[op]}{stored}{few}"
     if cost.ops == 0 and cost.bytes == 0:
         return NOTHING
     if "MatMul" in op or op in ("Gemm", "FusedGemm", "QGemm", "MoE", "QMoE"):
@@ -81,13 +95,18 @@ def kind_of(op: str, cost: Cost) -> str:
     return ROWS
 
 
-def computing_s(cost: Cost, peaks: Peaks) -> float:
-    """At the peak of its dtype; of float32 where the machine has none of its own."""
-    return cost.ops / peaks.ops_per_s.get(cost.computes, peaks.ops_per_s[FLOAT32])
-
-
-def moving_s(cost: Cost, peaks: Peaks) -> float:
-    return cost.bytes / max(peaks.memory_bytes_per_s, peaks.cache_bytes_per_s)
+def work_of(nodes: Iterable[tuple[str, Cost]], peaks: Peaks) -> list[Work]:
+    """Of a call's nodes: (operator, cost). A pass over rows finds them where the node before it left them; weights lie
+    where all that a call moves can lie."""
+    found = list(nodes)
+    whole = read_rate(peaks, sum(cost.bytes for _, cost in found))
+    made = []
+    for op, cost in found:
+        kind = kind_of(op, cost)
+        rate = read_rate(peaks, cost.bytes) if kind == ROWS else whole
+        per_s = peaks.ops_per_s.get(cost.computes, peaks.ops_per_s[FLOAT32])
+        made.append(Work(kind=kind, computes=cost.computes, computing_s=cost.ops / per_s, moving_s=cost.bytes / rate))
+    return made
 
 
 def fit(profiles: Iterable[Profile]) -> Fit:
@@ -100,17 +119,15 @@ def fit(profiles: Iterable[Profile]) -> Fit:
             way_out="Give profiles of one machine.",
         )
     rows: dict[str, list[tuple[float, float, float]]] = defaultdict(list)  # measured, computing, moving, in seconds
-    calls: list[tuple[OperatorProfile, Peaks]] = []
+    calls: list[OperatorProfile] = []
     of_all = [each for profile in found for each in profile.peaks]
+    peaks = {threads: usual_peaks(threads, of_all) for threads in {each.threads for each in of_all}}
     for profile in found:
-        peaks = {each.threads: best_peaks(each, of_all) for each in profile.peaks}
         for call in profile.operators:
-            calls.append((call, peaks[call.threads]))
+            calls.append(call)
             scale = _scale(call)
-            for node in call.operators:
-                cost = Cost(ops=node.ops, bytes=node.bytes, computes=node.computes)
-                at = peaks[call.threads]
-                rows[kind_of(node.op, cost)].append((node.ms / 1e3 * scale, computing_s(cost, at), moving_s(cost, at)))
+            for node, work in zip(call.operators, _work(call, peaks[call.threads]), strict=True):
+                rows[work.kind].append((node.ms / 1e3 * scale, work.computing_s, work.moving_s))
     if not calls:
         raise UsageError(
             "the profiles have no operators", way_out="Make them with `edgecompress profile BUNDLE -o DIR`, on a CPU."
@@ -118,21 +135,20 @@ def fit(profiles: Iterable[Profile]) -> Fit:
     by_kind = {kind: _factors(np.array(values)) for kind, values in rows.items()}
     by_kind.setdefault(ROWS, Factors(overhead_s=2e-6, compute=0.0, memory=2.0))
     made = Fit(by_kind=by_kind, spread=0.0, calls=len(calls), machine=machines[0])
-    errors = [np.log(call.call_ms / 1e3 / predicted(made, call, peaks)) for call, peaks in calls]
+    errors = [np.log(call.call_ms / 1e3 / predicted(made, call, peaks[call.threads])) for call in calls]
     spread = float(np.sqrt(np.mean(np.square(errors))))
     return Fit(by_kind=by_kind, spread=max(_LEAST_SPREAD, spread), calls=len(calls), machine=machines[0])
 
 
-def best_peaks(of: Peaks, measured: Iterable[Peaks]) -> Peaks:
-    """The most that a machine was seen to do with the threads of ``of``, and about its buffer."""
-    alike = [each for each in measured if each.threads == of.threads]
-    near = [each for each in alike if 0.4 <= each.cache_buffer_bytes / of.cache_buffer_bytes <= 2.5]
-    return replace(
-        of,
-        memory_bytes_per_s=max(each.memory_bytes_per_s for each in alike),
-        cache_bytes_per_s=max(each.cache_bytes_per_s for each in near),
-        ops_per_s={name: max(each.ops_per_s.get(name, 0.0) for each in alike) for name in of.ops_per_s},
+def usual_peaks(threads: int, measured: Iterable[Peaks]) -> Peaks:
+    """The medians of what a machine was seen to do with so many threads; what was measured but once is what it is."""
+    alike = [each for each in measured if each.threads == threads]
+    reads = tuple(
+        Reads(buffer_bytes=same[0].buffer_bytes, bytes_per_s=float(np.median([each.bytes_per_s for each in same])))
+        for same in zip(*(each.reads for each in alike), strict=True)
     )
+    rates = {name: float(np.median([each.ops_per_s[name] for each in alike])) for name in alike[0].ops_per_s}
+    return Peaks(threads=threads, reads=reads, ops_per_s=rates)
 
 
 def _scale(call: OperatorProfile) -> float:
@@ -142,8 +158,15 @@ def _scale(call: OperatorProfile) -> float:
 
 def predicted(made: Fit, call: OperatorProfile, peaks: Peaks) -> float:
     """Seconds, of a call whose nodes are known from a profile."""
-    costs = [(node.op, Cost(ops=node.ops, bytes=node.bytes, computes=node.computes)) for node in call.operators]
-    return sum(sum(made.factors(kind_of(op, cost)).seconds(cost, peaks)) for op, cost in costs)
+    return sum(sum(made.factors(work.kind).seconds(work)) for work in _work(call, peaks))
+
+
+def _work(call: OperatorProfile, peaks: Peaks) -> list[Work]:
+    costs = [
+        (node.op, Cost(ops=node.ops, bytes=node.bytes, computes=node.computes, weights=node.weights))
+        for node in call.operators
+    ]
+    return work_of(costs, peaks)
 
 
 def _factors(values: np.ndarray[Any, Any]) -> Factors:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from edgecompress import __version__
@@ -18,15 +17,26 @@ from edgecompress.formats.cpu import host_cores, host_cpu_name
 from edgecompress.formats.manifest import file_sha256, open_bundle
 from edgecompress.formats.profile import read_profile
 from edgecompress.profile.costs import FLOAT32
-from edgecompress.profile.efficiency import ATTENTION, NOTHING, ROWS, Factors, Fit, fit, kind_of, table_factors
-from edgecompress.profile.operators import Counted, count, load_graph, reads_bytes, summed
+from edgecompress.profile.efficiency import (
+    ATTENTION,
+    NOTHING,
+    ROWS,
+    Factors,
+    Fit,
+    Work,
+    fit,
+    table_factors,
+    usual_peaks,
+    work_of,
+)
+from edgecompress.profile.operators import Counted, count, load_graph, summed
 from edgecompress.profile.peaks import measure_peaks
 from edgecompress.profile.shapes import Case
 from edgecompress.profile.workload import Workload, default_shapes, parse_workloads
 from edgecompress.targets import LOCAL, find_target
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.estimate import Estimate, Estimates, Span
-from edgecompress.types.profile import Peaks, Profile
+from edgecompress.types.profile import Peaks, Profile, Reads
 from edgecompress.types.target import Target
 
 _DEVIATIONS = 2.0  # to either side of what a fit gives
@@ -41,7 +51,7 @@ class Basis:
 
     name: str
     threads: int | None
-    peaks: Callable[[int], Peaks]  # by the bytes that a call moves
+    peaks: Peaks
     best: Callable[[str, str], Factors]  # by kind of node, and dtype of its products
     worst: Callable[[str, str], Factors]
     words: str
@@ -107,22 +117,19 @@ def _bases(manifest: Manifest, targets: Sequence[str], profiles: Sequence[Profil
             raise UsageError(
                 f"the profiles are of another machine: {made.machine}", way_out="Leave out --target local."
             )
-        return [_of_fit(made, LOCAL, threads or host_cores(), partial(measure_peaks, threads or host_cores()))]
-    known = {each.threads: each for profile in profiles for each in profile.peaks}
+        return [_of_fit(made, LOCAL, measure_peaks(threads or host_cores()))]
+    of_all = [each for profile in profiles for each in profile.peaks]
+    known = {threads: usual_peaks(threads, of_all) for threads in {each.threads for each in of_all}}
     if threads is not None and threads not in known:
         raise UsageError(
             f"the profiles do not say what {threads} threads can do there",
             way_out=f"Give --threads {max(known)}, or a profile that was made with --threads {threads}.",
         )
     wanted = [threads] if threads is not None else sorted(known)
-    return [_of_fit(made, made.machine, number, _always(known[number])) for number in wanted]
+    return [_of_fit(made, made.machine, known[number]) for number in wanted]
 
 
-def _always(peaks: Peaks) -> Callable[[int], Peaks]:
-    return lambda _: peaks
-
-
-def _of_fit(made: Fit, name: str, threads: int, peaks: Callable[[int], Peaks]) -> Basis:
+def _of_fit(made: Fit, name: str, peaks: Peaks) -> Basis:
     def factors(kind: str, _: str, deviations: float) -> Factors:
         try:
             found = made.factors(kind)
@@ -135,7 +142,7 @@ def _of_fit(made: Fit, name: str, threads: int, peaks: Callable[[int], Peaks]) -
 
     return Basis(
         name=name,
-        threads=threads,
+        threads=peaks.threads,
         peaks=peaks,
         best=lambda kind, dtype: factors(kind, dtype, -_DEVIATIONS),
         worst=lambda kind, dtype: factors(kind, dtype, _DEVIATIONS),
@@ -146,14 +153,14 @@ def _of_fit(made: Fit, name: str, threads: int, peaks: Callable[[int], Peaks]) -
 def _of_target(target: Target, manifest: Manifest, threads: int | None) -> Basis:
     if target.name == LOCAL:
         at_once: int | None = threads or host_cores()
-        peaks: Callable[[int], Peaks] = partial(measure_peaks, at_once or 1)
+        peaks = measure_peaks(at_once or 1)
         words = "table of efficiencies, peaks measured here"
     else:
         if threads is not None:
             raise UsageError(
                 f"the figures of {target.name} are of the whole chip", way_out="Leave out --threads, or --target local."
             )
-        peaks, at_once = _always(_peaks_of(target)), target.cores
+        peaks, at_once = _peaks_of(target), target.cores
         words = "table of efficiencies, peaks of its data sheet"
     ends = {best: table_factors(target.accelerator, best=best) for best in (True, False)}
 
@@ -198,9 +205,7 @@ def _peaks_of(target: Target) -> Peaks:
         rates["float32"] = rates["float16"]  # an export for it computes in float16
     return Peaks(
         threads=target.cores or 1,
-        memory_bytes_per_s=target.memory_bandwidth_bytes_per_s,
-        cache_bytes_per_s=target.memory_bandwidth_bytes_per_s,
-        cache_buffer_bytes=0,
+        reads=(Reads(buffer_bytes=1, bytes_per_s=target.memory_bandwidth_bytes_per_s),),
         ops_per_s=rates,
     )
 
@@ -208,9 +213,8 @@ def _peaks_of(target: Target) -> Peaks:
 def _estimated(
     basis: Basis, workload: str, phase: str, counted: Sequence[Counted], runs: int, bundle_bytes: int
 ) -> Estimate:
-    peaks = basis.peaks(max(1 << 20, reads_bytes(counted)))
-    best = _total(counted, peaks, basis.best, runs)
-    worst = _total(counted, peaks, basis.worst, runs)
+    works = work_of(((each.op, each.cost) for each in counted), basis.peaks)
+    best, worst = _total(works, basis.best, runs), _total(works, basis.worst, runs)
     parts = dict(zip(_PARTS, (math.sqrt(a * b) for a, b in zip(best, worst, strict=True)), strict=True))
     low, high = sum(best) * 1e3, sum(worst) * 1e3
     return Estimate(
@@ -225,11 +229,10 @@ def _estimated(
     )
 
 
-def _total(counted: Sequence[Counted], peaks: Peaks, factors: Callable[[str, str], Factors], runs: int) -> Parts:
+def _total(works: Sequence[Work], factors: Callable[[str, str], Factors], runs: int) -> Parts:
     whole = [0.0, 0.0, 0.0]
-    for each in counted:
-        found = factors(kind_of(each.op, each.cost), each.cost.computes)
-        overhead, computing, moving = found.seconds(each.cost, peaks)
+    for work in works:
+        overhead, computing, moving = factors(work.kind, work.computes).seconds(work)
         whole[0] += runs * overhead
         whole[1] += computing
         whole[2] += moving

@@ -28,6 +28,11 @@ def last_operators(profile: Profile) -> list[tuple[OperatorProfile, Peaks]]:
     return [(found, peaks) for found in profile.operators if (found.workload, found.threads) == (workload, threads)]
 
 
+def moved_bytes(found: OperatorProfile) -> int:
+    """What a call moves in all: as much as a cache must hold for the next call to find it there."""
+    return sum(each.bytes for each in found.operators)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Worth:
     """The same operator in every layer."""

@@ -10,7 +10,7 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from edgecompress.profile.costs import Cost, cost
 from edgecompress.profile.layers import layer_of
-from edgecompress.profile.peaks import measure_peaks
+from edgecompress.profile.peaks import measure_peaks, read_rate
 from edgecompress.profile.shapes import Case, input_shapes, value_shapes
 from edgecompress.profile.sides import token_ids
 from edgecompress.runtime.decoder import Cancellation, Decoder
@@ -98,14 +98,19 @@ def reads_bytes(counted: Sequence[Counted]) -> int:
 
 
 class OperatorTimer:
-    """A session of the bundle in which ONNX Runtime times each node; for CPUs."""
+    """A session of the bundle in which ONNX Runtime times each node; for CPUs.
 
-    def __init__(self, manifest: Manifest, folder: Path, threads: int) -> None:
-        self._manifest, self._threads = manifest, threads
+    ``peaks`` of this machine with these threads, where they are known; else they are measured.
+    """
+
+    def __init__(
+        self, manifest: Manifest, folder: Path, threads: int, *, calls: int = CALLS, peaks: Peaks | None = None
+    ) -> None:
+        self._manifest, self._threads, self._calls = manifest, threads, calls
         self._graph = load_graph(manifest, folder)
         self._folder = tempfile.TemporaryDirectory(prefix="edgecompress-profile-")
         self._session = make_session(folder, manifest, threads, profile_to=Path(self._folder.name) / "ops")
-        self._peaks: Peaks | None = None
+        self._peaks = peaks
         self._runs = 0
         self._wanted: list[tuple[str, str, float, list[Case], list[list[int]]]] = []
 
@@ -121,7 +126,7 @@ class OperatorTimer:
             self._session.run(None, feed)
             return [self._next()]
 
-        self._wanted.append((workload, "call", usual_ms, [case], _several(run)))
+        self._wanted.append((workload, "call", usual_ms, [case], self._several(run)))
 
     def generate(self, workload: str, batch: int, tokens: int, prefill_ms: float, step_ms: float) -> None:
         """A decoder's prompts, and steps behind them."""
@@ -145,8 +150,10 @@ class OperatorTimer:
             return [self._next()]
 
         chunks = [Case(batch=1, tokens=min(chunk, tokens - start), past=start) for start in starts]
-        self._wanted.append((workload, "prefill", prefill_ms, chunks * batch, _several(read)))
-        self._wanted.append((workload, "decode", step_ms, [Case(batch=batch, tokens=1, past=tokens)], _several(step)))
+        self._wanted.append((workload, "prefill", prefill_ms, chunks * batch, self._several(read)))
+        self._wanted.append(
+            (workload, "decode", step_ms, [Case(batch=batch, tokens=1, past=tokens)], self._several(step))
+        )
 
     def finish(self) -> tuple[Peaks | None, list[OperatorProfile]]:
         """End the session's profile and read it."""
@@ -156,7 +163,7 @@ class OperatorTimer:
         for workload, phase, usual_ms, cases, calls in self._wanted:
             counted = summed([count(self._graph, self._manifest, case) for case in cases])
             if self._peaks is None:
-                self._peaks = measure_peaks(self._threads, max(1 << 20, reads_bytes(counted)))
+                self._peaks = measure_peaks(self._threads)
             timed = [_added([runs[index] for index in call]) for call in calls]
             found.append(
                 OperatorProfile(
@@ -172,15 +179,14 @@ class OperatorTimer:
         self._runs += 1
         return self._runs - 1
 
-
-def _several(run: Any) -> list[list[int]]:
-    """The runs of each call, those before it was warm left out."""
-    for _ in range(_WARM_UP):
-        run()
-    began, calls = time.perf_counter(), [run()]
-    while len(calls) < CALLS and time.perf_counter() - began < _LONGEST_S:
-        calls.append(run())
-    return calls
+    def _several(self, run: Callable[[], list[int]]) -> list[list[int]]:
+        """The runs of each call, those before it was warm left out."""
+        for _ in range(min(_WARM_UP, self._calls - 1)):
+            run()
+        began, calls = time.perf_counter(), [run()]
+        while len(calls) < self._calls and time.perf_counter() - began < _LONGEST_S:
+            calls.append(run())
+        return calls
 
 
 def _feed(manifest: Manifest, case: Case) -> dict[str, np.ndarray[Any, Any]]:
@@ -244,6 +250,7 @@ def summed(cases: Sequence[list[Counted]]) -> list[Counted]:
                 ops=sum(each.cost.ops for each in same),
                 bytes=sum(each.cost.bytes for each in same),
                 computes=same[0].cost.computes,
+                weights=same[0].cost.weights,
             ),
         )
         for same in zip(*cases, strict=True)
@@ -257,8 +264,11 @@ def _summary(counted: Sequence[Counted], timed: Sequence[Durations], peaks: Peak
     rows = [*counted, *(Counted(name=name, module="", op="onnxruntime", cost=nothing) for name in unknown)]
     times = [_middle([durations.get(row.name, 0.0) for durations in timed]) / 1e3 for row in rows]
     nodes_ms = sum(times)
+    rate = read_rate(peaks, reads_bytes(counted))
     operators = [
-        _operator(row, ms, nodes_ms, peaks) for row, ms in zip(rows, times, strict=True) if ms > 0 or row.cost.bytes
+        _operator(row, ms, nodes_ms, peaks, rate)
+        for row, ms in zip(rows, times, strict=True)
+        if ms > 0 or row.cost.bytes
     ]
     return {
         "calls": len(timed),
@@ -269,9 +279,10 @@ def _summary(counted: Sequence[Counted], timed: Sequence[Durations], peaks: Peak
     }
 
 
-def _operator(row: Counted, ms: float, nodes_ms: float, peaks: Peaks) -> Operator:
+def _operator(row: Counted, ms: float, nodes_ms: float, peaks: Peaks, reads: float) -> Operator:
+    """``reads``: bytes a second of what a call moves, which may lie in a cache from one call to the next."""
     rate = peaks.ops_per_s.get(row.cost.computes, peaks.ops_per_s["float32"])
-    computing, moving = row.cost.ops / rate * 1e3, row.cost.bytes / bandwidth(peaks) * 1e3
+    computing, moving = row.cost.ops / rate * 1e3, row.cost.bytes / reads * 1e3
     roof = max(computing, moving)
     return Operator(
         name=row.name,
@@ -282,15 +293,11 @@ def _operator(row: Counted, ms: float, nodes_ms: float, peaks: Peaks) -> Operato
         ops=row.cost.ops,
         bytes=row.cost.bytes,
         computes=row.cost.computes,
+        weights=row.cost.weights,
         bound="compute" if computing > moving else "memory",
         roof_ms=round(roof, 5),
         of_roof=round(roof / ms, 4) if ms else 0.0,
     )
-
-
-def bandwidth(peaks: Peaks) -> float:
-    """The higher of the two: what a model reads again and again may lie in a cache."""
-    return max(peaks.memory_bytes_per_s, peaks.cache_bytes_per_s)
 
 
 def _middle(values: Sequence[float]) -> float:

@@ -21,7 +21,8 @@ from edgecompress.profile.drawing import (
     svg_in_page,
 )
 from edgecompress.profile.host import describe_noise, resolution
-from edgecompress.profile.layers import last_operators, most_worth
+from edgecompress.profile.layers import last_operators, most_worth, moved_bytes
+from edgecompress.profile.peaks import memory_rate, read_rate
 from edgecompress.profile.plots import plots
 from edgecompress.types.profile import Measurement, OperatorProfile, Peaks, Percentiles, Profile
 
@@ -230,13 +231,14 @@ def _phase(found: OperatorProfile, peaks: Peaks) -> dict[str, Any]:
     phase = "" if found.phase == "call" else f", {found.phase}"
     rates = ", ".join(f"{dtype} {rate / 1e9:,.0f} G/s" for dtype, rate in sorted(peaks.ops_per_s.items()))
     roofs = {"memory": "reading", "compute": "products"}
+    moved = moved_bytes(found)
     operators = sorted(found.operators, key=lambda o: -o.ms)
     return {
         "title": f"{found.workload}, {found.threads} threads{phase}",
         "summary": f"The nodes take {found.nodes_ms:.3f} ms, timed one by one; the call takes {found.call_ms:.3f} ms "
         f"when nothing in it is timed. This machine's roof with {found.threads} threads: products in {rates}; reads "
-        f"{peaks.memory_bytes_per_s / 1e9:.1f} GB/s of memory, and {peaks.cache_bytes_per_s / 1e9:.1f} GB/s of "
-        f"{_megabytes(peaks.cache_buffer_bytes)} again and again.",
+        f"{memory_rate(peaks) / 1e9:.1f} GB/s of memory, and {read_rate(peaks, moved) / 1e9:.1f} GB/s of "
+        f"{_megabytes(moved)}, as much as a call moves, again and again.",
         "worth": [
             [each.what, str(each.nodes), f"{each.ms:.3f}", f"{each.roof_ms:.3f}", roofs[each.bound]]
             for each in most_worth(found)

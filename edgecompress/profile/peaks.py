@@ -10,11 +10,14 @@ import numpy as np
 import onnxruntime as ort
 
 from edgecompress.runtime.weights import huge_region
-from edgecompress.types.profile import Peaks
+from edgecompress.types.profile import Peaks, Reads
 
 MEMORY_BYTES = 1 << 29  # beyond the caches of one machine's share of most processors
+_LEAST_BYTES = 1 << 19  # below it the time of numpy's call would be what is measured
+_LEAST_S = 2e-3  # of one measured pass over a buffer, again and again
 _ROWS, _INNER, _COLUMNS = 512, 1024, 4096
 _LONGEST_S, _MOST_CALLS = 0.6, 200
+_LONGEST_READ_S = 0.15
 
 
 class Bandwidth:
@@ -26,19 +29,40 @@ class Bandwidth:
         self._bytes, self._parts = data.nbytes, np.array_split(data, threads)
         self._pool = ThreadPoolExecutor(threads)
 
-    def bytes_per_s(self) -> float:
-        return self._bytes / _best(lambda: list(self._pool.map(np.max, self._parts)))
+    def bytes_per_s(self, longest_s: float = _LONGEST_S) -> float:
+        times = max(1, round(_LEAST_S * 1e10 / self._bytes))
+
+        def again(part: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> None:
+            for _ in range(times):
+                part.max()
+
+        return self._bytes * times / _best(lambda: list(self._pool.map(again, self._parts)), longest_s)
 
 
-def measure_peaks(threads: int, working_set_bytes: int) -> Peaks:
-    """``working_set_bytes``: what a call of the model reads; it may lie in a cache from one call to the next."""
+def measure_peaks(threads: int) -> Peaks:
+    """A few seconds. Buffers from half a megabyte a thread to what no cache holds, each twice the one before."""
+    size, reads = _LEAST_BYTES * threads, []
+    while size < 2 * MEMORY_BYTES:
+        rate = Bandwidth(threads, size).bytes_per_s(_LONGEST_READ_S if size < MEMORY_BYTES else _LONGEST_S)
+        reads.append(Reads(buffer_bytes=size, bytes_per_s=round(rate)))
+        size *= 2
     return Peaks(
         threads=threads,
-        memory_bytes_per_s=round(Bandwidth(threads).bytes_per_s()),
-        cache_bytes_per_s=round(Bandwidth(threads, working_set_bytes).bytes_per_s()),
-        cache_buffer_bytes=working_set_bytes,
+        reads=tuple(reads),
         ops_per_s={"float32": round(_products(threads, np.float32)), "int8": round(_products(threads, np.int8))},
     )
+
+
+def read_rate(peaks: Peaks, buffer_bytes: float) -> float:
+    """Bytes a second, of a buffer of that size; between two measured sizes on the line between their logarithms."""
+    sizes = [np.log(each.buffer_bytes) for each in peaks.reads]
+    rates = [np.log(each.bytes_per_s) for each in peaks.reads]
+    return float(np.exp(np.interp(np.log(max(1.0, buffer_bytes)), sizes, rates)))
+
+
+def memory_rate(peaks: Peaks) -> float:
+    """Bytes a second, of a buffer that no cache holds."""
+    return peaks.reads[-1].bytes_per_s
 
 
 def _products(threads: int, dtype: type) -> float:
@@ -72,10 +96,10 @@ def _products(threads: int, dtype: type) -> float:
     return 2.0 * _ROWS * _INNER * _COLUMNS / _best(lambda: session.run(None, {"x": rows}))
 
 
-def _best(call: Callable[[], object]) -> float:
+def _best(call: Callable[[], object], longest_s: float = _LONGEST_S) -> float:
     """Seconds of the fastest of a few calls."""
     began, best, done = time.perf_counter(), float("inf"), 0
-    while done < 2 or (done < _MOST_CALLS and time.perf_counter() - began < _LONGEST_S):
+    while done < 2 or (done < _MOST_CALLS and time.perf_counter() - began < longest_s):
         started = time.perf_counter()
         call()
         best = min(best, time.perf_counter() - started)

@@ -78,13 +78,19 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reads:
+    """How fast a buffer of that size is read again and again: caches hold the small ones."""
+
+    buffer_bytes: int
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Peaks:
     """What this machine does at most with so many threads, measured: nothing here is looked up."""
 
     threads: int
-    memory_bytes_per_s: float  # read, of a buffer that no cache holds
-    cache_bytes_per_s: float  # read, of a buffer as large as what the model reads in a call
-    cache_buffer_bytes: int
+    reads: tuple[Reads, ...]  # by their sizes; the last is of memory: no cache holds it
     ops_per_s: Mapping[str, float]  # of large matrix products, by dtype: "float32", "int8"; two to a multiply-add
 
 
@@ -100,6 +106,7 @@ class Operator:
     ops: float  # two to a multiply-add
     bytes: int  # weights and inputs read, outputs written
     computes: str  # the dtype that its products are in: "float32", "int8"
+    weights: str = ""  # of a block-wise product: what its weights are stored in, "int4" or "int8"
     bound: str  # "compute" or "memory": the higher of the two roofs' times
     roof_ms: float  # what it would take at the roof
     of_roof: float  # roof_ms / ms

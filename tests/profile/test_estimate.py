@@ -13,16 +13,18 @@ from edgecompress.cli import main
 from edgecompress.errors import UsageError
 from edgecompress.formats.codec import dumps, from_jsonable
 from edgecompress.profile.costs import Cost
-from edgecompress.profile.efficiency import fit, kind_of, predicted, table_factors
+from edgecompress.profile.efficiency import fit, kind_of, predicted, table_factors, usual_peaks, work_of
+from edgecompress.profile.peaks import memory_rate, read_rate
 from edgecompress.types.estimate import Estimates
-from edgecompress.types.profile import Noise, Operator, OperatorProfile, Peaks, Profile
+from edgecompress.types.profile import Noise, Operator, OperatorProfile, Peaks, Profile, Reads
 
 PEAKS = {
     threads: Peaks(
         threads=threads,
-        memory_bytes_per_s=1e10 * threads,
-        cache_bytes_per_s=2e10 * threads,
-        cache_buffer_bytes=1 << 24,
+        reads=(
+            Reads(buffer_bytes=1 << 20, bytes_per_s=4e10 * threads),
+            Reads(buffer_bytes=1 << 24, bytes_per_s=1e10 * threads),
+        ),
         ops_per_s={"float32": 1e11 * threads, "int8": 4e11 * threads},
     )
     for threads in (1, 2)
@@ -36,16 +38,28 @@ def made_up(threads: int, seed: int, noise: float = 0.0, cpu: str = "A") -> Prof
     calls = []
     for size in (0.25, 1.0, 4.0):
         operators = []
-        for index, (op, computes) in enumerate(
-            [("MatMulIntegerToFloat", "int8"), ("MultiHeadAttention", "float32"), ("Add", "float32")] * 8
-        ):
-            cost = Cost(
-                ops=size * float(rng.uniform(1e7, 1e9)) if op != "Add" else 1e4,
-                bytes=int(size * rng.uniform(1e5, 1e7)),
-                computes=computes,
+        costs = [
+            (
+                op,
+                Cost(
+                    ops=size * float(rng.uniform(1e7, 1e9)) if op != "Add" else 1e4,
+                    bytes=int(size * rng.uniform(1e5, 1e7)),
+                    computes=computes,
+                ),
             )
+            for op, computes in [
+                ("MatMulIntegerToFloat", "int8"),
+                ("MultiHeadAttention", "float32"),
+                ("Add", "float32"),
+            ]
+            * 8
+        ]
+        whole = sum(cost.bytes for _, cost in costs)
+        for index, (op, cost) in enumerate(costs):
             overhead, compute, memory = TRUE[kind_of(op, cost)]
-            took = overhead + compute * cost.ops / peaks.ops_per_s[computes] + memory * cost.bytes / 2e10 / threads
+            rate = read_rate(peaks, cost.bytes if op == "Add" else whole)
+            computes = cost.computes
+            took = overhead + compute * cost.ops / peaks.ops_per_s[computes] + memory * cost.bytes / rate
             operators.append(
                 Operator(
                     name=f"{index}",
@@ -92,6 +106,33 @@ def made_up(threads: int, seed: int, noise: float = 0.0, cpu: str = "A") -> Prof
         peaks=(peaks,),
         operators=tuple(calls),
     )
+
+
+def test_reads_lie_on_the_line_between_two_measured_sizes_and_end_with_them() -> None:
+    peaks = PEAKS[1]
+    assert read_rate(peaks, 10) == pytest.approx(4e10)
+    assert read_rate(peaks, 1 << 22) == pytest.approx(2e10)  # the middle, of logarithms
+    assert read_rate(peaks, 1 << 30) == pytest.approx(1e10) == memory_rate(peaks)
+
+
+def test_a_pass_over_rows_finds_them_in_a_cache_and_weights_lie_where_all_that_is_moved_can_lie() -> None:
+    row, product = (
+        ("Add", Cost(ops=1e4, bytes=1 << 20, computes="float32")),
+        ("MatMul", Cost(ops=1e9, bytes=1 << 26, computes="float32")),
+    )
+    rows, products = work_of([row, product], PEAKS[1])
+    assert rows.moving_s == pytest.approx((1 << 20) / 4e10)
+    assert products.moving_s == pytest.approx((1 << 26) / 1e10)
+    assert products.computing_s == pytest.approx(1e9 / 1e11)
+
+
+def test_what_a_machine_usually_does_is_the_median() -> None:
+    slow = replace(PEAKS[1], reads=tuple(replace(each, bytes_per_s=each.bytes_per_s / 2) for each in PEAKS[1].reads))
+    fast = replace(PEAKS[1], ops_per_s={"float32": 2e11, "int8": 1e11})
+    usual = usual_peaks(1, [slow, fast, *PEAKS.values()])
+    assert usual.reads == PEAKS[1].reads
+    assert usual.ops_per_s == {"float32": 1e11, "int8": 4e11}
+    assert usual_peaks(2, [slow, *PEAKS.values()]) == PEAKS[2]
 
 
 def test_the_factors_come_back_from_exact_times() -> None:

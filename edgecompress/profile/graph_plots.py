@@ -1,0 +1,197 @@
+"""The plots of a profile's graph: its layers, its nodes against the machine's roof, and the precisions tried."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import pairwise
+
+import numpy as np
+
+from edgecompress.profile.drawing import DASHES, Palette, Plot, drawing, in_rates, label_points, rate, stacked
+from edgecompress.profile.layers import layer_of, moved_bytes
+from edgecompress.profile.peaks import memory_rate, read_rate
+from edgecompress.types.profile import OperatorProfile, Peaks, Profile
+
+_MOST_LAYERS, _MOST_KINDS = 16, 5
+_LEAST_SHARE = 0.002  # of the time, for a node to be drawn
+_MARKERS = "osD^v"  # a dtype each
+_GLYPHS = "●■◆▲▼"
+
+
+def workload_of(found: OperatorProfile) -> str:
+    phase = "" if found.phase == "call" else f", {found.phase}"
+    return f"{found.workload}, {found.threads} thread{'s' * (found.threads != 1)}{phase}"
+
+
+def _suffix(found: OperatorProfile) -> str:
+    return "" if found.phase == "call" else f"-{found.phase}"
+
+
+def layers_plot(found: OperatorProfile, palette: Palette) -> Plot | None:
+    """Each layer's time, by kind of operator, and what the roof would allow it."""
+    by_layer: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    by_kind: dict[str, float] = defaultdict(float)
+    roofs: dict[str, float] = defaultdict(float)
+    for operator in found.operators:
+        layer = layer_of(operator.module)
+        by_layer[layer][operator.op] += operator.ms
+        by_kind[operator.op] += operator.ms
+        roofs[layer] += operator.roof_ms
+    if not by_layer:
+        return None
+    kinds = sorted(by_kind, key=lambda kind: -by_kind[kind])
+    kinds, few = kinds[:_MOST_KINDS], kinds[_MOST_KINDS:]
+    largest = sorted(by_layer, key=lambda layer: -sum(by_layer[layer].values()))[:_MOST_LAYERS]
+    rows = []
+    for layer in (layer for layer in by_layer if layer in largest):
+        parts = {kind: by_layer[layer].get(kind, 0.0) for kind in kinds}
+        rows.append((layer, parts | {"others": sum(by_layer[layer].get(kind, 0.0) for kind in few)}))
+    rows.sort(key=lambda row: row[0] == "the rest")
+    figure = stacked(
+        palette,
+        rows=rows,
+        kinds=[*kinds, *(["others"] if few else [])],
+        unit="ms",
+        ticks=[roofs[layer] for layer, _ in rows],
+        totals=True,
+    )
+    left = len(by_layer) - len(rows)
+    more = f" The {left} smallest are left out." if left else ""
+    return Plot(
+        name=f"layers{_suffix(found)}",
+        title=f"Time by layer: {workload_of(found)}",
+        caption="The graph's nodes, timed one by one, in the student's own layers; the upright stroke is what the "
+        f"machine's roof would allow.{more}",
+        figure=figure,
+    )
+
+
+def roofline_plot(found: OperatorProfile, peaks: Peaks, palette: Palette) -> Plot | None:
+    """Each node's rate over its intensity, under what this machine was measured to do."""
+    counted = [o for o in found.operators if o.ops > 0 and o.bytes > 0 and o.ms > 0]
+    shown = [o for o in counted if o.share >= _LEAST_SHARE]
+    if not shown or not peaks.ops_per_s:
+        return None
+    kinds = sorted({o.op for o in shown}, key=lambda kind: -sum(o.ms for o in shown if o.op == kind))
+    top = kinds if len(kinds) <= len(palette.series) else kinds[: len(palette.series) - 1]
+    dtypes = sorted(peaks.ops_per_s, key=lambda dtype: peaks.ops_per_s[dtype])
+    rates_read = {"memory": memory_rate(peaks), "caches": read_rate(peaks, moved_bytes(found))}
+    slopes = sorted(rates_read.items(), key=lambda s: s[1])
+    rates = [o.ops / o.ms * 1e3 for o in shown]
+    ceiling = max(max(peaks.ops_per_s.values()), *rates)
+    ridge = ceiling / slopes[0][1]
+    low = min(*(o.ops / o.bytes for o in shown), 1.0) / 2
+    high = max(*(o.ops / o.bytes for o in shown), ridge) * 3
+    bottom = min(min(rates), low * slopes[0][1]) / 1.5
+    with drawing(palette, 4.3) as (figure, (axis,)):
+        x = np.geomspace(low, high, 200)
+        for index, (_, width) in enumerate(slopes):
+            for dtype in dtypes:
+                y = np.minimum(x * width, peaks.ops_per_s[dtype])
+                axis.plot(x, y, color=palette.ink, linewidth=1, linestyle=DASHES[1 - index])
+        used = [dtype for dtype in dtypes if any(o.computes == dtype for o in shown)]
+        for dtype in dtypes:
+            glyph = f"{_GLYPHS[used.index(dtype) % len(_GLYPHS)]} " if dtype in used and len(used) > 1 else ""
+            axis.annotate(
+                f"{glyph}{dtype}\n{rate(peaks.ops_per_s[dtype])}",
+                (1, peaks.ops_per_s[dtype]),
+                xycoords=("axes fraction", "data"),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color=palette.ink,
+            )
+        for kind in kinds:
+            for dtype in used:
+                points = [o for o in shown if o.op == kind and o.computes == dtype]
+                axis.scatter(
+                    [o.ops / o.bytes for o in points],
+                    [o.ops / o.ms * 1e3 for o in points],
+                    s=[14 + 240 * o.share for o in points],
+                    marker=_MARKERS[used.index(dtype) % len(_MARKERS)],
+                    color=palette.series[top.index(kind) if kind in top else len(palette.series) - 1],
+                    alpha=0.75,
+                    linewidths=0,
+                    zorder=3,
+                )
+        for index, kind in enumerate(top):
+            axis.scatter([], [], color=palette.series[index], label=kind, s=30)
+        if len(top) < len(kinds):
+            axis.scatter([], [], color=palette.series[-1], label="others", s=30)
+        in_rates(axis, "x")
+        in_rates(axis, "y")
+        axis.set_xlim(low, high)
+        axis.set_ylim(bottom, ceiling * 2.2)
+        axis.set_xlabel("operations a byte that is moved")
+        axis.set_ylabel("operations a second")
+        axis.grid(True)
+        figure.legend(loc="outside lower center", ncols=2)
+    drawn = sum(o.share for o in shown)
+    reads = " or ".join(
+        f"{rate(width, 'B')}/s of {'memory' if name == 'memory' else 'what a call moves, again and again'} "
+        f"({'solid' if index else 'dashed'})"
+        for index, (name, width) in enumerate(slopes)
+    )
+    return Plot(
+        name=f"roofline{_suffix(found)}",
+        title=f"Under the machine's roof: {workload_of(found)}",
+        caption="A point is a node, its size its share of the time; its distance below the line is what could be "
+        f"gained. The lines are what this machine was measured to do: read {reads}, and multiply large matrices "
+        f"(level). The {len(shown)} nodes drawn take {drawn:.0%} of the time; the others compute nothing, or take next "
+        "to none of it.",
+        figure=figure,
+    )
+
+
+def pareto_plot(profile: Profile, palette: Palette) -> Plot | None:
+    """The precisions that the export tried."""
+    if len(profile.tried) < 2:
+        return None
+    rows = sorted(profile.tried, key=lambda row: (row.ms, -row.value))
+    quality = rows[0].quality
+    sign = 1 if "cosine" in quality else -1  # a perplexity ratio is better where it is less
+    front, best = [], -np.inf
+    for row in rows:
+        if sign * row.value > best:
+            best = sign * row.value
+            front.append(row)
+    with drawing(palette, 3.3) as (figure, (axis,)):
+        for row in rows:
+            on_front, colour = row in front, palette.series[1 if row.chosen else 0]
+            axis.scatter(
+                [row.ms],
+                [row.value],
+                s=85 if row.chosen else 38,
+                marker="D" if row.chosen else "o",
+                facecolors=colour if on_front else "none",
+                edgecolors=colour,
+                linewidths=1.5,
+                zorder=3,
+            )
+        axis.margins(0.16, 0.16)
+        axis.set_xlim(0, axis.get_xlim()[1])
+        if sign < 0:
+            axis.invert_yaxis()
+        at = [*(row.ms for row in front), axis.get_xlim()[1]]
+        values = [*(row.value for row in front), front[-1].value]
+        axis.step(at, values, where="post", color=palette.series[0], linewidth=1)
+        corners = [
+            corner for x, (y, z) in zip(at, pairwise([values[0], *values]), strict=True) for corner in ((x, y), (x, z))
+        ]
+        axis.set_xlabel("ms of a call, when it was exported")
+        axis.set_ylabel(quality if sign > 0 else f"{quality} (upwards is less)")
+        axis.grid(True)
+        label_points(
+            axis,
+            [(row.ms, row.value, f"{row.precision}{' (this one)' if row.chosen else ''}") for row in rows],
+            corners,
+            palette.ink,
+        )
+    return Plot(
+        name="pareto",
+        title="Quality against latency",
+        caption="The precisions that the export tried, on the machine that it ran on. The filled ones, joined by the "
+        "line, are the Pareto front: nothing tried is both better and faster.",
+        figure=figure,
+    )
