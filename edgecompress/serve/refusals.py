@@ -73,9 +73,10 @@ def add_handlers(app: FastAPI) -> None:
 
     async def unknown(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        path = f"{request.method} {request.url.path}"
-        message = f"there is no {path} here" if error.status_code in (404, 405) else str(error.detail)
-        return Refusal(error.status_code, message, code="unknown_url", headers=error.headers).response
+        nothing = error.status_code in (404, 405)
+        message = f"there is no {request.method} {request.url.path} here" if nothing else str(error.detail)
+        code = "unknown_url" if nothing else None
+        return Refusal(error.status_code, message, code=code, headers=error.headers).response
 
     for kind in (Refusal, EdgeCompressError):
         app.add_exception_handler(kind, refused)

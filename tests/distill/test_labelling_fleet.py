@@ -18,7 +18,7 @@ from edgecompress.distill.fleet_labelling import label_on_fleet
 from edgecompress.distill.labelling import Labelled, Patience
 from edgecompress.distill.prompts import Sampling
 from edgecompress.distill.responses import read_pairs
-from edgecompress.errors import DeviceError, EdgeCompressError
+from edgecompress.errors import DeviceError, EdgeCompressError, InterruptedRunError
 from tests.distill.teacher_server import USAGE, TeacherServer, teaching, texts_of, write_prompts
 from tests.serve.running import wait_until
 
@@ -87,6 +87,22 @@ def test_a_budget_holds_for_all_workers_together(tmp_path: Path, fleet: LocalFle
         assert found.prompt_tokens + found.completion_tokens <= most
         assert found.answered > 8
         assert found.answered + found.left == 40
+
+
+def test_a_run_that_is_interrupted_stops_its_workers(tmp_path: Path, fleet: LocalFleet) -> None:
+    with teaching(lambda *_: "wait") as teacher:
+
+        def show(_: str) -> None:
+            if teacher.flying == 4:
+                raise KeyboardInterrupt
+
+        with pytest.raises(InterruptedRunError, match="interrupted; 0 responses"):
+            ask(tmp_path, fleet, teacher, 12, show=show)
+        wait_until("nobody asks any more", lambda: teacher.flying == 0)
+        asked = sum(teacher.asked.values())
+        teacher.release.set()
+        assert ask(tmp_path, fleet, teacher, 12).complete
+        assert asked == 4
 
 
 def test_the_share_of_a_lost_worker_goes_to_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
