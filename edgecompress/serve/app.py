@@ -95,7 +95,7 @@ def make_app(service: Service, *, api_key: str | None = None) -> FastAPI:
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
-        max_body_size=_LARGEST_BODY_BYTES,  # of bodies that do not say how large they are
+        max_body_size=_LARGEST_BODY_BYTES,
     )
     app.add_api_route("/health", service.health, methods=["GET"], response_model=None)
     app.add_api_route("/v1/models", service.models, methods=["GET"], response_model=None)
@@ -107,28 +107,25 @@ def make_app(service: Service, *, api_key: str | None = None) -> FastAPI:
     app.add_api_route("/v1/completions", complete, methods=["POST"], response_model=None)
     app.add_api_route("/v1/embeddings", embed, methods=["POST"], response_model=None)
     add_handlers(app)
-    app.add_middleware(_Door, key=api_key)
+    if api_key is not None:
+        app.add_middleware(_Door, key=api_key)
     return app
 
 
 class _Door:
-    """Everything under /v1 takes the key, if there is one, before its body is read."""
+    """Everything under /v1 takes the key, before its body is read."""
 
-    def __init__(self, app: ASGIApp, key: str | None) -> None:
-        self._app, self._expected = app, None if key is None else f"Bearer {key}".encode()
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app, self._expected = app, f"Bearer {key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope["path"], Headers(scope=scope)) if scope["type"] == "http" else None
-        await (self._app if refusal is None else refusal.response)(scope, receive, send)
-
-    def _refusal(self, path: str, headers: Headers) -> Refusal | None:
-        given = headers.get("authorization", "").encode()
-        if self._expected is not None and path.startswith("/v1") and not hmac.compare_digest(given, self._expected):
-            return Refusal(401, "the API key is missing or wrong", code="invalid_api_key")
-        length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > _LARGEST_BODY_BYTES:
-            return Refusal(413, f"a body has at most {_LARGEST_BODY_BYTES} bytes, not {length}", code="body_too_large")
-        return None
+        if scope["type"] == "http" and scope["path"].startswith("/v1"):
+            given = Headers(scope=scope).get("authorization", "").encode()
+            if not hmac.compare_digest(given, self._expected):
+                refusal = Refusal(401, "the API key is missing or wrong", code="invalid_api_key")
+                await refusal.response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def _another_task(name: str, what: str) -> Refusal:
