@@ -209,6 +209,11 @@ def test_other_refusals_have_openais_form(thinking: Running) -> None:
         f"{thinking.url}/chat/completions", content=b'{"model": ', headers={"content-type": "application/json"}
     )
     assert (broken.status_code, broken.json()["error"]["code"]) == (400, "invalid_json")
+    for field, code in (("verbosity", "unsupported_parameter"), ("n", "unsupported_value")):
+        asked = {"model": "tiny", "messages": ASKED, field: 7}
+        error = httpx2.post(f"{thinking.url}/chat/completions", json=asked).json()["error"]
+        assert (error["code"], error["param"]) == (code, field)
+        assert "'" + field + "'" in error["message"]
     large = httpx2.post(f"{thinking.url}/completions", json={"model": "tiny", "prompt": "x" * (17 << 20)})
     assert large.status_code == 413
     missing = httpx2.post(f"{thinking.url}/completions", json={"prompt": "x"})
