@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgecompress.cli import main
+from edgecompress.distill.data import read_data
 from edgecompress.distill.endpoint import Endpoint, KeySource, Secret, parse_endpoint, read_secret
 from edgecompress.distill.labelling import Patience, label
 from edgecompress.distill.prompts import Sampling
@@ -43,6 +44,8 @@ def test_pairs_are_read_in_the_prompts_order(tmp_path: Path) -> None:
     assert write_jsonl(store, tmp_path / "r.jsonl") == 12
     assert list(read_pairs(tmp_path / "r.jsonl")) == pairs
     assert list(read_rows(tmp_path / "r.jsonl")) == list(read_rows(store))
+    taught = read_data(tmp_path / "r.jsonl")  # as `distill` does
+    assert [(list(pair.messages), pair.response) for pair in taught.pairs] == pairs
     (tmp_path / "r.jsonl").write_text('{"messages": []}\n')
     with pytest.raises(UsageError, match="line 1, column 1"):
         list(read_pairs(tmp_path / "r.jsonl"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from pathlib import Path
@@ -11,8 +12,9 @@ import httpx2
 import openai
 import pytest
 
+from edgecompress.serve.lane import Ended, Text
 from tests.serve.running import Running, running, wait_until
-from tests.serve.test_texts import client
+from tests.serve.test_texts import client, own
 
 LONG: dict[str, Any] = {"model": "tiny", "prompt": "the cat", "max_tokens": 16000, "temperature": 0}
 
@@ -48,6 +50,19 @@ def test_a_client_that_goes_away_while_it_waits_frees_its_place(endless: Running
         assert endless.service.turns.running
         stream.close()
     wait_until("the turn is free again", lambda: not endless.service.turns.running, 5)
+
+
+def test_a_text_that_is_given_up_before_it_began_ends(endless: Running) -> None:
+    async def write() -> Ended:
+        text = Text()
+        text.cancel()
+        await asyncio.to_thread(text.write, own(endless).session(), "x", {"max_new_tokens": 16000})
+        await text.begun()
+        parts = [part async for part in text.parts()]
+        assert isinstance(parts[-1], Ended)
+        return parts[-1]
+
+    assert asyncio.run(write()).text.finish == "cancelled"
 
 
 def test_who_waits_is_served_in_turn(endless: Running) -> None:
