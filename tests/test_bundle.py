@@ -172,9 +172,10 @@ def test_the_real_bundle_is_small_and_complete(minilm_bundle: Path) -> None:
     manifest, folder = open_bundle(minilm_bundle)
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 25_000_000
     assert {"model.onnx", "tokenizer.json", "recipe.toml", "report.json", "lineage.json"} <= set(manifest.files)
+    assert {"sbom.cdx.json", "build.intoto.json"} <= set(manifest.files)
     lineage = json.loads((folder / "lineage.json").read_text())
-    assert lineage["licence"] == {"value": "apache-2.0", "said_by": "read from the model card"}
-    assert lineage["base_model"] == {"value": None, "said_by": "nobody"}
+    assert lineage["licence"] == {"value": "apache-2.0", "said_by": "read from card", "where": "README.md"}
+    assert lineage["base_model"] == {"value": None, "said_by": "nobody", "where": None}
     assert len(lineage["files"]["model.safetensors"]) == 64
 
 

@@ -233,7 +233,12 @@ def test_the_build_ends_in_the_bundle(bundle: Path, device: Path, capsys: pytest
     assert (asked["workspace"], asked["hardware"], asked["device"]) == (1024 << 20, "none", "0")
     assert asked["profile"]["input_ids"] == [[1, 1], [8, 50], [32, 100]]
     assert {n: r.sha256 for n, r in manifest.files.items() if n in before} == before
-    assert set(manifest.files) - set(before) == {"model.engine", "model.engine.layers.json", "timing.cache"}
+    assert set(manifest.files) - set(before) == {
+        "model.engine",
+        "model.engine.layers.json",
+        "timing.cache",
+        "engine.intoto.json",
+    }
     assert (folder / "timing.cache").read_bytes() == b"timed"
     assert main(["build", str(bundle)]) == 2, "it has one already"
     assert main(["build", str(bundle), "--force"]) == 0
