@@ -23,7 +23,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from benchmarks.distill_parts import (
     MAX_TOKENS,
     WINDOW,
     Contrastive,
+    corpus_in,
     cosines,
     held_out_stream,
     interval,
@@ -62,8 +63,10 @@ from edgecompress.types.distill import DistillRecipe, LossRecipe, NewStudentReci
 
 ROUNDINGS = ("int4-weights", "int8-per-tensor")
 LAYERS = 3
-HALF = NewStudentRecipe(hidden=192, layers=3, intermediate=512, heads=4, kv_heads=2)
-HALF_LAYERS = NewStudentRecipe(layers=2)
+SHAPES = {
+    "half": NewStudentRecipe(hidden=192, layers=3, intermediate=512, heads=4, kv_heads=2),
+    "half of the layers": NewStudentRecipe(layers=2),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,7 @@ class Bench:
     decoder_steps: int
     rounding_steps: int
     teacher_minutes: float
+    shapes: Mapping[str, NewStudentRecipe]
     held_out_tokens: int
 
     def teach(self, plan: Plan, name: str) -> tuple[Path, float]:
@@ -157,7 +161,7 @@ def replace_rate(plan: Plan, rate: float) -> Plan:
 def decoder_teacher(bench: Bench) -> Path:
     folder = bench.folder / "small-decoder"
     if not folder.exists():
-        small_decoder.train(folder, minutes=bench.teacher_minutes, show=True)
+        small_decoder.train(folder, minutes=bench.teacher_minutes, show=True, corpus=corpus_in(bench.folder))
     return folder
 
 
@@ -180,8 +184,8 @@ def decoder_rows(bench: Bench) -> Iterator[Row]:
         **perplexity_with_interval(losses["teacher"]),
     }
     for seed in bench.seeds:
-        for name, shape in (("half", HALF), ("half of the layers", HALF_LAYERS)):
-            plan = make_plan(str(teacher), decoder_recipe(bench, seed, shape, logits=1.0), data)
+        for name, shape in bench.shapes.items():
+            plan = make_plan(str(teacher), decoder_recipe(bench, seed, shape, logits=1.0, cross_entropy=0.25), data)
             output, seconds = bench.teach(plan, f"decoder-{name.replace(' ', '-')}-{seed}")
             model = load(output)
             arms: list[tuple[str, Callable[[], Any], float]] = [("distilled", lambda model=model: model, seconds)]
@@ -315,6 +319,7 @@ def main() -> int:
     parser.add_argument("--decoder-steps", type=int, default=600)
     parser.add_argument("--rounding-steps", type=int, default=400)
     parser.add_argument("--teacher-minutes", type=float, default=5.0)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["half"], help="of the decoder's students")
     parser.add_argument("--held-out-tokens", type=int, default=65_536)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS / "distill.jsonl")
@@ -329,6 +334,7 @@ def main() -> int:
         decoder_steps=options.decoder_steps,
         rounding_steps=options.rounding_steps,
         teacher_minutes=options.teacher_minutes,
+        shapes={name: SHAPES[name] for name in options.shapes},
         held_out_tokens=options.held_out_tokens,
     )
     for part in options.parts:

@@ -210,11 +210,15 @@ def train(
     steps: int | None = None,
     minutes: float | None = None,
     show: bool = False,
+    corpus: Corpus | None = None,
 ) -> Trained:
-    """Train and save a checkpoint. Give the number of steps, or the minutes that training may take here."""
+    """Train and save a checkpoint. Give the number of steps, or the minutes that training may take here.
+
+    ``corpus``: what :func:`load_corpus` found, where that was called before.
+    """
     settings = settings or Settings()
     started = time.perf_counter()
-    corpus = load_corpus(settings)
+    corpus = corpus or load_corpus(settings)
     tokenizer = train_tokenizer(corpus.train, settings.vocab_size)
     stream = token_stream(tokenizer, corpus.train)
     held_out = token_stream(tokenizer, corpus.held_out)[: settings.held_out_tokens]

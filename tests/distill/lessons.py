@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from edgecompress.distill.plan import Plan
+from edgecompress.distill.run import distill
+from edgecompress.types.distill import Distillation, DistillRecipe, NewStudentRecipe, TrainingRecipe
 from tests.tiny import SENTENCES, tiny_checkpoint
 
+TRAINING = TrainingRecipe(steps=40, batch=8, learning_rate=3e-3)
 CARD = "---\nlicense: apache-2.0\nbase_model: somebody/base\ndatasets:\n- a/b\n---\n\n# A teacher\n"
 
 
@@ -40,3 +48,14 @@ def sentences(path: Path) -> Path:
 def recipe_file(path: Path, text: str = "[student]\nlayers = 2\n") -> Path:
     path.write_text(text)
     return path
+
+
+def recipe(**changes: Any) -> DistillRecipe:
+    return replace(DistillRecipe(student=NewStudentRecipe(layers=2), training=TRAINING), **changes)
+
+
+def taught(plan: Plan, output: Path, **options: Any) -> Distillation:
+    threads = torch.get_num_threads()
+    made = distill(plan, output, threads=1, **options)
+    assert torch.get_num_threads() == threads
+    return made
