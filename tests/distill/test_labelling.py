@@ -253,6 +253,26 @@ def test_no_prompts_at_all(tmp_path: Path) -> None:
     assert main(["label", "--teacher", "openai:http://h/v1#m", "--data", "p", "-o", "x.csv"]) == 2
 
 
+def test_what_was_spent_and_left_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 20)
+    prompts.write_text(prompts.read_text() + '{"prompt": "question 1"}\n')
+    prices = ["--price-in", "1000", "--price-out", "2000", "--budget-tokens", "200", "--max-tokens", "5"]
+    with teaching(lambda before, prompt: "ok" if before or prompt != "question 0" else "cut") as teacher:
+        arguments = ["label", "--teacher", teacher.url, "--data", str(prompts), "-o", str(tmp_path / "s.sqlite")]
+        assert main([*arguments, *prices, "--concurrency", "1"]) == 3
+        answered = sum(teacher.answered.values())
+    out = capsys.readouterr().out
+    assert f"{answered} of 20 prompts have a response" in out
+    assert f"{20 - answered} prompts were not asked: the budget does not reach" in out
+    assert "1 lines repeat another one" in out
+    assert "1 requests were sent and their response never came" in out
+    bound = len("userquestion 0") + 64 + 16
+    money = (10 * answered + bound) / 1000 + (5 * answered + 5) / 500
+    assert f"{10 * answered + bound} tokens of prompts and {5 * answered + 5} of responses, {money:.4f} spent" in out
+    assert main([*arguments, "--budget-money", "1"]) == 2
+    assert "--price-in" in capsys.readouterr().err
+
+
 @contextlib.contextmanager
 def labelling(folder: Path, teacher: TeacherServer, count: int) -> Any:
     """As a process of its own."""
