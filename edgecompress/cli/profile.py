@@ -8,6 +8,7 @@ from pathlib import Path
 from edgecompress.cli import devices
 from edgecompress.cli.output import add_json_flag, emit_json, note, progress, red, table, write_json
 from edgecompress.errors import HostError, OutputError, UsageError
+from edgecompress.profile.statistics import remarks_in_common
 from edgecompress.types.profile import Measurement, Percentiles, Profile
 
 REPORT = "profile.json"
@@ -116,9 +117,7 @@ def describe(profile: Profile) -> str:
     joules = {m.joules_per_call for m in calls}
     if calls and joules == {None}:
         lines.append("energy      not measurable here")
-    said = [(remark, f"{m.workload} at {m.threads}") for m in profile.measurements for remark in m.remarks]
-    for remark in dict.fromkeys(remark for remark, _ in said):
-        lines.append(f"{', '.join(where for what, where in said if what == remark)} threads: {remark}")
+    lines += remarks_in_common(profile.measurements)
     lines += describe_operators(profile)
     notes = [f"note: {remark}" for remark in profile.remarks]
     lines += [red(text) if "never verified" in text else text for text in notes]

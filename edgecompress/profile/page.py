@@ -24,6 +24,7 @@ from edgecompress.profile.host import describe_noise, resolution
 from edgecompress.profile.layers import last_operators, most_worth, moved_bytes
 from edgecompress.profile.peaks import memory_rate, read_rate
 from edgecompress.profile.plots import plots
+from edgecompress.profile.statistics import remarks_in_common
 from edgecompress.types.profile import Measurement, OperatorProfile, Peaks, Percentiles, Profile
 
 PAGE, PLOTS = "report.html", "plots"
@@ -106,7 +107,7 @@ def render(profile: Profile, files: Mapping[str, bytes]) -> str:
         no_operators=next((r for r in profile.remarks if r.startswith("operators")), "it was asked not to"),
         host=_host(profile),
         remarks=[
-            *(f"{m.workload}, {m.threads} threads: {remark}" for m in profile.measurements for remark in m.remarks),
+            *remarks_in_common(profile.measurements),
             *profile.remarks,
         ],
         json=Markup(_in_script(profile)),

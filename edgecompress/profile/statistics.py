@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edgecompress.types.profile import Drift, Interval, Percentiles
+from edgecompress.types.profile import Drift, Interval, Measurement, Percentiles
 
 Times = npt.NDArray[np.float64]  # seconds
 
@@ -110,3 +110,15 @@ def verdict(interval: Interval) -> tuple[str, float]:
     if interval.high < 1:
         return "slower", round(least, 4)
     return "no difference seen", round(least, 4)
+
+
+def remarks_in_common(measurements: Sequence[Measurement]) -> list[str]:
+    """Each remark once, with what it is said of."""
+    said: dict[str, list[str]] = {}
+    for m in measurements:
+        for remark in m.remarks:
+            said.setdefault(remark, []).append(f"{m.workload} at {m.threads}")
+    return [
+        f"{', '.join(where)} thread{'s' * (not where[-1].endswith(' at 1'))}: {remark}"
+        for remark, where in said.items()
+    ]
