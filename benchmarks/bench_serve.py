@@ -3,8 +3,9 @@
     python -m benchmarks.bench_serve BUNDLE [--rounds 60] [--new-tokens 32] [--threads 1]
 
 The server is `edgecompress serve` in a process of its own, and idles while the runtime is called directly; both have
-the same threads, and greedy texts are compared before anything is timed. One JSON line for the host and one for each
-way over HTTP, with its times less those of the direct call pair by pair, in benchmarks/results/serve.jsonl.
+the same threads, and the texts, sampled with a seed, are compared before anything is timed. Another prompt runs before
+each that is timed, so that no KV cache holds its beginning. One JSON line for the host and one for each way over HTTP,
+with its times less those of the direct call pair by pair, in benchmarks/results/serve.jsonl.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ ROOT = Path(__file__).parent.parent
 PROMPTS = [
     f"{topic} of the language, and what it is for: " for topic in ("Statements", "Expressions", "Classes", "Names")
 ]
+FLUSH = "Whatever else was asked before"
+SEED = 7
 _WARM_UP = 5
 
 Way = Callable[[str], tuple[str, float, float]]
@@ -95,7 +98,7 @@ def directly(generator: Generator, new_tokens: int) -> Way:
 
     def ask(prompt: str) -> tuple[str, float, float]:
         began, first, parts = time.perf_counter(), 0.0, []
-        with session.stream(prompt, max_new_tokens=new_tokens, temperature=0.0) as stream:
+        with session.stream(prompt, max_new_tokens=new_tokens, temperature=1.0, seed=SEED) as stream:
             for piece in stream:
                 if piece.text and not first:
                     first = time.perf_counter()
@@ -122,7 +125,7 @@ def main() -> None:
     times: dict[str, list[tuple[float, float]]] = {}
     with served(bundle, threads) as said, load(bundle, threads=threads) as generator, httpx2.Client(timeout=60) as http:
         assert isinstance(generator, Generator)
-        body = {"model": said["model"], "max_tokens": options.new_tokens, "temperature": 0.0}
+        body = {"model": said["model"], "max_tokens": options.new_tokens, "temperature": 1.0, "seed": SEED}
         client = openai.OpenAI(base_url=said["url"], api_key="none", max_retries=0)
         ways = {
             "direct": directly(generator, options.new_tokens),
@@ -130,12 +133,16 @@ def main() -> None:
             "OpenAI's client": over_client(client, body),
         }
         for prompt in PROMPTS:
-            texts = {way(prompt)[0] for way in ways.values()}
+            texts = set()
+            for way in ways.values():
+                way(FLUSH)
+                texts.add(way(prompt)[0])
             if len(texts) != 1:
                 raise SystemExit(f"the texts differ: {texts}")
         order = list(ways)
         for number in range(_WARM_UP + options.rounds):
             for name in order[number % 3 :] + order[: number % 3]:
+                ways[name](FLUSH)
                 text, first, whole = ways[name](PROMPTS[number % len(PROMPTS)])
                 if not text:
                     raise SystemExit("the bundle gives no text: take one that was trained")
