@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,8 @@ def run(options: argparse.Namespace) -> int:
             from edgecompress.distill.run import distill
 
             made = distill(plan, options.output, resume=options.resume, threads=options.threads, show=show)
+    if made is not None and find_spec("matplotlib") is None:
+        note("loss.svg was not drawn: it needs matplotlib (pip install 'edgecompress[report]')")
     if made is None:
         _print_plan(plan, options.json)
     elif options.json:

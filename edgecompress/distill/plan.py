@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from edgecompress.capture.student import load_student
 from edgecompress.distill.data import TeachingData, read_data
 from edgecompress.distill.examples import Example, make_examples
 from edgecompress.distill.tokenizers import load_tokenizer, require_same_tokens
-from edgecompress.errors import RecipeError, StudentError, UsageError
+from edgecompress.errors import HostError, RecipeError, StudentError, UsageError
 from edgecompress.formats.codec import dumps
 from edgecompress.formats.distill_recipe import validate_distill_recipe
 from edgecompress.runtime.memory import check_available
@@ -60,6 +61,8 @@ def make_plan(
 
     Raises UsageError, RecipeError, StudentError, or HostError where there is not the memory.
     """
+    if find_spec("accelerate") is None:
+        raise HostError("teaching a student needs accelerate", way_out="pip install 'edgecompress[export,distill]'")
     validate_distill_recipe(recipe)
     taught = read_data(data)
     described = load_student(StudentRecipe(source=teacher)) if teacher is not None else None

@@ -193,7 +193,11 @@ def _rounded(rounding: Rounding | None) -> Any:
 def _dropout(student: torch.nn.Module, share: float) -> Iterator[None]:
     """That share inside, in modules and in what a config says of it."""
     config: Any = student.config
-    said = {key: value for key, value in vars(config).items() if "drop" in key and isinstance(value, float)}
+    said = {
+        key: value
+        for key, value in vars(config).items()
+        if "drop" in key and key != "layerdrop" and isinstance(value, float)
+    }
     modules = [module for module in student.modules() if isinstance(module, torch.nn.Dropout)]
     before = [module.p for module in modules]
     attributes = [
