@@ -29,7 +29,7 @@ def tree(lineage: Lineage, manifest: Manifest | None) -> str:
         made = f"{manifest.name}, {manifest.precision} for {manifest.target.name}"
         bundle = _Node(title=f"bundle {made}, by edgecompress {manifest.tool_version}", said_by=VERIFIED)
         bundle.rows.append((f"{len(manifest.files)} files: every sha256 is the manifest's", VERIFIED))
-        bundle.rows += [(f"{path}: {origin}", "") for path, origin in sorted(lineage.licences.items())]
+        bundle.rows += [(f"{path}: {origin}", "computed") for path, origin in sorted(lineage.licences.items())]
         _add(bundle, "name proposed", lineage.proposed_name)
         bundle.below.append(top)
         top.title = f"made from {top.title}"
@@ -56,7 +56,8 @@ def _checkpoint(lineage: Lineage) -> _Node:
         node.rows.append((f"taught on {teaching.data}, sha256 {teaching.data_sha256[:_SHOWN]}…", who))
     for entry in lineage.terms:
         where = f"{DECLARED} in {entry.where}, of {entry.of}"
-        pairs = [("status", entry.status), ("teacher", entry.teacher), ("data", entry.data), ("terms", entry.url)]
+        counts = lineage.status.where == f"{entry.where}, of {entry.of}"  # then it stands above
+        pairs = [("status", None if counts else entry.status), ("teacher", entry.teacher), ("data", entry.data), ("terms", entry.url)]
         pairs += [("terms retrieved", entry.retrieved), ("terms sha256", entry.sha256)]
         pairs += [("condition", condition) for condition in entry.conditions]
         pairs.append(("name prefix", entry.name_prefix))
