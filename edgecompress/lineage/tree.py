@@ -57,7 +57,12 @@ def _checkpoint(lineage: Lineage) -> _Node:
     for entry in lineage.terms:
         where = f"{DECLARED} in {entry.where}, of {entry.of}"
         counts = lineage.status.where == f"{entry.where}, of {entry.of}"  # then it stands above
-        pairs = [("status", None if counts else entry.status), ("teacher", entry.teacher), ("data", entry.data), ("terms", entry.url)]
+        pairs = [
+            ("status", None if counts else entry.status),
+            ("teacher", entry.teacher),
+            ("data", entry.data),
+            ("terms", entry.url),
+        ]
         pairs += [("terms retrieved", entry.retrieved), ("terms sha256", entry.sha256)]
         pairs += [("condition", condition) for condition in entry.conditions]
         pairs.append(("name prefix", entry.name_prefix))
