@@ -99,9 +99,9 @@ class Form:
     kind: Literal["chat", "text"]
 
     async def whole(self, text: Text) -> Response:
-        async for part in text.parts():
-            if isinstance(part, Ended):
-                return JSONResponse(self._whole(part))
+        async for parts in text.parts():
+            if isinstance(parts[-1], Ended):
+                return JSONResponse(self._whole(parts[-1]))
         raise AssertionError
 
     def _whole(self, ended: Ended) -> dict[str, Any]:
@@ -118,15 +118,18 @@ class Form:
         try:
             if self.kind == "chat":
                 yield _event(head | {"choices": [self._choice({"delta": {"role": "assistant", "content": ""}}, None)]})
-            async for part in text.parts():
-                if not isinstance(part, Ended):
-                    if part.text:
-                        yield _event(head | {"choices": [self._choice(self._delta(part.text, part.kind), None)]})
-                    continue
-                end: dict[str, Any] = {"delta": {}} if self.kind == "chat" else {"text": ""}
-                yield _event(head | {"choices": [self._choice(end, _finish(part))]})
-                if usage:
-                    yield _event(head | {"choices": [], "usage": usage_of(part.statistics)})
+            async for parts in text.parts():
+                pieces = [part for part in parts if not isinstance(part, Ended) and part.text]
+                if pieces:
+                    yield b"".join(
+                        _event(head | {"choices": [self._choice(self._delta(piece.text, piece.kind), None)]})
+                        for piece in pieces
+                    )
+                if isinstance(last := parts[-1], Ended):
+                    end: dict[str, Any] = {"delta": {}} if self.kind == "chat" else {"text": ""}
+                    yield _event(head | {"choices": [self._choice(end, _finish(last))]})
+                    if usage:
+                        yield _event(head | {"choices": [], "usage": usage_of(last.statistics)})
         except Exception as error:
             yield _event(refusal_of(error).body)
         else:

@@ -14,7 +14,7 @@ import pytest
 from edgecompress.runtime import Generator
 from tests.decoder_bundle import decoder_bundle, random_weights
 from tests.serve.conftest import PROMPT
-from tests.serve.running import Running, running
+from tests.serve.running import Running, running, wait_until
 
 ASKED: Any = [{"role": "user", "content": PROMPT}]
 
@@ -251,7 +251,7 @@ def test_a_text_that_fails_is_never_taken_for_a_whole_one(tmp_path: Path) -> Non
             list(stream)
         raw = httpx2.post(f"{server.url}/completions", json={"model": "tiny", "prompt": "x", "stream": True})
         assert "[DONE]" not in raw.text
-        assert not server.service.turns.running
+        wait_until("the turn is free again", lambda: not server.service.turns.running)
 
 
 def test_a_seed_gives_the_same_text_again(endless: Running) -> None:
