@@ -1,6 +1,6 @@
 """Is a distilled student better than one of its size that had no teacher, and does learning under rounding pay?
 
-    python -m benchmarks.bench_distill FOLDER --parts encoder decoder rounding --seeds 0 1 2
+    python -m benchmarks.bench_distill FOLDER --seeds 0 1 2
 
 Students and data stay in FOLDER, and what is there is not made again. Text is the prose of
 ``benchmarks.small_decoder``; what figures are measured on was not learned from. Intervals are 95 %, by bootstrap over
@@ -23,7 +23,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ import transformers
 from benchmarks import small_decoder
 from benchmarks.distill_parts import (
     MAX_TOKENS,
-    WINDOW,
     Contrastive,
     corpus_in,
     cosines,
@@ -54,6 +53,7 @@ from benchmarks.distill_parts import (
     write_texts,
 )
 from benchmarks.result_lines import RESULTS, Row, header, lines_of, write
+from benchmarks.small_decoder import Settings
 from edgecompress.distill.examples import order_of
 from edgecompress.distill.objective import Objective
 from edgecompress.distill.plan import Plan, make_plan
@@ -63,9 +63,15 @@ from edgecompress.types.distill import DistillRecipe, LossRecipe, NewStudentReci
 
 ROUNDINGS = ("int4-weights", "int8-per-tensor")
 LAYERS = 3
+SIZES = {
+    "small": Settings(vocab_size=1024, hidden_size=128, intermediate_size=384, context_tokens=128, batch=16),
+    "whole": Settings(),
+}
 SHAPES = {
-    "half": NewStudentRecipe(hidden=192, layers=3, intermediate=512, heads=4, kv_heads=2),
-    "half of the layers": NewStudentRecipe(layers=2),
+    ("small", "half"): NewStudentRecipe(hidden=96, layers=3, intermediate=256, heads=4, kv_heads=2),
+    ("whole", "half"): NewStudentRecipe(hidden=192, layers=3, intermediate=512, heads=4, kv_heads=2),
+    ("small", "half of the layers"): NewStudentRecipe(layers=2),
+    ("whole", "half of the layers"): NewStudentRecipe(layers=2),
 }
 
 
@@ -76,9 +82,14 @@ class Bench:
     encoder_steps: int
     decoder_steps: int
     rounding_steps: int
-    teacher_minutes: float
-    shapes: Mapping[str, NewStudentRecipe]
+    teacher_steps: int
+    size: str  # one of SIZES
+    shapes: tuple[str, ...]
     held_out_tokens: int
+
+    @property
+    def window(self) -> int:
+        return SIZES[self.size].context_tokens
 
     def teach(self, plan: Plan, name: str) -> tuple[Path, float]:
         """The student, and the seconds that its training took."""
@@ -159,15 +170,21 @@ def replace_rate(plan: Plan, rate: float) -> Plan:
 
 
 def decoder_teacher(bench: Bench) -> Path:
-    folder = bench.folder / "small-decoder"
+    folder = bench.folder / f"decoder-{bench.size}"
     if not folder.exists():
-        small_decoder.train(folder, minutes=bench.teacher_minutes, show=True, corpus=corpus_in(bench.folder))
+        corpus = corpus_in(bench.folder)
+        small_decoder.train(folder, SIZES[bench.size], steps=bench.teacher_steps, show=True, corpus=corpus)
     return folder
 
 
 def decoder_recipe(bench: Bench, seed: int, shape: NewStudentRecipe, **loss: float) -> DistillRecipe:
     training = TrainingRecipe(
-        steps=bench.decoder_steps, batch=8, max_length_tokens=WINDOW, seed=seed, learning_rate=3e-3, weight_decay=0.05
+        steps=bench.decoder_steps,
+        batch=SIZES[bench.size].batch,
+        max_length_tokens=bench.window,
+        seed=seed,
+        learning_rate=3e-3,
+        weight_decay=0.05,
     )
     return DistillRecipe(student=shape, training=training, loss=LossRecipe(**loss))  # type: ignore[arg-type]
 
@@ -176,27 +193,30 @@ def decoder_rows(bench: Bench) -> Iterator[Row]:
     teacher, data = decoder_teacher(bench), write_documents(bench.folder)
     whole = load(teacher)
     stream = held_out_stream(bench.folder, teacher, bench.held_out_tokens)
-    losses = {"teacher": window_losses(whole, stream)}
+    losses = {"teacher": window_losses(whole, stream, bench.window)}
     yield {
         "part": "decoder",
         "arm": "teacher",
+        "steps": bench.teacher_steps,
+        "size": bench.size,
         "parameters": sum(p.numel() for p in whole.parameters()),
         **perplexity_with_interval(losses["teacher"]),
     }
     for seed in bench.seeds:
-        for name, shape in bench.shapes.items():
+        for name in bench.shapes:
+            shape, stem = SHAPES[bench.size, name], f"{bench.size}-{name.replace(' ', '-')}-{seed}"
             plan = make_plan(str(teacher), decoder_recipe(bench, seed, shape, logits=1.0, cross_entropy=0.25), data)
-            output, seconds = bench.teach(plan, f"decoder-{name.replace(' ', '-')}-{seed}")
+            output, seconds = bench.teach(plan, f"decoder-{stem}")
             model = load(output)
             arms: list[tuple[str, Callable[[], Any], float]] = [("distilled", lambda model=model: model, seconds)]
             alone = make_plan(str(teacher), decoder_recipe(bench, seed, shape, cross_entropy=1.0), data)
-            work = bench.folder / f"alone-{name.replace(' ', '-')}-{seed}"
+            work = bench.folder / f"alone-{stem}"
             arms.append(("alone", lambda p=alone, w=work: learn_alone(p, w, Objective, order_for(p), note), 0.0))
             for arm, made, known in arms:
                 began = time.perf_counter()
                 found = made()
                 took = known or time.perf_counter() - began
-                losses[f"{name} {arm} {seed}"] = window_losses(found, stream)
+                losses[f"{name} {arm} {seed}"] = window_losses(found, stream, bench.window)
                 yield {
                     "part": "decoder",
                     "arm": f"{name}, {arm}",
@@ -221,8 +241,8 @@ def decoder_rows(bench: Bench) -> Iterator[Row]:
 def rounding_recipe(bench: Bench, start: Path, rounding: str, *, decodes: bool) -> DistillRecipe:
     training = TrainingRecipe(
         steps=bench.rounding_steps,
-        batch=8 if decodes else 32,
-        max_length_tokens=WINDOW if decodes else MAX_TOKENS,
+        batch=SIZES[bench.size].batch if decodes else 32,
+        max_length_tokens=bench.window if decodes else MAX_TOKENS,
         rounding=rounding,
         learning_rate=5e-4 if decodes else 1e-4,
         weight_decay=0.0,
@@ -230,55 +250,51 @@ def rounding_recipe(bench: Bench, start: Path, rounding: str, *, decodes: bool) 
     return DistillRecipe(student=NewStudentRecipe(start=str(start)), training=training)
 
 
-def rounding_rows(bench: Bench) -> Iterator[Row]:
-    """Each fp32 student, rounded as it is and after it has learned under the rounding."""
+def encoder_rounding_rows(bench: Bench) -> Iterator[Row]:
+    """The fp32 student, rounded as it is and after it has learned under the rounding."""
     seed = bench.seeds[0]
     data, held_out = write_texts(bench.folder)
-    encoder = bench.folder / f"encoder-{seed}"
-    reference = vectors_of(load(encoder), encoder, held_out)
-    decoder, documents = bench.folder / f"decoder-half-{seed}", write_documents(bench.folder)
-    stream = held_out_stream(bench.folder, decoder, bench.held_out_tokens)
-    whole = window_losses(load(decoder), stream)
+    start = bench.folder / f"encoder-{seed}"
+    reference = vectors_of(load(start), start, held_out)
     for rounding in ROUNDINGS:
-        recipe = rounding_recipe(bench, encoder, rounding, decodes=False)
-        taught, seconds = bench.teach(make_plan(str(encoder), recipe, data), f"encoder-{rounding}-{seed}")
-        lost = [1 - cosines(reference, rounded_vectors(folder, held_out, rounding)) for folder in (encoder, taught)]
-        yield {
-            "part": "rounding",
-            "student": "encoder",
-            "rounding": rounding,
-            "measured_on": "the rounded model",
-            "steps": bench.rounding_steps,
-            "seconds": round(seconds, 1),
-            "cosine_lost_before": mean_with_interval(lost[0]),
-            "cosine_lost_after": mean_with_interval(lost[1]),
-            "recovered": recovered(*lost),
-        }
+        recipe = rounding_recipe(bench, start, rounding, decodes=False)
+        taught, seconds = bench.teach(make_plan(str(start), recipe, data), f"encoder-{rounding}-{seed}")
+        ways = {"the rounded model": lambda folder, r=rounding: rounded_vectors(folder, held_out, r)}
         if rounding == "int4-weights":
-            lost = [1 - cosines(reference, bundle_vectors(bench, f, held_out, rounding)) for f in (encoder, taught)]
+            ways["the exported bundle"] = lambda folder, r=rounding: bundle_vectors(bench, folder, held_out, r)
+        for way, vectors in ways.items():
+            lost = [1 - cosines(reference, vectors(folder)) for folder in (start, taught)]
             yield {
-                "part": "rounding",
-                "student": "encoder",
+                "part": "encoder-rounding",
                 "rounding": rounding,
-                "measured_on": "the exported bundle",
+                "measured_on": way,
+                "steps": bench.rounding_steps,
+                "seconds": round(seconds, 1),
                 "cosine_lost_before": mean_with_interval(lost[0]),
                 "cosine_lost_after": mean_with_interval(lost[1]),
                 "recovered": recovered(*lost),
             }
-        recipe = rounding_recipe(bench, decoder, rounding, decodes=True)
-        taught, seconds = bench.teach(make_plan(str(decoder), recipe, documents), f"decoder-{rounding}-{seed}")
-        after = [rounded_losses(folder, rounding, stream) for folder in (decoder, taught)]
+
+
+def decoder_rounding_rows(bench: Bench) -> Iterator[Row]:
+    """The same of the decoder's student, whose loss is in perplexity."""
+    start, data = bench.folder / f"decoder-{bench.size}-half-{bench.seeds[0]}", write_documents(bench.folder)
+    stream = held_out_stream(bench.folder, start, bench.held_out_tokens)
+    whole = window_losses(load(start), stream, bench.window)
+    for rounding in ROUNDINGS:
+        recipe = rounding_recipe(bench, start, rounding, decodes=True)
+        taught, seconds = bench.teach(make_plan(str(start), recipe, data), f"{start.name}-{rounding}")
+        before, after = (rounded_losses(bench, folder, rounding, stream) for folder in (start, taught))
         yield {
-            "part": "rounding",
-            "student": "decoder",
+            "part": "decoder-rounding",
             "rounding": rounding,
             "measured_on": "the rounded model",
             "steps": bench.rounding_steps,
             "seconds": round(seconds, 1),
             "unrounded": perplexity_with_interval(whole),
-            "before": perplexity_with_interval(after[0]),
-            "after": perplexity_with_interval(after[1]),
-            "recovered": recovered(after[0], after[1], whole),
+            "before": perplexity_with_interval(before),
+            "after": perplexity_with_interval(after),
+            "recovered": recovered(before, after, whole),
         }
 
 
@@ -287,9 +303,9 @@ def rounded_vectors(folder: Path, texts: list[str], rounding: str) -> Any:
     return vectors_of(model, folder, texts, Rounding(model, rounding, 128, decodes=False))
 
 
-def rounded_losses(folder: Path, rounding: str, stream: torch.Tensor) -> Any:
+def rounded_losses(bench: Bench, folder: Path, rounding: str, stream: torch.Tensor) -> Any:
     model = load(folder)
-    return window_losses(model, stream, Rounding(model, rounding, 128, decodes=True))
+    return window_losses(model, stream, bench.window, Rounding(model, rounding, 128, decodes=True))
 
 
 def bundle_vectors(bench: Bench, folder: Path, texts: list[str], precision: str) -> Any:
@@ -307,7 +323,12 @@ def bundle_vectors(bench: Bench, folder: Path, texts: list[str], precision: str)
         return np.concatenate([encoder.encode([text]) for text in texts]).astype(np.float64)
 
 
-PARTS = {"encoder": encoder_rows, "decoder": decoder_rows, "rounding": rounding_rows}
+PARTS = {
+    "encoder": encoder_rows,
+    "encoder-rounding": encoder_rounding_rows,
+    "decoder": decoder_rows,
+    "decoder-rounding": decoder_rounding_rows,
+}
 
 
 def main() -> int:
@@ -318,8 +339,9 @@ def main() -> int:
     parser.add_argument("--encoder-steps", type=int, default=1200)
     parser.add_argument("--decoder-steps", type=int, default=600)
     parser.add_argument("--rounding-steps", type=int, default=400)
-    parser.add_argument("--teacher-minutes", type=float, default=5.0)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["half"], help="of the decoder's students")
+    parser.add_argument("--teacher-steps", type=int, default=800, help="of the decoder that teaches")
+    parser.add_argument("--size", choices=SIZES, default="whole", help="of the decoder that teaches")
+    parser.add_argument("--shapes", nargs="+", choices=["half", "half of the layers"], default=["half"])
     parser.add_argument("--held-out-tokens", type=int, default=65_536)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS / "distill.jsonl")
@@ -333,8 +355,9 @@ def main() -> int:
         encoder_steps=options.encoder_steps,
         decoder_steps=options.decoder_steps,
         rounding_steps=options.rounding_steps,
-        teacher_minutes=options.teacher_minutes,
-        shapes={name: SHAPES[name] for name in options.shapes},
+        teacher_steps=options.teacher_steps,
+        size=options.size,
+        shapes=tuple(options.shapes),
         held_out_tokens=options.held_out_tokens,
     )
     for part in options.parts:

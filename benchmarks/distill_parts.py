@@ -32,7 +32,6 @@ Figure = dict[str, float]
 
 MAX_TOKENS = 32  # of an encoder's text
 HELD_OUT = 1000  # texts that vectors are compared on
-WINDOW = 256  # tokens of a decoder's
 _SHORTEST, _LONGEST = 60, 400  # characters
 _PROSE = 0.8  # share of letters and spaces
 _SIMCSE_TEMPERATURE = 0.05  # Gao, Yao and Chen, arXiv 2104.08821
@@ -167,9 +166,9 @@ def held_out_stream(folder: Path, checkpoint: Path, tokens: int) -> torch.Tensor
     return token_stream(Tokenizer.from_file(str(checkpoint / "tokenizer.json")), corpus_in(folder).held_out)[:tokens]
 
 
-def window_losses(model: Any, stream: torch.Tensor, rounding: Rounding | None = None) -> Array:
+def window_losses(model: Any, stream: torch.Tensor, window: int, rounding: Rounding | None = None) -> Array:
     """Nats a token of each window of held-out text."""
-    windows = stream[: len(stream) // WINDOW * WINDOW].view(-1, WINDOW)
+    windows = stream[: len(stream) // window * window].view(-1, window)
     found = []
     model.eval()
     with torch.no_grad(), rounding.applied() if rounding is not None else nullcontext():
