@@ -59,6 +59,7 @@ from edgecompress.distill.objective import Objective
 from edgecompress.distill.plan import Plan, make_plan
 from edgecompress.distill.rounding import Rounding
 from edgecompress.distill.run import distill, load_pair
+from edgecompress.distill.tokenizers import load_tokenizer
 from edgecompress.types.distill import DistillRecipe, LossRecipe, NewStudentRecipe, TrainingRecipe
 
 ROUNDINGS = ("int4-weights", "int8-per-tensor")
@@ -244,7 +245,7 @@ def rounding_recipe(bench: Bench, start: Path, rounding: str, *, decodes: bool) 
         batch=SIZES[bench.size].batch if decodes else 32,
         max_length_tokens=bench.window if decodes else MAX_TOKENS,
         rounding=rounding,
-        learning_rate=5e-4 if decodes else 1e-4,
+        learning_rate=1e-4,
         weight_decay=0.0,
     )
     return DistillRecipe(student=NewStudentRecipe(start=str(start)), training=training)
@@ -256,18 +257,23 @@ def encoder_rounding_rows(bench: Bench) -> Iterator[Row]:
     data, held_out = write_texts(bench.folder)
     start = bench.folder / f"encoder-{seed}"
     reference = vectors_of(load(start), start, held_out)
+    lengths = [len(ids) for ids in load_tokenizer(start)(held_out)["input_ids"]]
+    uncut = [place for place, length in enumerate(lengths) if length <= MAX_TOKENS]  # a bundle refuses longer ones
     for rounding in ROUNDINGS:
         recipe = rounding_recipe(bench, start, rounding, decodes=False)
         taught, seconds = bench.teach(make_plan(str(start), recipe, data), f"encoder-{rounding}-{seed}")
         ways = {"the rounded model": lambda folder, r=rounding: rounded_vectors(folder, held_out, r)}
         if rounding == "int4-weights":
-            ways["the exported bundle"] = lambda folder, r=rounding: bundle_vectors(bench, folder, held_out, r)
+            whole = [held_out[place] for place in uncut]
+            ways["the exported bundle"] = lambda folder, r=rounding, t=whole: bundle_vectors(bench, folder, t, r)
         for way, vectors in ways.items():
-            lost = [1 - cosines(reference, vectors(folder)) for folder in (start, taught)]
+            far = reference if way == "the rounded model" else reference[uncut]
+            lost = [1 - cosines(far, vectors(folder)) for folder in (start, taught)]
             yield {
                 "part": "encoder-rounding",
                 "rounding": rounding,
                 "measured_on": way,
+                "texts": len(far),
                 "steps": bench.rounding_steps,
                 "seconds": round(seconds, 1),
                 "cosine_lost_before": mean_with_interval(lost[0]),
