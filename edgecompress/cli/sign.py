@@ -33,6 +33,6 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         emit_json({"bundle": options.bundle, "signature": signed.path, "files": signed.files, "key": signed.key})
     else:
-        print(f"{signed.path}: {signed.files} files, by the key {signed.key[:16]}…")
+        print(f"{options.bundle / signed.path.name}: {signed.files} files, by the key {signed.key[:16]}…")
         print("not over measurements.json, which holds times and may change")
     return 0
