@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 from edgecompress.errors import RecipeError, nearest
 from edgecompress.formats.codec import from_jsonable
 from edgecompress.formats.provenance import validate_provenance
+from edgecompress.formats.recipe import read_toml
 from edgecompress.types.distill import DISTANCES, METHODS, ROUNDINGS, SCHEDULES, DistillRecipe
 
 _WAY_OUT = "A whole recipe is `[student]` and `layers = 3` below it."
@@ -15,19 +15,7 @@ _WAY_OUT = "A whole recipe is `[student]` and `layers = 3` below it."
 
 def read_distill_recipe(path: Path) -> DistillRecipe:
     """Raises RecipeError if the file is not there, not TOML, or says something this version does not know."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"there is no recipe at {path}", way_out=f"Give --student a TOML file. {_WAY_OUT}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(f"the recipe {path} cannot be read: {error}", way_out="It must be TOML in UTF-8.") from error
-    newest = DistillRecipe.schema_version
-    version = data.get("schema_version", newest)
-    if isinstance(version, int) and version > newest:
-        raise RecipeError(
-            f"the recipe {path} is of a newer edgecompress (schema {version}; this one reads {newest})",
-            way_out="Upgrade edgecompress.",
-        )
+    data = read_toml(path, DistillRecipe.schema_version, f"Give --student a TOML file. {_WAY_OUT}")
     try:
         recipe = from_jsonable(DistillRecipe, data)
     except ValueError as error:

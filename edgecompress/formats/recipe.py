@@ -34,20 +34,26 @@ from edgecompress.types.recipe import (
 )
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Raises RecipeError if the file is not there, not TOML, or says something this version does not know."""
+def read_toml(path: Path, newest: int, way_out: str) -> dict[str, Any]:
+    """A recipe's file. Raises RecipeError if it is not there, not TOML, or of a schema above ``newest``."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError(f"there is no recipe at {path}", way_out="Give --recipe a TOML file.") from None
+        raise RecipeError(f"there is no recipe at {path}", way_out=way_out) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"the recipe {path} cannot be read: {error}", way_out="It must be TOML in UTF-8.") from error
-    version = data.get("schema_version", SCHEMA_VERSION)
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    version = data.get("schema_version", newest)
+    if isinstance(version, int) and version > newest:
         raise RecipeError(
-            f"the recipe {path} is of a newer edgecompress (schema {version}; this one reads {SCHEMA_VERSION})",
+            f"the recipe {path} is of a newer edgecompress (schema {version}; this one reads {newest})",
             way_out="Upgrade edgecompress.",
         )
+    return data
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Raises RecipeError if the file is not there, not TOML, or says something this version does not know."""
+    data = read_toml(path, SCHEMA_VERSION, "Give --recipe a TOML file.")
     try:
         recipe = from_jsonable(Recipe, data)
     except ValueError as error:
