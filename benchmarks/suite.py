@@ -30,6 +30,7 @@ from benchmarks.peer_venvs import PEERS, make, ready
 from benchmarks.ratios import Checked, check, stored_files, stored_for
 from benchmarks.result_lines import RESULTS, HostKind, read, write
 from benchmarks.suites import BENCHES, INPUTS, Bench, Part
+from edgecompress.runtime.memory import available_bytes
 
 WORK = Path("build/bench")
 Run = Callable[[Sequence[str]], None]  # the command's words, the python first
@@ -50,20 +51,12 @@ def lacks(bench: Bench, work: Path) -> list[str]:
     found = [f"the package {name}" for name in bench.packages if find_spec(name) is None]
     if bench.gpu and not has_gpu():
         found.append("an NVIDIA GPU")
-    if (free := _available_bytes()) is not None and free < bench.memory_bytes:
+    if (free := available_bytes()) is not None and free < bench.memory_bytes:
         found.append(f"{bench.memory_bytes / 1e9:.0f} GB of memory, of which {free / 1e9:.1f} GB are free")
     disk_bytes = bench.disk_bytes + sum(INPUTS[name].disk_bytes for name in _all_inputs(bench) if not _made(work, name))
     if (room := _disk_bytes(work)) < disk_bytes:
         found.append(f"{disk_bytes / 1e9:.0f} GB of disk in {work}, of which {room / 1e9:.1f} GB are free")
     return found
-
-
-def _available_bytes() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
 
 
 def _disk_bytes(work: Path) -> int:

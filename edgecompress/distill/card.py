@@ -8,30 +8,18 @@ from typing import Any
 import yaml
 
 from edgecompress.distill.objective import weights_of
+from edgecompress.lineage.card import read_card
 from edgecompress.types.distill import Distillation, DistillRecipe
 from edgecompress.types.student import Student
 
 _LICENCE_KEYS = ("license", "license_name", "license_link")
 
 
-def front_matter(folder: Path) -> dict[str, Any]:
-    """Of a checkpoint's card; {} if it has none."""
-    path = folder / "README.md"
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    if not text.startswith("---"):
-        return {}
-    try:
-        data = yaml.safe_load(text.split("---", 2)[1])
-    except yaml.YAMLError:
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
 def write_card(
     folder: Path, name: str, record: Distillation, recipe: DistillRecipe, origin: Student, teacher: Student | None
 ) -> None:
     """``license`` is there only if the teacher's card has one; data sets are not named, for none is known."""
-    known = front_matter(teacher.path) if teacher is not None else {}
+    known = read_card(teacher.path).front if teacher is not None else {}
     head: dict[str, Any] = {key: known[key] for key in _LICENCE_KEYS if known.get(key)}
     head |= {"base_model": record.teacher.name, "pipeline_tag": origin.task, "tags": ["distillation", "edgecompress"]}
     if (folder / "modules.json").exists():

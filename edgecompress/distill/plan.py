@@ -174,10 +174,10 @@ def _memory(recipe: DistillRecipe, origin: Student, teacher: Student | None) -> 
 
 
 def _record(teacher: Student | None) -> TeacherRecord:
-    from edgecompress.distill.card import front_matter
+    from edgecompress.lineage.card import read_card
 
     assert teacher is not None
-    card = front_matter(teacher.path)
+    card = read_card(teacher.path).front
     licence, base = card.get("license_name") or card.get("license"), card.get("base_model")
     is_hub_id = teacher.revision is not None
     return TeacherRecord(

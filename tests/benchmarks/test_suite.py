@@ -220,7 +220,7 @@ def test_what_cannot_run_is_named(
     assert suite.run_all(["gpu_attention"], tmp_path) == 1
     said = capsys.readouterr().out
     assert re.search(r"not run: gpu_attention: it needs .*an NVIDIA GPU", said)
-    monkeypatch.setattr(suite, "_available_bytes", lambda: 10**9)
+    monkeypatch.setattr(suite, "available_bytes", lambda: 10**9)
     assert "8 GB of memory, of which 1.0 GB are free" in suite.lacks(BENCHES["export"], tmp_path)
     assert "lacks" in suite.listed(tmp_path)
 
