@@ -15,13 +15,13 @@ from edgecompress.types.student import Student
 _LICENCE_KEYS = ("license", "license_name", "license_link")
 
 
-def write_card(
-    folder: Path, name: str, record: Distillation, recipe: DistillRecipe, origin: Student, teacher: Student | None
-) -> None:
-    """``license`` is there only if the teacher's card has one; data sets are not named, for none is known."""
-    known = read_card(teacher.path).front if teacher is not None else {}
+def write_card(folder: Path, name: str, record: Distillation, recipe: DistillRecipe, origin: Student) -> None:
+    """``license`` is there only if the card of ``origin``, whose weights it began with, or whose shape is smaller, has
+    one; data sets are not named, for none is known."""
+    known = read_card(origin.path).front
+    base = record.start or record.teacher
     head: dict[str, Any] = {key: known[key] for key in _LICENCE_KEYS if known.get(key)}
-    head |= {"base_model": record.teacher.name, "pipeline_tag": origin.task, "tags": ["distillation", "edgecompress"]}
+    head |= {"base_model": base.name, "pipeline_tag": origin.task, "tags": ["distillation", "edgecompress"]}
     if (folder / "modules.json").exists():
         head["library_name"] = "sentence-transformers"
     else:
@@ -40,6 +40,7 @@ def write_card(
         f"- data: {record.data.name}, {record.data.examples} examples (sha256 {record.data.sha256})",
         f"- learned under rounding: {training.rounding}",
         f"- licence of the teacher: {record.teacher.licence or 'not known'}",
+        *([f"- licence of {base.name}: {base.licence or 'not known'}"] if record.start else []),
         "",
         "`distillation.json` has the hashes of the teacher, of the data and of these weights, and what was declared of "
         "the terms; `distill.toml` is the recipe, `loss.json` the loss.",

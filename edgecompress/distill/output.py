@@ -54,7 +54,6 @@ def write_student(
     curve: Sequence[Point],
     *,
     origin: Student,
-    teacher: Student | None,
 ) -> Distillation:
     """Beside it, then renamed; the record with the hashes of the weights. Raises OutputError; nothing is left then."""
     output = output.absolute()
@@ -71,7 +70,7 @@ def write_student(
         (beside / RECORD).write_text(dumps(record), encoding="utf-8")
         (beside / RECIPE).write_text(recipe_toml(recipe), encoding="utf-8")
         write_curve(beside, curve)
-        write_card(beside, output.name, record, recipe, origin, teacher)
+        write_card(beside, output.name, record, recipe, origin)
         os.rename(beside, output)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

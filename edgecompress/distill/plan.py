@@ -98,7 +98,7 @@ def make_plan(
         recipe=recipe,
         recipe_sha256=hashlib.sha256(dumps(recipe).encode()).hexdigest(),
         teacher=described,
-        record=record or _record(described),
+        record=record or record_of(described),
         origin=origin,
         data=taught,
         examples=examples,
@@ -173,18 +173,18 @@ def _memory(recipe: DistillRecipe, origin: Student, teacher: Student | None) -> 
     return learned + states + logits + (teacher.parameters * _WEIGHT_BYTES if teacher is not None else 0)
 
 
-def _record(teacher: Student | None) -> TeacherRecord:
+def record_of(checkpoint: Student | None) -> TeacherRecord:
     from edgecompress.lineage.card import read_card
 
-    assert teacher is not None
-    card = read_card(teacher.path).front
+    assert checkpoint is not None
+    card = read_card(checkpoint.path).front
     licence, base = card.get("license_name") or card.get("license"), card.get("base_model")
-    is_hub_id = teacher.revision is not None
+    is_hub_id = checkpoint.revision is not None
     return TeacherRecord(
         kind="checkpoint",
-        name=teacher.source if is_hub_id else teacher.path.name,
-        revision=teacher.revision,
+        name=checkpoint.source if is_hub_id else checkpoint.path.name,
+        revision=checkpoint.revision,
         licence=str(licence) if licence else None,
         base_model=(", ".join(map(str, base)) if isinstance(base, list) else str(base)) if base else None,
-        files=dict(teacher.files),
+        files=dict(checkpoint.files),
     )

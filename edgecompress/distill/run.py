@@ -19,7 +19,7 @@ from edgecompress.capture.student import load_student
 from edgecompress.distill.examples import digest, order_of
 from edgecompress.distill.objective import Objective, needs_heads, vectors_only
 from edgecompress.distill.output import check_free, write_student
-from edgecompress.distill.plan import Plan
+from edgecompress.distill.plan import Plan, record_of
 from edgecompress.distill.recording import IMPLEMENTATION, register
 from edgecompress.distill.rounding import Rounding
 from edgecompress.distill.shapes import make_student
@@ -101,6 +101,7 @@ def _run(
         tool_version=__version__,
         method=plan.recipe.method or "",
         teacher=plan.record,
+        start=record_of(plan.origin) if plan.recipe.student.start is not None else None,
         data=DataRecord(
             name=plan.data.name,
             sha256=plan.data.sha256,
@@ -116,7 +117,7 @@ def _run(
         provenance=plan.recipe.provenance,
     )
     model = student.cpu().eval()
-    return write_student(output, model, plan.recipe, record, curve, origin=plan.origin, teacher=plan.teacher)
+    return write_student(output, model, plan.recipe, record, curve, origin=plan.origin)
 
 
 def load_pair(plan: Plan, show: Show = lambda _: None) -> tuple[torch.nn.Module | None, torch.nn.Module]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -124,14 +124,14 @@ class _Found:
         if distilled is not None:
             record, verified = distilled.record, distilled.teaching.verified
             said_by = VERIFIED if verified else DECLARED
-            self._teacher(record.teacher, said_by, place)
+            self._recorded("teacher", record.teacher, said_by, place)
             taught.add(record.teacher.name)
             terms = terms_of(record.provenance, of=name, where=RECORD)
             if terms is not None:
                 self.terms.append(terms)
-            if distilled.start is not None:
-                relation = Statement(value="starts from", said_by=said_by, where="distill.toml")
-                self._step(folder, distilled.start, relation, place, depth)
+            if record.start is not None:
+                taught.add(record.start.name)
+                self._start(folder, distilled, record.start, said_by, place, depth)
         relation = card.says("base_model_relation")
         if relation.value is None:
             relation = Statement(value="base model", said_by=READ, where="README.md")
@@ -139,14 +139,24 @@ class _Found:
             if base not in taught:
                 self._step(folder, base, relation, place, depth)
 
-    def _teacher(self, teacher: TeacherRecord, said_by: str, of: int | None) -> None:
+    def _start(
+        self, folder: Path, distilled: Distilled, start: TeacherRecord, said_by: str, of: int | None, depth: int
+    ) -> None:
+        """What a student began as: with its own ancestors where its folder still lies, else what the record says."""
+        if distilled.start is not None and _where(folder, distilled.start) is not None:
+            relation = Statement(value="starts from", said_by=said_by, where="distill.toml")
+            self._step(folder, distilled.start, relation, of, depth)
+        else:
+            self._recorded("starts from", start, said_by, of)
+
+    def _recorded(self, relation: str, teacher: TeacherRecord, said_by: str, of: int | None) -> None:
         def says(value: str | None) -> Statement:
             return Statement(value=value, said_by=said_by, where=RECORD) if value else UNKNOWN
 
         self.ancestors.append(
             Ancestor(
                 name=teacher.name,
-                relation=says("teacher"),
+                relation=says(relation),
                 of=of,
                 revision=says(teacher.revision),
                 licence=says(teacher.licence),
@@ -160,7 +170,7 @@ class _Found:
 
     def _step(self, folder: Path, base: str, relation: Statement, of: int | None, depth: int) -> None:
         """One ancestor that is named by a folder or a hub id; a folder is read, if it is there."""
-        there = next((path for path in _folders(folder, base) if (path / "config.json").is_file()), None)
+        there = _where(folder, base)
         if there is None:
             local = base.startswith((".", "/", "~"))
             self.ancestors.append(Ancestor(name=Path(base).name if local else base, relation=relation, of=of))
@@ -189,12 +199,13 @@ class _Found:
         self.follow(there, card, distilled, name, len(self.ancestors) - 1, depth + 1)
 
 
-def _folders(folder: Path, base: str) -> Iterator[Path]:
-    """Where ``base`` may lie, if it is written as a path: "owner/name" is the hub's, whatever lies here."""
+def _where(folder: Path, base: str) -> Path | None:
+    """Where ``base`` lies, if it is written as a path: "owner/name" is the hub's, whatever lies here."""
     if not base.startswith((".", "/", "~")):
-        return
+        return None
     path = Path(base).expanduser()
-    yield from (path.resolve(),) if path.is_absolute() else ((folder / path).resolve(), path.resolve())
+    found = (path.resolve(),) if path.is_absolute() else ((folder / path).resolve(), path.resolve())
+    return next((path for path in found if (path / "config.json").is_file()), None)
 
 
 def _status(terms: tuple[Terms, ...]) -> Statement:

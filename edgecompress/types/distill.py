@@ -80,7 +80,8 @@ class DistillRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherRecord:
-    """Who taught. ``files`` (name -> sha256) and ``licence`` (of its card) are those of a checkpoint."""
+    """Who taught, or whose weights a student began with. ``files`` (name -> sha256) and ``licence`` (of its card) are
+    those of a checkpoint."""
 
     kind: str  # "checkpoint" or "endpoint"
     name: str  # the folder's name, the hub id, or the endpoint's model
@@ -108,6 +109,7 @@ class Distillation:
     tool_version: str
     method: str  # WHITE_BOX or BLACK_BOX
     teacher: TeacherRecord
+    start: TeacherRecord | None = None  # the checkpoint that it began as, where that is not of its teacher
     data: DataRecord
     recipe_sha256: str
     seed: int

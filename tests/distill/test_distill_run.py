@@ -12,12 +12,14 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from edgecompress.capture.checkpoint import hashes
 from edgecompress.capture.model import Encoder, load_model
 from edgecompress.capture.student import load_student
 from edgecompress.distill.plan import make_plan
 from edgecompress.errors import RecipeError, UsageError
 from edgecompress.formats.codec import from_jsonable
 from edgecompress.formats.manifest import file_sha256
+from edgecompress.lineage.card import read_card
 from edgecompress.types.distill import (
     Distillation,
     DistillRecipe,
@@ -140,6 +142,10 @@ def test_a_black_box_is_learned_from_by_its_responses(small_decoder_dir: Path, t
     points = json.loads((tmp_path / "s" / "loss.json").read_text())["points"]
     assert points[-1]["loss"] < points[0]["loss"] / 2
     assert (made.method, made.teacher) == ("black-box", record)
+    assert made.start is not None
+    assert (made.start.name, made.start.files) == (small_decoder_dir.name, hashes(small_decoder_dir))
+    front = read_card(tmp_path / "s").front
+    assert (front["base_model"], front.get("license")) == (small_decoder_dir.name, made.start.licence)
     with pytest.raises(RecipeError, match="shows no layers"):
         make_plan(None, DistillRecipe(), data, record)
     data.write_text(json.dumps(rows[0]) + "\n" + json.dumps({"prompt": "p"}) + "\n")

@@ -47,6 +47,7 @@ def record(
     weights: Mapping[str, str] | None = None,
     provenance: ProvenanceRecipe = NOTHING,
     recipe: DistillRecipe | None = None,
+    start: TeacherRecord | None = None,
 ) -> None:
     """Write what ``distill`` would, of the weights that lie in the folder unless others are given."""
     of = {"model.safetensors": sha256((folder / "model.safetensors").read_bytes())} if weights is None else weights
@@ -54,6 +55,7 @@ def record(
         tool_version="0.1",
         method="white-box",
         teacher=teacher,
+        start=start,
         data=DataRecord(name="texts.jsonl", sha256="5" * 64, examples=3, tokens=9),
         recipe_sha256=sha256(dumps(recipe).encode()) if recipe is not None else "6" * 64,
         seed=0,

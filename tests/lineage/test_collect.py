@@ -123,17 +123,20 @@ def test_weights_that_the_record_does_not_know_are_said(tmp_path: Path) -> None:
     assert "does not know the weights model-2.safetensors" in collected(student).lineage.remarks[0]
 
 
-def test_where_a_student_starts_from_is_known_by_its_own_recipe(tmp_path: Path) -> None:
-    checkpoint(tmp_path / "start", "---\nlicense: cc-by-nc-4.0\n---\n")
+def test_what_a_student_began_as_is_read_where_it_lies_and_else_known_by_the_record(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "start", "---\nlicense: cc-by-nc-4.0\nbase_model: owner/older\n---\n")
+    began = TeacherRecord(kind="checkpoint", name="start", licence="mit", files={"model.safetensors": "7" * 64})
     recipe = DistillRecipe(student=NewStudentRecipe(start=str(tmp_path / "start")))
     student = checkpoint(tmp_path / "s")
-    record(student, replace(TEACHER, base_model=None), recipe=recipe)
+    record(student, replace(TEACHER, base_model=None), recipe=recipe, start=began)
     (student / "distill.toml").write_text(recipe_toml(recipe))
-    start = collected(student).lineage.ancestors[1]
+    start, older = collected(student).lineage.ancestors[1:]
     assert start.relation == Statement(value="starts from", said_by=VERIFIED, where="distill.toml")
-    assert (start.name, start.licence.value) == ("start", "cc-by-nc-4.0")
-    (student / "distill.toml").write_text(recipe_toml(replace(recipe, method="white-box")))
-    assert len(collected(student).lineage.ancestors) == 1, "another recipe than the record's says nothing"
+    assert (start.name, start.licence.value, older.name) == ("start", "cc-by-nc-4.0", "owner/older")
+    (student / "distill.toml").write_text(recipe_toml(replace(recipe, method="white-box")))  # another than the record's
+    (start,) = collected(student).lineage.ancestors[1:]
+    assert start.relation == Statement(value="starts from", said_by=VERIFIED, where="distillation.json")
+    assert (start.name, start.licence.value, start.files) == ("start", "mit", began.files)
 
 
 def test_a_damaged_record_is_said(tmp_path: Path) -> None:
