@@ -62,6 +62,7 @@ from edgecompress.distill.tokenizers import load_tokenizer
 from edgecompress.types.distill import DistillRecipe, LossRecipe, NewStudentRecipe, TrainingRecipe
 
 ROUNDINGS = ("int4-weights", "int8-per-tensor")
+DECODER_RATES = {"int4-weights": 3e-4, "int8-per-tensor": 3e-5}  # tried on the first seed's student
 LAYERS = 3
 SIZES = {
     "small": Settings(vocab_size=1024, hidden_size=128, intermediate_size=384, context_tokens=128, batch=16),
@@ -227,28 +228,33 @@ def decoder_rows(bench: Bench) -> Iterator[Row]:
             }
 
 
-def rounding_recipe(bench: Bench, start: Path, rounding: str, *, decodes: bool) -> DistillRecipe:
+def rounding_recipe(bench: Bench, start: Path, rounding: str, seed: int, *, decodes: bool) -> DistillRecipe:
     training = TrainingRecipe(
         steps=bench.rounding_steps,
         batch=SIZES[bench.size].batch if decodes else 32,
         max_length_tokens=bench.window if decodes else MAX_TOKENS,
         rounding=rounding,
-        learning_rate=1e-4,
+        learning_rate=DECODER_RATES[rounding] if decodes else 1e-4,
+        seed=seed,
         weight_decay=0.0,
     )
     return DistillRecipe(student=NewStudentRecipe(start=str(start)), training=training)
 
 
 def encoder_rounding_rows(bench: Bench) -> Iterator[Row]:
-    """The fp32 student, rounded as it is and after it has learned under the rounding."""
-    seed = bench.seeds[0]
+    """The fp32 students, rounded as they are and after they have learned under the rounding."""
     data, held_out = write_texts(bench.folder)
+    for seed in bench.seeds:
+        yield from _encoder_rounding(bench, seed, data, held_out)
+
+
+def _encoder_rounding(bench: Bench, seed: int, data: Path, held_out: list[str]) -> Iterator[Row]:
     start = bench.folder / f"encoder-{seed}"
     reference = vectors_of(load(start), start, held_out)
     lengths = [len(ids) for ids in load_tokenizer(start)(held_out)["input_ids"]]
     uncut = [place for place, length in enumerate(lengths) if length <= MAX_TOKENS]  # a bundle refuses longer ones
     for rounding in ROUNDINGS:
-        recipe = rounding_recipe(bench, start, rounding, decodes=False)
+        recipe = rounding_recipe(bench, start, rounding, seed, decodes=False)
         taught, seconds = bench.teach(make_plan(str(start), recipe, data), f"encoder-{rounding}-{seed}")
         ways = {"the rounded model": lambda folder, r=rounding: rounded_vectors(folder, held_out, r)}
         if rounding == "int4-weights":
@@ -259,6 +265,7 @@ def encoder_rounding_rows(bench: Bench) -> Iterator[Row]:
             lost = [1 - cosines(far, vectors(folder)) for folder in (start, taught)]
             yield {
                 "part": "encoder-rounding",
+                "seed": seed,
                 "rounding": rounding,
                 "measured_on": way,
                 "texts": len(far),
@@ -271,16 +278,23 @@ def encoder_rounding_rows(bench: Bench) -> Iterator[Row]:
 
 
 def decoder_rounding_rows(bench: Bench) -> Iterator[Row]:
-    """The same of the decoder's student, whose loss is in perplexity."""
-    start, data = bench.folder / f"decoder-{bench.size}-half-{bench.seeds[0]}", write_documents(bench.folder)
+    """The same of the decoder's students, whose loss is in perplexity."""
+    data = write_documents(bench.folder)
+    for seed in bench.seeds:
+        yield from _decoder_rounding(bench, seed, data)
+
+
+def _decoder_rounding(bench: Bench, seed: int, data: Path) -> Iterator[Row]:
+    start = bench.folder / f"decoder-{bench.size}-half-{seed}"
     stream = held_out_stream(bench.folder, start, bench.held_out_tokens)
     whole = window_losses(load(start), stream, bench.window)
     for rounding in ROUNDINGS:
-        recipe = rounding_recipe(bench, start, rounding, decodes=True)
+        recipe = rounding_recipe(bench, start, rounding, seed, decodes=True)
         taught, seconds = bench.teach(make_plan(str(start), recipe, data), f"{start.name}-{rounding}")
         before, after = (rounded_losses(bench, folder, rounding, stream) for folder in (start, taught))
         yield {
             "part": "decoder-rounding",
+            "seed": seed,
             "rounding": rounding,
             "measured_on": "the rounded model",
             "steps": bench.rounding_steps,

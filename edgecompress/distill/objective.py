@@ -32,16 +32,19 @@ _OF_TASK: Mapping[str, Mapping[str, float]] = {
     "text-generation": {"logits": 1.0},
     "question-answering": {"hidden": 1.0},
 }
+_DECODER_UNDER_ROUNDING = {"logits": 1.0, "hidden": 1.0}  # by logits alone it gives back less than it drifts
 _OF_HEADS = {"logits": 1.0, "hidden": 1.0}
 _VECTORS = ("embedding", "similarity")
 _TASKS_WITH_LOGITS = ("text-generation", "text-classification", "text-ranking", "token-classification", "fill-mask")
 
 
-def resolve_loss(recipe: LossRecipe, task: str, *, black_box: bool) -> LossRecipe:
+def resolve_loss(recipe: LossRecipe, task: str, *, black_box: bool, rounded: bool) -> LossRecipe:
     """With every weight a number. Raises RecipeError for a term that the task does not have."""
     given = {name: getattr(recipe, name) for name in TERMS}
     if all(weight is None for weight in given.values()):
         chosen: Mapping[str, float] = {"cross_entropy": 1.0} if black_box else _OF_TASK.get(task, _OF_HEADS)
+        if rounded and not black_box and task == "text-generation":
+            chosen = _DECODER_UNDER_ROUNDING
     else:
         chosen = {name: weight for name, weight in given.items() if weight}
     decodes = task == "text-generation"

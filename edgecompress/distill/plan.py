@@ -17,7 +17,7 @@ from edgecompress.errors import HostError, RecipeError, StudentError, UsageError
 from edgecompress.formats.codec import dumps
 from edgecompress.formats.distill_recipe import validate_distill_recipe
 from edgecompress.runtime.memory import check_available
-from edgecompress.types.distill import BLACK_BOX, DistillRecipe, TeacherRecord
+from edgecompress.types.distill import BLACK_BOX, NO_ROUNDING, DistillRecipe, TeacherRecord
 from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Student
 
@@ -133,7 +133,8 @@ def _resolve(recipe: DistillRecipe, origin: Student, teacher: Student | None) ->
         training = replace(training, learning_rate=rate)
     if training.steps is None and training.minutes is None:
         training = replace(training, steps=DEFAULT_STEPS)
-    loss = resolve_loss(recipe.loss, origin.task, black_box=method == BLACK_BOX)
+    rounded = training.rounding != NO_ROUNDING
+    loss = resolve_loss(recipe.loss, origin.task, black_box=method == BLACK_BOX, rounded=rounded)
     return replace(recipe, method=method, student=student, training=training, loss=loss)
 
 

@@ -66,14 +66,19 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_task_has_a_loss_that_suits_it() -> None:
-    def of(task: str, black_box: bool = False, **given: float) -> dict[str, float]:
-        return weights_of(resolve_loss(LossRecipe(**given), task, black_box=black_box))  # type: ignore[arg-type]
+    def of(task: str, black_box: bool = False, rounded: bool = False, **given: float) -> dict[str, float]:
+        loss = LossRecipe(**given)  # type: ignore[arg-type]
+        return weights_of(resolve_loss(loss, task, black_box=black_box, rounded=rounded))
 
     assert of("sentence-similarity") == {"embedding": 1.0}
     assert of("feature-extraction") == {"hidden": 1.0, "relations": 1.0}
     assert of("text-generation") == {"logits": 1.0}
     assert of("text-classification") == {"logits": 1.0, "hidden": 1.0}
     assert of("text-generation", black_box=True) == {"cross_entropy": 1.0}
+    assert of("text-generation", rounded=True) == {"logits": 1.0, "hidden": 1.0}
+    assert of("text-generation", rounded=True, logits=2.0) == {"logits": 2.0}
+    assert of("text-generation", rounded=True, black_box=True) == {"cross_entropy": 1.0}
+    assert of("sentence-similarity", rounded=True) == {"embedding": 1.0}
     assert of("sentence-similarity", hidden=2.0, embedding=0.0) == {"hidden": 2.0}
     with pytest.raises(RecipeError, match="no loss 'embedding'"):
         of("text-generation", embedding=1.0)
