@@ -46,6 +46,7 @@ from benchmarks.distill_parts import (
     perplexity_with_interval,
     recovered,
     vectors_of,
+    window_divergences,
     window_losses,
     with_dropout,
     write_documents,
@@ -278,7 +279,7 @@ def _encoder_rounding(bench: Bench, seed: int, data: Path, held_out: list[str]) 
 
 
 def decoder_rounding_rows(bench: Bench) -> Iterator[Row]:
-    """The same of the decoder's students, whose loss is in perplexity."""
+    """The same of the decoder's students, whose loss is in perplexity, and in KL from the unrounded one."""
     data = write_documents(bench.folder)
     for seed in bench.seeds:
         yield from _decoder_rounding(bench, seed, data)
@@ -292,6 +293,7 @@ def _decoder_rounding(bench: Bench, seed: int, data: Path) -> Iterator[Row]:
         recipe = rounding_recipe(bench, start, rounding, seed, decodes=True)
         taught, seconds = bench.teach(make_plan(str(start), recipe, data), f"{start.name}-{rounding}")
         before, after = (rounded_losses(bench, folder, rounding, stream) for folder in (start, taught))
+        apart = [divergences(bench, start, folder, rounding, stream) for folder in (start, taught)]
         yield {
             "part": "decoder-rounding",
             "seed": seed,
@@ -303,6 +305,9 @@ def _decoder_rounding(bench: Bench, seed: int, data: Path) -> Iterator[Row]:
             "before": perplexity_with_interval(before),
             "after": perplexity_with_interval(after),
             "recovered": recovered(before, after, whole),
+            "kl_before": mean_with_interval(apart[0]),
+            "kl_after": mean_with_interval(apart[1]),
+            "recovered_of_kl": recovered(*apart),
         }
 
 
@@ -314,6 +319,12 @@ def rounded_vectors(folder: Path, texts: list[str], rounding: str) -> Any:
 def rounded_losses(bench: Bench, folder: Path, rounding: str, stream: torch.Tensor) -> Any:
     model = load(folder)
     return window_losses(model, stream, bench.window, Rounding(model, rounding, 128, decodes=True))
+
+
+def divergences(bench: Bench, start: Path, folder: Path, rounding: str, stream: torch.Tensor) -> Any:
+    """From the float32 student that it started as."""
+    model = load(folder)
+    return window_divergences(load(start), model, stream, bench.window, Rounding(model, rounding, 128, decodes=True))
 
 
 def bundle_vectors(bench: Bench, folder: Path, texts: list[str], precision: str) -> Any:

@@ -168,15 +168,33 @@ def held_out_stream(folder: Path, checkpoint: Path, tokens: int) -> torch.Tensor
 
 def window_losses(model: Any, stream: torch.Tensor, window: int, rounding: Rounding | None = None) -> Array:
     """Nats a token of each window of held-out text."""
-    windows = stream[: len(stream) // window * window].view(-1, window)
     found = []
     model.eval()
     with torch.no_grad(), rounding.applied() if rounding is not None else nullcontext():
-        for rows in windows.split(1 if rounding is not None and rounding.rounds_inputs else 16):
+        for rows in _windows(stream, window).split(_rows_at_once(rounding)):
             logits = model(input_ids=rows, use_cache=False).logits[:, :-1]
             loss = functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
             found.append(loss.view(len(rows), -1).mean(1))
     return torch.cat(found).double().numpy()
+
+
+def window_divergences(reference: Any, model: Any, stream: torch.Tensor, window: int, rounding: Rounding) -> Array:
+    """KL in nats a token of each window of held-out text, from the reference to the model as it is rounded."""
+    found = []
+    with torch.no_grad(), rounding.applied():
+        for rows in _windows(stream, window).split(_rows_at_once(rounding)):
+            far, near = (m.eval()(input_ids=rows, use_cache=False).logits.log_softmax(-1) for m in (reference, model))
+            found.append((far.exp() * (far - near)).sum(-1).mean(1))
+    return torch.cat(found).double().numpy()
+
+
+def _windows(stream: torch.Tensor, window: int) -> torch.Tensor:
+    return stream[: len(stream) // window * window].view(-1, window)
+
+
+def _rows_at_once(rounding: Rounding | None) -> int:
+    """One where inputs are rounded: their range is that of a text, as it will be."""
+    return 1 if rounding is not None and rounding.rounds_inputs else 16
 
 
 def interval(of: Callable[[Any], float], count: int, seed: int = 0) -> list[float]:
