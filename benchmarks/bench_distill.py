@@ -20,8 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -139,15 +138,14 @@ def encoder_rows(bench: Bench) -> Iterator[Row]:
             yield row("truncated", seed, load_pair(plan)[1].eval(), 0.0)
         output, seconds = bench.teach(plan, f"encoder-{seed}")
         yield row("distilled", seed, load(output), seconds)
-        began = time.perf_counter()
-        alone = learn_alone(
+        alone, seconds = learn_alone(
             with_dropout(replace_rate(plan, 5e-5), 0.1),
             bench.folder / f"simcse-{seed}",
             Contrastive,
             order_for(plan),
             note,
         )
-        yield row("without the teacher (SimCSE)", seed, alone, time.perf_counter() - began)
+        yield row("without the teacher (SimCSE)", seed, alone, seconds)
     for arm in list(kept)[:1] + list(kept)[2:]:
         figures = {}
         for name, better, worse in zip(("cosine", "top10"), kept["distilled"], kept[arm], strict=True):
@@ -198,15 +196,11 @@ def decoder_rows(bench: Bench) -> Iterator[Row]:
             shape, stem = SHAPES[bench.size, name], f"{bench.size}-{name.replace(' ', '-')}-{seed}"
             plan = make_plan(str(teacher), decoder_recipe(bench, seed, shape, logits=1.0, cross_entropy=0.25), data)
             output, seconds = bench.teach(plan, f"decoder-{stem}")
-            model = load(output)
-            arms: list[tuple[str, Callable[[], Any], float]] = [("distilled", lambda model=model: model, seconds)]
+            arms = [("distilled", load(output), seconds)]
             alone = make_plan(str(teacher), decoder_recipe(bench, seed, shape, cross_entropy=1.0), data)
             work = bench.folder / f"alone-{stem}"
-            arms.append(("alone", lambda p=alone, w=work: learn_alone(p, w, Objective, order_for(p), note), 0.0))
-            for arm, made, known in arms:
-                began = time.perf_counter()
-                found = made()
-                took = known or time.perf_counter() - began
+            arms.append(("alone", *learn_alone(alone, work, Objective, order_for(alone), note)))
+            for arm, found, took in arms:
                 losses[f"{name} {arm} {seed}"] = window_losses(found, stream, bench.window)
                 yield {
                     "part": "decoder",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -91,16 +92,19 @@ class Contrastive(Objective):
         return vector
 
 
-def learn_alone(plan: Plan, work: Path, make: Callable[..., Objective], order: Any, show: Callable[[str], None]) -> Any:
-    """The very student of a plan, on the same texts in the same order, by an objective that has no teacher.
+def learn_alone(
+    plan: Plan, work: Path, make: Callable[..., Objective], order: Any, show: Callable[[str], None]
+) -> tuple[Any, float]:
+    """The very student of a plan, on the same texts in the same order, by an objective that has no teacher; seconds.
 
-    Its weights stay in ``work``, and are taken from there if they are there.
+    Both stay beside ``work``, and are taken from there if they are there.
     """
     _, student = load_pair(plan)
     known = work.with_suffix(".pt")
     if known.exists():
-        student.load_state_dict(torch.load(known))
-        return student.eval()
+        found = torch.load(known)
+        student.load_state_dict(found["weights"])
+        return student.eval(), found["seconds"]
     training = plan.recipe.training
     rate = training.learning_rate
     assert rate is not None
@@ -115,10 +119,12 @@ def learn_alone(plan: Plan, work: Path, make: Callable[..., Objective], order: A
         learning_rate=rate,
         rounding=None,
     )
+    began = time.perf_counter()
     train(student, lesson, folder, show)
+    seconds = time.perf_counter() - began
     folder.remove()
-    torch.save(student.state_dict(), known)
-    return student.eval()
+    torch.save({"weights": student.state_dict(), "seconds": seconds}, known)
+    return student.eval(), seconds
 
 
 def load(folder: Path) -> Any:
