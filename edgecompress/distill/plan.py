@@ -128,12 +128,12 @@ def _resolve(recipe: DistillRecipe, origin: Student, teacher: Student | None) ->
         )
     student = resolve(recipe.student, _layers(teacher)) if teacher is not None else recipe.student
     training = recipe.training
+    rounded = training.rounding != NO_ROUNDING
     if training.learning_rate is None:
-        rate = 1e-4 if student.start else 2e-3 if student.hidden else 5e-4
-        training = replace(training, learning_rate=rate)
+        gentle = 2e-5 if rounded and origin.is_decoder else 1e-4
+        training = replace(training, learning_rate=gentle if student.start else 2e-3 if student.hidden else 5e-4)
     if training.steps is None and training.minutes is None:
         training = replace(training, steps=DEFAULT_STEPS)
-    rounded = training.rounding != NO_ROUNDING
     loss = resolve_loss(recipe.loss, origin.task, black_box=method == BLACK_BOX, rounded=rounded)
     return replace(recipe, method=method, student=student, training=training, loss=loss)
 

@@ -54,7 +54,7 @@ class TrainingRecipe:
     steps: int | None = None  # None, and no minutes: 1000
     minutes: float | None = None
     batch: int = 32
-    # None: 5e-4 where layers are kept, 2e-3 from random weights, 1e-4 from ``start``
+    # None: 5e-4 where layers are kept, 2e-3 from random weights, 1e-4 from ``start``, 2e-5 for a decoder under rounding
     learning_rate: float | None = None
     warmup: float = 0.06  # share of the steps
     schedule: str = "cosine"  # one of SCHEDULES

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from edgecompress.capture.checkpoint import hashes
 from edgecompress.capture.model import Encoder, load_model
 from edgecompress.capture.student import load_student
+from edgecompress.distill.objective import weights_of
 from edgecompress.distill.plan import make_plan
 from edgecompress.errors import RecipeError, UsageError
 from edgecompress.formats.codec import from_jsonable
@@ -129,6 +130,20 @@ def test_a_decoder_learns_from_logits(small_decoder_dir: Path, tmp_path: Path) -
     assert (tmp_path / "s" / "generation_config.json").exists()
     assert "chat_template" in (tmp_path / "s" / "tokenizer_config.json").read_text()
     assert load_student(StudentRecipe(source=str(tmp_path / "s"))).task == "text-generation"
+
+
+def test_a_decoder_under_rounding_learns_slowly_and_from_states_too(small_decoder_dir: Path, tmp_path: Path) -> None:
+    data = tmp_path / "texts.jsonl"
+    data.write_text('{"text": "some words to learn from"}\n')
+    start = NewStudentRecipe(start=str(small_decoder_dir))
+
+    def chosen(rounding: str) -> tuple[float | None, dict[str, float]]:
+        given = DistillRecipe(student=start, training=TrainingRecipe(rounding=rounding))
+        plan = make_plan(str(small_decoder_dir), given, data)
+        return plan.recipe.training.learning_rate, weights_of(plan.recipe.loss)
+
+    assert chosen("none") == (1e-4, {"logits": 1.0})
+    assert chosen("int4-weights") == (2e-5, {"logits": 1.0, "hidden": 1.0})
 
 
 def test_a_black_box_is_learned_from_by_its_responses(small_decoder_dir: Path, tmp_path: Path) -> None:
