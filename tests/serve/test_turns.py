@@ -65,16 +65,21 @@ def test_a_text_that_is_given_up_before_it_began_ends(endless: Running) -> None:
     assert asyncio.run(write()).text.finish == "cancelled"
 
 
-def test_who_waits_is_served_in_turn(endless: Running) -> None:
-    done: list[int] = []
+def test_who_waits_is_served_in_turn(endless: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[int] = []
+    real = Text.write
+
+    def write(self: Text, session: Any, prompt: Any, options: Any) -> None:
+        served.append(options["max_new_tokens"])
+        real(self, session, prompt, options)
 
     def ask(number: int) -> None:
         with client(endless) as theirs:
-            theirs.completions.create(model="tiny", prompt="x", max_tokens=3)
-            done.append(number)
+            theirs.completions.create(model="tiny", prompt="x", max_tokens=number + 1)
 
     with client(endless) as ours:
         stream = long_stream(ours)
+        monkeypatch.setattr(Text, "write", write)
         threads = []
         for number in range(4):
             threads.append(threading.Thread(target=ask, args=(number,)))
@@ -85,7 +90,7 @@ def test_who_waits_is_served_in_turn(endless: Running) -> None:
         stream.close()
         for thread in threads:
             thread.join(20)
-    assert done == [0, 1, 2, 3]
+    assert served == [1, 2, 3, 4]
 
 
 def test_a_full_queue_sends_away(endless_bundle: Path) -> None:
