@@ -62,7 +62,7 @@ from edgecompress.distill.tokenizers import load_tokenizer
 from edgecompress.types.distill import DistillRecipe, LossRecipe, NewStudentRecipe, TrainingRecipe
 
 ROUNDINGS = ("int4-weights", "int8-per-tensor")
-DECODER_RATES = {"int4-weights": 2e-5, "int8-per-tensor": 2e-6}  # of five and of three, tried on the first seed's student
+DECODER_RATES = {"int4-weights": 2e-5, "int8-per-tensor": 2e-6}  # of five and three, on seed 0
 LAYERS = 3
 SIZES = {
     "small": Settings(vocab_size=1024, hidden_size=128, intermediate_size=384, context_tokens=128, batch=16),
