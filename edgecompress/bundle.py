@@ -23,16 +23,14 @@ def check_output(path: Path, force: bool) -> None:
     """Refuse an output that exists or cannot be written, before any work is done. Raises OutputError."""
     if path.exists() or path.is_symlink():
         if not force:
-            raise OutputError(f"{path} already exists", way_out="Give another --output, or --force to replace it.")
+            raise OutputError(f"{path} already exists", hint="Give another --output, or --force to replace it.")
         if path.is_symlink() or not path.is_dir() or (any(path.iterdir()) and not (path / MANIFEST).exists()):
-            raise OutputError(
-                f"{path} is not a bundle, so --force does not replace it", way_out="Give another --output."
-            )
+            raise OutputError(f"{path} is not a bundle, so --force does not replace it", hint="Give another --output.")
     parent = path.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write in {parent}", way_out="Give an --output whose folder is writable.")
+        raise OutputError(f"cannot write in {parent}", hint="Give an --output whose folder is writable.")
 
 
 def write_bundle(
@@ -72,7 +70,7 @@ def write_bundle(
         _put_in_place(beside, target)
     except OSError as error:
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        raise OutputError(f"cannot write {folder}: {reason}", way_out="Nothing was left behind.") from error
+        raise OutputError(f"cannot write {folder}: {reason}", hint="Nothing was left behind.") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return manifest

@@ -153,7 +153,7 @@ class DecoderRun:
         affordable = max(_FEWEST_TEXTS, int(_REFERENCE_WORK / (self.student.parameters * _TEXT_TOKENS)))
         held_out = self._cut(texts.held_out, min(_TEXT_TOKENS, limit), min(quality.samples, affordable))
         if not held_out:
-            raise CalibrationError("the held-out text is shorter than two tokens", way_out="Give more text.")
+            raise CalibrationError("the held-out text is shorter than two tokens", hint="Give more text.")
         self.text_source = f"{texts.source} (sha256 {texts.sha256})"
         self.text_sha256 = texts.sha256
         return self._cut(texts.calibration, min(calibration.max_length_tokens, limit), calibration.samples), held_out
@@ -171,7 +171,7 @@ class DecoderRun:
         if largest >= size:
             raise StudentError(
                 f"the tokenizer has token {largest} and the embedding table has only {size} rows",
-                way_out="The tokenizer is another model's; copy the right one beside config.json.",
+                hint="The tokenizer is another model's; copy the right one beside config.json.",
             )
 
     def _reference(self, held_out: Sequence[Ids]) -> list[Logits]:
@@ -191,7 +191,7 @@ class DecoderRun:
             raise StudentError(
                 f"the captured graph of architecture '{self.student.architecture}' differs from PyTorch "
                 f"by {difference:.2g}",
-                way_out="The exporter does not get this architecture right; it is not supported by this version.",
+                hint="The exporter does not get this architecture right; it is not supported by this version.",
             )
 
     def _compile(
@@ -335,7 +335,7 @@ class DecoderRun:
         if ours[0].shape != theirs[0].shape or not np.allclose(ours[0], theirs[0], rtol=1e-4, atol=1e-4):
             raise StudentError(
                 "the graph for onnxruntime-genai gives other logits than the bundle's",
-                way_out="Export it as a bundle, without --format genai.",
+                hint="Export it as a bundle, without --format genai.",
             )
         return made
 

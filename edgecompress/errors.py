@@ -1,6 +1,6 @@
-"""One class per failure a user can meet, each with its exit code and the way out.
+"""One class per failure a user can meet, each with its exit code and the hint.
 
-The command line catches :class:`EdgeCompressError` in one place, prints ``edgecompress: <message>`` and the way out on
+The command line catches :class:`EdgeCompressError` in one place, prints ``edgecompress: <message>`` and the hint on
 stderr, and exits with ``exit_code``. A traceback that reaches the user is a bug.
 """
 
@@ -13,15 +13,15 @@ from collections.abc import Iterable
 class EdgeCompressError(Exception):
     """A failure the user can act on.
 
-    ``message`` is one line without a trailing full stop's worth of advice; ``way_out`` says what to do next.
+    ``message`` is one line without a trailing full stop's worth of advice; ``hint`` says what to do next.
     """
 
     exit_code = 2
 
-    def __init__(self, message: str, *, way_out: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.way_out = way_out
+        self.hint = hint
 
 
 class UsageError(EdgeCompressError):
@@ -87,8 +87,8 @@ class EngineError(EdgeCompressError):
 class WideProductsError(EngineError):
     """The engine multiplies some layers in more bits than the graph that it was built from."""
 
-    def __init__(self, message: str, *, way_out: str, layers: tuple[str, ...], of: int) -> None:
-        super().__init__(message, way_out=way_out)
+    def __init__(self, message: str, *, hint: str, layers: tuple[str, ...], of: int) -> None:
+        super().__init__(message, hint=hint)
         self.layers = layers  # their names
         self.of = of  # how many layers the graph has in those bits
 

@@ -30,7 +30,7 @@ def cuda_precision(wanted: str) -> str:
     if wanted not in ("auto", "fp16"):
         raise RecipeError(
             f"a graph for ONNX Runtime's CUDA provider is not made as {wanted} by this version",
-            way_out="It can be fp16; quantized weights are for --backend tensorrt-rtx or tensorrt.",
+            hint="It can be fp16; quantized weights are for --backend tensorrt-rtx or tensorrt.",
         )
     return "fp16"
 
@@ -38,39 +38,37 @@ def cuda_precision(wanted: str) -> str:
 def check_engine(recipe: Recipe, student: Student) -> None:
     """Raises RecipeError for what nothing for a GPU can be in this version. ``recipe.engine`` is resolved."""
     if recipe.runtime.kernels not in ("auto", "none"):
-        raise RecipeError("our kernels are for ONNX Runtime on a CPU", way_out="Leave out --kernels.")
+        raise RecipeError("our kernels are for ONNX Runtime on a CPU", hint="Leave out --kernels.")
     if recipe.format != "bundle":
         raise RecipeError(
-            f"nothing for a GPU is exported as {recipe.format} by this version", way_out="Leave out --format."
+            f"nothing for a GPU is exported as {recipe.format} by this version", hint="Leave out --format."
         )
     if not recipe.quantize.symmetric:
-        raise RecipeError("TensorRT takes weights around zero only", way_out="Leave out --zero-points.")
+        raise RecipeError("TensorRT takes weights around zero only", hint="Leave out --zero-points.")
     engine, most = recipe.engine, student.max_length_tokens
     if recipe.backend != TENSORRT and (engine.hardware_compatibility != "none" or engine.version_compatible):
         raise RecipeError(
             f"an engine of {recipe.backend} has no compatibility to choose",
-            way_out="Leave out --engine-compatible and --engine-any-version, or give --backend tensorrt.",
+            hint="Leave out --engine-compatible and --engine-any-version, or give --backend tensorrt.",
         )
     if not student.is_decoder and engine.context_tokens is not None:
         raise RecipeError(
             f"a context is a decoder's, and this student's task is {student.task}",
-            way_out="Leave out --engine-context.",
+            hint="Leave out --engine-context.",
         )
     if student.is_decoder and recipe.quantize.kv_cache != "fp32":
-        raise RecipeError(
-            f"a GPU's KV cache is float16, not {recipe.quantize.kv_cache}", way_out="Leave out --kv-cache."
-        )
+        raise RecipeError(f"a GPU's KV cache is float16, not {recipe.quantize.kv_cache}", hint="Leave out --kv-cache.")
     longest = engine.length_tokens[2] if engine.length_tokens is not None else None
     if student.is_decoder and engine.context_tokens is not None:
         if most is not None and engine.context_tokens > most:
             raise RecipeError(
                 f"the engine's context is {engine.context_tokens} tokens, and the student takes {most}",
-                way_out=f"Give --engine-context up to {most}.",
+                hint=f"Give --engine-context up to {most}.",
             )
         most = engine.context_tokens
     if most is not None and longest is not None and longest > most:
         raise RecipeError(
             f"the engine's profile goes to {longest} tokens, and "
             f"{'its context is' if student.is_decoder else 'the student takes'} {most}",
-            way_out=f"Give --engine-tokens up to {most}.",
+            hint=f"Give --engine-tokens up to {most}.",
         )

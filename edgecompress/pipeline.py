@@ -127,16 +127,14 @@ def plan(recipe: Recipe) -> Plan:
     if backend not in ENGINE_BACKENDS and recipe.engine != EngineRecipe():
         raise RecipeError(
             f"an optimization profile is an engine's, and {backend} builds none",
-            way_out="Leave out what begins with --engine, or give --backend tensorrt-rtx or tensorrt.",
+            hint="Leave out what begins with --engine, or give --backend tensorrt-rtx or tensorrt.",
         )
     if resolved.format == "genai" and resolved.runtime.kernels not in ("auto", "none"):
-        raise RecipeError(
-            "onnxruntime-genai cannot load our kernels", way_out="Leave --kernels out, or export a bundle."
-        )
+        raise RecipeError("onnxruntime-genai cannot load our kernels", hint="Leave --kernels out, or export a bundle.")
     if resolved.format == "genai" and not student.is_decoder:
         raise RecipeError(
             f"onnxruntime-genai runs decoders only, and this student's task is {student.task}",
-            way_out="Leave --format out: a bundle's model.onnx runs in plain onnxruntime.",
+            hint="Leave --format out: a bundle's model.onnx runs in plain onnxruntime.",
         )
     candidates: tuple[str, ...] = (resolved.precision,)
     if recipe.precision == "auto":
@@ -146,11 +144,11 @@ def plan(recipe: Recipe) -> Plan:
         if not candidates:
             raise RecipeError(
                 f"a decoder is not exported as {resolved.precision}",
-                way_out=f"It can be {', '.join(('auto', *_OF_DECODERS))}.",
+                hint=f"It can be {', '.join(('auto', *_OF_DECODERS))}.",
             )
     if not student.is_decoder and recipe.quantize.kv_cache != "fp32":
         raise RecipeError(
-            f"a KV cache is a decoder's, and this student's task is {student.task}", way_out="Leave out --kv-cache."
+            f"a KV cache is a decoder's, and this student's task is {student.task}", hint="Leave out --kv-cache."
         )
     measured_here = not matches_host(target)
     origin = collect(
@@ -307,7 +305,7 @@ def workspace(parent: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=".edgecompress-", dir=parent))
     except OSError as error:
         raise OutputError(
-            f"cannot write in {parent}: {error.strerror}", way_out="Give an --output whose folder is writable."
+            f"cannot write in {parent}: {error.strerror}", hint="Give an --output whose folder is writable."
         ) from error
     try:
         yield folder

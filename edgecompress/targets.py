@@ -61,7 +61,7 @@ def find_target(name_or_path: str) -> Target:
     names = [*known, LOCAL]
     raise UnknownTargetError(
         f"no target named '{name_or_path}'.{nearest(name_or_path, names)}",
-        way_out=f"Known targets: {', '.join(names)}.\n"
+        hint=f"Known targets: {', '.join(names)}.\n"
         "Run `edgecompress targets`, or give a path to a .toml file of your own.",
     )
 
@@ -170,7 +170,7 @@ def require_backend(target: Target, wanted: str | None = None) -> str:
     if wanted is not None and wanted not in target.backends:
         raise RecipeError(
             f"target '{target.name}' has no backend named '{wanted}'.{nearest(wanted, target.backends)}",
-            way_out=f"It has {', '.join(target.backends)}.",
+            hint=f"It has {', '.join(target.backends)}.",
         )
     return wanted or target.backends[0]
 
@@ -180,14 +180,14 @@ def require_precision(target: Target, precision: str) -> None:
     known = ("auto", *PRECISIONS)
     if precision not in known:
         raise RecipeError(
-            f"no precision named '{precision}'.{nearest(precision, known)}", way_out=f"Known: {', '.join(known)}."
+            f"no precision named '{precision}'.{nearest(precision, known)}", hint=f"Known: {', '.join(known)}."
         )
     if precision == "auto":
         return
     if precision not in computable(target):
         raise ChipError(
             f"target '{target.name}' does not compute in {_NEEDS.get(precision, 'int8')}, which {precision} needs",
-            way_out=f"It can do {', '.join(['auto', *computable(target)])}.",
+            hint=f"It can do {', '.join(['auto', *computable(target)])}.",
         )
 
 

@@ -71,7 +71,7 @@ def test_short_precisions_are_a_decoder_s() -> None:
     assert resolve_precision("int8-dynamic", "fill-mask") == "int8-dynamic"
     with pytest.raises(RecipeError, match="'int8' is short for a decoder's weights") as error:
         resolve_precision("int8", "fill-mask")
-    assert "int8-dynamic, int8-static, int8-weights" in error.value.way_out
+    assert "int8-dynamic, int8-static, int8-weights" in error.value.hint
 
 
 def test_broken_files_are_refused(tmp_path: Path) -> None:

@@ -52,18 +52,18 @@ def _attention(
     if causal:
         raise StudentError(
             f"{name} attends causally, as a decoder does, and this checkpoint has no language-model head",
-            way_out="Give the checkpoint with its head (…ForCausalLM), or an encoder (BERT, MiniLM, ViT, …).",
+            hint="Give the checkpoint with its head (…ForCausalLM), or an encoder (BERT, MiniLM, ViT, …).",
         )
     if attention_mask is not None and attention_mask.dim() != 2:
         raise StudentError(
             f"{name} builds an attention mask of rank {attention_mask.dim()} that cannot be kept as a padding mask",
-            way_out="This architecture is outside the attention interface; it is not supported by this version.",
+            hint="This architecture is outside the attention interface; it is not supported by this version.",
         )
     meaningful = {k for k, v in kwargs.items() if v is not None and v is not False and k not in _HARMLESS}
     if meaningful:
         raise StudentError(
             f"{name} hands its attention {', '.join(sorted(meaningful))}, which this version does not know",
-            way_out="The exported model would silently differ, so it is refused.",
+            hint="The exported model would silently differ, so it is refused.",
         )
     calls = _calls.get()
     if calls is not None:
@@ -93,7 +93,7 @@ def _padding_mask(*_: Any, **kwargs: Any) -> torch.Tensor | None:
     if kwargs.get("use_vmap"):
         raise StudentError(
             "this architecture combines its attention mask with another one, which cannot be put on the attention op",
-            way_out="The exported model would silently differ, so it is refused.",
+            hint="The exported model would silently differ, so it is refused.",
         )
     mask = kwargs.get("attention_mask")
     return mask if isinstance(mask, torch.Tensor) else None

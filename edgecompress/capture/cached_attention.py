@@ -102,7 +102,7 @@ class _UnknownLength:
     def _refuse(self, *_: object) -> NoReturn:
         raise StudentError(
             "this architecture takes positions from the length of its cache, which differs between the rows of a batch",
-            way_out=_NO_WAY,
+            hint=_NO_WAY,
         )
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __index__ = __int__ = __float__ = __bool__ = _refuse
@@ -141,7 +141,7 @@ class HandThroughCache:
     def __getattr__(self, name: str) -> NoReturn:
         raise _OtherStateError(
             f"this architecture keeps more between tokens than keys and values: it asks its cache for '{name}'",
-            way_out="Recurrent, convolutional and shared caches are not supported by this version.",
+            hint="Recurrent, convolutional and shared caches are not supported by this version.",
         )
 
 
@@ -165,19 +165,19 @@ def _attention(
         raise StudentError(f"{name} was run outside of a capture")
     rule = getattr(attention_mask, _RULE, None)
     if not isinstance(rule, _Rule):
-        raise StudentError(f"{name} changes the attention mask, or makes one of its own", way_out=_NO_WAY)
+        raise StudentError(f"{name} changes the attention mask, or makes one of its own", hint=_NO_WAY)
     if sliding_window is not None and rule.window != sliding_window:
         raise StudentError(
             f"{name} asks for a window of {sliding_window} tokens, and its mask has {rule.window or 'none'}",
-            way_out=_NO_WAY,
+            hint=_NO_WAY,
         )
     meaningful = {k for k, v in kwargs.items() if v is not None and v is not False and k not in _HARMLESS}
     if meaningful or isinstance(scaling, torch.Tensor):
         what = ", ".join(sorted(meaningful)) or "a scale that it computes"
-        raise StudentError(f"{name} hands its attention {what}, which this version does not know", way_out=_NO_WAY)
+        raise StudentError(f"{name} hands its attention {what}, which this version does not know", hint=_NO_WAY)
     handed, run.handed = run.handed, None
     if handed is None or handed[0] is not key or handed[1] is not value:
-        raise StudentError(f"{name} attends to other keys than those it caches", way_out=_NO_WAY)
+        raise StudentError(f"{name} attends to other keys than those it caches", hint=_NO_WAY)
     batch, heads, tokens, head_size = query.shape
     value_size = int(value.shape[3])
     index = len(run.calls)
@@ -227,7 +227,7 @@ def _mask(*_: Any, **kwargs: Any) -> torch.Tensor | None:
     function = kwargs.get("mask_function")
     if kwargs.get("use_vmap") or not callable(function) or (run.is_probe and not _is_causal(function, window)):
         raise StudentError(
-            "this architecture's attention mask is something else than causal with a sliding window", way_out=_NO_WAY
+            "this architecture's attention mask is something else than causal with a sliding window", hint=_NO_WAY
         )
     marked = padding.clone()
     setattr(marked, _RULE, _Rule(window=int(window) if window is not None else None))

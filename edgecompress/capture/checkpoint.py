@@ -25,20 +25,20 @@ def locate(recipe: StudentRecipe) -> tuple[Path, str | None]:
     """The local folder of the checkpoint and, for a hub id, the commit it is of. Raises StudentError."""
     source = recipe.source
     if not source:
-        raise StudentError("no checkpoint was given", way_out="Give a directory or a hub id.")
+        raise StudentError("no checkpoint was given", hint="Give a directory or a hub id.")
     path = Path(source).expanduser()
     if path.is_dir():
         if recipe.revision is not None:
             raise StudentError(
                 f"--revision {recipe.revision} was given for the directory {source}",
-                way_out="Revisions are of hub ids.",
+                hint="Revisions are of hub ids.",
             )
         return path.resolve(), None
     if path.exists():
-        raise StudentError(f"{source} is a file, not a checkpoint directory", way_out="Give the folder that holds it.")
+        raise StudentError(f"{source} is a file, not a checkpoint directory", hint="Give the folder that holds it.")
     if source.startswith((".", "/", "~")) or source.count("/") != 1 or source.endswith("/"):
         raise StudentError(
-            f"there is no directory {source}", way_out="Give a checkpoint directory, or a hub id such as owner/name."
+            f"there is no directory {source}", hint="Give a checkpoint directory, or a hub id such as owner/name."
         )
     return _download(recipe)
 
@@ -57,17 +57,17 @@ def _download(recipe: StudentRecipe) -> tuple[Path, str]:
     except LocalEntryNotFoundError as error:
         raise StudentError(
             f"'{recipe.source}' is no directory, and it is not in the local cache either (the hub cannot be reached)",
-            way_out="Go online, or give the directory of a downloaded checkpoint.",
+            hint="Go online, or give the directory of a downloaded checkpoint.",
         ) from error
     except RepositoryNotFoundError as error:
         raise StudentError(
             f"there is no directory and no hub repository '{recipe.source}'",
-            way_out="Check the spelling; a private repository needs `hf auth login`.",
+            hint="Check the spelling; a private repository needs `hf auth login`.",
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise StudentError(
             f"'{recipe.source}' cannot be fetched: {str(error).splitlines()[0][:200]}",
-            way_out="Give the directory of a downloaded checkpoint.",
+            hint="Give the directory of a downloaded checkpoint.",
         ) from error
     return folder, folder.name
 
@@ -92,7 +92,7 @@ def weight_files(folder: Path, allow_pickle: bool) -> list[Path]:
         names = sorted(set(read_json(index).get("weight_map", {}).values()))
         absent = [name for name in names if not (folder / name).exists()]
         if absent:
-            raise StudentError(f"the checkpoint lacks {absent[0]}, which its index names", way_out="Download it again.")
+            raise StudentError(f"the checkpoint lacks {absent[0]}, which its index names", hint="Download it again.")
         return [folder / name for name in names]
     if (folder / "model.safetensors").exists():
         return [folder / "model.safetensors"]
@@ -102,9 +102,9 @@ def weight_files(folder: Path, allow_pickle: bool) -> list[Path]:
     if pickles:
         raise StudentError(
             f"the checkpoint has its weights only as a pickle ({pickles[0]}), and loading one runs code from it",
-            way_out="Convert it to safetensors, or pass --allow-pickle if you trust its author.",
+            hint="Convert it to safetensors, or pass --allow-pickle if you trust its author.",
         )
-    raise StudentError(f"{folder.name} has no weights: no model.safetensors", way_out="Give a whole checkpoint.")
+    raise StudentError(f"{folder.name} has no weights: no model.safetensors", hint="Give a whole checkpoint.")
 
 
 def inspect_weights(files: list[Path]) -> tuple[int, int]:
@@ -117,10 +117,10 @@ def inspect_weights(files: list[Path]) -> tuple[int, int]:
                 if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
                     raise StudentError(
                         f"weight '{name}' in {path.name} holds NaN or infinite values",
-                        way_out="The checkpoint is broken, as by a diverged training; take an earlier one.",
+                        hint="The checkpoint is broken, as by a diverged training; take an earlier one.",
                     )
         except SafetensorError as error:
-            raise StudentError(f"{path.name} is truncated or damaged: {error}", way_out="Download it again.") from error
+            raise StudentError(f"{path.name} is truncated or damaged: {error}", hint="Download it again.") from error
     return parameters, sum(path.stat().st_size for path in files)
 
 

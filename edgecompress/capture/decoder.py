@@ -138,7 +138,7 @@ def capture_decoder(student: Student, out_dir: Path, *, opset: int) -> Graph:
 def _no_interface(architecture: str) -> StudentError:
     return StudentError(
         f"'{architecture}' does not go through transformers' attention interface",
-        way_out="Its attention cannot be kept as one op with a cache; it is not supported by this version.",
+        hint="Its attention cannot be kept as one op with a cache; it is not supported by this version.",
     )
 
 

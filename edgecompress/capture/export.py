@@ -73,7 +73,7 @@ def cannot_capture(student: Student, error: BaseException) -> StudentError:
     return _student_error(error) or StudentError(
         f"the exporter of PyTorch {torch.__version__} cannot capture architecture '{student.architecture}': "
         f"{_first_line(error)}",
-        way_out="This architecture is not supported by this version.",
+        hint="This architecture is not supported by this version.",
     )
 
 

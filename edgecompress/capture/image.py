@@ -15,7 +15,7 @@ def image_settings(student: Student) -> ImageSettings:
     if not path.exists():
         raise StudentError(
             f"{student.source} has no preprocessor_config.json, so the way its images are prepared is unknown",
-            way_out="Take the file from the model's repository; nothing is guessed.",
+            hint="Take the file from the model's repository; nothing is guessed.",
         )
     config = json.loads(path.read_text(encoding="utf-8"))
     size = config.get("size", {})

@@ -59,7 +59,7 @@ def skeleton(student: Student, attention: str, experts: str) -> Skeleton:
     transformers.utils.logging.disable_progress_bar()
     config = transformers.AutoConfig.from_pretrained(student.path, trust_remote_code=student.trust_remote_code)
     if getattr(config, "quantization_config", None):
-        raise StudentError("the checkpoint is quantized already", way_out="Give the checkpoint that it was made from.")
+        raise StudentError("the checkpoint is quantized already", hint="Give the checkpoint that it was made from.")
     files = weight_files(student.path, student.allow_pickle)
     if files and not student.trust_remote_code:
         with no_init_weights():

@@ -67,7 +67,7 @@ def load_model(student: Student, attention: str, experts: str | None = None) -> 
     if missing:
         raise StudentError(
             f"the checkpoint lacks weights for task '{student.task}': {', '.join(sorted(missing)[:3])}",
-            way_out="Transformers would fill them with random numbers. Give --task for the head it was trained with.",
+            hint="Transformers would fill them with random numbers. Give --task for the head it was trained with.",
         )
     return model.eval()  # type: ignore[no-any-return]
 
@@ -104,7 +104,7 @@ class Encoder(torch.nn.Module):
             if self.pooling is None:
                 raise StudentError(
                     "the checkpoint has no sentence-transformers modules.json, so its pooling is unknown",
-                    way_out="Give --task feature-extraction, or the folder that holds modules.json.",
+                    hint="Give --task feature-extraction, or the folder that holds modules.json.",
                 )
             return (self.pool(self.pooling, output.last_hidden_state, inputs["attention_mask"]),)
         return (output.logits,)
@@ -127,7 +127,7 @@ class Encoder(torch.nn.Module):
                 weighted = weights * torch.arange(1, hidden.shape[1] + 1, dtype=hidden.dtype)[None, :, None]
                 parts.append((hidden * weighted).sum(1) / weighted.sum(1).clamp(min=1e-9))
             else:
-                raise StudentError(f"pooling mode '{mode}' is not supported", way_out="Give --task feature-extraction.")
+                raise StudentError(f"pooling mode '{mode}' is not supported", hint="Give --task feature-extraction.")
         vector = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
         for module in self.dense:
             vector = module(vector)

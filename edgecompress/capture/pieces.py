@@ -188,7 +188,7 @@ def _table(
             raise StudentError(
                 f"its rotary embedding ({', '.join(sorted(_rope_types(module, *args)))}) changes with the length of "
                 "the text, so that cached keys would go stale",
-                way_out="Give a --max-length within the model's original context.",
+                hint="Give a --max-length within the model's original context.",
             )
     return found[0][0].float().contiguous(), found[1][0].float().contiguous()
 

@@ -52,16 +52,16 @@ def load_student(recipe: StudentRecipe) -> Student:
     folder, revision = locate(recipe)
     if not (folder / "config.json").exists():
         raise StudentError(
-            f"{recipe.source} is not a checkpoint: it has no config.json", way_out="Give the folder that holds it."
+            f"{recipe.source} is not a checkpoint: it has no config.json", hint="Give the folder that holds it."
         )
     config = read_json(folder / "config.json")
     architecture = config.get("model_type")
     if not isinstance(architecture, str):
-        raise StudentError("config.json names no model_type", way_out="Give a transformers checkpoint.")
+        raise StudentError("config.json names no model_type", hint="Give a transformers checkpoint.")
     if config.get("auto_map") and not recipe.trust_remote_code:
         raise StudentError(
             f"the checkpoint brings its own Python code ({', '.join(sorted(config['auto_map']))})",
-            way_out="Read that code, then pass --trust-remote-code.",
+            hint="Read that code, then pass --trust-remote-code.",
         )
     _require_no_pair(config, architecture)
     files = weight_files(folder, recipe.allow_pickle)
@@ -71,7 +71,7 @@ def load_student(recipe: StudentRecipe) -> Student:
     if not is_vision and not any((folder / name).exists() for name in _TOKENIZER_FILES):
         raise StudentError(
             f"{recipe.source} has no tokenizer (none of {', '.join(_TOKENIZER_FILES[:3])}, …)",
-            way_out="Copy the tokenizer files of its base model beside config.json.",
+            hint="Copy the tokenizer files of its base model beside config.json.",
         )
     parameters, size = inspect_weights(files)
     prompts = read_json(folder / "config_sentence_transformers.json")
@@ -100,18 +100,18 @@ def _require_no_pair(config: dict[str, Any], architecture: str) -> None:
     if config.get("is_encoder_decoder"):
         raise StudentError(
             f"'{architecture}' is an encoder-decoder; this version exports encoders and decoders",
-            way_out="Give an encoder (BERT, MiniLM, ViT, …) or a causal language model (Qwen2, Llama, …).",
+            hint="Give an encoder (BERT, MiniLM, ViT, …) or a causal language model (Qwen2, Llama, …).",
         )
     names = config.get("architectures") or [""]
     if str(names[0]).endswith("ForConditionalGeneration"):
         raise StudentError(
             f"'{architecture}' takes more than text; this version exports encoders and decoders of text",
-            way_out="Give the checkpoint of its language model alone (…ForCausalLM).",
+            hint="Give the checkpoint of its language model alone (…ForCausalLM).",
         )
     if config.get("is_decoder") and not str(names[0]).endswith(_CAUSAL_HEADS):
         raise StudentError(
             f"'{architecture}' is a decoder without a language-model head",
-            way_out="Give the checkpoint with its head (…ForCausalLM).",
+            hint="Give the checkpoint with its head (…ForCausalLM).",
         )
 
 
@@ -129,18 +129,16 @@ def _task(given: str | None, config: dict[str, Any], architecture: str, is_sente
     if given == "sentence-similarity" and not is_sentence:
         raise StudentError(
             "the checkpoint has no modules.json, so how its sentence embedding is pooled is unknown",
-            way_out="Give --task feature-extraction, or the folder of the sentence-transformers model.",
+            hint="Give --task feature-extraction, or the folder of the sentence-transformers model.",
         )
     if given.startswith("image-") != (architecture in _VISION):
-        raise StudentError(
-            f"'{architecture}' cannot do {given}", way_out="Leave --task out to take the checkpoint's own."
-        )
+        raise StudentError(f"'{architecture}' cannot do {given}", hint="Leave --task out to take the checkpoint's own.")
     headless = ("feature-extraction", "image-feature-extraction", "sentence-similarity")
     same_head = {given, found} == {"text-classification", "text-ranking"}
     if given not in headless and given != found and not same_head:
         raise StudentError(
             f"the checkpoint ({names[0] or architecture}) has no head for {given}",
-            way_out=f"It can do {found or 'feature-extraction'}.",
+            hint=f"It can do {found or 'feature-extraction'}.",
         )
     return given
 
@@ -162,7 +160,7 @@ def _sentence_modules(folder: Path) -> _SentenceModules | None:
             if module.get("path"):
                 raise StudentError(
                     f"the transformer lies in the sub-folder '{module['path']}'",
-                    way_out="Models of that old layout are not supported; save it again with sentence-transformers.",
+                    hint="Models of that old layout are not supported; save it again with sentence-transformers.",
                 )
         elif kind == "Pooling":
             modes = _pooling_modes(read_json(folder / module["path"] / "config.json"))
@@ -173,10 +171,10 @@ def _sentence_modules(folder: Path) -> _SentenceModules | None:
         else:
             raise StudentError(
                 f"the sentence-transformers module '{kind}' is not supported",
-                way_out="Transformer, Pooling, Dense and Normalize are.",
+                hint="Transformer, Pooling, Dense and Normalize are.",
             )
     if not modes:
-        raise StudentError("modules.json has no Pooling module", way_out="Give --task feature-extraction.")
+        raise StudentError("modules.json has no Pooling module", hint="Give --task feature-extraction.")
     settings = read_json(folder / "sentence_bert_config.json")
     return _SentenceModules(
         pooling=Pooling(modes=modes, normalize=normalize, dense=tuple(dense)),
@@ -193,9 +191,7 @@ def _pooling_modes(config: dict[str, Any]) -> tuple[str, ...]:
         modes = tuple(mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag))
     for mode in modes:
         if mode not in _POOLING_MODES:
-            raise StudentError(
-                f"pooling mode '{mode}' is not supported", way_out=f"Known: {', '.join(_POOLING_MODES)}."
-            )
+            raise StudentError(f"pooling mode '{mode}' is not supported", hint=f"Known: {', '.join(_POOLING_MODES)}.")
     return modes
 
 
@@ -213,7 +209,7 @@ def _max_length(
     if is_decoder and positions is None and recipe.max_length_tokens is None:
         raise StudentError(
             f"config.json of this '{architecture}' does not say how many positions it has",
-            way_out="Give --max-length.",
+            hint="Give --max-length.",
         )
     limit = positions or (recipe.max_length_tokens if is_decoder and recipe.max_length_tokens else 512)
     if architecture in _ROBERTA_LIKE:
@@ -222,7 +218,7 @@ def _max_length(
         if recipe.max_length_tokens > limit:
             raise StudentError(
                 f"the model has {limit} positions, fewer than the {recipe.max_length_tokens} tokens asked for",
-                way_out=f"Give --max-length {limit} or less.",
+                hint=f"Give --max-length {limit} or less.",
             )
         return recipe.max_length_tokens
     if sentence and sentence.max_length_tokens:

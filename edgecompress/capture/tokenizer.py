@@ -27,7 +27,7 @@ def save_tokenizer(student: Student, out_dir: Path) -> Path:
     except Exception as error:  # converters raise whatever their parser raises
         raise StudentError(
             f"the tokenizer of {student.source} cannot be read: {str(error).splitlines()[0][:160]}",
-            way_out="It needs a tokenizer.json, or a vocab.txt or sentencepiece file that transformers can convert.",
+            hint="It needs a tokenizer.json, or a vocab.txt or sentencepiece file that transformers can convert.",
         ) from error
     return out
 

@@ -44,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse that fails as everything else here does."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, way_out=f"See `{self.prog} --help`.")
+        raise UsageError(message, hint=f"See `{self.prog} --help`.")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,11 +66,11 @@ def main(argv: list[str] | None = None) -> int:
         if package.startswith("edgecompress"):
             return _internal(error, as_json)
         extra = "edgecompress" if package in _RUNTIME_PACKAGES else "edgecompress[export]"
-        missing = HostError(f"this command needs the package '{package}'", way_out=f"pip install '{extra}'")
+        missing = HostError(f"this command needs the package '{package}'", hint=f"pip install '{extra}'")
         return _fail(missing, as_json)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _fail(OutputError("the disk is full; nothing was left behind", way_out="Free some space."), as_json)
+            return _fail(OutputError("the disk is full; nothing was left behind", hint="Free some space."), as_json)
         return _internal(error, as_json)
     except Exception as error:
         return _internal(error, as_json)
@@ -89,7 +89,7 @@ def _dispatch(arguments: list[str]) -> int:
     name = arguments[0]
     if name not in COMMANDS:
         raise UsageError(
-            f"no command named '{name}'.{nearest(name, COMMANDS)}", way_out=f"Commands: {', '.join(COMMANDS)}."
+            f"no command named '{name}'.{nearest(name, COMMANDS)}", hint=f"Commands: {', '.join(COMMANDS)}."
         )
     module = importlib.import_module(f"edgecompress.cli.{name}")
     parser = _Parser(prog=f"edgecompress {name}", description=COMMANDS[name][0].upper() + COMMANDS[name][1:] + ".")
@@ -118,8 +118,8 @@ def _help() -> str:
 
 def _fail(error: EdgeCompressError, as_json: bool) -> int:
     print(f"edgecompress: {error.message}", file=sys.stderr)
-    if error.way_out:
-        print(error.way_out, file=sys.stderr)
+    if error.hint:
+        print(error.hint, file=sys.stderr)
     if as_json:
         from edgecompress.cli.output import emit_json
 
@@ -128,7 +128,7 @@ def _fail(error: EdgeCompressError, as_json: bool) -> int:
                 "error": {
                     "type": type(error).__name__,
                     "message": error.message,
-                    "way_out": error.way_out,
+                    "hint": error.hint,
                     "exit_code": error.exit_code,
                 }
             }
@@ -141,7 +141,7 @@ def _internal(error: BaseException, as_json: bool) -> int:
         raise error
     failure = EdgeCompressError(
         f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300],
-        way_out="This is a defect. Set EDGECOMPRESS_TRACEBACK=1 and run again to see where.",
+        hint="This is a defect. Set EDGECOMPRESS_TRACEBACK=1 and run again to see where.",
     )
     _fail(failure, as_json)
     return _INTERNAL_ERROR

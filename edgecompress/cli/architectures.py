@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
         if options.name not in ARCHITECTURES:
             raise UsageError(
                 f"'{options.name}' was never tried.{nearest(options.name, ARCHITECTURES)}",
-                way_out="It may work: every export is checked against PyTorch before anything is written.",
+                hint="It may work: every export is checked against PyTorch before anything is written.",
             )
         chosen = [ARCHITECTURES[options.name]]
     if options.json:

@@ -29,11 +29,11 @@ def run(options: argparse.Namespace) -> int:
     if manifest.build is None and manifest.engine is None:
         raise BundleError(
             f"{options.bundle} has no engine to build: its backend is {manifest.target.backend}",
-            way_out="Export it for a target whose backend is tensorrt.",
+            hint="Export it for a target whose backend is tensorrt.",
         )
     if manifest.engine is not None and not options.force:
         raise OutputError(
-            f"{options.bundle} has an engine already: {describe_engine(manifest.engine)}", way_out="Give --force."
+            f"{options.bundle} has an engine already: {describe_engine(manifest.engine)}", hint="Give --force."
         )
     was_signed = (folder / SIGNATURE).exists()
     with progress() as show, workspace(folder.parent) as scratch:

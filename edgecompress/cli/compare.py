@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     from edgecompress.profile.workload import parse_workloads
 
     if options.threads is not None and options.threads < 1:
-        raise UsageError(f"threads are at least 1, not {options.threads}", way_out="Leave it out for all cores.")
+        raise UsageError(f"threads are at least 1, not {options.threads}", hint="Leave it out for all cores.")
     specs = [parse_side(text, allow_mismatch=options.allow_mismatch) for text in options.sides]
     workloads = parse_workloads(options.shapes)
     with progress() as show:

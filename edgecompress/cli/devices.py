@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_flags(options: argparse.Namespace) -> None:
     """Raises UsageError for flags that contradict each other."""
     if options.on is not None and options.fleet is not None:
-        raise UsageError("--on is for one device, --fleet for many", way_out="Leave one of them out.")
+        raise UsageError("--on is for one device, --fleet for many", hint="Leave one of them out.")
     for owner, flag, name in (
         ("on", "--wheels", "wheels"),
         ("on", "--device-python", "device_python"),
@@ -42,14 +42,14 @@ def check_flags(options: argparse.Namespace) -> None:
         ("fleet", "--jobs", "jobs"),
     ):
         if getattr(options, name) is not None and getattr(options, owner) is None:
-            raise UsageError(f"{flag} goes with --{owner}", way_out=f"Give --{owner}, or leave it out.")
+            raise UsageError(f"{flag} goes with --{owner}", hint=f"Give --{owner}, or leave it out.")
     if options.wheels is not None and options.device_python is not None:
         raise UsageError(
             "--device-python is used as it is, so there is nothing to install from --wheels",
-            way_out="Leave one of them out.",
+            hint="Leave one of them out.",
         )
     if options.bundle is None and options.jobs is None:
-        raise UsageError("it takes a bundle", way_out="Give the folder that `edgecompress export` wrote.")
+        raise UsageError("it takes a bundle", hint="Give the folder that `edgecompress export` wrote.")
 
 
 def run_on_device(options: argparse.Namespace, asked: Asked, show: Callable[[str], None]) -> Profile:
@@ -112,5 +112,5 @@ def describe(found: FleetResult) -> str:
     lines.append("; ".join(counts))
     for row in found.failed:
         assert row.failure is not None
-        lines.append(f"failed: {row.target}, {row.bundle}: {row.failure.message}. {row.failure.way_out}")
+        lines.append(f"failed: {row.target}, {row.bundle}: {row.failure.message}. {row.failure.hint}")
     return "\n".join(lines)

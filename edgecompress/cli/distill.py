@@ -52,9 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     if options.output is None and not options.dry_run:
-        raise UsageError("no output was given", way_out="Give -o PATH, the folder to make.")
+        raise UsageError("no output was given", hint="Give -o PATH, the folder to make.")
     if options.threads is not None and options.threads < 1:
-        raise UsageError(f"threads are at least 1, not {options.threads}", way_out="Leave --threads out.")
+        raise UsageError(f"threads are at least 1, not {options.threads}", hint="Leave --threads out.")
     recipe = recipe_from(options)
     if options.output is not None and not options.dry_run:
         from edgecompress.distill.output import check_free
@@ -120,7 +120,7 @@ def _responses(options: argparse.Namespace, show: object) -> Path:
         raise EndpointError(
             f"{found.prompts - found.found - found.answered} of {found.prompts} prompts have no response: "
             f"{'; '.join(found.reasons) or 'the budget does not reach for them'}",
-            way_out=f"The same command asks for those alone; the others are in {store}.",
+            hint=f"The same command asks for those alone; the others are in {store}.",
         )
     lines: Path = store.with_suffix(".jsonl")
     note(f"wrote {write_jsonl(store, lines)} responses to {lines}")

@@ -207,14 +207,14 @@ def recipe_from(options: argparse.Namespace) -> Recipe:
         else:
             recipe = replace(recipe, **{field: value})
     if not recipe.student.source:
-        raise UsageError("no checkpoint was given", way_out="Give a checkpoint directory or a hub id.")
+        raise UsageError("no checkpoint was given", hint="Give a checkpoint directory or a hub id.")
     return recipe
 
 
 def run(options: argparse.Namespace) -> int:
     recipe = recipe_from(options)
     if options.output is None and not options.dry_run:
-        raise UsageError("no output was given", way_out="Give -o PATH, the folder to make.")
+        raise UsageError("no output was given", hint="Give -o PATH, the folder to make.")
     if options.output is not None:
         from edgecompress.bundle import check_output
 

@@ -54,16 +54,16 @@ def refuse(options: argparse.Namespace) -> None:
         if getattr(options, flag) not in (None, False):
             raise UsageError(
                 f"--{flag.replace('_', '-')} is for text generation, and this bundle is not",
-                way_out="Leave it out; `edgecompress inspect` shows what a bundle is for.",
+                hint="Leave it out; `edgecompress inspect` shows what a bundle is for.",
             )
 
 
 def run(generator: Generator, options: argparse.Namespace) -> int:
     for flag in ("prompt", "truncate", "output"):
         if getattr(options, flag) not in (None, False):
-            raise UsageError(f"--{flag} is for embeddings, and this bundle is a decoder", way_out="Leave it out.")
+            raise UsageError(f"--{flag} is for embeddings, and this bundle is a decoder", hint="Leave it out.")
     if options.system is not None and (options.raw or not generator.has_chat_template):
-        raise UsageError("a system message needs the chat template", way_out="Put it into the prompt itself.")
+        raise UsageError("a system message needs the chat template", hint="Put it into the prompt itself.")
     if options.chat:
         return _chat(generator, options)
     prompts = [_prompt(generator, text, options) for text in _texts(options)]
@@ -97,9 +97,9 @@ def run(generator: Generator, options: argparse.Namespace) -> int:
 def _chat(generator: Generator, options: argparse.Namespace) -> int:
     """A turn a line. The answers, without their reasoning, are what the next turn sees of the ones before."""
     if options.json or options.inputs or options.file is not None:
-        raise UsageError("--chat reads its turns from stdin", way_out="Leave out --json, --file and the texts.")
+        raise UsageError("--chat reads its turns from stdin", hint="Leave out --json, --file and the texts.")
     if not generator.has_chat_template or options.raw:
-        raise UsageError("--chat needs a bundle with a chat template", way_out="Leave out --chat (and --raw).")
+        raise UsageError("--chat needs a bundle with a chat template", hint="Leave out --chat (and --raw).")
     messages: list[dict[str, str]] = []
     if options.system is not None:
         messages.append({"role": "system", "content": options.system})
@@ -139,12 +139,12 @@ def _texts(options: argparse.Namespace) -> list[str]:
         try:
             texts.append(options.file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{options.file} cannot be read: {error}", way_out="Give a text file in UTF-8.") from error
+            raise UsageError(f"{options.file} cannot be read: {error}", hint="Give a text file in UTF-8.") from error
     if not texts and not sys.stdin.isatty():
         texts.append(sys.stdin.read())
     if not any(text.strip() for text in texts):
         raise UsageError(
-            "there is nothing to run: the prompt is empty", way_out='Give one: `edgecompress run BUNDLE "a prompt"`.'
+            "there is nothing to run: the prompt is empty", hint='Give one: `edgecompress run BUNDLE "a prompt"`.'
         )
     return texts
 

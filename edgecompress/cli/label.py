@@ -111,9 +111,7 @@ def paths(output: Path) -> tuple[Path, Path | None]:
         return output.with_suffix(".sqlite"), output
     if output.suffix in (".sqlite", ".sqlite3", ".db"):
         return output, None
-    raise OutputError(
-        f"{output} is neither .sqlite nor .jsonl", way_out="Give -o responses.sqlite or -o responses.jsonl."
-    )
+    raise OutputError(f"{output} is neither .sqlite nor .jsonl", hint="Give -o responses.sqlite or -o responses.jsonl.")
 
 
 def describe(found: Labelled) -> str:

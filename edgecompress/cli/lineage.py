@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     shape = "json" if options.json else options.format
     if shape not in FORMATS:
-        raise UsageError(f"no format named '{shape}'", way_out=f"Known: {', '.join(FORMATS)}.")
+        raise UsageError(f"no format named '{shape}'", hint=f"Known: {', '.join(FORMATS)}.")
     lineage, manifest = read(options.subject)
     if shape == "json":
         emit_json(lineage)
@@ -50,12 +50,12 @@ def read(folder: Path) -> tuple[Lineage, Manifest | None]:
     if not folder.is_dir():
         raise UsageError(
             f"there is no bundle and no checkpoint at {folder}",
-            way_out="Give a folder; of a hub id, the folder that it was downloaded to.",
+            hint="Give a folder; of a hub id, the folder that it was downloaded to.",
         )
     if not (folder / "config.json").is_file():
         raise StudentError(
             f"{folder} is neither a bundle nor a checkpoint: it has no {MANIFEST} and no config.json",
-            way_out="Give the folder that holds one of them.",
+            hint="Give the folder that holds one of them.",
         )
     from edgecompress.capture.checkpoint import hashes
     from edgecompress.lineage.collect import Checkpoint, collect

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         allow_mismatch=options.allow_mismatch,
     )
     if options.output is not None and options.output.exists() and not options.output.is_dir():
-        raise OutputError(f"{options.output} is a file", way_out="Give a folder.")
+        raise OutputError(f"{options.output} is a file", hint="Give a folder.")
     if options.fleet is not None:
         return devices.run_fleet(options, asked)
     with progress() as show:
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             note(f"wrote {write_report(found, options.output)}")
         except HostError as error:
-            note(f"no page beside it: {error.message} ({error.way_out})")
+            note(f"no page beside it: {error.message} ({error.hint})")
     if options.json:
         emit_json(found)
     else:
@@ -80,7 +80,7 @@ def _threads(text: str | None) -> tuple[int, ...]:
         return ()
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"'{text}' are no thread counts", way_out="Give --threads 1,2,4.")
+        raise UsageError(f"'{text}' are no thread counts", hint="Give --threads 1,2,4.")
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 

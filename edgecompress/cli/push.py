@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     if options.provenance not in POLICIES:
         hint = nearest(options.provenance, POLICIES)
         raise UsageError(
-            f"no provenance policy named '{options.provenance}'.{hint}", way_out=f"Known: {', '.join(POLICIES)}."
+            f"no provenance policy named '{options.provenance}'.{hint}", hint=f"Known: {', '.join(POLICIES)}."
         )
     manifest, folder = open_bundle(options.bundle)
     parcel = pack(manifest, folder, options.repository, options.provenance)

@@ -68,13 +68,13 @@ def _inputs(options: argparse.Namespace) -> list[str]:
         try:
             texts += options.file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{options.file} cannot be read: {error}", way_out="Give a text file in UTF-8.") from error
+            raise UsageError(f"{options.file} cannot be read: {error}", hint="Give a text file in UTF-8.") from error
     if not texts and not sys.stdin.isatty():
         texts = sys.stdin.read().splitlines()
     texts = [text for text in texts if text.strip()]
     if not texts:
         raise UsageError(
-            "there is nothing to run: the input is empty", way_out='Give texts: `edgecompress run BUNDLE "a text"`.'
+            "there is nothing to run: the input is empty", hint='Give texts: `edgecompress run BUNDLE "a text"`.'
         )
     return texts
 
@@ -84,7 +84,7 @@ def _pairs(texts: list[str], task: str) -> Sequence[Any]:
     if task not in ("text-ranking", "question-answering"):
         return texts
     if len(texts) < 2:
-        raise UsageError(f"{task} takes a first text and at least one more", way_out="Give a query, then the passages.")
+        raise UsageError(f"{task} takes a first text and at least one more", hint="Give a query, then the passages.")
     return [(texts[0], text) for text in texts[1:]]
 
 

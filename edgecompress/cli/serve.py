@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
         from edgecompress.serve.server import serve
     except ModuleNotFoundError as error:
         raise HostError(
-            f"a server needs the package '{error.name}'", way_out="pip install 'edgecompress[serve]'"
+            f"a server needs the package '{error.name}'", hint="pip install 'edgecompress[serve]'"
         ) from None
 
     key = read_key(options.api_key_file) if options.api_key_file is not None else None

@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.action == "show" and not options.name:
         raise UsageError(
-            "no target was named", way_out="`edgecompress targets show NAME`; `edgecompress targets` lists them."
+            "no target was named", hint="`edgecompress targets show NAME`; `edgecompress targets` lists them."
         )
     if options.action == "list":
         known = [targets.find_target(name) for name in targets.known_targets()]

@@ -131,7 +131,7 @@ def require_claimed(
         raise WideProductsError(
             f"the engine multiplies {len(wide)} of {len(products)} weights of the {precision} graph in more bits than "
             f"they have: {named}",
-            way_out="Use --precision fp16, or another version of the builder.",
+            hint="Use --precision fp16, or another version of the builder.",
             layers=tuple(wide),
             of=len(products),
         )
@@ -140,7 +140,7 @@ def require_claimed(
         raise EngineError(
             f"the engine's weights take {weights_bytes:_} bytes and the {precision} graph has {stored:_}: they were "
             "stored in more bits",
-            way_out="Use --precision fp16, or another version of the builder.",
+            hint="Use --precision fp16, or another version of the builder.",
         )
     counts: dict[str, int] = {}
     for layer in layers:

@@ -33,7 +33,7 @@ def require_tokenizer(tokenizer: Path) -> str:
     if kind not in _TOKENIZER_CLASSES:
         raise StudentError(
             f"onnxruntime-genai reads no tokenizer of type {kind}, only {' and '.join(_TOKENIZER_CLASSES)}",
-            way_out="Export it as a bundle, without --format genai.",
+            hint="Export it as a bundle, without --format genai.",
         )
     return _TOKENIZER_CLASSES[kind]
 
@@ -53,7 +53,7 @@ def genai_files(
     if unknown or not cache <= set(names):
         what = f"the input '{unknown[0]}'" if unknown else "a cache with keys and values in some of its layers only"
         raise RecipeError(
-            f"onnxruntime-genai has no place for {what}", way_out="Export it as a bundle, without --format genai."
+            f"onnxruntime-genai has no place for {what}", hint="Export it as a bundle, without --format genai."
         )
     keep_last_logits(loaded)
     path = model.with_name(GRAPH)

@@ -30,7 +30,7 @@ def time_kernels(kernel: str, key: tuple[Any, ...], threads: int, library: Path)
         if not np.abs(expected - found).max() <= _AGREE * max(1e-6, float(np.abs(expected).max())):
             raise HostError(
                 f"the kernel '{kernel}' and ONNX Runtime's op differ by {np.abs(expected - found).max():.2g}",
-                way_out="Export with --kernels none, and report it: this is a defect.",
+                hint="Export with --kernels none, and report it: this is a defect.",
             )
         seconds = time_in_turn({_OURS: lambda _, run=ours: [run()], _THEIRS: lambda _, run=theirs: [run()]}, {})  # type: ignore[misc]
         speedups[label] = round(float(np.median(np.array(seconds[_THEIRS]) / np.array(seconds[_OURS]))), 3)

@@ -116,14 +116,14 @@ def require_named(named: Sequence[str], there: set[str], refused: Sequence[Kerne
         reasons = "; ".join(sorted({use.reason for use in refused if use.kernel == name}))
         raise RecipeError(
             f"no op of this model can be computed by the kernel '{name}'" + (f": {reasons}" if reasons else ""),
-            way_out="Leave --kernels out.",
+            hint="Leave --kernels out.",
         )
 
 
 def require_built(named: Sequence[str], target: Target, missing: str) -> None:
     """Raises RecipeError if kernels were named, which cannot be built."""
     if named:
-        raise RecipeError(f"the kernels cannot be built for {target.name}: {missing}", way_out="Leave --kernels out.")
+        raise RecipeError(f"the kernels cannot be built for {target.name}: {missing}", hint="Leave --kernels out.")
 
 
 def verifying_isa(named: Sequence[str], target: Target, isa: Any) -> Any:
@@ -135,7 +135,7 @@ def verifying_isa(named: Sequence[str], target: Target, isa: Any) -> Any:
     if named and here is None:
         raise RecipeError(
             f"the kernels cannot be verified for {target.name} here: there is none for this machine",
-            way_out="Leave --kernels out, or export on another machine.",
+            hint="Leave --kernels out, or export on another machine.",
         )
     return here
 

@@ -60,7 +60,7 @@ def compile_graph(graph: Graph, target: Target, out_dir: Path) -> Graph:
         raise HostError(
             f"ONNX Runtime {ort.__version__} cannot compile the {graph.precision} graph for {target.name}: "
             f"{str(error).splitlines()[0][:200]}",
-            way_out="Run `edgecompress doctor` to see whether the installed versions fit.",
+            hint="Run `edgecompress doctor` to see whether the installed versions fit.",
         ) from error
     model = ir.load(raw)
     source = ir.load(graph.path)

@@ -58,7 +58,7 @@ def build_plan(graph: Graph, target: Target, recipe: EngineRecipe, profile: Mapp
     if recipe.hardware_compatibility != "none" and target.arch == "aarch64":
         raise HostError(
             f"TensorRT builds no engine for {target.name} that runs on other GPUs too: JetPack does not have that",
-            way_out="Leave out --engine-compatible.",
+            hint="Leave out --engine-compatible.",
         )
     caches = any(node.op_type == "TensorScatter" for node in ir.load(graph.path).graph)
     prices = [_PRICES[recipe.hardware_compatibility]] if recipe.hardware_compatibility != "none" else []
@@ -115,31 +115,31 @@ def require_device(plan: BuildPlan, gpus: list[Gpu], device: int | None, model: 
         raise HostError(
             f"an engine of TensorRT is built on the GPU that runs it, of compute capability {wanted}: here is none, "
             "neither libnvidia-ml.so.1 nor libcuda.so.1 finds one",
-            way_out=f"Build it on the device, or run there in the bundle's folder: {trtexec_line(plan, model)}",
+            hint=f"Build it on the device, or run there in the bundle's folder: {trtexec_line(plan, model)}",
         )
     fitting = [i for i, gpu in enumerate(gpus) if gpu.compute_capability == plan.compute_capability]
     listed = describe_gpus(gpus)
     if device is None and len(fitting) > 1:
-        raise HostError(f"several GPUs could be meant: {listed}", way_out="Say which: --device N.")
+        raise HostError(f"several GPUs could be meant: {listed}", hint="Say which: --device N.")
     if device is not None and not 0 <= device < len(gpus):
-        raise HostError(f"there is no GPU {device}: {listed}", way_out="Give another --device.")
+        raise HostError(f"there is no GPU {device}: {listed}", hint="Give another --device.")
     index = device if device is not None else fitting[0] if fitting else 0
     if index not in fitting:
         raise HostError(
             f"the bundle is for compute capability {wanted}, and GPU {index} is another: {listed}",
-            way_out="Export the student for this GPU; a target's name is in `edgecompress targets`.",
+            hint="Export the student for this GPU; a target's name is in `edgecompress targets`.",
         )
     if importlib.util.find_spec("tensorrt") is None:
         raise HostError(
             "the package tensorrt, with libnvinfer, is not installed",
-            way_out=f"Install TensorRT {plan.minimum_version} or later (JetPack brings it), or run in the bundle's "
+            hint=f"Install TensorRT {plan.minimum_version} or later (JetPack brings it), or run in the bundle's "
             f"folder: {trtexec_line(plan, model)}",
         )
     version = importlib.metadata.version("tensorrt")
     if _numbers(version) < _numbers(plan.minimum_version):
         raise HostError(
             f"TensorRT {version} does not know the ops of this graph; {plan.minimum_version} is the first that does",
-            way_out=f"Install TensorRT {plan.minimum_version} or later: on a Jetson, JetPack 7.2.",
+            hint=f"Install TensorRT {plan.minimum_version} or later: on a Jetson, JetPack 7.2.",
         )
     return index, gpus[index]
 
@@ -176,26 +176,24 @@ def build_on_device(
         raise EngineError(
             f"the parser of TensorRT {result['version']} does not take the {graph.precision} graph:\n  "
             + "\n  ".join(lines),
-            way_out=f"The ops came with TensorRT {plan.minimum_version}; or export this student for a CPU target.",
+            hint=f"The ops came with TensorRT {plan.minimum_version}; or export this student for a CPU target.",
         )
     if "error" in result:
         text = result["error"][:_LONGEST]
-        way_out = "Use another --precision, or export for another backend."
+        hint = "Use another --precision, or export for another backend."
         if is_out_of_memory(text):
-            way_out = (
+            hint = (
                 "Close what else uses the GPU, or export with a smaller --engine-batch, --engine-tokens or "
                 "--engine-workspace."
             )
-        raise EngineError(
-            f"TensorRT {result['version']} cannot build the {graph.precision} graph: {text}", way_out=way_out
-        )
+        raise EngineError(f"TensorRT {result['version']} cannot build the {graph.precision} graph: {text}", hint=hint)
     weights = int(result["weights_bytes"] or 0)
     stored, most = most_bytes(ir.load(graph.path))
     if weights > most:
         raise EngineError(
             f"the engine's weights take {weights:_} bytes and the {graph.precision} graph has {stored:_}: they were "
             "stored in more bits",
-            way_out="Use --precision fp16, or another version of TensorRT.",
+            hint="Use --precision fp16, or another version of TensorRT.",
         )
     record = EngineRecord(
         path=ENGINE,
@@ -231,7 +229,7 @@ def _run(command: list[str], said: Path, progress: Progress) -> dict[str, Any]:
             reason = [f"it was ended by {signal.Signals(-process.returncode).name}"]
         raise EngineError(
             f"TensorRT broke off while it built: {reason[0][:_LONGEST]}",
-            way_out="Use another --precision, or export for another backend.",
+            hint="Use another --precision, or export for another backend.",
         )
     result: dict[str, Any] = json.loads(said.read_text(encoding="utf-8"))
     return result

@@ -66,13 +66,13 @@ def build_engine(graph: Graph, target: Target, profile: Mapping[str, ShapeRange]
     if "error" in said:
         raise EngineError(
             f"TensorRT-RTX {trt.__version__} cannot build the {graph.precision} graph: {said['error'][:_LONGEST]}",
-            way_out="Use another --precision, or export for another backend.",
+            hint="Use another --precision, or export for another backend.",
         )
     layers, weights_bytes = said["layers"], said["weights_bytes"]
     if not layers or weights_bytes is None:
         raise EngineError(
             f"TensorRT-RTX {trt.__version__} does not tell what it built, so its precision cannot be checked",
-            way_out=f"{_INSTALL} installs a version that does.",
+            hint=f"{_INSTALL} installs a version that does.",
         )
     matrices = require_claimed(model, read_layers(layers), weights_bytes, graph.precision)
     account.write_text(layers, encoding="utf-8")
@@ -124,7 +124,7 @@ def _run_builder(
         raise EngineError(
             f"TensorRT-RTX {trt.__version__} broke off while it built the {graph.precision} graph: "
             f"{reason[0][:_LONGEST]}",
-            way_out="Use another --precision, or export for another backend.",
+            hint="Use another --precision, or export for another backend.",
         )
     result: dict[str, Any] = json.loads(said.read_text(encoding="utf-8"))
     return result
@@ -152,14 +152,14 @@ def _builder() -> Any:
     if importlib.util.find_spec(_PACKAGE) is None:
         raise HostError(
             "an engine is built by the package tensorrt-rtx, which is not installed",
-            way_out=f"{_INSTALL}; no GPU is needed.",
+            hint=f"{_INSTALL}; no GPU is needed.",
         )
     try:
         return importlib.import_module(_PACKAGE)
     except Exception as error:  # a library that is missing is an OSError, a wrong one an ImportError
         raise HostError(
             f"the package tensorrt-rtx cannot be loaded: {str(error).splitlines()[0][:200]}",
-            way_out=f"{_INSTALL} again; it needs Linux on x86-64.",
+            hint=f"{_INSTALL} again; it needs Linux on x86-64.",
         ) from error
 
 
@@ -173,7 +173,7 @@ def _capability(trt: Any, target: Target) -> str:
         names = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in sorted(known, key=lambda name: int(name[2:])))
         raise HostError(
             f"TensorRT-RTX {trt.__version__} builds no engine for compute capability {major}.{minor} ({target.name})",
-            way_out=f"It builds for {names}.",
+            hint=f"It builds for {names}.",
         )
     return wanted
 
@@ -187,5 +187,5 @@ def _refused_nodes(trt: Any, refused: Sequence[tuple[str, str, str]], precision:
     return EngineError(
         f"the parser of TensorRT-RTX {trt.__version__} does not take the {precision} graph:"
         + "".join(f"\n  {line}" for line in lines),
-        way_out="Export this student for a CPU target.",
+        hint="Export this student for a CPU target.",
     )

@@ -62,7 +62,7 @@ def profile_on_fleet(
 def connect_fleet(address: str) -> Iterator[Any]:
     """A Dask client. Raises UsageError and DeviceError."""
     if not address.startswith(("tcp://", "tls://", "ucx://")):
-        raise UsageError(f"'{address}' is no address of a scheduler", way_out="Give --fleet tcp://scheduler:8786.")
+        raise UsageError(f"'{address}' is no address of a scheduler", hint="Give --fleet tcp://scheduler:8786.")
     distributed = need("distributed")
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what fails is raised, and said in our words
     try:
@@ -70,7 +70,7 @@ def connect_fleet(address: str) -> Iterator[Any]:
     except (OSError, ValueError, TypeError) as error:
         raise DeviceError(
             f"no Dask scheduler answers at {address}: {str(error).splitlines()[0][:200]}",
-            way_out="Start it with `dask scheduler`; it says its address.",
+            hint="Start it with `dask scheduler`; it says its address.",
         ) from None
     try:
         yield client
@@ -103,7 +103,7 @@ def wait_for_labels(client: Any, address: str, labels: Sequence[str], wait_s: fl
     there = ", ".join(f"{name} ({len(workers)})" for name, workers in here.items()) or "none"
     raise DeviceError(
         f"no worker at {address} carries the label '{label}'" if lacking else f"no worker at {address} carries a label",
-        way_out=f"Labels there: {there}. On the device: {_START.format(address=address, label=label)}",
+        hint=f"Labels there: {there}. On the device: {_START.format(address=address, label=label)}",
     )
 
 
@@ -226,7 +226,7 @@ class Fleet:
             if answer["version"] != __version__:
                 raise DeviceError(
                     f"the worker {address} has edgecompress {answer['version']}, and this is {__version__}",
-                    way_out="Install the same there.",
+                    hint="Install the same there.",
                 )
             if not answer["need"]:
                 return
@@ -248,7 +248,7 @@ class Fleet:
         except ModuleNotFoundError as error:
             raise DeviceError(
                 f"the worker {address} has no package '{error.name}'",
-                way_out="In its environment: pip install 'edgecompress[devices]'",
+                hint="In its environment: pip install 'edgecompress[devices]'",
             ) from None
         if "error" in answer:
             raise refusal(answer, f"the worker {address}")
@@ -268,7 +268,7 @@ class Fleet:
             except killed as error:
                 self._fail(job, _killed(error), error.last_worker.address)
             except Exception as error:  # of the task, after its retries
-                self._fail(job, DeviceError(f"{type(error).__name__}: {error}", way_out="See the worker's log."), None)
+                self._fail(job, DeviceError(f"{type(error).__name__}: {error}", hint="See the worker's log."), None)
             else:
                 self._take(job, answer)
             finally:
@@ -282,7 +282,7 @@ class Fleet:
             if sending is not None and sending.done():
                 del self._sending[address, job.cargo]
                 if self._missed[job.id] > _MISSING_TIMES:
-                    error = DeviceError(f"the worker {address} does not keep the bundle", way_out="Is its disk full?")
+                    error = DeviceError(f"the worker {address} does not keep the bundle", hint="Is its disk full?")
                     self._fail(job, error, address)
                     return
             self._waiting[job.label].append(job)
@@ -295,15 +295,13 @@ class Fleet:
             self._store.add(self._row(job, worker=address, profile=replace(profile, bundle=job.bundle.name)))
 
     def _fail(self, job: Job, error: EdgeCompressError, address: str | None) -> None:
-        failure = Failure(
-            type=type(error).__name__, message=error.message, way_out=error.way_out, exit_code=error.exit_code
-        )
+        failure = Failure(type=type(error).__name__, message=error.message, hint=error.hint, exit_code=error.exit_code)
         self._store.add(self._row(job, worker=address, failure=failure))
 
     def _give_up(self, label: str) -> None:
         error = DeviceError(
             f"no worker has carried the label '{label}' for {self._gone_s:g} s",
-            way_out=f"Start one, and run it again: {_START.format(address='SCHEDULER', label=label)}",
+            hint=f"Start one, and run it again: {_START.format(address='SCHEDULER', label=label)}",
         )
         for future in [each for each, job in self._flying.items() if job.label == label]:
             self._waiting[label].append(self._flying.pop(future))
@@ -330,12 +328,12 @@ class Fleet:
 def _lost() -> DeviceError:
     return DeviceError(
         "the connection to the scheduler was lost",
-        way_out="Run it again with the same -o: what was done is kept there, and is not done again.",
+        hint="Run it again with the same -o: what was done is kept there, and is not done again.",
     )
 
 
 def _killed(error: Any) -> DeviceError:
     return DeviceError(
         f"its worker was lost {error.allowed_failures + 1} times, {error.last_worker.address} last",
-        way_out="Its memory may be full, or its power weak: see the worker's log. Then run it again.",
+        hint="Its memory may be full, or its power weak: see the worker's log. Then run it again.",
     )

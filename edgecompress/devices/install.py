@@ -59,20 +59,20 @@ async def find_python(device: Device) -> tuple[str, str]:
         said = next((line for line in reversed(err.splitlines()) if line.strip()), "")
         raise DeviceError(
             f"there is no python3 on {where}" + (f": {said}" if said else ""),
-            way_out="Install Python 3.11 or later there, with its venv module, or name one: --device-python PATH.",
+            hint="Install Python 3.11 or later there, with its venv module, or name one: --device-python PATH.",
         )
     new = [each for each in found if tuple(each[1]) >= _OLDEST]
     if not new:
         raise DeviceError(
             f"the Python of {where} is {_version_of(found[0])}, and edgecompress needs 3.11 or later",
-            way_out="Install a later one beside it there: python3.11, python3.12, … are looked for by these names.",
+            hint="Install a later one beside it there: python3.11, python3.12, … are looked for by these names.",
         )
     whole = [each for each in new if not each[3]]
     if not whole:
         path, (major, minor, _), _, lacks = new[0]
         raise DeviceError(
             f"{path} on {where} cannot make environments: its module {lacks[0]} is not installed",
-            way_out=f"On Debian and Ubuntu: sudo apt install python{major}.{minor}-venv",
+            hint=f"On Debian and Ubuntu: sudo apt install python{major}.{minor}-venv",
         )
     return whole[0][0], _version_of(whole[0])
 
@@ -91,12 +91,12 @@ async def check_python(device: Device, path: str) -> Runtime:
         said = next((line for line in reversed(err.splitlines()) if line.strip()), "it says nothing")
         raise DeviceError(
             f"{path} on {device.address} has no edgecompress: {said}",
-            way_out=f"Install edgecompress {__version__} there, or leave out --device-python.",
+            hint=f"Install edgecompress {__version__} there, or leave out --device-python.",
         )
     if version.strip() != __version__:
         raise DeviceError(
             f"{path} on {device.address} has edgecompress {version.strip()}, and this is {__version__}",
-            way_out="Install the same there, or leave out --device-python.",
+            hint="Install the same there, or leave out --device-python.",
         )
     return Runtime(python=path)
 
@@ -159,7 +159,7 @@ def wheel_parcels(folder: Path) -> list[Parcel]:
     if not wheels:
         raise UsageError(
             f"there are no wheels in {folder}",
-            way_out="Fill it with pip download --only-binary :all: --platform …, for that device: "
+            hint="Fill it with pip download --only-binary :all: --platform …, for that device: "
             "numpy onnxruntime tokenizers jinja2 rich onnx onnx-ir.",
         )
     made = [parcel(path, path.name) for path in wheels]
@@ -216,16 +216,16 @@ def _failure(answer: dict[str, Any], device: Device) -> DeviceError:
     if answer["error"] == "venv":
         return DeviceError(
             f"{device.python} on {where} made no environment: {said}",
-            way_out="On Debian and Ubuntu: sudo apt install python3-venv",
+            hint="On Debian and Ubuntu: sudo apt install python3-venv",
         )
     if answer["error"] != "pip":
         return refusal(answer, str(where))
     if any(sign in text for sign in NO_NETWORK):
         return DeviceError(
             f"pip on {where} reaches no package index",
-            way_out="Give it the wheels from here: --wheels DIR, filled by pip download for that device.",
+            hint="Give it the wheels from here: --wheels DIR, filled by pip download for that device.",
         )
     return DeviceError(
         f"the runtime cannot be installed on {where}: {said}",
-        way_out="Only wheels are taken, nothing is compiled there; is there one for that processor and Python?",
+        hint="Only wheels are taken, nothing is compiled there; is there one for that processor and Python?",
     )

@@ -74,7 +74,7 @@ def read_lines(path: Path) -> list[tuple[int, Line]]:
     try:
         texts = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the jobs {path} cannot be read: {error}", way_out="Give a file of JSON lines.") from None
+        raise UsageError(f"the jobs {path} cannot be read: {error}", hint="Give a file of JSON lines.") from None
     found = []
     for number, text in enumerate(texts, 1):
         if not text.strip():
@@ -82,13 +82,13 @@ def read_lines(path: Path) -> list[tuple[int, Line]]:
         try:
             found.append((number, from_jsonable(Line, json.loads(text))))
         except json.JSONDecodeError as error:
-            raise UsageError(f"{path}, line {number}, column {error.colno}: {error.msg}", way_out=_LIKE) from None
+            raise UsageError(f"{path}, line {number}, column {error.colno}: {error.msg}", hint=_LIKE) from None
         except ValueError as error:
             raise UsageError(
-                f"{path}, line {number}, column {_column(text, str(error))}: {error}", way_out=_LIKE
+                f"{path}, line {number}, column {_column(text, str(error))}: {error}", hint=_LIKE
             ) from None
     if not found:
-        raise UsageError(f"the jobs {path} are empty", way_out=_LIKE)
+        raise UsageError(f"the jobs {path} are empty", hint=_LIKE)
     return found
 
 
@@ -105,7 +105,7 @@ def read_wishes(path: Path, bundle: Path | None, asked: Asked) -> list[Wish]:
         where = f"{path}, line {number}"
         source = Path(line.bundle) if line.bundle is not None else bundle
         if source is None:
-            raise UsageError(f"{where}: it names no bundle", way_out=_LIKE)
+            raise UsageError(f"{where}: it names no bundle", hint=_LIKE)
         wishes.append(
             Wish(bundle=source, label=line.target, asked=_asked(line, asked), run=line.run, where=f"{where}: ")
         )
@@ -136,7 +136,7 @@ class Plan:
             try:
                 self._made.append((wish, self._job(wish)))
             except EdgeCompressError as error:
-                raise type(error)(f"{wish.where}{error.message}", way_out=error.way_out) from None
+                raise type(error)(f"{wish.where}{error.message}", hint=error.hint) from None
 
     def labels(self, given: Sequence[str]) -> list[str]:
         """Those that must be there. ``given``: for wishes that name none; empty is for all that there are."""
@@ -154,7 +154,7 @@ class Plan:
                 if job.id in found:
                     raise UsageError(
                         f"{wish.where}it is the same job as {by[job.id].where.removesuffix(': ')}",
-                        way_out='Remove it; a repetition has a number of its own: "run": 1.',
+                        hint='Remove it; a repetition has a number of its own: "run": 1.',
                     )
                 found[job.id], by[job.id] = job, wish
         return list(found.values())
@@ -162,7 +162,7 @@ class Plan:
     def _job(self, wish: Wish) -> Job:
         check(wish.asked)
         if any(threads < 1 for threads in wish.asked.threads):
-            raise UsageError("threads are at least 1", way_out="Leave them out for the target's choice.")
+            raise UsageError("threads are at least 1", hint="Leave them out for the target's choice.")
         if wish.bundle not in self._bundles:
             manifest, folder = open_bundle(wish.bundle)
             self._bundles[wish.bundle] = file_sha256(folder / MANIFEST), tuple(bundle_parcels(manifest, folder))

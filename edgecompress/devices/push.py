@@ -47,7 +47,7 @@ class Parcel:
             while left:
                 data = content.read(min(most, left))
                 if not data:
-                    raise BundleError(f"'{self.name}' became shorter while it was sent", way_out="Run it again.")
+                    raise BundleError(f"'{self.name}' became shorter while it was sent", hint="Run it again.")
                 left -= len(data)
                 yield data
 
@@ -107,12 +107,12 @@ def refusal(answer: dict[str, object], where: str) -> DeviceError:
     room = "Free some space there; all of ~/.cache/edgecompress/device can be removed. What came through is kept."
     if kind == "full" and "needed_bytes" in answer:
         needed, free = (int(str(answer[name])) / 1e6 for name in ("needed_bytes", "free_bytes"))
-        return DeviceError(f"{where} has {free:.1f} MB free, and {needed:.1f} MB are to be sent", way_out=room)
+        return DeviceError(f"{where} has {free:.1f} MB free, and {needed:.1f} MB are to be sent", hint=room)
     if kind == "full":
-        return DeviceError(f"the disk of {where} is full: {text}", way_out=room)
+        return DeviceError(f"the disk of {where} is full: {text}", hint=room)
     if kind == "altered":
         return DeviceError(
             f"'{answer['path']}' came to {where} altered, twice",
-            way_out="Its disk or its memory may be failing: look at its kernel's log.",
+            hint="Its disk or its memory may be failing: look at its kernel's log.",
         )
-    return DeviceError(f"{where} cannot do it: {text}", way_out="Is its home folder writable?")
+    return DeviceError(f"{where} cannot do it: {text}", hint="Is its home folder writable?")

@@ -126,7 +126,7 @@ async def _attend(device: Device, runtime: Runtime, command: list[str], job: str
             elif answer.get("error") == "died":
                 raise DeviceError(
                     f"the profile on {device.address} was ended from outside: {_last(answer['stderr'])}",
-                    way_out="Was it restarted, or its memory full? Run it again.",
+                    hint="Was it restarted, or its memory full? Run it again.",
                 )
             elif "error" in answer:
                 raise refusal(answer, str(device.address))
@@ -145,12 +145,12 @@ def read_outcome(code: int, stdout: str, stderr: str, where: str) -> Profile:
             return from_jsonable(Profile, data)
         except ValueError as error:
             raise DeviceError(
-                f"what came back from {where} is no profile: {error}", way_out="Install the same edgecompress there."
+                f"what came back from {where} is no profile: {error}", hint="Install the same edgecompress there."
             ) from None
     how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with {code}"
     raise DeviceError(
         f"the profile on {where} {how}: {_last(stderr)}",
-        way_out="SIGKILL is most often a lack of memory: give it shorter shapes, or a smaller bundle.",
+        hint="SIGKILL is most often a lack of memory: give it shorter shapes, or a smaller bundle.",
     )
 
 
@@ -162,7 +162,7 @@ def error_of(error: dict[str, Any], where: str) -> EdgeCompressError:
         or cls.__init__ is not EdgeCompressError.__init__
     ):
         cls = EdgeCompressError
-    made = cls(f"{where}: {error.get('message')}", way_out=str(error.get("way_out", "")))
+    made = cls(f"{where}: {error.get('message')}", hint=str(error.get("hint", "")))
     if isinstance(code := error.get("exit_code"), int):
         made.exit_code = code
     return made

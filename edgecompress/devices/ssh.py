@@ -34,7 +34,7 @@ def need(package: str) -> Any:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise HostError(
-            f"devices need the package '{error.name or package}'", way_out="pip install 'edgecompress[devices]'"
+            f"devices need the package '{error.name or package}'", hint="pip install 'edgecompress[devices]'"
         ) from None
 
 
@@ -61,16 +61,16 @@ def parse_address(text: str) -> Address:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise UsageError(f"'{text}' is no address of a device: {error}", way_out=_LIKE) from None
+        raise UsageError(f"'{text}' is no address of a device: {error}", hint=_LIKE) from None
     if parts.scheme != "ssh" or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
-        raise UsageError(f"'{text}' is no address of a device", way_out=_LIKE)
+        raise UsageError(f"'{text}' is no address of a device", hint=_LIKE)
     if parts.password is not None:
         raise UsageError(
             "a password does not belong in an address: others can read it there",
-            way_out="Let the device know your key instead: ssh-copy-id USER@DEVICE.",
+            hint="Let the device know your key instead: ssh-copy-id USER@DEVICE.",
         )
     if (parts.username or "").startswith("-") or parts.hostname.startswith("-"):
-        raise UsageError(f"'{text}' is no address of a device", way_out=_LIKE)
+        raise UsageError(f"'{text}' is no address of a device", hint=_LIKE)
     return Address(host=parts.hostname, user=parts.username or None, port=port)
 
 
@@ -143,7 +143,7 @@ class Talk:
         said = next((line for line in reversed(self._other) if line), f"it ended with {code}")
         return DeviceError(
             f"{self._device.address}: {self._what} failed: {said[:300]}",
-            way_out=f"Try it by hand: {self._device.address.command}",
+            hint=f"Try it by hand: {self._device.address.command}",
         )
 
 
@@ -156,7 +156,7 @@ class Device:
         self.when_lost = "Run the same command again: it goes on where it was."
 
     def lost(self) -> DeviceError:
-        return LostError(f"the connection to {self.address} was lost", way_out=self.when_lost)
+        return LostError(f"the connection to {self.address} was lost", hint=self.when_lost)
 
     async def ask(self, command: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of a command for a POSIX shell."""
@@ -293,40 +293,40 @@ def _reason(error: Exception, address: Address, options: Any, known: Any, refuse
         if _keys(known, host, addr, port):
             return DeviceError(
                 f"{address} is not the device that known_hosts knows under this name: its key is now {fingerprint}",
-                way_out="Either it was set up anew, or another answers in its place. If it was set up anew: ssh-keygen "
+                hint="Either it was set up anew, or another answers in its place. If it was set up anew: ssh-keygen "
                 f"-R {_known_name(host, port)}, then {address.command}",
             )
         return DeviceError(
             f"{address} is not in known_hosts; it showed the key {fingerprint}",
-            way_out=f"Compare that with the device's own, then let ssh write it down: {address.command}",
+            hint=f"Compare that with the device's own, then let ssh write it down: {address.command}",
         )
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        return DeviceError(f"the host key of {address} is refused: {error.reason}", way_out=f"See {address.command}")
+        return DeviceError(f"the host key of {address} is refused: {error.reason}", hint=f"See {address.command}")
     if isinstance(error, asyncssh.PermissionDenied):
         return DeviceError(
             f"{address} does not let you in: {error.reason or 'authentication was refused'}",
-            way_out=f"Let it know your key: ssh-copy-id. A key with a passphrase must be in ssh-agent (ssh-add). "
+            hint=f"Let it know your key: ssh-copy-id. A key with a passphrase must be in ssh-agent (ssh-add). "
             f"See whether this works: {address.command}",
         )
     if isinstance(error, socket.gaierror):
         return DeviceError(
             f"there is no host named {address.host}: {error.strerror}",
-            way_out="Look at the name, or give its IP address.",
+            hint="Look at the name, or give its IP address.",
         )
     if isinstance(error, ConnectionRefusedError):
         return DeviceError(
             f"nothing takes SSH connections at {address.host}, port {options.port}",
-            way_out="Is sshd running there, and is it another port? Give ssh://user@device:PORT.",
+            hint="Is sshd running there, and is it another port? Give ssh://user@device:PORT.",
         )
     if isinstance(error, TimeoutError | OSError):
         said = f"no answer within {_CONNECT_S} s" if isinstance(error, TimeoutError) else error.strerror or str(error)
         return DeviceError(
-            f"{address} cannot be reached: {said}", way_out=f"Is it on, and in this network? Try {address.command}"
+            f"{address} cannot be reached: {said}", hint=f"Is it on, and in this network? Try {address.command}"
         )
     if isinstance(error, ValueError):  # ~/.ssh/config, known_hosts or a key file
-        return DeviceError(f"your ssh files cannot be read: {error}", way_out=f"See what ssh says: {address.command}")
+        return DeviceError(f"your ssh files cannot be read: {error}", hint=f"See what ssh says: {address.command}")
     return DeviceError(
-        f"no connection to {address}: {getattr(error, 'reason', '') or error}", way_out=f"Try {address.command}"
+        f"no connection to {address}: {getattr(error, 'reason', '') or error}", hint=f"Try {address.command}"
     )
 
 

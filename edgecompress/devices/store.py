@@ -53,7 +53,7 @@ def open_store(path: Path | None) -> Iterator[ResultStore]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OutputError(f"another run writes to {path}", way_out="Wait for it, or give another -o DIR.") from None
+            raise OutputError(f"another run writes to {path}", hint="Wait for it, or give another -o DIR.") from None
         file.seek(0)
         content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
@@ -68,10 +68,10 @@ def open_store(path: Path | None) -> Iterator[ResultStore]:
 
 
 def _row(line: bytes, path: Path, number: int) -> FleetRow:
-    way_out = "Remove the line, and its job is run again; or give another -o DIR."
+    hint = "Remove the line, and its job is run again; or give another -o DIR."
     try:
         return from_jsonable(FleetRow, json.loads(line))
     except json.JSONDecodeError as error:
-        raise OutputError(f"{path}, line {number}, column {error.colno}: {error.msg}", way_out=way_out) from None
+        raise OutputError(f"{path}, line {number}, column {error.colno}: {error.msg}", hint=hint) from None
     except (ValueError, UnicodeDecodeError) as error:
-        raise OutputError(f"{path}, line {number}: {error}", way_out=way_out) from None
+        raise OutputError(f"{path}, line {number}: {error}", hint=hint) from None

@@ -61,7 +61,7 @@ class Asker:
             import openai
         except ModuleNotFoundError:
             raise HostError(
-                "a teacher behind an endpoint needs the package 'openai'", way_out="pip install 'edgecompress[distill]'"
+                "a teacher behind an endpoint needs the package 'openai'", hint="pip install 'edgecompress[distill]'"
             ) from None
         self._openai, self._endpoint, self._secret, self._key = openai, endpoint, secret, key
         self._asked = {
@@ -138,15 +138,15 @@ class Asker:
         said = self._words(error.message)
         if status in (401, 403):  # what it says may hold a part of the key
             what = "the key" if self._secret else "a request without a key"
-            return EndpointError(f"{where} refuses {what} ({status})", way_out=f"Set {self._key} to one that it takes.")
+            return EndpointError(f"{where} refuses {what} ({status})", hint=f"Set {self._key} to one that it takes.")
         if status == 404:
             return EndpointError(
                 f"{where} has no model '{self._endpoint.model}' (404): {said}",
-                way_out="Look at its list of models; its address mostly ends in /v1.",
+                hint="Look at its list of models; its address mostly ends in /v1.",
             )
         if status == 402 or (status == 429 and error.code in _NO_MONEY):
             return EndpointError(
-                f"{where} wants to be paid first ({status}): {said}", way_out="Run it again then: it goes on."
+                f"{where} wants to be paid first ({status}): {said}", hint="Run it again then: it goes on."
             )
         if status >= 500 or status in _TRY_AGAIN:
             return TryAgainError(f"{status}: {said}", after_s=after_s, paid=status == 504)
@@ -158,12 +158,12 @@ class Asker:
             if isinstance(cause, socket.gaierror):
                 return UnknownHostError(
                     f"the host of {where} is not known: {cause.strerror}",
-                    way_out="Is the address right, and the network?",
+                    hint="Is the address right, and the network?",
                 )
             if isinstance(cause, ssl.SSLCertVerificationError):
                 return EndpointError(
                     f"the certificate of {where} is not trusted: {cause.verify_message}",
-                    way_out="Is it the right host? SSL_CERT_FILE names a file of certificates that are.",
+                    hint="Is it the right host? SSL_CERT_FILE names a file of certificates that are.",
                 )
         if _unsent(error):
             return TryAgainError("it cannot be reached", paid=False)

@@ -48,10 +48,10 @@ class Limits:
         priced = self.price_in is not None and self.price_out is not None
         if self.money is not None and not priced:
             raise UsageError(
-                "a budget in money needs the prices of a million tokens", way_out="Give --price-in and --price-out."
+                "a budget in money needs the prices of a million tokens", hint="Give --price-in and --price-out."
             )
         if any(value is not None and value < 0 for value in (self.tokens, self.money, self.price_in, self.price_out)):
-            raise UsageError("budgets and prices are 0 or more", way_out="Leave out what is not limited.")
+            raise UsageError("budgets and prices are 0 or more", hint="Leave out what is not limited.")
 
     def cost(self, tokens: Tokens) -> float | None:
         """None where the prices are not known."""

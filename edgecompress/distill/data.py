@@ -44,16 +44,16 @@ def read_data(path: Path) -> TeachingData:
         raw = path.read_bytes()
         content = raw.decode("utf-8")
     except FileNotFoundError:
-        raise UsageError(f"there is no data file {path}", way_out=f"Give --data a file. {_LIKE}") from None
+        raise UsageError(f"there is no data file {path}", hint=f"Give --data a file. {_LIKE}") from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text: {error.reason}", way_out="Convert it to UTF-8.") from error
+        raise UsageError(f"{path} is not UTF-8 text: {error.reason}", hint="Convert it to UTF-8.") from error
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", way_out=_LIKE) from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint=_LIKE) from error
     if "\0" in content[:_SNIFF_BYTES]:
-        raise UsageError(f"{path} is binary", way_out=_LIKE)
+        raise UsageError(f"{path} is binary", hint=_LIKE)
     lines = [(number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip()]
     if not lines:
-        raise UsageError(f"{path} is empty", way_out=_LIKE)
+        raise UsageError(f"{path} is empty", hint=_LIKE)
     digest = hashlib.sha256(raw).hexdigest()
     if path.suffix.lower() not in _JSON_LINES:
         texts = tuple(dict.fromkeys(line.strip() for _, line in lines))
@@ -66,7 +66,7 @@ def read_data(path: Path) -> TeachingData:
             n for (n, _), row in zip(lines, found, strict=True) if isinstance(row, str) != isinstance(found[0], str)
         )
         raise UsageError(
-            f"{path}, line {number}, column 1: texts and prompts are mixed", way_out="Give them in files of their own."
+            f"{path}, line {number}, column 1: texts and prompts are mixed", hint="Give them in files of their own."
         )
     return TeachingData(name=path.name, sha256=digest, texts=texts, pairs=pairs)
 
@@ -75,13 +75,13 @@ def _row(line: str, where: str) -> str | Pair:
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UsageError(f"{where}, column {error.colno}: {error.msg}", way_out=_LIKE) from None
+        raise UsageError(f"{where}, column {error.colno}: {error.msg}", hint=_LIKE) from None
     if not isinstance(entry, dict):
-        raise UsageError(f"{where}, column 1: it is no JSON object", way_out=_LIKE)
+        raise UsageError(f"{where}, column 1: it is no JSON object", hint=_LIKE)
     kinds = [key for key in ("text", "prompt", "messages") if key in entry]
     if len(kinds) != 1:
         said = f"{' and '.join(kinds)} exclude each other" if kinds else "it has neither 'text' nor 'prompt'"
-        raise UsageError(f"{where}, column 1: {said}", way_out=_LIKE)
+        raise UsageError(f"{where}, column 1: {said}", hint=_LIKE)
     if kinds[0] == "text":
         return _text(entry, "text", line, where)
     response = _text(entry, "response", line, where) if entry.get("response") is not None else None
@@ -95,7 +95,7 @@ def _text(entry: dict[str, Any], key: str, line: str, where: str) -> str:
     if isinstance(value, str) and value.strip():
         return value
     column = 1 + max(0, line.find(f'"{key}"'))
-    raise UsageError(f"{where}, column {column}: '{key}' is a text that is not empty", way_out=_LIKE)
+    raise UsageError(f"{where}, column {column}: '{key}' is a text that is not empty", hint=_LIKE)
 
 
 def _messages(value: Any, line: str, where: str) -> tuple[Message, ...]:
@@ -106,5 +106,5 @@ def _messages(value: Any, line: str, where: str) -> tuple[Message, ...]:
         return tuple({"role": m["role"], "content": m["content"]} for m in value)
     column = 1 + max(0, line.find('"messages"'))
     raise UsageError(
-        f"{where}, column {column}: 'messages' have a role and a content each, which are texts", way_out=_LIKE
+        f"{where}, column {column}: 'messages' have a role and a content each, which are texts", hint=_LIKE
     )

@@ -97,16 +97,16 @@ def parse_endpoint(teacher: str) -> Endpoint:
         parts = urlsplit(teacher.removeprefix(SCHEME))
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise UsageError("the teacher's address is no URL", way_out=_LIKE) from None
+        raise UsageError("the teacher's address is no URL", hint=_LIKE) from None
     if not is_endpoint(teacher) or parts.scheme not in ("http", "https") or not host:
-        raise UsageError("the teacher is no endpoint that speaks OpenAI's protocol", way_out=_LIKE)
+        raise UsageError("the teacher is no endpoint that speaks OpenAI's protocol", hint=_LIKE)
     if parts.username is not None or parts.password is not None or parts.query:
         raise UsageError(
             "the teacher's address has a user, a password or a query in it, where keys do not belong",
-            way_out=f"{_LIKE} The key comes from the environment, as {API_KEY_ENV}.",
+            hint=f"{_LIKE} The key comes from the environment, as {API_KEY_ENV}.",
         )
     if not parts.fragment:
-        raise UsageError("the teacher's address does not name the model", way_out=_LIKE)
+        raise UsageError("the teacher's address does not name the model", hint=_LIKE)
     return Endpoint(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", parts.fragment)
 
 
@@ -131,15 +131,15 @@ def read_secret(endpoint: Endpoint, source: KeySource | None = None) -> Secret:
         if not value:
             return Secret(None)
         if not is_key(value):
-            raise UsageError(f"what {source.variable} holds is no API key", way_out="Set it to the key alone.")
+            raise UsageError(f"what {source.variable} holds is no API key", hint="Set it to the key alone.")
     secret = Secret(value)
     if secret.within(str(endpoint)):
-        raise UsageError("the teacher's address holds the API key", way_out=_LIKE)
+        raise UsageError("the teacher's address holds the API key", hint=_LIKE)
     parts = urlsplit(endpoint.url)
     if parts.scheme == "http" and not _is_near(parts.hostname or ""):
         raise UsageError(
             "the API key would go over the network for all to read: the teacher's address is http",
-            way_out="Give https, or no key if the endpoint asks for none.",
+            hint="Give https, or no key if the endpoint asks for none.",
         )
     return secret
 

@@ -35,7 +35,7 @@ def make_examples(data: TeachingData, tokenizer: Any, max_length_tokens: int, *,
     if data.pairs and not decodes:
         raise UsageError(
             f"{data.name} has prompts and responses, and the student is an encoder: it gives no responses",
-            way_out='Give lines of {"text": "…"}.',
+            hint='Give lines of {"text": "…"}.',
         )
     if data.pairs:
         found = [_pair(pair, tokenizer, max_length_tokens) for pair in data.pairs]
@@ -48,7 +48,7 @@ def make_examples(data: TeachingData, tokenizer: Any, max_length_tokens: int, *,
     if not found:
         raise UsageError(
             f"nothing is left of {data.name} in {max_length_tokens} tokens",
-            way_out="Raise max_length_tokens in [training], or give other data.",
+            hint="Raise max_length_tokens in [training], or give other data.",
         )
     return found
 

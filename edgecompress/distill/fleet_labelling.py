@@ -146,7 +146,7 @@ class _Shares:
         if count:
             self._seen = time.monotonic()
         elif time.monotonic() - self._seen > _GONE_S:
-            raise DeviceError("no worker is there to ask", way_out="Start some: `dask worker tcp://SCHEDULER:8786`.")
+            raise DeviceError("no worker is there to ask", hint="Start some: `dask worker tcp://SCHEDULER:8786`.")
         return count
 
     def _submit(self, share: Share) -> bool:
@@ -186,7 +186,7 @@ class _Shares:
             except killed:
                 raise DeviceError(
                     f"the workers of {len(share.prompts)} prompts were lost one after the other",
-                    way_out="See their logs. Then run it again: it goes on from what is stored.",
+                    hint="See their logs. Then run it again: it goes on from what is stored.",
                 ) from None
             finally:
                 future.release()
@@ -226,7 +226,7 @@ def label_share(order: Order) -> dict[str, Any]:
     answer: dict[str, Any] = {"worker": worker.address}
     try:
         if order["version"] != __version__:
-            raise DeviceError(f"it has edgecompress {__version__}, not {order['version']}", way_out="Install the same.")
+            raise DeviceError(f"it has edgecompress {__version__}, not {order['version']}", hint="Install the same.")
         path = _path(order["share"])
         path.parent.mkdir(parents=True, exist_ok=True)
         source = KeySource(**order["key"])
@@ -234,7 +234,7 @@ def label_share(order: Order) -> dict[str, Any]:
         secret = read_secret(endpoint, source)
         asked = [Prompt(key=key, messages=tuple(told), place=place) for place, key, told in order["prompts"]]
         if any(secret.within(prompt.text) for prompt in asked):
-            raise UsageError("a prompt holds the API key", way_out="Take it out of there.")
+            raise UsageError("a prompt holds the API key", hint="Take it out of there.")
         with open_store(path, endpoint, sampling) as store:
             run = Run(
                 store,
@@ -253,7 +253,7 @@ def label_share(order: Order) -> dict[str, Any]:
                 tally = asdict(run.tally)
                 answer |= {name: tally[name] for name in ("cut", "failed", "left", "retries", "reasons")}
     except EdgeCompressError as error:
-        told = {"type": type(error).__name__, "message": error.message, "way_out": error.way_out}
+        told = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
         answer["error"] = told | {"exit_code": error.exit_code}
     if _path(order["share"]).exists():  # closed: everything is in the one file
         answer["store"] = _path(order["share"]).read_bytes()
@@ -296,5 +296,5 @@ def _beyond(limits: Limits, spent: Tokens) -> Limits:
 def _lost() -> DeviceError:
     return DeviceError(
         "the connection to the scheduler was lost",
-        way_out="Run it again with the same -o: what was handed in is there, and is not asked again.",
+        hint="Run it again with the same -o: what was handed in is there, and is not asked again.",
     )

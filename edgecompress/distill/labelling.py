@@ -112,7 +112,7 @@ def label(
     asked, repeated = read_prompts(prompts, endpoint, sampling)
     found = next((prompt for prompt in asked if secret.within(prompt.text)), None)
     if found is not None:
-        raise UsageError(f"prompt {found.place + 1} of {prompts} holds the API key", way_out="Take it out of there.")
+        raise UsageError(f"prompt {found.place + 1} of {prompts} holds the API key", hint="Take it out of there.")
     with open_store(store, endpoint, sampling) as kept:
         run = Run(
             kept,
@@ -168,7 +168,7 @@ def summary(
 def stopped(tally: Tally, store: Path) -> InterruptedRunError:
     return InterruptedRunError(
         f"interrupted; {tally.found + tally.answered} responses are in {store}",
-        way_out="The same command goes on from there.",
+        hint="The same command goes on from there.",
     )
 
 
@@ -190,7 +190,7 @@ class Run:
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         if concurrency < 1:
-            raise UsageError(f"concurrency is at least 1, not {concurrency}", way_out="Leave it out for 8.")
+            raise UsageError(f"concurrency is at least 1, not {concurrency}", hint="Leave it out for 8.")
         self.limits, self.tally = limits, Tally()
         self._store, self._endpoint, self._secret, self._sampling = store, endpoint, secret, sampling
         self._patience, self._concurrency, self._key = patience, concurrency, key or KeySource()
@@ -276,7 +276,7 @@ class Run:
         except UnknownHostError as error:
             if self.tally.answered:  # the host was known before: the network has gone
                 raise TryAgainError("its host is not known any more", paid=False) from None
-            raise EndpointError(error.message, way_out=error.way_out) from None
+            raise EndpointError(error.message, hint=error.hint) from None
 
     def _count(self, prompt: Prompt, answer: Answer, tokens: Tokens) -> None:
         self.tally.answered += 1
@@ -294,7 +294,7 @@ class Run:
         if self.tally.barren >= max(_FEWEST_BARREN, self._concurrency):
             raise EndpointError(
                 f"the last {self.tally.barren} prompts failed at {self._endpoint.url}, one after the other: {reason}",
-                way_out="Run it again when that is mended: it goes on from what is stored.",
+                hint="Run it again when that is mended: it goes on from what is stored.",
             )
 
     async def _write(self, function: Callable[..., T], *arguments: Any) -> T:

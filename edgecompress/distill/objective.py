@@ -58,12 +58,12 @@ def resolve_loss(recipe: LossRecipe, task: str, *, black_box: bool, rounded: boo
         if not known:
             raise RecipeError(
                 f"a student of task {task} has no loss '{name}'",
-                way_out=f"What suits it: {', '.join(_OF_TASK.get(task, _OF_HEADS))}.",
+                hint=f"What suits it: {', '.join(_OF_TASK.get(task, _OF_HEADS))}.",
             )
         if black_box and name != "cross_entropy":
             raise RecipeError(
                 f"'{name}' compares with the teacher's insides, and a black box shows its responses only",
-                way_out="Leave [loss] out, or give method = 'white-box' and the teacher's checkpoint.",
+                hint="Leave [loss] out, or give method = 'white-box' and the teacher's checkpoint.",
             )
     weights: dict[str, Any] = {name: chosen.get(name, 0.0) for name in TERMS}
     return replace(recipe, **weights)
@@ -113,7 +113,7 @@ class Objective:
             if loss.embedding and mine != theirs:
                 raise RecipeError(
                     f"vectors of {mine} numbers cannot be those of {theirs}: the student ships without a projection",
-                    way_out="Keep the teacher's width, or weigh `similarity` in [loss], which compares cosines.",
+                    hint="Keep the teacher's width, or weigh `similarity` in [loss], which compares cosines.",
                 )
             if loss.hidden and mine != theirs and not hasattr(student, PROJECTIONS):
                 torch.manual_seed(0)
@@ -223,7 +223,7 @@ def _relation_heads(loss: LossRecipe, student: torch.nn.Module, teacher: torch.n
     if most % heads:
         raise RecipeError(
             f"{heads} relation heads do not divide widths of {', '.join(map(str, dict.fromkeys(widths)))}",
-            way_out=f"Give relation_heads that divide {most}.",
+            hint=f"Give relation_heads that divide {most}.",
         )
     return heads
 

@@ -38,12 +38,12 @@ _SENTENCE = ("modules.json", "sentence_bert_config.json", "config_sentence_trans
 def check_free(output: Path) -> None:
     """Raises OutputError if it is there, or cannot be written."""
     if output.exists() or output.is_symlink():
-        raise OutputError(f"{output} already exists", way_out="Give another --output.")
+        raise OutputError(f"{output} already exists", hint="Give another --output.")
     parent = output.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write in {parent}", way_out="Give an --output whose folder is writable.")
+        raise OutputError(f"cannot write in {parent}", hint="Give an --output whose folder is writable.")
 
 
 def write_student(
@@ -75,7 +75,7 @@ def write_student(
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full" if full else error.strerror or str(error)
-        raise OutputError(f"cannot write {output}: {reason}", way_out="The training is kept: --resume.") from error
+        raise OutputError(f"cannot write {output}: {reason}", hint="The training is kept: --resume.") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return record

@@ -62,14 +62,14 @@ def make_plan(
     Raises UsageError, RecipeError, StudentError, or HostError where there is not the memory.
     """
     if find_spec("accelerate") is None:
-        raise HostError("teaching a student needs accelerate", way_out="pip install 'edgecompress[export,distill]'")
+        raise HostError("teaching a student needs accelerate", hint="pip install 'edgecompress[export,distill]'")
     validate_distill_recipe(recipe)
     taught = read_data(data)
     described = load_student(StudentRecipe(source=teacher)) if teacher is not None else None
     if described is None and recipe.student.start is None:
         raise RecipeError(
             "a teacher behind an API shows no layers that a student could start from",
-            way_out="Give start = a checkpoint's folder in [student].",
+            hint="Give start = a checkpoint's folder in [student].",
         )
     start = load_student(StudentRecipe(source=recipe.student.start)) if recipe.student.start else None
     origin = start or described
@@ -81,7 +81,7 @@ def make_plan(
     if start is not None and described is not None and recipe.method != BLACK_BOX:
         if start.task != described.task:
             raise StudentError(
-                f"the teacher does {described.task} and the student {start.task}", way_out="Give two of one task."
+                f"the teacher does {described.task} and the student {start.task}", hint="Give two of one task."
             )
         require_same_tokens(load_tokenizer(described.path), tokenizer, taught.texts[:_PROBED_TEXTS])
     size = min(recipe.training.max_length_tokens, origin.max_length_tokens or recipe.training.max_length_tokens)
@@ -114,17 +114,17 @@ def _resolve(recipe: DistillRecipe, origin: Student, teacher: Student | None) ->
 
     if origin.is_vision:
         raise StudentError(
-            f"a student of task {origin.task} reads no text", way_out="Encoders and decoders of text are taught."
+            f"a student of task {origin.task} reads no text", hint="Encoders and decoders of text are taught."
         )
     method = recipe.method or ("white-box" if teacher is not None else BLACK_BOX)
     if method != BLACK_BOX and teacher is None:
         raise RecipeError(
-            "a teacher behind an API is a black box", way_out="Leave method out, or give the teacher's checkpoint."
+            "a teacher behind an API is a black box", hint="Leave method out, or give the teacher's checkpoint."
         )
     if method == BLACK_BOX and not origin.is_decoder:
         raise RecipeError(
             f"a student of task {origin.task} gives no responses to learn from a black box",
-            way_out="Give a decoder, or method = 'white-box' with the teacher's checkpoint.",
+            hint="Give a decoder, or method = 'white-box' with the teacher's checkpoint.",
         )
     student = resolve(recipe.student, _layers(teacher)) if teacher is not None else recipe.student
     training = recipe.training
@@ -145,7 +145,7 @@ def _require_responses(data: TeachingData) -> None:
     what = f"prompt {lacking} has no response" if lacking else "it has texts"
     raise UsageError(
         f"a black box is learned from by its responses, and {what} in {data.name}",
-        way_out='Give lines of {"prompt": "…", "response": "…"}; --teacher openai:URL#MODEL has an endpoint make them '
+        hint='Give lines of {"prompt": "…", "response": "…"}; --teacher openai:URL#MODEL has an endpoint make them '
         "(`edgecompress serve` makes one of a teacher's bundle).",
     )
 

@@ -28,7 +28,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
-            raise UsageError(f"max_tokens is at least 1, not {self.max_tokens}", way_out="Leave it out for 1024.")
+            raise UsageError(f"max_tokens is at least 1, not {self.max_tokens}", hint="Leave it out for 1024.")
 
     @property
     def text(self) -> str:
@@ -71,9 +71,9 @@ def read_prompts(path: Path, endpoint: Endpoint, sampling: Sampling) -> tuple[li
                     found.setdefault(key, Prompt(key=key, messages=messages, place=count))
                     count += 1
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the prompts {path} cannot be read: {error}", way_out="Give a file of JSON lines.") from None
+        raise UsageError(f"the prompts {path} cannot be read: {error}", hint="Give a file of JSON lines.") from None
     if not found:
-        raise UsageError(f"the prompts {path} are empty", way_out=_LIKE)
+        raise UsageError(f"the prompts {path} are empty", hint=_LIKE)
     return list(found.values()), count - len(found)
 
 
@@ -82,15 +82,15 @@ def _messages(line: str, where: str) -> tuple[Message, ...]:
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UsageError(f"{where}, column {error.colno}: {error.msg}", way_out=_LIKE) from None
+        raise UsageError(f"{where}, column {error.colno}: {error.msg}", hint=_LIKE) from None
     if not _is_text(entry):
         raise UsageError(
             f"{where}, column {1 + max(0, line.lower().find(_SURROGATE))}: half a surrogate pair is no text",
-            way_out=_LIKE,
+            hint=_LIKE,
         )
     if not isinstance(entry, dict) or ("prompt" in entry) == ("messages" in entry):
         what = "it is no JSON object" if not isinstance(entry, dict) else "it takes one of 'prompt' and 'messages'"
-        raise UsageError(f"{where}, column 1: {what}", way_out=_LIKE)
+        raise UsageError(f"{where}, column 1: {what}", hint=_LIKE)
     if "prompt" in entry:
         prompt = entry["prompt"]
         if not isinstance(prompt, str) or not prompt.strip():
@@ -119,4 +119,4 @@ def _is_text(entry: Any) -> bool:
 
 def _wrong(line: str, where: str, key: str, rule: str) -> UsageError:
     column = 1 + max(0, line.find(f'"{key}"'))
-    return UsageError(f"{where}, column {column}: '{key}' {rule}", way_out=_LIKE)
+    return UsageError(f"{where}, column {column}: '{key}' {rule}", hint=_LIKE)

@@ -183,7 +183,7 @@ def read_pairs(
 def read_rows(store: Path) -> Iterator[dict[str, Any]]:
     """``messages``, ``response``, ``reasoning`` and ``finish`` of each. Raises UsageError and OutputError."""
     if not store.is_file():
-        raise UsageError(f"there are no responses at {store}", way_out=_NO_STORE)
+        raise UsageError(f"there are no responses at {store}", hint=_NO_STORE)
     if store.suffix == ".jsonl":
         yield from _read_jsonl(store)
         return
@@ -223,7 +223,7 @@ def said_in_our_words(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise OutputError(f"the store {path} cannot be written: {error}", way_out="Is the disk full?") from None
+        raise OutputError(f"the store {path} cannot be written: {error}", hint="Is the disk full?") from None
 
 
 def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -236,14 +236,14 @@ def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             column = error.colno if isinstance(error, json.JSONDecodeError) else 1
             raise UsageError(
-                f"{path}, line {number}, column {column}: it is no response", way_out="Write it again from its store."
+                f"{path}, line {number}, column {column}: it is no response", hint="Write it again from its store."
             ) from None
 
 
 def _connect(path: Path, *, new: bool = False) -> sqlite3.Connection:
     """Raises OutputError for a file that is no store, or of another version."""
     if not new and not path.is_file():
-        raise UsageError(f"there are no responses at {path}", way_out=_NO_STORE)
+        raise UsageError(f"there are no responses at {path}", hint=_NO_STORE)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -253,10 +253,10 @@ def _connect(path: Path, *, new: bool = False) -> sqlite3.Connection:
         if empty and new:
             connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {_VERSION}; COMMIT;")
         elif version != _VERSION:
-            raise OutputError(f"{path} is no store of responses that this version reads", way_out=_NO_STORE)
+            raise OutputError(f"{path} is no store of responses that this version reads", hint=_NO_STORE)
     except sqlite3.DatabaseError as error:
         connection.close()
-        raise OutputError(f"{path} is no store of responses: {error}", way_out="Give another -o.") from None
+        raise OutputError(f"{path} is no store of responses: {error}", hint="Give another -o.") from None
     except BaseException:
         connection.close()
         raise
@@ -281,7 +281,7 @@ def _take(lock: Path, path: Path) -> IO[bytes]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise OutputError(f"another run writes to {path}", way_out="Wait for it, or give another -o.") from None
+            raise OutputError(f"another run writes to {path}", hint="Wait for it, or give another -o.") from None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 return file

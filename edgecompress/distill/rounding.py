@@ -87,7 +87,7 @@ class Rounding:
         ]
         if not self._linears:
             raise RecipeError(
-                f"the student has no linear layer that {precision} could round", way_out="Leave rounding out."
+                f"the student has no linear layer that {precision} could round", hint="Leave rounding out."
             )
         self._blocks: dict[torch.nn.Module, BlockRounding] = {}
         bits = _BITS.get(precision)

@@ -145,7 +145,7 @@ def _load(described: Student, implementation: str) -> torch.nn.Module:
         if implementation == IMPLEMENTATION:
             raise StudentError(
                 f"the attention of '{described.architecture}' is its own, and its relations cannot be seen",
-                way_out="Weigh `hidden` instead of `relations` in [loss].",
+                hint="Weigh `hidden` instead of `relations` in [loss].",
             ) from error
         return load_model(described, "eager")
 
@@ -201,9 +201,9 @@ def _left_as_it_is_told(work: WorkFolder) -> Iterator[None]:
         step = last.name.partition("-")[2]
         raise InterruptedRunError(
             f"interrupted; the training up to step {step} is in {work.path}",
-            way_out="The same command with --resume goes on from there.",
+            hint="The same command with --resume goes on from there.",
         ) from None
     except EdgeCompressError as error:
-        if "--resume" not in error.way_out:
+        if "--resume" not in error.hint:
             work.remove()
         raise

@@ -61,7 +61,7 @@ def resolve(recipe: NewStudentRecipe, teacher_layers: int) -> NewStudentRecipe:
 def _beyond(asked: str, teacher_layers: int) -> RecipeError:
     return RecipeError(
         f"{asked}, and the teacher has {teacher_layers}",
-        way_out=f"Its layers are 0 to {teacher_layers - 1}; a student keeps {teacher_layers} at most.",
+        hint=f"Its layers are 0 to {teacher_layers - 1}; a student keeps {teacher_layers} at most.",
     )
 
 
@@ -87,7 +87,7 @@ def keep_layers(teacher: torch.nn.Module, kept: Sequence[int], architecture: str
     if len(stacks) != 1 or len(kinds) > 1:
         raise RecipeError(
             f"layers of the architecture '{architecture}' cannot be left out: it has no single row of {total}",
-            way_out="Give a student of your own (start = a folder in [student]).",
+            hint="Give a student of your own (start = a folder in [student]).",
         )
     parent, name, rows = stacks[0]
     chosen = torch.nn.ModuleList(rows[index] for index in kept)
@@ -120,7 +120,7 @@ def _new(recipe: NewStudentRecipe, teacher: torch.nn.Module, seed: int) -> torch
         if given[key] is None:
             continue
         if not hasattr(old, name):
-            raise RecipeError(f"the teacher's config.json knows no {name}", way_out=f"Leave {key} out of [student].")
+            raise RecipeError(f"the teacher's config.json knows no {name}", hint=f"Leave {key} out of [student].")
         setattr(config, name, given[key])
     if recipe.layers > len(getattr(config, "layer_types", None) or range(recipe.layers)):
         raise _beyond(f"{recipe.layers} layers were asked for", int(old.num_hidden_layers))
@@ -128,12 +128,12 @@ def _new(recipe: NewStudentRecipe, teacher: torch.nn.Module, seed: int) -> torch
     if config.hidden_size % config.num_attention_heads:
         raise RecipeError(
             f"a width of {config.hidden_size} cannot be split into {config.num_attention_heads} heads",
-            way_out="Give another `hidden`, or `heads`, in [student].",
+            hint="Give another `hidden`, or `heads`, in [student].",
         )
     kv_heads = getattr(config, "num_key_value_heads", None)
     if kv_heads and config.num_attention_heads % kv_heads:
         raise RecipeError(
-            f"{config.num_attention_heads} heads cannot share {kv_heads} keys", way_out="Give `kv_heads` in [student]."
+            f"{config.num_attention_heads} heads cannot share {kv_heads} keys", hint="Give `kv_heads` in [student]."
         )
     torch.manual_seed(seed)
     auto: Any = type(teacher)

@@ -28,7 +28,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     except Exception as error:  # converters raise whatever their parser raises
         raise StudentError(
             f"the tokenizer of {folder.name} cannot be read: {str(error).splitlines()[0][:160]}",
-            way_out="It needs a tokenizer.json, or a vocab.txt or sentencepiece file that transformers can convert.",
+            hint="It needs a tokenizer.json, or a vocab.txt or sentencepiece file that transformers can convert.",
         ) from error
 
 
@@ -36,7 +36,7 @@ def require_same_tokens(teacher: Any, student: Any, texts: Sequence[str]) -> Non
     """Also on some of the texts. Raises StudentError that names the first difference, and what can be done."""
     difference = _difference(teacher, student, [*_PROBES, *texts])
     if difference:
-        raise StudentError(f"teacher and student have different tokenizers: {difference}", way_out=_WAY_OUT)
+        raise StudentError(f"teacher and student have different tokenizers: {difference}", hint=_WAY_OUT)
 
 
 def _difference(teacher: Any, student: Any, texts: Sequence[str]) -> str:

@@ -123,7 +123,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             worst = [name for name, value in parts.items() if not torch.isfinite(value)]
             raise RecipeError(
                 f"the loss is {loss.item()} at step {step + 1} ({', '.join(worst) or 'the sum'}): it diverged",
-                way_out=f"Give a learning_rate below {self._lesson.learning_rate:g} in [training], or a longer warmup.",
+                hint=f"Give a learning_rate below {self._lesson.learning_rate:g} in [training], or a longer warmup.",
             )
         for name, value in parts.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.item()

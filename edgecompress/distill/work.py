@@ -35,14 +35,14 @@ class WorkFolder:
         if run is None:
             if resume:
                 raise UsageError(
-                    f"there is nothing to resume: no training was cut off at {self.path}", way_out="Leave --resume out."
+                    f"there is nothing to resume: no training was cut off at {self.path}", hint="Leave --resume out."
                 )
             shutil.rmtree(self.path, ignore_errors=True)
             return None
         if not resume:
             raise OutputError(
                 f"a training was cut off: {self.path}",
-                way_out="--resume goes on with it; to begin anew, remove that folder or give another --output.",
+                hint="--resume goes on with it; to begin anew, remove that folder or give another --output.",
             )
         return run
 
@@ -93,5 +93,5 @@ def require_same(was: Run, now: Mapping[str, str], steps: int | None) -> None:
     if changed:
         raise UsageError(
             f"the training that was cut off was another one: its {' and '.join(changed)} changed",
-            way_out="Give what it was begun with, or begin anew without --resume under another --output.",
+            hint="Give what it was begun with, or begin anew without --resume under another --output.",
         )

@@ -13,11 +13,9 @@ def read_key(path: Path) -> str:
         key = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise UsageError(
-            f"the key file {path} cannot be read: {why}", way_out="Give a file with the key alone."
-        ) from None
+        raise UsageError(f"the key file {path} cannot be read: {why}", hint="Give a file with the key alone.") from None
     if not is_key(key):
-        raise UsageError(f"{path} holds no API key", way_out="It has the key in one line, and nothing else.")
+        raise UsageError(f"{path} holds no API key", hint="It has the key in one line, and nothing else.")
     return key
 
 

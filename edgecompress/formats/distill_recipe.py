@@ -19,7 +19,7 @@ def read_distill_recipe(path: Path) -> DistillRecipe:
     try:
         recipe = from_jsonable(DistillRecipe, data)
     except ValueError as error:
-        raise RecipeError(f"the recipe {path} is not valid: {error}", way_out=_WAY_OUT) from error
+        raise RecipeError(f"the recipe {path} is not valid: {error}", hint=_WAY_OUT) from error
     validate_distill_recipe(recipe)
     return recipe
 
@@ -34,8 +34,8 @@ def validate_distill_recipe(recipe: DistillRecipe) -> None:
         ("distance", loss.distance, DISTANCES),
     ):
         if value is not None and value not in known:
-            way_out = f"Known: {', '.join(known)}."
-            raise RecipeError(f"no {what} named '{value}'.{nearest(value, known)}", way_out=way_out)
+            hint = f"Known: {', '.join(known)}."
+            raise RecipeError(f"no {what} named '{value}'.{nearest(value, known)}", hint=hint)
     validate_provenance(recipe.provenance)
     layers = student.layers
     chosen = layers if isinstance(layers, tuple) else ()
@@ -69,4 +69,4 @@ def validate_distill_recipe(recipe: DistillRecipe) -> None:
     )  # fmt: skip
     for holds, message in rules:
         if not holds:
-            raise RecipeError(message, way_out=_WAY_OUT)
+            raise RecipeError(message, hint=_WAY_OUT)

@@ -55,13 +55,11 @@ def write_measurements(measurements: Measurements, folder: Path) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """Read and check the manifest alone. Raises BundleError."""
     if not folder.exists():
-        raise BundleError(
-            f"there is no bundle at {folder}", way_out="Give the folder that `edgecompress export` wrote."
-        )
+        raise BundleError(f"there is no bundle at {folder}", hint="Give the folder that `edgecompress export` wrote.")
     if not (folder / MANIFEST).is_file():
         raise BundleError(
             f"{folder} is not a bundle: it has no {MANIFEST}",
-            way_out="Give the folder that `edgecompress export` wrote.",
+            hint="Give the folder that `edgecompress export` wrote.",
         )
     data = _checked_json(folder, MANIFEST)
     _require_known(folder, data, SCHEMA_VERSION)
@@ -84,7 +82,7 @@ def open_bundle(folder: Path) -> tuple[Manifest, Path]:
         needed += [manifest.engine.path, manifest.engine.layers]
     for name in needed:
         if name not in manifest.files:
-            raise BundleError(f"the manifest of {folder.name} does not list '{name}', which it needs", way_out=_AGAIN)
+            raise BundleError(f"the manifest of {folder.name} does not list '{name}', which it needs", hint=_AGAIN)
     present = {str(PurePosixPath(p.relative_to(root))) for p in root.rglob("*") if not p.is_dir() or p.is_symlink()}
     unlisted = sorted(
         name for name in present - set(manifest.files) - _OUTSIDE_MANIFEST if not name.startswith(_OF_THE_HUB)
@@ -92,7 +90,7 @@ def open_bundle(folder: Path) -> tuple[Manifest, Path]:
     if unlisted:
         raise BundleError(
             f"{folder.name} holds a file that its manifest does not list: {unlisted[0]}",
-            way_out="Remove it, or keep it outside the bundle.",
+            hint="Remove it, or keep it outside the bundle.",
         )
     if (root / MEASUREMENTS).exists():
         _checked_json(root, MEASUREMENTS)
@@ -118,30 +116,28 @@ def read_measurements(folder: Path) -> Measurements | None:
 def _check_file(root: Path, name: str, record: FileRecord) -> None:
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or not pure.parts:
-        raise BundleError(
-            f"the manifest names a path outside the bundle: '{name}'", way_out="Do not trust this bundle."
-        )
+        raise BundleError(f"the manifest names a path outside the bundle: '{name}'", hint="Do not trust this bundle.")
     path = root / name
     if path.is_symlink() or not path.resolve().is_relative_to(root):
-        raise BundleError(f"'{name}' is a link that leaves the bundle", way_out="Do not trust this bundle.")
+        raise BundleError(f"'{name}' is a link that leaves the bundle", hint="Do not trust this bundle.")
     if not path.is_file():
-        raise BundleError(f"'{name}' is missing from the bundle {root.name}", way_out=_AGAIN)
+        raise BundleError(f"'{name}' is missing from the bundle {root.name}", hint=_AGAIN)
     size = path.stat().st_size
     if size != record.bytes:
         kind = "truncated" if size < record.bytes else "longer than it was"
-        raise BundleError(f"'{name}' is {kind}: {size} bytes, {record.bytes} expected", way_out=_AGAIN)
+        raise BundleError(f"'{name}' is {kind}: {size} bytes, {record.bytes} expected", hint=_AGAIN)
     if file_sha256(path) != record.sha256:
-        raise BundleError(f"'{name}' was altered: its sha256 is not the manifest's", way_out=_AGAIN)
+        raise BundleError(f"'{name}' was altered: its sha256 is not the manifest's", hint=_AGAIN)
 
 
 def _checked_json(folder: Path, name: str) -> Any:
     """Read ``name`` and hold it against its sidecar."""
     path, side = folder / name, folder / (name + _SIDECAR)
     if path.is_symlink() or not side.is_file():
-        raise BundleError(f"'{name}{_SIDECAR}' is missing from the bundle {folder.name}", way_out=_AGAIN)
+        raise BundleError(f"'{name}{_SIDECAR}' is missing from the bundle {folder.name}", hint=_AGAIN)
     content = path.read_bytes()
     if side.read_bytes() != sidecar(name, content).encode():
-        raise BundleError(f"'{name}' was altered: its sha256 is not that of {name}{_SIDECAR}", way_out=_AGAIN)
+        raise BundleError(f"'{name}' was altered: its sha256 is not that of {name}{_SIDECAR}", hint=_AGAIN)
     return _json(path)
 
 
@@ -150,7 +146,7 @@ def _require_known(folder: Path, data: Any, newest: int) -> None:
     if isinstance(version, int) and version > newest:
         raise BundleError(
             f"{folder.name} was written by a newer edgecompress (schema {version}; this one reads {newest})",
-            way_out="Upgrade edgecompress, or export the bundle again with this version.",
+            hint="Upgrade edgecompress, or export the bundle again with this version.",
         )
 
 
@@ -158,11 +154,11 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise BundleError(f"'{path.name}' cannot be read: {error}", way_out=_AGAIN) from error
+        raise BundleError(f"'{path.name}' cannot be read: {error}", hint=_AGAIN) from error
 
 
 def _parse(cls: type[T], data: Any, path: Path) -> T:
     try:
         return from_jsonable(cls, data)
     except ValueError as error:
-        raise BundleError(f"'{path.name}' is not valid: {error}", way_out=_AGAIN) from error
+        raise BundleError(f"'{path.name}' is not valid: {error}", hint=_AGAIN) from error

@@ -13,13 +13,13 @@ from edgecompress.types.profile import PROFILE_SCHEMA_VERSION, Profile
 def read_profile(path: Path) -> Profile:
     """What ``edgecompress profile -o`` wrote; the file, or the folder that it is in. Raises UsageError."""
     file = path / "profile.json" if path.is_dir() else path
-    way_out = "Give a profile.json that `edgecompress profile BUNDLE -o DIR` wrote with this version."
+    hint = "Give a profile.json that `edgecompress profile BUNDLE -o DIR` wrote with this version."
     try:
         found = from_jsonable(Profile, json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise UsageError(f"there is no profile {file}", way_out=way_out) from None
+        raise UsageError(f"there is no profile {file}", hint=hint) from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"{file} is no profile: {str(error).splitlines()[0]}", way_out=way_out) from error
+        raise UsageError(f"{file} is no profile: {str(error).splitlines()[0]}", hint=hint) from error
     if found.schema_version > PROFILE_SCHEMA_VERSION:
-        raise UsageError(f"{file} is of a newer schema ({found.schema_version})", way_out=way_out)
+        raise UsageError(f"{file} is of a newer schema ({found.schema_version})", hint=hint)
     return found

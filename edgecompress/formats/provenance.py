@@ -18,7 +18,7 @@ def validate_provenance(recipe: ProvenanceRecipe) -> None:
     for what, value, known in (("policy", recipe.policy, POLICIES), ("status", recipe.status, STATUSES)):
         if value is not None and value not in known:
             raise RecipeError(
-                f"no provenance {what} named '{value}'.{nearest(value, known)}", way_out=f"Known: {', '.join(known)}."
+                f"no provenance {what} named '{value}'.{nearest(value, known)}", hint=f"Known: {', '.join(known)}."
             )
     url, retrieved, sha256 = recipe.terms_url, recipe.terms_retrieved, recipe.terms_sha256
     prefix, accept = recipe.name_prefix, recipe.accept
@@ -50,9 +50,9 @@ def validate_provenance(recipe: ProvenanceRecipe) -> None:
             'Say it: --accept "reason".',
         ),
     )
-    for holds, message, way_out in rules:
+    for holds, message, hint in rules:
         if not holds:
-            raise RecipeError(message, way_out=way_out)
+            raise RecipeError(message, hint=hint)
 
 
 def _is_date(text: str) -> bool:

@@ -34,19 +34,19 @@ from edgecompress.types.recipe import (
 )
 
 
-def read_toml(path: Path, newest: int, way_out: str) -> dict[str, Any]:
+def read_toml(path: Path, newest: int, hint: str) -> dict[str, Any]:
     """A recipe's file. Raises RecipeError if it is not there, not TOML, or of a schema above ``newest``."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError(f"there is no recipe at {path}", way_out=way_out) from None
+        raise RecipeError(f"there is no recipe at {path}", hint=hint) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(f"the recipe {path} cannot be read: {error}", way_out="It must be TOML in UTF-8.") from error
+        raise RecipeError(f"the recipe {path} cannot be read: {error}", hint="It must be TOML in UTF-8.") from error
     version = data.get("schema_version", newest)
     if isinstance(version, int) and version > newest:
         raise RecipeError(
             f"the recipe {path} is of a newer edgecompress (schema {version}; this one reads {newest})",
-            way_out="Upgrade edgecompress.",
+            hint="Upgrade edgecompress.",
         )
     return data
 
@@ -60,7 +60,7 @@ def read_recipe(path: Path) -> Recipe:
         key = str(error).rpartition("'")[0].rpartition("'")[2].rpartition(".")[2]
         hint = nearest(key, _keys(Recipe)) if "unknown key" in str(error) else ""
         raise RecipeError(
-            f"the recipe {path} is not valid: {error}.{hint}", way_out="`edgecompress export --dry-run` prints one."
+            f"the recipe {path} is not valid: {error}.{hint}", hint="`edgecompress export --dry-run` prints one."
         ) from error
     validate_recipe(recipe)
     return recipe
@@ -77,7 +77,7 @@ def validate_recipe(recipe: Recipe) -> None:
         raise RecipeError(
             "the KV cache cannot be fp16: ONNX Runtime's CPU GroupQueryAttention has no kernel for a float16 cache "
             "beside float32 activations, and would cast the whole cache to float32 and back at every token",
-            way_out="Use --kv-cache int8, a quarter of fp32's memory, or fp32.",
+            hint="Use --kv-cache int8, a quarter of fp32's memory, or fp32.",
         )
     _one_of("KV cache", recipe.quantize.kv_cache, KV_CACHES)
     _one_of("hardware compatibility", recipe.engine.hardware_compatibility, HARDWARE_COMPATIBILITY)
@@ -124,7 +124,7 @@ def validate_recipe(recipe: Recipe) -> None:
     )
     for holds, message in rules:
         if not holds:
-            raise RecipeError(message, way_out="See `edgecompress export --help`.")
+            raise RecipeError(message, hint="See `edgecompress export --help`.")
 
 
 def resolve_precision(precision: str, task: str, backend: str = BACKENDS[0]) -> str:
@@ -137,19 +137,19 @@ def resolve_precision(precision: str, task: str, backend: str = BACKENDS[0]) -> 
     if precision == FP8:
         raise RecipeError(
             f"{backend} has no kernels for fp8: it is an engine's precision",
-            way_out=f"Give --backend {' or '.join(ENGINE_BACKENDS)}.",
+            hint=f"Give --backend {' or '.join(ENGINE_BACKENDS)}.",
         )
     if task != "text-generation" and SHORT_PRECISIONS.get(precision, precision) == MIXED:
         raise RecipeError(
             f"bits are mixed by what a decoder's logits lose, and this student's task is {task}",
-            way_out="Use --precision int4-weights or int8-weights.",
+            hint="Use --precision int4-weights or int8-weights.",
         )
     if precision not in SHORT_PRECISIONS:
         return precision
     if task != "text-generation":
         raise RecipeError(
             f"'{precision}' is short for a decoder's weights only; this student's task is {task}",
-            way_out=f"Say which: {', '.join(name for name in PRECISIONS if name.startswith(precision))}.",
+            hint=f"Say which: {', '.join(name for name in PRECISIONS if name.startswith(precision))}.",
         )
     return SHORT_PRECISIONS[precision]
 
@@ -163,11 +163,11 @@ def _engine_precision(precision: str, task: str) -> str:
     if precision == "auto":
         raise RecipeError(
             "auto measures what it chooses from, and an engine cannot be timed where it is built",
-            way_out=f"Say which precision: {names}.",
+            hint=f"Say which precision: {names}.",
         )
     concrete = known[0].get(precision, precision)
     if not any(concrete in precisions.values() for precisions in known):
-        raise RecipeError(f"an engine is not built as {precision} by this version", way_out=f"It can be {names}.")
+        raise RecipeError(f"an engine is not built as {precision} by this version", hint=f"It can be {names}.")
     return concrete
 
 
@@ -177,7 +177,7 @@ def _ascends(numbers: tuple[int, ...]) -> bool:
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise RecipeError(f"no {what} named '{value}'.{nearest(value, known)}", way_out=f"Known: {', '.join(known)}.")
+        raise RecipeError(f"no {what} named '{value}'.{nearest(value, known)}", hint=f"Known: {', '.join(known)}.")
 
 
 def _keys(cls: type) -> list[str]:

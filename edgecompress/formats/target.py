@@ -17,13 +17,13 @@ _DTYPES = ("float32", "float16", "bfloat16", "float8", "int8", "int4")
 
 def read_target(path: Path) -> Target:
     """Raises UnknownTargetError if the file is missing, not TOML, or not a target."""
-    way_out = "See a shipped one with `edgecompress targets show x86-64-avx2`."
+    hint = "See a shipped one with `edgecompress targets show x86-64-avx2`."
     try:
         target = from_jsonable(Target, tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise UnknownTargetError(f"there is no target file {path}", way_out=way_out) from None
+        raise UnknownTargetError(f"there is no target file {path}", hint=hint) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValueError) as error:
-        raise UnknownTargetError(f"the target file {path} is not valid: {error}", way_out=way_out) from error
+        raise UnknownTargetError(f"the target file {path} is not valid: {error}", hint=hint) from error
     rules = (
         (target.schema_version <= SCHEMA_VERSION, f"it is of a newer schema ({target.schema_version})"),
         (target.name == path.stem, f"its name '{target.name}' is not the file's, '{path.stem}'"),
@@ -39,5 +39,5 @@ def read_target(path: Path) -> Target:
     )
     for holds, message in rules:
         if not holds:
-            raise UnknownTargetError(f"the target file {path} is not valid: {message}", way_out=way_out)
+            raise UnknownTargetError(f"the target file {path} is not valid: {message}", hint=hint)
     return target

@@ -41,10 +41,10 @@ def pack(manifest: Manifest, folder: Path, repository: str, policy: str) -> Parc
     except HFValidationError as error:
         raise UsageError(
             f"'{repository}' is no name of a repository: {str(error).splitlines()[0][:160]}",
-            way_out="Give owner/name.",
+            hint="Give owner/name.",
         ) from error
     if "/" not in repository:
-        raise UsageError(f"'{repository}' does not say whose it is", way_out="Give owner/name.")
+        raise UsageError(f"'{repository}' does not say whose it is", hint="Give owner/name.")
     lineage = read_lineage(folder)
     warning = check(lineage, policy)
     beside = [MANIFEST, f"{MANIFEST}.sha256", *(name for name in UNSIGNED if not name.startswith("."))]
@@ -70,14 +70,14 @@ def push(parcel: Parcel, *, private: bool) -> str:
         if private and not api.model_info(parcel.repository).private:
             raise OutputError(
                 f"{parcel.repository} is there already, and it is public",
-                way_out="Make it private on the hub, or give another name.",
+                hint="Make it private on the hub, or give another name.",
             )
         there = set(api.list_repo_files(parcel.repository)) - {_KEPT}
         old = sorted(there - set(parcel.files))
         if old and MANIFEST not in there:
             raise OutputError(
                 f"{parcel.repository} holds something else than a bundle: {', '.join(old[:3])}",
-                way_out="Give another name: a push replaces what is there.",
+                hint="Give another name: a push replaces what is there.",
             )
         manifest = parcel.manifest
         commit = api.upload_folder(
@@ -102,23 +102,21 @@ def _told(repository: str) -> Iterator[None]:
             warnings.simplefilter("ignore")  # the hub's advice on cards
             yield
     except LocalTokenNotFoundError as error:
-        raise HubError("there is no token for the hub on this machine", way_out=_LOGIN) from error
+        raise HubError("there is no token for the hub on this machine", hint=_LOGIN) from error
     except OfflineModeIsEnabled as error:
-        raise HubError("HF_HUB_OFFLINE is set, so the hub is not asked", way_out="Unset it to push.") from error
+        raise HubError("HF_HUB_OFFLINE is set, so the hub is not asked", hint="Unset it to push.") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in _REFUSED:
-            raise HubError(
-                f"the hub does not let this token write to {repository} ({status})", way_out=_LOGIN
-            ) from error
-        raise HubError(f"the hub answers {status}: {_line(error)}", way_out=again) from error
+            raise HubError(f"the hub does not let this token write to {repository} ({status})", hint=_LOGIN) from error
+        raise HubError(f"the hub answers {status}: {_line(error)}", hint=again) from error
     except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
         why = _line(error) or type(error).__name__
-        raise HubError(f"the connection to the hub was lost, or there is none: {why}", way_out=again) from error
+        raise HubError(f"the connection to the hub was lost, or there is none: {why}", hint=again) from error
     except ValueError as error:
-        raise HubError(f"the hub does not take the bundle: {_line(error)}", way_out="Mend README.md's head.") from error
+        raise HubError(f"the hub does not take the bundle: {_line(error)}", hint="Mend README.md's head.") from error
     except RuntimeError as error:  # of the library that sends large files
-        raise HubError(f"the upload failed: {_line(error)}", way_out=again) from error
+        raise HubError(f"the upload failed: {_line(error)}", hint=again) from error
 
 
 def _line(error: Exception) -> str:

@@ -58,5 +58,5 @@ def _declared(folder: Path, given: str) -> Path:
     for place in (path, folder / path):
         if _is_text(place):
             return place.resolve()
-    way_out = "Paths are taken from here, or from the checkpoint's folder; a notice is a file of 1 MB at most."
-    raise RecipeError(f"there is no licence or notice file {given}, which [provenance] declares", way_out=way_out)
+    hint = "Paths are taken from here, or from the checkpoint's folder; a notice is a file of 1 MB at most."
+    raise RecipeError(f"there is no licence or notice file {given}, which [provenance] declares", hint=hint)

@@ -39,7 +39,7 @@ def check(lineage: Lineage, policy: str) -> str | None:
     why = objection(lineage)
     accepted = lineage.accepted.value
     if policy == ENFORCE and why is not None and accepted is None:
-        raise ProvenanceError(why, way_out=f"{_DECLARE}; or {_ACCEPT}")
+        raise ProvenanceError(why, hint=f"{_DECLARE}; or {_ACCEPT}")
     if policy not in (WARN, ENFORCE):
         return None
     said = [*([why] if why is not None else []), *lineage.remarks]

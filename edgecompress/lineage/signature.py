@@ -40,7 +40,7 @@ def sign(folder: Path, key: Path, *, force: bool = False, password: str | None =
     """Sign the bundle in ``folder``, whose hashes the caller has checked. Raises OutputError, UsageError."""
     path = folder / SIGNATURE
     if path.exists() and not force:
-        raise OutputError(f"{folder} is signed already", way_out="Give --force to replace the signature.")
+        raise OutputError(f"{folder} is signed already", hint="Give --force to replace the signature.")
     signing = _model_signing().signing
     _require_private(key, password)
     part = folder.parent / f".{folder.name}.{os.getpid()}.sig"
@@ -50,7 +50,7 @@ def sign(folder: Path, key: Path, *, force: bool = False, password: str | None =
         os.replace(part, path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OutputError(f"cannot write {path}: {reason}", way_out="Nothing was left behind.") from error
+        raise OutputError(f"cannot write {path}: {reason}", hint="Nothing was left behind.") from error
     finally:
         part.unlink(missing_ok=True)
     return _told(path)
@@ -66,14 +66,14 @@ def verify(folder: Path, key: Path) -> Signed:
     if path is None:
         raise BundleError(
             f"{folder} is not signed: there is no {SIGNATURE} in it and no {folder.resolve().name}.sig beside it",
-            way_out="`edgecompress sign` signs it, if it is yours to sign.",
+            hint="`edgecompress sign` signs it, if it is yours to sign.",
         )
     told = _told(path)
     digest = _key_digest(key)
     if told.key != digest:
         raise BundleError(
             f"{folder.name} was signed by another key: {told.key[:16]}…, and {key} is {digest[:16]}…",
-            way_out="Give the public key of who you expect to have signed it; if this is it, do not trust the bundle.",
+            hint="Give the public key of who you expect to have signed it; if this is it, do not trust the bundle.",
         )
     config = _model_signing().verifying.Config().set_hashing_config(_hashing())
     try:
@@ -95,16 +95,16 @@ def _altered(folder: Path, path: Path, error: Exception) -> BundleError:
     try:
         here, signed = _here(folder), _resources(path)
     except ValueError as odd:  # a link, or what is neither a file nor a folder
-        return BundleError(f"{folder.name} is not what was signed: {_first_line(odd)}", way_out=again)
+        return BundleError(f"{folder.name} is not what was signed: {_first_line(odd)}", hint=again)
     reasons = [
         *(f"'{name}' was added" for name in sorted(set(here) - set(signed))),
         *(f"'{name}' was removed" for name in sorted(set(signed) - set(here))),
         *(f"'{name}' was altered" for name in sorted(here) if name in signed and here[name] != signed[name]),
     ]
     if type(error).__name__ == "InvalidSignature" or not reasons:
-        return BundleError(f"the signature of {folder.name} is not valid: {_first_line(error)}", way_out=again)
+        return BundleError(f"the signature of {folder.name} is not valid: {_first_line(error)}", hint=again)
     more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-    return BundleError(f"{folder.name} is not what was signed: {reasons[0]} after it was{more}", way_out=again)
+    return BundleError(f"{folder.name} is not what was signed: {reasons[0]} after it was{more}", hint=again)
 
 
 def _here(folder: Path) -> Mapping[str, str]:
@@ -128,7 +128,7 @@ def _told(path: Path) -> Signed:
     if more:
         raise BundleError(
             f"the signature {path.name} leaves out '{more[0]}'",
-            way_out="A signature of `edgecompress sign` is over every file but measurements.json.",
+            hint="A signature of `edgecompress sign` is over every file but measurements.json.",
         )
     return Signed(path=path, files=len(_resources(path)), key=key)
 
@@ -149,14 +149,14 @@ def _payload(path: Path) -> Any:
 
 def _unreadable(path: Path, error: Exception) -> BundleError:
     return BundleError(
-        f"the signature {path.name} cannot be read: {type(error).__name__}", way_out="Sign the bundle again."
+        f"the signature {path.name} cannot be read: {type(error).__name__}", hint="Sign the bundle again."
     )
 
 
 def _require_private(key: Path, password: str | None) -> None:
     content = _read_key(key)
     if b"PUBLIC KEY" in content:
-        raise UsageError(f"{key} is a public key, and a private one signs", way_out=f"Make one: {_MAKE}")
+        raise UsageError(f"{key} is a public key, and a private one signs", hint=f"Make one: {_MAKE}")
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
@@ -164,31 +164,31 @@ def _require_private(key: Path, password: str | None) -> None:
     except TypeError:
         given = "none was given" if password is None else "it has none"
         raise UsageError(
-            f"{key} and its password do not fit: {given}", way_out="EDGECOMPRESS_KEY_PASSWORD is the key's password."
+            f"{key} and its password do not fit: {given}", hint="EDGECOMPRESS_KEY_PASSWORD is the key's password."
         ) from None
     except ValueError:
         why = "is no private key in PEM" if password is None else "does not open with that password"
-        raise UsageError(f"{key} {why}", way_out=f"Make one: {_MAKE}") from None
+        raise UsageError(f"{key} {why}", hint=f"Make one: {_MAKE}") from None
     _require_curve(key, loaded.public_key())
 
 
 def _require_public(key: Path) -> None:
     content = _read_key(key)
     if b"PRIVATE KEY" in content:
-        raise UsageError(f"{key} is a private key, and a public one verifies", way_out=f"Make it: {_PUBLIC}")
+        raise UsageError(f"{key} is a private key, and a public one verifies", hint=f"Make it: {_PUBLIC}")
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
         loaded = load_pem_public_key(content)
     except ValueError:
-        raise UsageError(f"{key} is no public key in PEM", way_out=f"Make it: {_PUBLIC}") from None
+        raise UsageError(f"{key} is no public key in PEM", hint=f"Make it: {_PUBLIC}") from None
     _require_curve(key, loaded)
 
 
 def _require_curve(key: Path, public: Any) -> None:
     name = getattr(getattr(public, "curve", None), "name", type(public).__name__.lstrip("_"))
     if name not in ("secp256r1", "secp384r1", "secp521r1"):
-        raise UsageError(f"{key} is not of the curves {_CURVES}: {name}", way_out=f"Make one: {_MAKE}")
+        raise UsageError(f"{key} is not of the curves {_CURVES}: {name}", hint=f"Make one: {_MAKE}")
 
 
 def _read_key(key: Path) -> bytes:
@@ -196,7 +196,7 @@ def _read_key(key: Path) -> bytes:
     try:
         return key.read_bytes()
     except OSError as error:
-        raise UsageError(f"the key {key} cannot be read: {error.strerror}", way_out=f"Make one: {_MAKE}") from error
+        raise UsageError(f"the key {key} cannot be read: {error.strerror}", hint=f"Make one: {_MAKE}") from error
 
 
 def _key_digest(key: Path) -> str:
@@ -220,7 +220,5 @@ def _model_signing() -> Any:
         import model_signing.signing
         import model_signing.verifying
     except ImportError as error:
-        raise HostError(
-            "signatures need the package model-signing", way_out="pip install 'edgecompress[sign]'"
-        ) from error
+        raise HostError("signatures need the package model-signing", hint="pip install 'edgecompress[sign]'") from error
     return model_signing

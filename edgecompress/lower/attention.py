@@ -38,7 +38,7 @@ def _lower_one(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, object], 
         if tensor is None or tensor.shape is None or tensor.shape[1] != heads:
             raise RecipeError(
                 f"{node.name}: {name} has another number of heads than the query",
-                way_out="Grouped-query attention is not supported for encoders by this version.",
+                hint="Grouped-query attention is not supported for encoders by this version.",
             )
     assert query is not None
     merged = [merge_heads(graph, node, t, heads * head_size) for t in (query, key, value) if t is not None]

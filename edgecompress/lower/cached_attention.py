@@ -45,12 +45,12 @@ def _lower_one(graph: ir.Graph, node: ir.Node, lengths: dict[ir.Value, tuple[ir.
     _require_equal_widths(node, size, key, value)
     if heads % kv_heads:
         raise RecipeError(
-            f"{node.name}: {heads} query heads cannot share {kv_heads} key and value heads", way_out=_NO_EQUAL
+            f"{node.name}: {heads} query heads cannot share {kv_heads} key and value heads", hint=_NO_EQUAL
         )
     if size % 8:
         raise RecipeError(
             f"{node.name}: its heads are {size} wide, and ONNX Runtime's GroupQueryAttention takes multiples of 8",
-            way_out=_NO_EQUAL,
+            hint=_NO_EQUAL,
         )
     rotation = same_rotation(query, key)
     if rotation is not None and gqa_can_rotate(rotation, size):
@@ -108,7 +108,7 @@ def _require_equal_widths(node: ir.Node, size: int, key: ir.Value, value: ir.Val
             raise RecipeError(
                 f"{node.name}: its {name} are {width} wide and its queries {size}, which ONNX Runtime's "
                 "GroupQueryAttention cannot take",
-                way_out=_NO_EQUAL,
+                hint=_NO_EQUAL,
             )
 
 

@@ -29,7 +29,7 @@ def lower_model(model: ir.Model, wide: Collection[str] = ()) -> ir.Model:
     if untyped:
         raise RecipeError(
             f"the types of {len(untyped)} values of this student cannot be inferred, the first of them {untyped[0]}",
-            way_out="Export it for a CPU target.",
+            hint="Export it for a CPU target.",
         )
     strongly_typed(model, wide)
     return model

@@ -77,12 +77,12 @@ def _require_attention(graph: ir.Graph) -> list[ir.Node]:
         if (value.name or "").startswith(PRESENT) and producer not in nodes:
             raise _not_int8(value, f"made by {producer.op_type} '{producer.name}'" if producer else "made by no node")
     if not nodes:
-        raise RecipeError("the graph has no KV cache to quantize", way_out=_FLOAT_CACHE)
+        raise RecipeError("the graph has no KV cache to quantize", hint=_FLOAT_CACHE)
     return list(nodes)
 
 
 def _not_int8(value: ir.Value, how: str) -> RecipeError:
     return RecipeError(
         f"'{value.name}' is {how}, and only ONNX Runtime's GroupQueryAttention takes an int8 KV cache",
-        way_out=_FLOAT_CACHE,
+        hint=_FLOAT_CACHE,
     )

@@ -29,7 +29,7 @@ def keep_last_logits(model: ir.Model) -> None:
     if missing or not graph.outputs or graph.outputs[0].name != "logits":
         raise RecipeError(
             f"the graph has no {missing[0] if missing else 'logits'}, so it is no decoder's",
-            way_out="Export it as a bundle.",
+            hint="Export it as a bundle.",
         )
     positions = inputs[POSITIONS]
     made = _Nodes(graph)

@@ -43,7 +43,7 @@ def _linear(graph: ir.Graph, node: ir.Node, shared: _Shared) -> None:
     if not node.attributes["static"].as_int():
         raise RecipeError(
             f"{node.name}: TensorRT takes activations with calibrated scales only",
-            way_out="Use --precision int8-static.",
+            hint="Use --precision int8-static.",
         )
     x_scale, zero_point = _given(node, 6)[4:]
     rounded = _rounded(graph, node, (x, x_scale, zero_point), shared)
@@ -67,7 +67,7 @@ def _block_linear(graph: ir.Graph, node: ir.Node, _: _Shared) -> None:
     x, packed, scales, zeros, bias = [*node.inputs, None, None][:5]
     bits, block, width = (node.attributes[name].as_int() for name in ("bits", "block_size", "K"))
     if zeros is not None:
-        raise RecipeError(f"{node.name}: TensorRT takes weights around zero only", way_out="Leave out --zero-points.")
+        raise RecipeError(f"{node.name}: TensorRT takes weights around zero only", hint="Leave out --zero-points.")
     assert x is not None
     assert packed is not None
     assert packed.const_value is not None

@@ -52,7 +52,7 @@ class _Shared:
         inputs = {value.name: value for value in graph.inputs}
         missing = [name for name in (POSITIONS, MASK) if name not in inputs]
         if missing:
-            raise RecipeError(f"the graph has no input {missing[0]}, so its cache has no places", way_out=_WAY_OUT)
+            raise RecipeError(f"the graph has no input {missing[0]}, so its cache has no places", hint=_WAY_OUT)
         positions, mask = inputs[POSITIONS], inputs[MASK]
         # int64 [1]: S
         self.total = self._op("Shape", [mask], "total_tokens", ir.Shape([1]), start=1, end=2)
@@ -115,12 +115,12 @@ def _lower_one(graph: ir.Graph, node: ir.Node, shared: _Shared, capacity_tokens:
     query, key, value, past_key, past_value = node.inputs[:5]
     assert query is not None
     if len(node.inputs) > 6 and node.inputs[6] is not None:
-        raise RecipeError(f"{node.name}: TensorRT's attention has no sinks", way_out=_WAY_OUT)
+        raise RecipeError(f"{node.name}: TensorRT's attention has no sinks", hint=_WAY_OUT)
     if value is None or value.shape is None or value.shape[3] != size:
         raise RecipeError(
             f"{node.name}: its values are of another width than its queries ({size}), which TensorRT's attention does "
             "not take",
-            way_out=_WAY_OUT,
+            hint=_WAY_OUT,
         )
     stores = []
     for new, past, present in ((key, past_key, node.outputs[1]), (value, past_value, node.outputs[2])):

@@ -67,14 +67,14 @@ def to_standard_ops(model: ir.Model, *, capacity_tokens: int = 0) -> ir.Model:
     if left:
         raise RecipeError(
             f"{', '.join(left)} of this student cannot be lowered for TensorRT by this version",
-            way_out="Export it for a CPU target.",
+            hint="Export it for a CPU target.",
         )
     model = ShapeInferencePass()(model).model
     untyped = [value.name for node in model.graph for value in node.outputs if value.name and value.dtype is None]
     if untyped:
         raise RecipeError(
             f"the types of {len(untyped)} values of this student cannot be inferred, the first of them {untyped[0]}",
-            way_out="Export it for a CPU target.",
+            hint="Export it for a CPU target.",
         )
     return model
 

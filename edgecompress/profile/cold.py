@@ -26,7 +26,7 @@ def cold_start(bundle: Path, threads: int, device: int | None, processes: int = 
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-            raise HostError(f"a fresh process cannot open the bundle: {said[-1]}", way_out="`edgecompress doctor`.")
+            raise HostError(f"a fresh process cannot open the bundle: {said[-1]}", hint="`edgecompress doctor`.")
         row = json.loads(done.stdout)
         found.append([row["done_at"] - began, row["import"], row["load"], row["first"], row["peak_rss_bytes"]])
     whole, imports, loads, firsts, peak = np.median(np.array(found), axis=0)

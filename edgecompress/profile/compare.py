@@ -101,20 +101,20 @@ def compare(
 
 def _check(specs: Sequence[Spec], workloads: Sequence[Workload], launches: int, pairs: int) -> None:
     if len(specs) < 2:
-        raise UsageError("a comparison takes two sides at the least", way_out="Name another; the first twice is fine.")
+        raise UsageError("a comparison takes two sides at the least", hint="Name another; the first twice is fine.")
     if launches < _LEAST_LAUNCHES or launches % 2 or pairs < _LEAST_PAIRS:
         raise UsageError(
             f"an interval takes {_LEAST_LAUNCHES} launches at the least, an even number, of {_LEAST_PAIRS} pairs",
-            way_out="Leave both out.",
+            hint="Leave both out.",
         )
     for workload in workloads:
         if not workload.lengths or not workload.lengths[0]:
-            raise UsageError(f"{workload.name}: sides are compared on shapes of texts", way_out="Give --shapes 1x128.")
+            raise UsageError(f"{workload.name}: sides are compared on shapes of texts", hint="Give --shapes 1x128.")
         for spec in specs:
             if spec.most_tokens is not None and workload.lengths[0] > spec.most_tokens:
                 raise UsageError(
                     f"no such shape for {spec.name}: {workload.name}; a text has at most {spec.most_tokens} tokens",
-                    way_out=f"Give --shapes 1x{min(128, spec.most_tokens)}, for example.",
+                    hint=f"Give --shapes 1x{min(128, spec.most_tokens)}, for example.",
                 )
 
 

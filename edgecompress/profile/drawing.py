@@ -105,7 +105,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise HostError("plots need matplotlib", way_out="pip install 'edgecompress[report]'") from None
+        raise HostError("plots need matplotlib", hint="pip install 'edgecompress[report]'") from None
 
 
 @contextmanager

@@ -116,7 +116,7 @@ def fit(profiles: Iterable[Profile]) -> Fit:
     if len(machines) != 1:
         raise UsageError(
             f"factors are fitted to one machine, and these profiles are of {len(machines)}: {', '.join(machines)}",
-            way_out="Give profiles of one machine.",
+            hint="Give profiles of one machine.",
         )
     rows: dict[str, list[tuple[float, float, float]]] = defaultdict(list)  # measured, computing, moving, in seconds
     calls: list[OperatorProfile] = []
@@ -130,7 +130,7 @@ def fit(profiles: Iterable[Profile]) -> Fit:
                 rows[work.kind].append((node.ms / 1e3 * scale, work.computing_s, work.moving_s))
     if not calls:
         raise UsageError(
-            "the profiles have no operators", way_out="Make them with `edgecompress profile BUNDLE -o DIR`, on a CPU."
+            "the profiles have no operators", hint="Make them with `edgecompress profile BUNDLE -o DIR`, on a CPU."
         )
     by_kind = {kind: _factors(np.array(values)) for kind, values in rows.items()}
     by_kind.setdefault(ROWS, Factors(overhead_s=2e-6, compute=0.0, memory=2.0))

@@ -65,7 +65,7 @@ def estimate(
     manifest, folder = open_bundle(bundle)
     workloads = parse_workloads(shapes or default_shapes(manifest))
     if any(not workload.lengths for workload in workloads):
-        raise UsageError("an estimate is of shapes, not of a trace", way_out="Give --shapes 1x128.")
+        raise UsageError("an estimate is of shapes, not of a trace", hint="Give --shapes 1x128.")
     profiles = [read_profile(path) for path in measured]
     bases = _bases(manifest, targets, profiles, threads)
     graph = load_graph(manifest, folder)
@@ -103,27 +103,25 @@ def _phases(manifest: Manifest, workload: Workload) -> dict[str, list[Case]]:
 
 def _bases(manifest: Manifest, targets: Sequence[str], profiles: Sequence[Profile], threads: int | None) -> list[Basis]:
     if not targets and not profiles:
-        raise UsageError("an estimate is for a target", way_out="Give --target, or --measured with a profile.")
+        raise UsageError("an estimate is for a target", hint="Give --target, or --measured with a profile.")
     if profiles and any(target != LOCAL for target in targets):
         raise UsageError(
             "a profile tells of the machine that it was made on",
-            way_out="Give --measured without --target, or with --target local on that machine.",
+            hint="Give --measured without --target, or with --target local on that machine.",
         )
     if not profiles:
         return [_of_target(find_target(name), manifest, threads) for name in targets]
     made = fit(profiles)
     if targets:
         if made.machine != host_cpu_name():
-            raise UsageError(
-                f"the profiles are of another machine: {made.machine}", way_out="Leave out --target local."
-            )
+            raise UsageError(f"the profiles are of another machine: {made.machine}", hint="Leave out --target local.")
         return [_of_fit(made, LOCAL, measure_peaks(threads or host_cores()))]
     of_all = [each for profile in profiles for each in profile.peaks]
     known = {threads: usual_peaks(threads, of_all) for threads in {each.threads for each in of_all}}
     if threads is not None and threads not in known:
         raise UsageError(
             f"the profiles do not say what {threads} threads can do there",
-            way_out=f"Give --threads {max(known)}, or a profile that was made with --threads {threads}.",
+            hint=f"Give --threads {max(known)}, or a profile that was made with --threads {threads}.",
         )
     wanted = [threads] if threads is not None else sorted(known)
     return [_of_fit(made, made.machine, known[number]) for number in wanted]
@@ -135,7 +133,7 @@ def _of_fit(made: Fit, name: str, peaks: Peaks) -> Basis:
             found = made.factors(kind)
         except KeyError:
             raise UsageError(
-                f"the profiles have nothing like the {kind} of this bundle", way_out="Profile a bundle that has."
+                f"the profiles have nothing like the {kind} of this bundle", hint="Profile a bundle that has."
             ) from None
         by = math.exp(deviations * made.spread)
         return Factors(overhead_s=found.overhead_s * by, compute=found.compute * by, memory=found.memory * by)
@@ -158,7 +156,7 @@ def _of_target(target: Target, manifest: Manifest, threads: int | None) -> Basis
     else:
         if threads is not None:
             raise UsageError(
-                f"the figures of {target.name} are of the whole chip", way_out="Leave out --threads, or --target local."
+                f"the figures of {target.name} are of the whole chip", hint="Leave out --threads, or --target local."
             )
         peaks, at_once = _peaks_of(target), target.cores
         words = "table of efficiencies, peaks of its data sheet"
@@ -194,7 +192,7 @@ def _peaks_of(target: Target) -> Peaks:
     if lacks:
         raise UsageError(
             f"{target.name} says nothing of its {' and '.join(lacks)}: it is a class of machines, not one",
-            way_out="Copy it (`edgecompress targets show`) to a .toml file of your own, add the figures of your "
+            hint="Copy it (`edgecompress targets show`) to a .toml file of your own, add the figures of your "
             "machine, and give that file; or give --measured with a profile of the machine.",
         )
     assert target.memory_bandwidth_bytes_per_s is not None

@@ -127,20 +127,20 @@ def check(asked: Asked) -> None:
     """Raises UsageError for what makes no sense."""
     unknown = [name for name in asked.scenarios if name not in SCENARIOS]
     if unknown:
-        raise UsageError(f"there is no scenario '{unknown[0]}'", way_out=f"Scenarios: {', '.join(SCENARIOS)}.")
+        raise UsageError(f"there is no scenario '{unknown[0]}'", hint=f"Scenarios: {', '.join(SCENARIOS)}.")
     if asked.duration_s is not None and asked.duration_s <= 0:
-        raise UsageError(f"a duration is above 0, not {asked.duration_s:g} s", way_out="Give --duration 10.")
+        raise UsageError(f"a duration is above 0, not {asked.duration_s:g} s", hint="Give --duration 10.")
     if not 50 <= asked.percentile < 100:
-        raise UsageError(f"a percentile is from 50 to 99.9, not {asked.percentile:g}", way_out="Give --percentile 99.")
+        raise UsageError(f"a percentile is from 50 to 99.9, not {asked.percentile:g}", hint="Give --percentile 99.")
     if asked.new_tokens < 2:
-        raise UsageError("a text has 2 new tokens at the least", way_out="Give --new-tokens 32.")
+        raise UsageError("a text has 2 new tokens at the least", hint="Give --new-tokens 32.")
     server = "server" in asked.scenarios
     if server and asked.per_s is None and asked.bound_ms is None:
-        raise UsageError("the server scenario takes a rate or a bound", way_out="Give --per-second or --bound-ms.")
+        raise UsageError("the server scenario takes a rate or a bound", hint="Give --per-second or --bound-ms.")
     if not server and (asked.per_s is not None or asked.bound_ms is not None):
-        raise UsageError("a rate and a bound are the server scenario's", way_out="Add --scenario server.")
+        raise UsageError("a rate and a bound are the server scenario's", hint="Add --scenario server.")
     if asked.per_s is not None and asked.per_s <= 0:
-        raise UsageError("a rate is above 0", way_out="Give --per-second 10.")
+        raise UsageError("a rate is above 0", hint="Give --per-second 10.")
 
 
 def _measure_all(subject: Subject, workload: Workload, asked: Asked) -> list[Measurement]:

@@ -29,7 +29,7 @@ def serve(call: Callable[[], object], per_s: float, duration_s: float, bound_ms:
     arrivals = arrivals[arrivals < duration_s]
     if len(arrivals) == 0:
         raise UsageError(
-            f"at {per_s:g} requests a second none comes within {duration_s:g} s", way_out="Give a longer --duration."
+            f"at {per_s:g} requests a second none comes within {duration_s:g} s", hint="Give a longer --duration."
         )
     latencies = np.empty(len(arrivals))
     began = time.perf_counter()
@@ -63,7 +63,7 @@ def most_served(call: Callable[[], object], usual_s: float, bound_ms: float, dur
     if usual_s * 1e3 > bound_ms:
         raise UsageError(
             f"a call takes {usual_s * 1e3:.1f} ms by itself, which is beyond the bound of {bound_ms:g} ms",
-            way_out="Give a larger --bound-ms, or a smaller shape.",
+            hint="Give a larger --bound-ms, or a smaller shape.",
         )
     low, high, best = 0.0, 1 / usual_s, None
     for step in range(_SEARCH_STEPS):
@@ -78,7 +78,7 @@ def most_served(call: Callable[[], object], usual_s: float, bound_ms: float, dur
     if best is None:
         raise UsageError(
             f"no rate above {high:.2f} a second keeps its p99 within {bound_ms:g} ms here",
-            way_out="Give a larger --bound-ms.",
+            hint="Give a larger --bound-ms.",
         )
     return best
 

@@ -47,7 +47,7 @@ def parse_side(text: str, *, allow_mismatch: bool = False) -> Spec:
     if not found or kind not in KINDS:
         return _bundle(Path(text), text, allow_mismatch)
     if not Path(path).exists():
-        raise UsageError(f"{text}: there is no {path}", way_out=f"Give {kind}: and a path that is there.")
+        raise UsageError(f"{text}: there is no {path}", hint=f"Give {kind}: and a path that is there.")
     return Spec(text, {"torch": _torch, "openvino": _openvino, "onnx": _onnx}[kind](Path(path)))
 
 
@@ -64,7 +64,7 @@ def _feed(ids: Array, names: set[str]) -> dict[str, Array]:
     unknown = names - set(made)
     if unknown:
         raise UsageError(
-            f"the graph has an input '{min(unknown)}', which texts alone do not give", way_out="Compare an encoder."
+            f"the graph has an input '{min(unknown)}', which texts alone do not give", hint="Compare an encoder."
         )
     return {name: made[name] for name in names}
 
@@ -74,7 +74,7 @@ def _bundle(path: Path, name: str, allow_mismatch: bool) -> Spec:
     if not allow_mismatch:
         check_host(manifest)
     if manifest.image is not None:
-        raise UsageError(f"{path} takes images, and texts are compared", way_out="Use `edgecompress profile`.")
+        raise UsageError(f"{path} takes images, and texts are compared", hint="Use `edgecompress profile`.")
     if manifest.generation is not None:
         settings = manifest.generation
 
@@ -139,7 +139,7 @@ def _openvino(path: Path) -> Callable[[int], Side]:
         try:
             openvino = importlib.import_module("openvino")
         except ImportError as error:
-            raise HostError("openvino is not installed", way_out="pip install 'edgecompress[openvino]'") from error
+            raise HostError("openvino is not installed", hint="pip install 'edgecompress[openvino]'") from error
         options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
         compiled = openvino.Core().compile_model(str(path), "CPU", options)
         request = compiled.create_infer_request()

@@ -65,7 +65,7 @@ class EncoderSubject:
             if not 2 <= tokens <= most:
                 raise UsageError(
                     f"no such shape for {self.manifest.name}: {workload.name}; a text has 2 to {most} tokens",
-                    way_out=f"Give --shapes 1x{min(128, most)}, for example.",
+                    hint=f"Give --shapes 1x{min(128, most)}, for example.",
                 )
 
         requests = workload.requests or (workload.lengths,)
@@ -116,7 +116,7 @@ class EncoderSubject:
     def offline(self, workload: Workload, texts: int) -> Callable[[], object]:
         """One call of the runtime's own batching over many texts of the workload's lengths."""
         if self.manifest.image is not None or not workload.lengths:
-            raise UsageError("offline takes a shape of texts", way_out="Leave out the scenario for this workload.")
+            raise UsageError("offline takes a shape of texts", hint="Leave out the scenario for this workload.")
         tokenizer = self._encoder.tokenizer
         length = workload.lengths[0]
 
@@ -139,7 +139,7 @@ class EncoderSubject:
         if not workload.lengths or any(workload.lengths):
             raise UsageError(
                 f"no such shape for {self.manifest.name}: {workload.name}; images have no tokens",
-                way_out="Give --shapes 1x0,8x0: images times 0.",
+                hint="Give --shapes 1x0,8x0: images times 0.",
             )
         pixels = np.random.default_rng(0).standard_normal((workload.batch, 3, image.height, image.width))
         feed = {"pixel_values": pixels.astype(np.float32)}
@@ -166,7 +166,7 @@ class DecoderSubject:
         self._generator.close()
 
     def offline(self, workload: Workload, texts: int) -> Callable[[], object]:
-        raise UsageError("a decoder has no offline scenario here", way_out="Give a shape with a larger batch: 8x128.")
+        raise UsageError("a decoder has no offline scenario here", hint="Give a shape with a larger batch: 8x128.")
 
     def prepare(self, workload: Workload, new_tokens: int) -> Prepared:
         """Raises UsageError for a prompt that is longer than the context, with its new tokens."""
@@ -185,7 +185,7 @@ class DecoderSubject:
                     raise UsageError(
                         f"no such shape for {self.manifest.name}: {workload.name} with {new_tokens} new tokens; "
                         f"its context is {context}",
-                        way_out="Give shorter prompts, or fewer --new-tokens.",
+                        hint="Give shorter prompts, or fewer --new-tokens.",
                     )
                 rows.append(generator.token_ids(text_of(length, generator.token_ids, number + i))[:length])
             calls.append(rows)

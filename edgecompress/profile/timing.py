@@ -68,7 +68,7 @@ def measure(
     if duration_s is not None and usual > 0 and duration_s / usual < enough:
         raise UsageError(
             f"{duration_s:g} s are about {int(duration_s / usual):,} calls, and p{needs:g} takes {enough:,}",
-            way_out=f"Give --duration {_rounded_up(1.1 * enough * usual)}"
+            hint=f"Give --duration {_rounded_up(1.1 * enough * usual)}"
             + (f", or ask for less: --percentile {90 if needs > 90 else 50}." if needs > 50 else "."),
         )
     clock = time.perf_counter_ns

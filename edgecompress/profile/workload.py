@@ -57,15 +57,15 @@ def parse_workloads(text: str) -> list[Workload]:
         match = _SHAPE.fullmatch(part)
         if match is None:
             raise UsageError(
-                f"'{part}' is no shape", way_out="Give texts times tokens, such as 1x128 or 8x128, or trace:FILE.jsonl."
+                f"'{part}' is no shape", hint="Give texts times tokens, such as 1x128 or 8x128, or trace:FILE.jsonl."
             )
         batch, tokens = int(match[1]), int(match[2])
         if not 1 <= batch <= 4096 or tokens > _MOST_TOKENS:
-            raise UsageError(f"the shape {part} is out of range", way_out="Give 1 to 4096 texts.")
+            raise UsageError(f"the shape {part} is out of range", hint="Give 1 to 4096 texts.")
         found.append(Workload(name=part, lengths=(tokens,) * batch))
     names = [workload.name for workload in found]
     if len(set(names)) < len(names):
-        raise UsageError(f"a shape is given twice: {text}", way_out="Leave one out.")
+        raise UsageError(f"a shape is given twice: {text}", hint="Leave one out.")
     return found
 
 
@@ -74,7 +74,7 @@ def read_trace(path: Path) -> Workload:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the trace {path} cannot be read: {error}", way_out="Give a file of JSON lines.") from error
+        raise UsageError(f"the trace {path} cannot be read: {error}", hint="Give a file of JSON lines.") from error
     requests: list[int | str] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -84,7 +84,7 @@ def read_trace(path: Path) -> Workload:
         except json.JSONDecodeError as error:
             raise UsageError(
                 f"{path}, line {number}, column {error.colno}: {error.msg}",
-                way_out='Each line is a JSON object such as {"text": "a question"} or {"tokens": 64}.',
+                hint='Each line is a JSON object such as {"text": "a question"} or {"tokens": 64}.',
             ) from None
         text, tokens = (row.get("text"), row.get("tokens")) if isinstance(row, dict) else (None, None)
         if isinstance(text, str) and text.strip():
@@ -94,10 +94,10 @@ def read_trace(path: Path) -> Workload:
         else:
             raise UsageError(
                 f'{path}, line {number}: it has neither a "text" nor "tokens"',
-                way_out='Each line is a JSON object such as {"text": "a question"} or {"tokens": 64}.',
+                hint='Each line is a JSON object such as {"text": "a question"} or {"tokens": 64}.',
             )
     if not requests:
-        raise UsageError(f"the trace {path} is empty", way_out='Give lines such as {"text": "a question"}.')
+        raise UsageError(f"the trace {path} is empty", hint='Give lines such as {"text": "a question"}.')
     return Workload(name=path.name, requests=tuple(requests))
 
 

@@ -148,12 +148,12 @@ def collect_statistics(
             if not np.isfinite(rows).all():
                 raise CalibrationError(
                     f"the student gives values that are not finite at '{name}' on the calibration text",
-                    way_out="Its weights or the text are broken; nothing can be calibrated on them.",
+                    hint="Its weights or the text are broken; nothing can be calibrated on them.",
                 )
             statistics[name].add(rows, rng)
         seen += 1
     if not seen:
-        raise CalibrationError("there is no calibration text", way_out="Give --calibration FILE with one text a line.")
+        raise CalibrationError("there is no calibration text", hint="Give --calibration FILE with one text a line.")
     return statistics
 
 

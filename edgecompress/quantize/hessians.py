@@ -107,7 +107,7 @@ class _Sum:
 
     def mean(self, name: str) -> Float:
         if not self._rows:
-            raise CalibrationError("there is no calibration text", way_out="Give --calibration FILE, one text a line.")
+            raise CalibrationError("there is no calibration text", hint="Give --calibration FILE, one text a line.")
         if self._waiting:
             self._multiply()
         total = self._total
@@ -116,7 +116,7 @@ class _Sum:
         if not np.isfinite(total).all():
             raise CalibrationError(
                 f"the student gives values that are not finite at '{name}' on the calibration text",
-                way_out="Its weights or the text are broken; nothing can be calibrated on them.",
+                hint="Its weights or the text are broken; nothing can be calibrated on them.",
             )
         total /= self._rows
         return total

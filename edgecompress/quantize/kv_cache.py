@@ -50,11 +50,11 @@ def cache_scales(session: ort.InferenceSession, feeds: Iterable[Feed]) -> dict[s
             if not np.isfinite(found).all():
                 raise CalibrationError(
                     f"the student gives values that are not finite in '{name}' on the calibration text",
-                    way_out="Its weights or the text are broken; nothing can be calibrated on them.",
+                    hint="Its weights or the text are broken; nothing can be calibrated on them.",
                 )
             largest[name] = np.maximum(largest[name], found) if name in largest else found
     if not largest:
-        raise CalibrationError("there is no calibration text", way_out="Give --calibration FILE with one text a line.")
+        raise CalibrationError("there is no calibration text", hint="Give --calibration FILE with one text a line.")
     return {PAST + name.removeprefix(PRESENT): _scales(found) for name, found in largest.items()}
 
 

@@ -63,7 +63,7 @@ class LoneCost:
         self._first = {name: min(map(self._chain.part_of, readers(model, name))) for name in weights}
         self._feeds = list(batches())
         if not self._feeds:
-            raise CalibrationError("there is no calibration text", way_out="Give --calibration FILE, one text a line.")
+            raise CalibrationError("there is no calibration text", hint="Give --calibration FILE, one text a line.")
         self._open: tuple[int, Part] | None = None
         # What every part is given, of each text: small beside a weight.
         self._given: list[list[dict[str, npt.NDArray[Any]]]] = [[{} for _ in self._feeds]]

@@ -118,7 +118,7 @@ def quantize(
     linears = [linear for linear in find_linears(model) if linear.name not in kept and only(linear)]
     if not linears:
         raise RecipeError(
-            f"the graph has no linear layer that {precision} could quantize", way_out="Use --precision fp32."
+            f"the graph has no linear layer that {precision} could quantize", hint="Use --precision fp32."
         )
     if precision == FP8:
         assert calibrated is not None

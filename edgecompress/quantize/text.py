@@ -50,7 +50,7 @@ def load_texts(recipe: CalibrationRecipe, held_out_samples: int) -> TextSet:
         if len(have) < asked:
             raise CalibrationError(
                 f"{source} has {len(have)} {what} texts, and {asked} were asked for",
-                way_out="Give more text, or ask for fewer (--calibration-samples, quality.samples in the recipe).",
+                hint="Give more text, or ask for fewer (--calibration-samples, quality.samples in the recipe).",
             )
     digest = hashlib.sha256("\n".join([*chosen, *kept]).encode()).hexdigest()
     return TextSet(calibration=chosen, held_out=kept, source=source, sha256=digest)
@@ -82,16 +82,16 @@ def _builtin() -> tuple[list[str], list[str]]:
 
 def _file(path: Path) -> list[str]:
     if not path.is_file():
-        raise CalibrationError(f"there is no calibration file {path}", way_out="Give a text file, one text a line.")
+        raise CalibrationError(f"there is no calibration file {path}", hint="Give a text file, one text a line.")
     if b"\0" in path.read_bytes()[:_SNIFF_BYTES]:
-        raise CalibrationError(f"{path} is binary", way_out="Give a text file in UTF-8, one text a line.")
+        raise CalibrationError(f"{path} is binary", hint="Give a text file in UTF-8, one text a line.")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise CalibrationError(f"{path} is not UTF-8 text", way_out="Convert it to UTF-8.") from error
+        raise CalibrationError(f"{path} is not UTF-8 text", hint="Convert it to UTF-8.") from error
     texts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not texts:
-        raise CalibrationError(f"{path} is empty", way_out="Give a text file, one text a line.")
+        raise CalibrationError(f"{path} is empty", hint="Give a text file, one text a line.")
     return texts
 
 
@@ -104,7 +104,7 @@ def _dataset(spec: str, count: int) -> list[str]:
     except ImportError:
         raise HostError(
             "calibration from a dataset needs the `datasets` package",
-            way_out="pip install datasets, or give a text file.",
+            hint="pip install datasets, or give a text file.",
         ) from None
     try:
         rows = datasets.load_dataset(name, split="train", streaming=True)
@@ -114,7 +114,7 @@ def _dataset(spec: str, count: int) -> list[str]:
             if not isinstance(text, str):
                 known = ", ".join(k for k, v in row.items() if isinstance(v, str))
                 raise CalibrationError(
-                    f"dataset {name} has no text column '{column or 'text'}'", way_out=f"Its text columns: {known}."
+                    f"dataset {name} has no text column '{column or 'text'}'", hint=f"Its text columns: {known}."
                 )
             texts.append(" ".join(text.split()))
             if len(texts) >= count:
@@ -123,6 +123,6 @@ def _dataset(spec: str, count: int) -> list[str]:
         raise
     except Exception as error:  # the package raises whatever its readers raise
         raise CalibrationError(
-            f"dataset {name} cannot be read: {str(error).splitlines()[0][:160]}", way_out="Give a text file."
+            f"dataset {name} cannot be read: {str(error).splitlines()[0][:160]}", hint="Give a text file."
         ) from error
     return list(dict.fromkeys(text for text in texts if text))

@@ -46,7 +46,7 @@ class TextTokenizer:
                     limit = self.settings.max_length_tokens
                     raise UsageError(
                         f"text {first_index + index} is longer than the model's {limit} tokens",
-                        way_out="Split it, or keep its beginning only (truncate=True, --truncate).",
+                        hint="Split it, or keep its beginning only (truncate=True, --truncate).",
                     )
         return [
             Tokens(ids=e.ids, type_ids=e.type_ids, offsets=e.offsets, sequence_ids=e.sequence_ids) for e in encodings
@@ -58,7 +58,7 @@ class TextTokenizer:
             return text.lower() if self.settings.lower_case else text
         if isinstance(text, tuple) and len(text) == 2 and all(isinstance(t, str) for t in text):
             return (text[0].lower(), text[1].lower()) if self.settings.lower_case else text
-        raise UsageError(f"text {index} is a {type(text).__name__}, not a string", way_out="Give a list of strings.")
+        raise UsageError(f"text {index} is a {type(text).__name__}, not a string", hint="Give a list of strings.")
 
     def token_to_id(self, token: str) -> int | None:
         found: int | None = self._tokenizer.token_to_id(token)

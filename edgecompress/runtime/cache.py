@@ -57,13 +57,13 @@ def cache_tensors(session: ort.InferenceSession, settings: GenerationSettings) -
         if present not in outputs or value.type not in CACHE_DTYPES or len(value.shape) != 4:
             raise BundleError(
                 f"the model's input '{value.name}' ({value.type}) has no output '{present}' to share its memory with",
-                way_out="Export it again with this version.",
+                hint="Export it again with this version.",
             )
         dtype = CACHE_DTYPES[value.type]
         if dtype.name != settings.kv_dtype:
             raise BundleError(
                 f"the manifest says that the KV cache is {settings.kv_dtype}, and the model takes {dtype}",
-                way_out="Export it again with this version.",
+                hint="Export it again with this version.",
             )
         heads, size = value.shape[1], value.shape[3]
         tensors.append(

@@ -30,7 +30,7 @@ class ChatTemplate:
             self._template: Template = environment.from_string(path.read_text(encoding="utf-8"))
         except (TemplateError, OSError, UnicodeDecodeError) as error:
             raise BundleError(
-                f"the chat template cannot be read: {_one_line(error)}", way_out="Give prompts as plain texts."
+                f"the chat template cannot be read: {_one_line(error)}", hint="Give prompts as plain texts."
             ) from error
 
     def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None) -> str:
@@ -44,7 +44,7 @@ class ChatTemplate:
         except Exception as error:  # a template raises whatever its expressions do: TemplateError, TypeError, …
             raise UsageError(
                 f"the chat template refuses these messages: {_one_line(error)}",
-                way_out="Templates want roles in turn, user first; or give the prompt as a plain text (--raw).",
+                hint="Templates want roles in turn, user first; or give the prompt as a plain text (--raw).",
             ) from error
 
 
@@ -56,7 +56,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
         from jinja2.parser import Parser
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ModuleNotFoundError as error:
-        raise HostError("chat templates need the package 'jinja2'", way_out="pip install 'jinja2>=3.1.6'") from error
+        raise HostError("chat templates need the package 'jinja2'", hint="pip install 'jinja2>=3.1.6'") from error
 
     class GenerationBlock(Extension):
         """``{% generation %}`` marks the assistant's tokens for training; here its body is simply rendered."""
@@ -120,7 +120,7 @@ def _checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise UsageError(
                 f"message {index} has no role",
-                way_out='Messages are dicts such as {"role": "user", "content": "Hello"}.',
+                hint='Messages are dicts such as {"role": "user", "content": "Hello"}.',
             )
         plain = _plain(message)
         reasoning = next((plain[key] for key in _REASONING if plain.get(key) is not None), None)

@@ -36,7 +36,7 @@ def cuda_provider(device: int) -> tuple[str, dict[str, str]]:
         library = missing[0]
         raise HostError(
             f"the CUDA provider needs {library.title}, and there is {library.remark} on this machine",
-            way_out="`edgecompress doctor` shows what is here; pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA "
+            hint="`edgecompress doctor` shows what is here; pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA "
             "and cuDNN, the driver comes from NVIDIA.",
         )
     return CUDA_PROVIDER, {"device_id": str(device)}
@@ -48,7 +48,7 @@ def require_on_gpu(session: Any) -> None:
     if ask is None:
         raise HostError(
             f"onnxruntime {ort.__version__} does not tell whether it runs on the GPU",
-            way_out="Install a later onnxruntime-gpu: 1.32 does.",
+            hint="Install a later onnxruntime-gpu: 1.32 does.",
         )
     strays = sorted(
         {
@@ -62,5 +62,5 @@ def require_on_gpu(session: Any) -> None:
     if strays:
         raise HostError(
             f"onnxruntime {ort.__version__} runs {', '.join(strays)} of this bundle on the CPU, not on the GPU",
-            way_out="Install a later onnxruntime-gpu, or export for --backend tensorrt.",
+            hint="Install a later onnxruntime-gpu, or export for --backend tensorrt.",
         )

@@ -58,7 +58,7 @@ class Decoder:
         if missing or not self.tensors:
             raise BundleError(
                 f"'{model}' is no decoder: it has no input '{min(missing, default='past_key_values.0.key')}'",
-                way_out="Export it again with this version.",
+                hint="Export it again with this version.",
             )
 
     def make_cache(self, rows: int, capacity_tokens: int) -> KVCache | DeviceCache:
@@ -111,6 +111,6 @@ class Decoder:
                 raise CancelledError from error
             raise BundleError(
                 f"onnxruntime {ort.__version__} cannot run '{self._model}': {str(error).splitlines()[0][:300]}",
-                way_out="Check the bundle with `edgecompress verify`, or export it again.",
+                hint="Check the bundle with `edgecompress verify`, or export it again.",
             ) from error
         return logits, time.perf_counter() - started

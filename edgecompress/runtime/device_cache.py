@@ -25,7 +25,7 @@ def beyond(tokens: int, capacity_tokens: int) -> UsageError:
     """Of a text that an engine's cache has no room for."""
     return UsageError(
         f"a text of {tokens} tokens is longer than the {capacity_tokens} that the engine was built for",
-        way_out="Ask for fewer max_new_tokens, or export with a larger --engine-context.",
+        hint="Ask for fewer max_new_tokens, or export with a larger --engine-context.",
     )
 
 
@@ -139,6 +139,6 @@ class DeviceCache:
             raise DeviceMemoryError(
                 f"a KV cache for {capacity} tokens{texts} takes {wanted_bytes:_} bytes of GPU {self.device.index}'s "
                 f"memory, and {free:_} are free",
-                way_out="Ask for fewer prompts at once or fewer max_new_tokens, or export with a smaller "
+                hint="Ask for fewer prompts at once or fewer max_new_tokens, or export with a smaller "
                 "--engine-context.",
             )

@@ -61,16 +61,14 @@ class Encoder:
         """Raises UsageError for a bundle that takes images, or one that is closed."""
         if self._tokenizer is None:
             what = "takes images, not texts" if self.manifest.image is not None else "was closed"
-            raise UsageError(
-                f"this bundle {what}", way_out="Call encode() with what the bundle takes, while it is open."
-            )
+            raise UsageError(f"this bundle {what}", hint="Call encode() with what the bundle takes, while it is open.")
         return self._tokenizer
 
     def run(self, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """The model itself: arrays of the manifest's inputs in, arrays of its outputs out."""
         model = self._model
         if model is None:
-            raise UsageError("this bundle was closed", way_out="Load it again.")
+            raise UsageError("this bundle was closed", hint="Load it again.")
         return model.run(feed)
 
     def encode(
@@ -89,7 +87,7 @@ class Encoder:
         """
         self._require("sentence-similarity", "feature-extraction", "image-feature-extraction", method="encode")
         if batch_size < 1:
-            raise UsageError(f"batch_size is at least 1, not {batch_size}", way_out="Leave it out for 32.")
+            raise UsageError(f"batch_size is at least 1, not {batch_size}", hint="Leave it out for 32.")
         if isinstance(texts, np.ndarray):
             return self._encode_images(texts, batch_size)
         items: Iterable[str] = [texts] if isinstance(texts, str) else texts
@@ -164,11 +162,11 @@ class Encoder:
     def _encode_images(self, pixels: FloatArray, batch_size: int) -> FloatArray:
         image = self.manifest.image
         if image is None:
-            raise UsageError("this bundle takes texts, not arrays", way_out="Give a list of strings.")
+            raise UsageError("this bundle takes texts, not arrays", hint="Give a list of strings.")
         if pixels.ndim != 4 or pixels.shape[2:] != (image.height, image.width) or pixels.dtype != np.float32:
             raise UsageError(
                 f"pixel values are float32 [N, 3, {image.height}, {image.width}], not {pixels.dtype} {pixels.shape}",
-                way_out="edgecompress.runtime.images.pixel_values() makes them from image files.",
+                hint="edgecompress.runtime.images.pixel_values() makes them from image files.",
             )
         batch_size = min(batch_size, self._most_rows or batch_size)
         parts = [
@@ -183,7 +181,7 @@ class Encoder:
             return ""
         if name not in settings.prompts:
             known = ", ".join(sorted(settings.prompts)) or "none"
-            raise UsageError(f"the checkpoint has no prompt named '{name}'", way_out=f"Its prompts: {known}.")
+            raise UsageError(f"the checkpoint has no prompt named '{name}'", hint=f"Its prompts: {known}.")
         return settings.prompts[name]
 
     def _dimension(self) -> int:
@@ -193,7 +191,7 @@ class Encoder:
     def _require(self, *tasks: str, method: str) -> None:
         if self.manifest.task not in tasks:
             raise UsageError(
-                f"this bundle is for {self.manifest.task}, which has no {method}()", way_out="Call predict() instead."
+                f"this bundle is for {self.manifest.task}, which has no {method}()", hint="Call predict() instead."
             )
 
 

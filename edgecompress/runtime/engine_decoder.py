@@ -37,7 +37,7 @@ class EngineDecoder:
             if shared.get(tensor.name) != present or tensor.dtype not in CACHE_DTYPES.values():
                 raise BundleError(
                     f"the engine of {name} does not write '{present}' in the memory of '{tensor.name}'",
-                    way_out="Export it again with this version, and build it with TensorRT 10.15 or later.",
+                    hint="Export it again with this version, and build it with TensorRT 10.15 or later.",
                 )
             _, heads, self._capacity, size = tensor.shape
             tensors.append(
@@ -48,7 +48,7 @@ class EngineDecoder:
         if missing or not tensors:
             raise BundleError(
                 f"the engine of {name} is no decoder: it has no input '{min(missing, default=f'{PAST}0.key')}'",
-                way_out="Export it again with this version.",
+                hint="Export it again with this version.",
             )
         self.tensors = tuple(tensors)
 

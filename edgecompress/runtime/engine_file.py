@@ -90,9 +90,9 @@ class EngineFile:
         if is_out_of_memory(said):
             return DeviceMemoryError(
                 f"{text} ({self._device.free_bytes():_} bytes are free on GPU {self._device.index})",
-                way_out="Close what else uses the GPU, or export with a smaller --engine-batch or --engine-tokens.",
+                hint="Close what else uses the GPU, or export with a smaller --engine-batch or --engine-tokens.",
             )
-        return BundleError(text, way_out="Check it with `edgecompress verify`, or: edgecompress build BUNDLE --force.")
+        return BundleError(text, hint="Check it with `edgecompress verify`, or: edgecompress build BUNDLE --force.")
 
     def _make_context(self, engine: Any) -> Any:
         trt = self._trt
@@ -114,7 +114,7 @@ class EngineFile:
             if dtype not in _DTYPES:
                 raise BundleError(
                     f"'{name}' of the engine of {manifest.name} is {dtype}, which this version does not pass",
-                    way_out="Export it again with this version.",
+                    hint="Export it again with this version.",
                 )
             is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
             found[name] = Tensor(
@@ -141,27 +141,27 @@ def _library(manifest: Manifest, record: EngineRecord) -> Any:
     if here != record.os:
         raise HostError(
             f"the engine of {manifest.name} was built on {record.os}, and this is {here}",
-            way_out=f"On this machine, {again}.",
+            hint=f"On this machine, {again}.",
         )
     try:
         version = importlib.metadata.version(record.builder)
     except importlib.metadata.PackageNotFoundError:
         raise HostError(
             f"the engine of {manifest.name} needs {_LIBRARIES[record.builder]}, which is not installed",
-            way_out=f"pip install {record.builder}=={record.version}",
+            hint=f"pip install {record.builder}=={record.version}",
         ) from None
     later = manifest.build is not None and manifest.build.version_compatible and _newer(version, record.version)
     if version != record.version and not later:
         raise HostError(
             f"the engine of {manifest.name} was built by {record.builder} {record.version} and {version} is installed",
-            way_out=f"pip install {record.builder}=={record.version}, or {again}",
+            hint=f"pip install {record.builder}=={record.version}, or {again}",
         )
     try:
         return importlib.import_module(_MODULES[record.builder])
     except Exception as error:  # a library that is missing is an OSError, a wrong one an ImportError
         raise HostError(
             f"the package {record.builder} cannot be loaded: {str(error).splitlines()[0][:_LONGEST]}",
-            way_out=f"pip install {record.builder}=={record.version} again; `edgecompress doctor` shows what is here.",
+            hint=f"pip install {record.builder}=={record.version} again; `edgecompress doctor` shows what is here.",
         ) from error
 
 

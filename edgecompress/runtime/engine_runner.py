@@ -94,7 +94,7 @@ class EngineRunner:
         spelled, low, high = ("×".join(map(str, sizes)) for sizes in (shape, of.smallest, of.largest))
         raise UsageError(
             f"'{name}' is {spelled}, and the engine was built for {low} to {high}",
-            way_out="Give fewer or shorter texts, or export with a larger --engine-batch, --engine-tokens or "
+            hint="Give fewer or shorter texts, or export with a larger --engine-batch, --engine-tokens or "
             "--engine-context.",
         )
 
@@ -116,7 +116,7 @@ class EngineRunner:
             self.check(name, tensor.shape)
         with self._lock:
             if self._closed:
-                raise UsageError("this bundle was closed", way_out="Load it again.")
+                raise UsageError("this bundle was closed", hint="Load it again.")
             results = self._run(feed, there)
             for name, found in results.items():  # the next run, of another thread maybe, writes over them
                 if name in into:
@@ -228,15 +228,15 @@ class EngineRunner:
         if not worked:
             raise HostError(
                 f"the engine does not take '{name}': {self.file.said()}",
-                way_out="Check the bundle with `edgecompress verify`, or: edgecompress build BUNDLE --force.",
+                hint="Check the bundle with `edgecompress verify`, or: edgecompress build BUNDLE --force.",
             )
 
     def _failure(self) -> HostError:
         said = self.file.said()
         if is_out_of_memory(said):
             return DeviceMemoryError(
-                f"the GPU ran out of memory: {said}", way_out="Take a smaller batch, or close what else uses the GPU."
+                f"the GPU ran out of memory: {said}", hint="Take a smaller batch, or close what else uses the GPU."
             )
         return HostError(
-            f"the engine failed: {said}", way_out="`nvidia-smi` shows the GPU's state; load the bundle again."
+            f"the engine failed: {said}", hint="`nvidia-smi` shows the GPU's state; load the bundle again."
         )

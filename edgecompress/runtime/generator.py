@@ -45,7 +45,7 @@ class Generator:
         if manifest.generation is None or manifest.text is None:
             raise BundleError(
                 f"{folder.name} is for text generation, and its manifest does not say how",
-                way_out="Export it again with this version.",
+                hint="Export it again with this version.",
             )
         self.manifest = manifest
         self.threads = thread_count(manifest, threads)
@@ -89,7 +89,7 @@ class Generator:
     def statistics(self) -> Statistics:
         """Of the call that ended last. Raises UsageError before the first."""
         if self._statistics is None:
-            raise UsageError("nothing was generated yet", way_out="Read the statistics when a text is done.")
+            raise UsageError("nothing was generated yet", hint="Read the statistics when a text is done.")
         return self._statistics
 
     def kv_cache_bytes(self, tokens: int, rows: int = 1) -> int:
@@ -143,7 +143,7 @@ class Generator:
     def _open(self) -> AnyDecoder:
         decoder = self._decoder
         if decoder is None:
-            raise UsageError("this bundle was closed", way_out="Load it again.")
+            raise UsageError("this bundle was closed", hint="Load it again.")
         return decoder
 
     def _enter(self, generation: Generation) -> None:
@@ -174,7 +174,7 @@ class Generator:
         unknown = sorted(set(options) - Options.__annotations__.keys())
         if unknown:
             raise UsageError(
-                f"there is no option '{unknown[0]}'", way_out=f"Options: {', '.join(Options.__annotations__)}."
+                f"there is no option '{unknown[0]}'", hint=f"Options: {', '.join(Options.__annotations__)}."
             )
         sampling = sampling_for(
             self._settings,
@@ -242,7 +242,7 @@ class Session:
             if not 1 <= capacity_tokens <= context:
                 raise UsageError(
                     f"capacity_tokens is from 1 to the model's context of {context}, not {capacity_tokens}",
-                    way_out="Leave it out to let the cache grow as needed.",
+                    hint="Leave it out to let the cache grow as needed.",
                 )
             self._cache = generator._open().make_cache(1, capacity_tokens)
 
@@ -276,7 +276,7 @@ class Session:
         with self._lock:
             if self._closed or self._busy:
                 state = "was closed" if self._closed else "is generating a text already"
-                raise UsageError(f"this session {state}", way_out="Use one session for one text at a time.")
+                raise UsageError(f"this session {state}", hint="Use one session for one text at a time.")
             self._busy = True
         try:
             generation = self._generator._generation([single], options, started, self)
@@ -310,14 +310,14 @@ class Session:
 def _one(prompt: Single) -> Single:
     prompts, batched = split_batch(prompt)
     if batched:
-        raise UsageError("a stream takes one prompt, not a list of them", way_out="Call generate() with the list.")
+        raise UsageError("a stream takes one prompt, not a list of them", hint="Call generate() with the list.")
     return prompts[0]
 
 
 def _lookup_tokens(count: int, sampling: Sampling, prompts: int) -> int:
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise UsageError(f"lookup_tokens is a whole number, 0 (off) or more, not {count!r}", way_out="Try 8.")
+        raise UsageError(f"lookup_tokens is a whole number, 0 (off) or more, not {count!r}", hint="Try 8.")
     if count and (sampling.temperature != 0 or prompts > 1):
         what = "one prompt at a time" if prompts > 1 else "temperature 0"
-        raise UsageError(f"lookup_tokens works with {what} only", way_out="Leave it out, or set it to 0.")
+        raise UsageError(f"lookup_tokens works with {what} only", hint="Leave it out, or set it to 0.")
     return count

@@ -99,7 +99,7 @@ def _fills(encoder: Encoder, logits: npt.NDArray[Any], ids: list[int], index: in
     mask_id = tokenizer.token_to_id(mask) if mask else None
     if mask_id is None or mask_id not in ids:
         raise UsageError(
-            f"text {index} has no {mask or 'mask'} token to fill", way_out=f"Put {mask} where a word is wanted."
+            f"text {index} has no {mask or 'mask'} token to fill", hint=f"Put {mask} where a word is wanted."
         )
     position = ids.index(mask_id)
     scores = softmax(logits[position])
@@ -118,7 +118,7 @@ def _fills(encoder: Encoder, logits: npt.NDArray[Any], ids: list[int], index: in
 
 def _answer(start: npt.NDArray[Any], end: npt.NDArray[Any], tokens: Any, pair: Any) -> dict[str, Any]:
     if not isinstance(pair, tuple):
-        raise UsageError("question answering takes (question, context) pairs", way_out="Give two texts an input.")
+        raise UsageError("question answering takes (question, context) pairs", hint="Give two texts an input.")
     inside = np.array([s == 1 for s in tokens.sequence_ids])
     if not inside.any():
         return {"answer": "", "score": 0.0, "start": 0, "end": 0}

@@ -16,18 +16,16 @@ def pixel_values(paths: Sequence[str], settings: ImageSettings) -> npt.NDArray[n
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
-        raise HostError(
-            "reading image files needs Pillow", way_out="pip install pillow, or pass pixel values."
-        ) from None
+        raise HostError("reading image files needs Pillow", hint="pip install pillow, or pass pixel values.") from None
     pixels = []
     for path in paths:
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
         except FileNotFoundError:
-            raise UsageError(f"there is no file {path}", way_out="Give paths of image files.") from None
+            raise UsageError(f"there is no file {path}", hint="Give paths of image files.") from None
         except UnidentifiedImageError:
-            raise UsageError(f"{path} is not an image", way_out="Give paths of image files.") from None
+            raise UsageError(f"{path} is not an image", hint="Give paths of image files.") from None
         if settings.resize is not None:
             scale = settings.resize / min(image.size)
             size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

@@ -60,7 +60,7 @@ class Lanes:
     def _open(self) -> tuple[ort.InferenceSession, ThreadPoolExecutor]:
         with self._lock:
             if self._closed:
-                raise UsageError("this bundle was closed", way_out="Load it again.")
+                raise UsageError("this bundle was closed", hint="Load it again.")
             if self._opened is None:
                 pool = ThreadPoolExecutor(self._threads, thread_name_prefix="edgecompress")
                 self._opened = self._make_session(), pool

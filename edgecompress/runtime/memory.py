@@ -33,13 +33,11 @@ def available_bytes() -> int | None:
     return min(known, default=None)
 
 
-def check_available(wanted_bytes: int, what: str, way_out: str) -> None:
+def check_available(wanted_bytes: int, what: str, hint: str) -> None:
     """Raises HostError, with both numbers, if ``wanted_bytes`` are more than there are."""
     available = available_bytes()
     if available is not None and wanted_bytes > available:
-        raise HostError(
-            f"{what} takes {wanted_bytes:_} bytes of memory, and {available:_} are available", way_out=way_out
-        )
+        raise HostError(f"{what} takes {wanted_bytes:_} bytes of memory, and {available:_} are available", hint=hint)
 
 
 def _own_groups() -> Iterator[tuple[Path, _Version]]:

@@ -159,13 +159,13 @@ def _device(manifest: Manifest, wanted: int | None) -> Device | None:
         if wanted is not None:
             raise UsageError(
                 f"{manifest.name} is for {manifest.target.name}, a CPU: it runs on no GPU",
-                way_out="Leave out the device, or export the student for a GPU target.",
+                hint="Leave out the device, or export the student for a GPU target.",
             )
         return None
     if manifest.engine is None and manifest.build is not None:
         raise HostError(
             f"the engine of {manifest.name} is not built yet",
-            way_out="`edgecompress build` does it, on the device. The graph beside the plan is never run in its place.",
+            hint="`edgecompress build` does it, on the device. The graph beside the plan is never run in its place.",
         )
     from edgecompress.runtime.cuda.choice import open_device
 

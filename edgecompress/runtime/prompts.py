@@ -38,10 +38,10 @@ def split_batch(prompt: Single | Batch) -> tuple[list[Single], bool]:
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
         raise UsageError(
             f"a prompt is a text, a list of messages, or a list of those, not a {type(prompt).__name__}",
-            way_out='Give "a text", or [{"role": "user", "content": "a text"}].',
+            hint='Give "a text", or [{"role": "user", "content": "a text"}].',
         )
     if not prompt:
-        raise UsageError("there is no prompt: the list is empty", way_out="Give at least one prompt.")
+        raise UsageError("there is no prompt: the list is empty", hint="Give at least one prompt.")
     if isinstance(prompt[0], Mapping | int) and not isinstance(prompt[0], bool):
         return [cast("Single", prompt)], False
     return [cast("Single", one) for one in prompt], True
@@ -61,7 +61,7 @@ def encode_prompt(
         text, ids = prompt, tokenizer.encode(prompt, special_tokens=True)
     elif isinstance(prompt, Sequence) and prompt and all(isinstance(part, Mapping) for part in prompt):
         if template is None:
-            raise UsageError("this bundle has no chat template", way_out="Give the prompt as a plain text.")
+            raise UsageError("this bundle has no chat template", hint="Give the prompt as a plain text.")
         text = template.render(cast("Sequence[Message]", prompt), variables)
         ids = tokenizer.encode(text, special_tokens=False)
     elif isinstance(prompt, Sequence) and all(isinstance(i, int) and not isinstance(i, bool) for i in prompt):
@@ -71,12 +71,12 @@ def encode_prompt(
     else:
         raise UsageError(
             f"prompt {index} is a {type(prompt).__name__}, not a text, messages or token ids",
-            way_out="Give strings, or lists of messages.",
+            hint="Give strings, or lists of messages.",
         )
     if not ids and settings.bos_token_id is not None:
         ids = [settings.bos_token_id]
     if not ids:
-        raise UsageError(f"prompt {index} is empty", way_out="Give at least one character.")
+        raise UsageError(f"prompt {index} is empty", hint="Give at least one character.")
     tag = settings.think_start
     return ids, bool(tag and text.rstrip().endswith(tag))
 
@@ -86,20 +86,20 @@ def new_token_limit(prompt_tokens: int, max_new_tokens: int | None, context_toke
     if prompt_tokens >= context_tokens:
         raise UsageError(
             f"prompt {index} has {prompt_tokens} tokens, and the model's context is {context_tokens} with the answer",
-            way_out="Shorten the prompt.",
+            hint="Shorten the prompt.",
         )
     if max_new_tokens is None:
         return context_tokens
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise UsageError(
             f"max_new_tokens is a whole number, at least 1, not {max_new_tokens}",
-            way_out="Leave it out to generate until the model ends the text.",
+            hint="Leave it out to generate until the model ends the text.",
         )
     if prompt_tokens + max_new_tokens > context_tokens:
         raise UsageError(
             f"{prompt_tokens} tokens of prompt {index} and {max_new_tokens} new ones are more than the model's context "
             f"of {context_tokens}",
-            way_out=f"Ask for at most {context_tokens - prompt_tokens} new tokens.",
+            hint=f"Ask for at most {context_tokens - prompt_tokens} new tokens.",
         )
     return prompt_tokens + max_new_tokens
 
@@ -109,5 +109,5 @@ def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
     for one in stops:
         if not isinstance(one, str) or not one:
-            raise UsageError(f"a stop string is a text with at least one character, not {one!r}", way_out="Remove it.")
+            raise UsageError(f"a stop string is a text with at least one character, not {one!r}", hint="Remove it.")
     return stops

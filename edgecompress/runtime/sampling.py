@@ -43,7 +43,7 @@ class Sampling:
 
 def _check(name: str, value: float, good: bool, rule: str) -> None:
     if not good:
-        raise UsageError(f"{name} is {rule}, not {value}", way_out="Leave it out for the checkpoint's own.")
+        raise UsageError(f"{name} is {rule}, not {value}", hint="Leave it out for the checkpoint's own.")
 
 
 def sampling_for(
@@ -60,7 +60,7 @@ def sampling_for(
     given = {"temperature": temperature, "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
     for name, value in {**given, "top_k": top_k}.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise UsageError(f"{name} is a number, not a {type(value).__name__}", way_out="Leave it out.")
+            raise UsageError(f"{name} is a number, not a {type(value).__name__}", hint="Leave it out.")
     return Sampling(
         temperature=own if temperature is None else temperature,
         top_k=settings.top_k if top_k is None else top_k,
@@ -72,7 +72,7 @@ def sampling_for(
 
 def check_seed(seed: int | None) -> None:
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-        raise UsageError(f"seed is a whole number, 0 or more, not {seed!r}", way_out="Leave it out for a new one.")
+        raise UsageError(f"seed is a whole number, 0 or more, not {seed!r}", hint="Leave it out for a new one.")
 
 
 class Sampler:
@@ -111,7 +111,7 @@ class Sampler:
         best = int(logits.argmax())
         if not math.isfinite(logits[best]):
             raise BundleError(
-                "the model gave logits that are not numbers", way_out="Check the bundle with `edgecompress verify`."
+                "the model gave logits that are not numbers", hint="Check the bundle with `edgecompress verify`."
             )
         if self._greedy:
             return best

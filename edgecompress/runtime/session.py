@@ -25,20 +25,20 @@ def check_host(manifest: Manifest) -> None:
     if target.arch != host_arch():
         raise HostError(
             f"the bundle is for {target.name} ({target.arch}) and this machine is {host_arch()}",
-            way_out="Export it for this machine, or pass allow_mismatch (--allow-mismatch) to try all the same.",
+            hint="Export it for this machine, or pass allow_mismatch (--allow-mismatch) to try all the same.",
         )
     missing = sorted(set(target.isa) - host_features())
     if missing:
         raise HostError(
             f"the bundle is for {target.name} and this CPU lacks {', '.join(missing)}: {target.isa_reason}",
-            way_out="Export it for this machine, or pass allow_mismatch (--allow-mismatch) to try all the same.",
+            hint="Export it for this machine, or pass allow_mismatch (--allow-mismatch) to try all the same.",
         )
 
 
 def thread_count(manifest: Manifest, threads: int | None) -> int:
     """What was asked for, else the bundle's choice, else this machine's cores. Raises UsageError."""
     if threads is not None and threads < 1:
-        raise UsageError(f"threads are at least 1, not {threads}", way_out="Leave it out for the target's choice.")
+        raise UsageError(f"threads are at least 1, not {threads}", hint="Leave it out for the target's choice.")
     return threads or manifest.runtime.threads or host_cores()
 
 
@@ -64,7 +64,7 @@ def make_session(
     if absent:
         raise HostError(
             f"the bundle needs {absent[0]}, and this onnxruntime {ort.__version__} has only {', '.join(available)}",
-            way_out="Install the onnxruntime package that has it; `edgecompress doctor` shows what is here.",
+            hint="Install the onnxruntime package that has it; `edgecompress doctor` shows what is here.",
         )
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what fails is raised, and said in our words
@@ -91,14 +91,14 @@ def make_session(
     except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
         raise BundleError(
             f"onnxruntime {ort.__version__} cannot load '{manifest.model}': {str(error).splitlines()[0][:200]}",
-            way_out=f"It was made with onnxruntime {manifest.versions.get('onnxruntime', 'of another version')}.",
+            hint=f"It was made with onnxruntime {manifest.versions.get('onnxruntime', 'of another version')}.",
         ) from error
     live = session.get_providers()
     silent = [provider for provider in wanted if provider not in live]
     if silent:
         raise HostError(
             f"{silent[0]} was asked for and the session runs on {', '.join(live)}",
-            way_out="A library it needs is missing; `edgecompress doctor` shows what is here.",
+            hint="A library it needs is missing; `edgecompress doctor` shows what is here.",
         )
     if on_cuda:
         require_on_gpu(session)
@@ -119,7 +119,7 @@ def _add_kernels(options: ort.SessionOptions, folder: Path, manifest: Manifest) 
     if arch not in ("", host_arch()):
         raise HostError(
             f"the kernels in '{manifest.kernels.path}' are for {arch} and this machine is {host_arch()}",
-            way_out="Export it for this machine, or with --kernels none.",
+            hint="Export it for this machine, or with --kernels none.",
         )
     try:
         options.register_custom_ops_library(str(folder / manifest.kernels.path))
@@ -127,7 +127,7 @@ def _add_kernels(options: ort.SessionOptions, folder: Path, manifest: Manifest) 
         raise HostError(
             f"onnxruntime {ort.__version__} cannot take the kernels for {manifest.kernels.isa} in "
             f"'{manifest.kernels.path}': {str(error).splitlines()[0][:200]}",
-            way_out="Use onnxruntime 1.18 or later on Linux and a CPU that they are for, or export it again for this "
+            hint="Use onnxruntime 1.18 or later on Linux and a CPU that they are for, or export it again for this "
             "machine or with --kernels none.",
         ) from error
     table = read_table(folder / manifest.kernels.weights)

@@ -58,12 +58,12 @@ class Stream:
     def result(self) -> Generated:
         """The whole new text, once the stream has ended. Raises UsageError before."""
         if self._result is None:
-            raise UsageError("this stream has not ended yet", way_out="Read it to its end, or close it.")
+            raise UsageError("this stream has not ended yet", hint="Read it to its end, or close it.")
         return self._result
 
     @property
     def statistics(self) -> Statistics:
         """What it took, once the stream has ended. Raises UsageError before."""
         if self._statistics is None:
-            raise UsageError("this stream has not ended yet", way_out="Read it to its end, or close it.")
+            raise UsageError("this stream has not ended yet", hint="Read it to its end, or close it.")
         return self._statistics

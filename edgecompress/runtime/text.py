@@ -41,7 +41,7 @@ class PromptTokenizer:
             wrong = next(i for i in ids if not 0 <= i < self._vocab_size)
             raise UsageError(
                 f"token {wrong} lies outside the model's vocabulary of {self._vocab_size}",
-                way_out="The tokenizer does not match the model's embedding: export the checkpoint with its own.",
+                hint="The tokenizer does not match the model's embedding: export the checkpoint with its own.",
             )
 
     def decode(self, ids: Sequence[int]) -> str:

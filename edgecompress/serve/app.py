@@ -35,7 +35,7 @@ class Service:
         if isinstance(model, Encoder) and (task not in _EMBEDDINGS or model.manifest.image is not None):
             raise UsageError(
                 f"this bundle is for {task}, which OpenAI's protocol has no endpoint for",
-                way_out="Served are text generation and embeddings of texts; `edgecompress run` takes the others.",
+                hint="Served are text generation and embeddings of texts; `edgecompress run` takes the others.",
             )
         self.model, self.name, self.max_queue = model, name, max_queue
         self.turns = Turns(max_queue)

@@ -58,7 +58,7 @@ def refusal_of(error: BaseException) -> Refusal:
         return error
     if isinstance(error, EdgeCompressError):
         status = 400 if isinstance(error, UsageError) else 503 if isinstance(error, HostError) else 500
-        message = f"{error.message}. {error.way_out}" if error.way_out else error.message
+        message = f"{error.message}. {error.hint}" if error.hint else error.message
         return Refusal(status, message)
     return Refusal(500, "internal error", code="internal_error")
 

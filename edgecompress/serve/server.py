@@ -53,7 +53,7 @@ def serve(
     Raises HostError if the port is in use, UsageError for a bundle that has no endpoint, and what ``load`` raises.
     """
     if max_queue < 0:
-        raise UsageError(f"the queue has room for 0 or more, not {max_queue}", way_out="Leave --max-queue out.")
+        raise UsageError(f"the queue has room for 0 or more, not {max_queue}", hint="Leave --max-queue out.")
     with (
         contextlib.closing(listen(host, port)) as listener,
         load(bundle, threads=threads, device=device, allow_mismatch=allow_mismatch) as model,
@@ -76,13 +76,13 @@ def serve(
 def listen(host: str, port: int) -> socket.socket:
     """Taken before the model is loaded. Raises HostError if it cannot be had."""
     if not 0 <= port <= 65535:
-        raise UsageError(f"a port is a number from 0 to 65535, not {port}", way_out="Leave --port out for 8000.")
+        raise UsageError(f"a port is a number from 0 to 65535, not {port}", hint="Leave --port out for 8000.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise HostError(
-            f"'{host}' is no address of this machine: {error.strerror}", way_out="Give --host 127.0.0.1, or 0.0.0.0."
+            f"'{host}' is no address of this machine: {error.strerror}", hint="Give --host 127.0.0.1, or 0.0.0.0."
         ) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -93,7 +93,7 @@ def listen(host: str, port: int) -> socket.socket:
         in_use = error.errno == errno.EADDRINUSE
         raise HostError(
             f"port {port} of {host} is in use" if in_use else f"port {port} of {host} cannot be had: {error.strerror}",
-            way_out="Give another --port; 0 takes a free one." if in_use else "Give another --host or --port.",
+            hint="Give another --port; 0 takes a free one." if in_use else "Give another --host or --port.",
         ) from None
     return listener
 

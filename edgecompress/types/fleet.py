@@ -16,7 +16,7 @@ class Failure:
 
     type: str
     message: str
-    way_out: str
+    hint: str
     exit_code: int
 
 

@@ -39,7 +39,7 @@ def choose(candidates: Sequence[Candidate], quality: QualityRecipe) -> Choice:
         raise QualityBudgetError(
             "no candidate is within the quality budget: "
             + "; ".join(f"{_label(c)}: {reason}" for c, reason in zip(candidates, reasons, strict=True)),
-            way_out="Lower the budget (--min-fidelity, --max-kl, --min-top1, --max-perplexity-ratio).",
+            hint="Lower the budget (--min-fidelity, --max-kl, --min-top1, --max-perplexity-ratio).",
         )
     speeds = {i: speed for i in fit if (speed := candidates[i].speedup) is not None}
     if speeds:

@@ -124,6 +124,6 @@ def require(fidelity: Fidelity, quality: QualityRecipe, *, precision: str, costl
     named = f" The layers that cost most: {', '.join(costly)}." if costly else ""
     raise QualityBudgetError(
         f"{precision} misses the quality budget: {missed}.{named}",
-        way_out="Use --precision auto or a wider one, calibrate weights (--method gptq), or lower the budget "
+        hint="Use --precision auto or a wider one, calibrate weights (--method gptq), or lower the budget "
         "(--min-fidelity, --max-kl, --min-top1, --max-perplexity-ratio).",
     )

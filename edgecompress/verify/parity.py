@@ -58,5 +58,5 @@ def require_parity(
 def _refusal(student: Student, what: str) -> StudentError:
     return StudentError(
         f"the captured graph of architecture '{student.architecture}' {what}",
-        way_out="The exporter does not get this architecture right; it is not supported by this version.",
+        hint="The exporter does not get this architecture right; it is not supported by this version.",
     )

@@ -29,14 +29,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: object, code: int = 2) -> str:
-    """Run an export that must fail; return its message. One line of error, a way out, no leftovers, no traceback."""
+    """Run an export that must fail; return its message. One line of error, a hint, no leftovers, no traceback."""
     before = sorted(folder.iterdir())
     got, out, err = cli(capsys, "export", *arguments)
     lines = [line for line in err.splitlines() if not line.startswith("edgecompress: provenance: ")]
     assert got == code, err
     assert out == ""
     assert lines[0].startswith("edgecompress: ")
-    assert len(lines) >= 2, "no way out was given"
+    assert len(lines) >= 2, "no hint was given"
     assert "Traceback" not in err
     assert sorted(folder.iterdir()) == before
     return lines[0]

@@ -58,7 +58,7 @@ def test_the_first_python_that_will_do(loopback: Loopback) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scripts", "message", "way_out"),
+    ("scripts", "message", "hint"),
     [
         ({}, "there is no python3 on device", r"Install Python 3\.11 or later"),
         ({"python3": "exit 1"}, "there is no python3 on device", r"Install Python 3\.11 or later"),
@@ -70,11 +70,11 @@ def test_the_first_python_that_will_do(loopback: Loopback) -> None:
         ),
     ],
 )
-def test_no_python_that_will_do(loopback: Loopback, scripts: dict[str, str], message: str, way_out: str) -> None:
+def test_no_python_that_will_do(loopback: Loopback, scripts: dict[str, str], message: str, hint: str) -> None:
     pythons(loopback, **scripts)
     with pytest.raises(DeviceError, match=message) as caught:
         look(loopback)
-    assert re.search(way_out, caught.value.way_out)
+    assert re.search(hint, caught.value.hint)
 
 
 def test_a_python_of_the_users_own(loopback: Loopback) -> None:
@@ -187,7 +187,7 @@ def test_an_environment_without_a_network(loopback: Loopback, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(
-    ("answer", "message", "way_out"),
+    ("answer", "message", "hint"),
     [
         (
             {"error": "venv", "text": "Error: Command '…ensurepip…' returned non-zero exit status 1.\n"},
@@ -214,10 +214,10 @@ def test_an_environment_without_a_network(loopback: Loopback, tmp_path: Path, mo
         ),
     ],
 )
-def test_what_pip_says(answer: dict[str, str], message: str, way_out: str) -> None:
+def test_what_pip_says(answer: dict[str, str], message: str, hint: str) -> None:
     error = _failure(answer, Device(None, parse_address("ssh://device")))
     assert re.search(message, error.message)
-    assert way_out in error.way_out
+    assert hint in error.hint
 
 
 @pytest.mark.skipif("EDGECOMPRESS_TEST_NETWORK" not in os.environ, reason="installs from the package index: a minute")

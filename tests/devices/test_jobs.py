@@ -69,7 +69,7 @@ def test_what_is_wrong_with_a_line(minilm_bundle: Path, tmp_path: Path, line: st
     with pytest.raises(Exception, match=message) as caught:
         Plan(read_wishes(path, minilm_bundle, BASE)).jobs([])
     assert getattr(caught.value, "exit_code", 0) in (2, 7)
-    assert getattr(caught.value, "way_out", "")
+    assert getattr(caught.value, "hint", "")
 
 
 def test_files_of_jobs_that_are_none(minilm_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +89,7 @@ def test_files_of_jobs_that_are_none(minilm_bundle: Path, tmp_path: Path, capsys
 
 
 def row(job: str, *, good: bool = True, run: int = 0) -> FleetRow:
-    failure = None if good else Failure(type="HostError", message="m", way_out="w", exit_code=3)
+    failure = None if good else Failure(type="HostError", message="m", hint="w", exit_code=3)
     return FleetRow(
         job=job,
         bundle="b",

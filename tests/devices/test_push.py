@@ -59,7 +59,7 @@ def test_a_push_that_breaks_off_goes_on(loopback: Loopback, tmp_path: Path) -> N
     parcels = [parcel(b"small", "a/small"), parcel(tmp_path / "large", "a/large")]
     with pytest.raises(LostError) as caught:
         send(parcels, at=48, loopback=loopback)
-    assert "it goes on where it was" in caught.value.way_out
+    assert "it goes on where it was" in caught.value.hint
     (part,) = parts(loopback)
     came = part.stat().st_size
     assert 0 < came < len(LARGE)
@@ -118,6 +118,6 @@ def test_a_full_disk(loopback: Loopback, before: str, message: str, monkeypatch:
         monkeypatch.setattr(ssh, "agent_source", lambda: before + source)
         with pytest.raises(DeviceError, match=message) as caught:
             send([parcel(LARGE, "a/large")])
-        assert "can be removed" in caught.value.way_out
+        assert "can be removed" in caught.value.hint
     finally:
         subprocess.run(["umount", "-l", str(loopback.cache)], check=True)

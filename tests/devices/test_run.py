@@ -78,7 +78,7 @@ def test_an_error_there_is_one_here(
     error = json.loads(shown.out)["error"]
     assert error["type"] == "HostError"
     assert error["message"].startswith(f"device: the bundle is for another-machine ({arch}) and this machine is ")
-    assert "Export it for this machine" in error["way_out"]
+    assert "Export it for this machine" in error["hint"]
     assert pending(loopback) == []
     assert main(arguments(minilm_bundle, "--shapes", "1x9999")) == 2
     assert "edgecompress: device: no such shape" in capsys.readouterr().err
@@ -230,9 +230,9 @@ def test_flags_say_what_was_asked() -> None:
      ("difflib", EdgeCompressError), ("Unheard", EdgeCompressError)],
 )  # fmt: skip
 def test_errors_keep_their_kind_and_code(name: str, kept: type[EdgeCompressError]) -> None:
-    made = error_of({"type": name, "message": "m", "way_out": "w", "exit_code": 42}, "there")
+    made = error_of({"type": name, "message": "m", "hint": "w", "exit_code": 42}, "there")
     assert type(made) is kept
-    assert (made.message, made.way_out, made.exit_code) == ("there: m", "w", 42)
+    assert (made.message, made.hint, made.exit_code) == ("there: m", "w", 42)
     assert kept.exit_code == vars(errors)[kept.__name__].exit_code != 42
 
 

@@ -27,7 +27,7 @@ def refused(address: str) -> DeviceError:
     with pytest.raises(DeviceError) as caught:
         ask(address)
     assert caught.value.exit_code == 3
-    assert caught.value.way_out
+    assert caught.value.hint
     return caught.value
 
 
@@ -76,7 +76,7 @@ def test_an_unknown_host_is_refused_with_its_fingerprint(loopback: Loopback) -> 
     (loopback.ssh / "known_hosts").unlink()
     error = refused("ssh://device")
     assert "device is not in known_hosts; it showed the key SHA256:" in error.message
-    assert error.way_out.endswith("let ssh write it down: ssh device")
+    assert error.hint.endswith("let ssh write it down: ssh device")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_changed_host_key_is_refused(loopback: Loopback, kind: str) -> None:
     loopback.trust(make_key(loopback.folder / "other", kind).with_suffix(".pub"))
     error = refused("ssh://device")
     assert "is not the device that known_hosts knows under this name" in error.message
-    assert "ssh-keygen -R" in error.way_out
+    assert "ssh-keygen -R" in error.hint
 
 
 def test_a_revoked_host_key_is_refused(loopback: Loopback) -> None:
@@ -114,7 +114,7 @@ def test_authentication_refused(loopback: Loopback) -> None:
     (loopback.folder / "authorized").write_text("")
     error = refused("ssh://device")
     assert "does not let you in" in error.message
-    assert "ssh-copy-id" in error.way_out
+    assert "ssh-copy-id" in error.hint
 
 
 def test_nothing_listens(loopback: Loopback) -> None:

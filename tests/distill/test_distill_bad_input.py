@@ -23,7 +23,7 @@ def test_other_tokens_are_named(teacher: Path, texts: Path, tmp_path: Path) -> N
     (other / "tokenizer.json").write_text(content.replace('"garden":', '"zebra":'))
     with pytest.raises(StudentError, match=r"different tokenizers: '(garden|zebra)' is (no token|[0-9]+) of") as caught:
         make_plan(str(teacher), recipe(student=NewStudentRecipe(start=str(other))), texts)
-    assert "black-box" in caught.value.way_out
+    assert "black-box" in caught.value.hint
     unmarked = json.loads(content) | {"post_processor": None}
     (other / "tokenizer.json").write_text(json.dumps(unmarked))
     with pytest.raises(StudentError, match=r"the same, and .* is split otherwise from token"):
@@ -42,7 +42,7 @@ def test_a_loss_that_is_no_number_ends_it(teacher: Path, texts: Path, tmp_path: 
     wild = recipe(training=replace(TRAINING, learning_rate=1e30, warmup=0.0))
     with pytest.raises(RecipeError, match=r"the loss is (nan|inf) at step [2-9]") as caught:
         taught(make_plan(str(teacher), wild, texts), tmp_path / "s")
-    assert "learning_rate below 1e+30" in caught.value.way_out
+    assert "learning_rate below 1e+30" in caught.value.hint
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
 
 

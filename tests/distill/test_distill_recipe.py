@@ -57,7 +57,7 @@ def test_two_lines_do(tmp_path: Path) -> None:
 def test_recipes_without_sense_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
         read(tmp_path, text)
-    assert caught.value.way_out
+    assert caught.value.hint
 
 
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:

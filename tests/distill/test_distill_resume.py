@@ -97,7 +97,7 @@ def test_an_interruption_says_what_is_left(
         with pytest.raises(InterruptedRunError, match=left) as caught:
             taught(plan, tmp_path / "s")
     left_there = stop == 17
-    assert bool(list(tmp_path.glob(".*"))) == ("--resume" in caught.value.way_out) == left_there
+    assert bool(list(tmp_path.glob(".*"))) == ("--resume" in caught.value.hint) == left_there
     taught(plan, tmp_path / "s", resume=left_there)
     taught(plan, tmp_path / "whole")
     resumed, whole = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("s", "whole"))

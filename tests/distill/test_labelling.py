@@ -125,7 +125,7 @@ def test_what_no_other_prompt_would_change_ends_it_at_once(
         assert len(teacher.asked) <= 8
     err = capsys.readouterr().err
     assert said in err
-    assert len(err.splitlines()) == 2  # what, and the way out
+    assert len(err.splitlines()) == 2  # what, and the hint
 
 
 def test_a_host_that_is_not_known_ends_it_at_once(tmp_path: Path) -> None:

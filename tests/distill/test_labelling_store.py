@@ -124,7 +124,7 @@ def test_a_key_goes_over_no_network_unhidden(monkeypatch: pytest.MonkeyPatch) ->
     for host in ("api.example.com", "8.8.8.8"):
         with pytest.raises(UsageError, match="for all to read") as wrong:
             read_secret(Endpoint(f"http://{host}/v1", "m"))
-        assert KEY not in wrong.value.message + wrong.value.way_out
+        assert KEY not in wrong.value.message + wrong.value.hint
     for url in ("https://api.example.com/v1", "http://127.0.0.1:8000/v1", "http://[::1]:8000/v1", "http://gpu-box/v1"):
         assert read_secret(Endpoint(url, "m"))
     assert not read_secret(Endpoint("http://api.example.com/v1", "m"), KeySource(variable="UNSET_OPENAI_KEY"))

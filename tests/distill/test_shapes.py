@@ -37,7 +37,7 @@ def test_what_is_not_said_is_half_of_the_teacher() -> None:
 def test_layers_beyond_the_teachers_are_refused(layers: int | tuple[int, ...]) -> None:
     with pytest.raises(RecipeError, match="the teacher has 6") as caught:
         resolve(NewStudentRecipe(layers=layers), 6)
-    assert "0 to 5" in caught.value.way_out
+    assert "0 to 5" in caught.value.hint
 
 
 @pytest.mark.parametrize(

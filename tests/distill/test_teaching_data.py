@@ -55,7 +55,7 @@ def test_pairs_are_prompts_or_conversations(tmp_path: Path) -> None:
 def test_a_bad_line_is_named(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         read_data(write(tmp_path, content))
-    assert caught.value.way_out
+    assert caught.value.hint
 
 
 def test_files_that_are_not_text(tmp_path: Path) -> None:

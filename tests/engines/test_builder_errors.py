@@ -65,7 +65,7 @@ def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HostError, match="tensorrt-rtx, which is not installed") as caught:
         require_builder(find_target("rtx-4090"))
     assert caught.value.exit_code == 3
-    assert "pip install 'edgecompress[tensorrt-rtx]'" in caught.value.way_out
+    assert "pip install 'edgecompress[tensorrt-rtx]'" in caught.value.hint
 
 
 def test_a_package_that_lacks_a_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ def test_a_capability_that_it_does_not_build_for() -> None:
     orin = replace(find_target("rtx-4090"), name="some-orin", compute_capability=(8, 7))
     with pytest.raises(HostError, match=r"no engine for compute capability 8\.7 \(some-orin\)") as caught:
         require_builder(orin)
-    assert "8.6, 8.9, 12.0" in caught.value.way_out.replace("8.0, ", "")
+    assert "8.6, 8.9, 12.0" in caught.value.hint.replace("8.0, ", "")
 
 
 def test_values_that_float16_cannot_hold_are_float32_in_the_engine(minilm_typed: Path, tmp_path: Path) -> None:

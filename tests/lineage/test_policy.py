@@ -47,8 +47,8 @@ def test_restricted_and_unknown_are_refused(
         check(lineage, "enforce")
     assert why in refused.value.message
     assert refused.value.exit_code == 6
-    assert "[provenance]" in refused.value.way_out
-    assert "--accept" in refused.value.way_out
+    assert "[provenance]" in refused.value.hint
+    assert "--accept" in refused.value.hint
 
 
 def test_a_teacher_s_terms_count(tmp_path: Path) -> None:
@@ -126,4 +126,4 @@ def test_declarations_without_sense_are_refused(declared: dict[str, Any], messag
     with pytest.raises(RecipeError) as refused:
         validate_provenance(ProvenanceRecipe(**declared))
     assert message in refused.value.message
-    assert refused.value.way_out
+    assert refused.value.hint

@@ -105,7 +105,7 @@ def test_each_failure_is_one_message(
     assert code == 3, err
     lines = err.splitlines()
     assert lines[0].startswith(f"edgecompress: {message}")
-    assert len(lines) == 2, "one message, and one way out"
+    assert len(lines) == 2, "one message, and one hint"
     assert "hf_" not in err, "no token is written anywhere"
     assert out == ""
     assert server.files == {}

@@ -153,7 +153,7 @@ def test_another_reader_of_the_cache_is_refused(rng: np.random.Generator) -> Non
     scales = {name: np.ones((2, 8), dtype=np.float32) for name in (KEY, VALUE)}
     with pytest.raises(RecipeError, match=r"'past_key_values.0.key' is read by Abs 'spy'") as error:
         quantize_cache(model, scales)
-    assert error.value.way_out == "Use --kv-cache fp32."
+    assert error.value.hint == "Use --kv-cache fp32."
     assert [value.dtype for value in model.graph.inputs] == before
 
 

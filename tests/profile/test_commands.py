@@ -125,7 +125,7 @@ def test_what_makes_no_sense_ends_with_2(
     assert main(["profile", str(minilm_bundle), *flags]) == 2
     said = capsys.readouterr().err
     assert re.search(message, said), said
-    assert len(said.splitlines()) == 2, "the way out too"
+    assert len(said.splitlines()) == 2, "the hint too"
 
 
 def test_a_file_where_the_report_should_be(minilm_bundle: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_one_that_is_too_short_says_how_long_is_needed() -> None:
     calls = []
     with pytest.raises(UsageError, match=r"2 s are about 40 calls, and p99 takes 1,000") as caught:
         measure(lambda: calls.append(0), 2, whole_s=0.05)
-    assert "--duration 55" in caught.value.way_out
+    assert "--duration 55" in caught.value.hint
     assert calls == [], "before it begins"
 
 

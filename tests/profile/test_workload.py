@@ -34,7 +34,7 @@ def test_what_is_no_shape_is_named(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         parse_workloads(text)
     assert caught.value.exit_code == 2
-    assert caught.value.way_out
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def test_memory_that_is_short(encoder_bundle: Path, decoder_bundle: Path, monkey
     machine = Machine(monkeypatch, memory=300)
     with encoder(encoder_bundle) as model, pytest.raises(DeviceMemoryError, match="out of memory") as caught:
         model.encode("a cat")
-    assert "smaller batches" in caught.value.way_out
+    assert "smaller batches" in caught.value.hint
     assert caught.value.exit_code == 3
     del caught  # its frames hold buffers
     gc.collect()
@@ -230,7 +230,7 @@ def test_an_engine_that_does_not_open(encoder_bundle: Path, tmp_path: Path, monk
     machine.install("tensorrt", "11.4.0", refuses="Serialization assertion failed. Version tag does not match")
     with pytest.raises(BundleError, match="cannot be opened: Serialization assertion failed") as caught:
         load(encoder_bundle)
-    assert "edgecompress build BUNDLE --force" in caught.value.way_out
+    assert "edgecompress build BUNDLE --force" in caught.value.hint
     machine.install("tensorrt", "11.4.0", refuses="Cuda Runtime (out of memory)")
     with pytest.raises(DeviceMemoryError, match=r"1_073_741_824 bytes are free on GPU 0"):
         load(encoder_bundle)

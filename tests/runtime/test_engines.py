@@ -75,7 +75,7 @@ def test_without_a_driver_its_library_is_named(monkeypatch: pytest.MonkeyPatch, 
     without_driver(monkeypatch)
     error = refusal(bundle)
     assert "its driver's libcuda.so.1 is not on this machine" in error.message
-    assert "Install NVIDIA's driver" in error.way_out
+    assert "Install NVIDIA's driver" in error.hint
 
 
 def test_without_the_bindings_their_package_is_named(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
@@ -83,7 +83,7 @@ def test_without_the_bindings_their_package_is_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, driver.BINDINGS, None)
     error = refusal(bundle)
     assert "the package cuda-bindings is not installed" in error.message
-    assert error.way_out == "pip install 'edgecompress[device-gpu]'"
+    assert error.hint == "pip install 'edgecompress[device-gpu]'"
 
 
 def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
@@ -128,7 +128,7 @@ def test_an_engine_of_tensorrt_is_for_the_gpu_that_it_was_built_on(bundle: Path)
     gpus = [Gpu(name=name, memory_bytes=1, compute_capability=capability) for name, capability in (RTX, ONE_SORT)]
     with pytest.raises(HostError, match=r"is for NVIDIA L4 \(compute capability 8\.9\), and here is 0") as caught:
         choose(built, gpus, None)
-    assert "edgecompress build BUNDLE --force" in caught.value.way_out
+    assert "edgecompress build BUNDLE --force" in caught.value.hint
     open_to_all = replace(manifest.engine, builder="tensorrt", gpu="")
     same = replace(PLAN, hardware_compatibility="same-compute-capability")
     assert choose(replace(built, engine=open_to_all, build=same), gpus, None) == 0
@@ -142,7 +142,7 @@ def test_a_missing_library_is_named_with_its_version(monkeypatch: pytest.MonkeyP
     Machine(monkeypatch, RTX).install("tensorrt-rtx", None)
     error = refusal(bundle)
     assert "needs libtensorrt_rtx.so.1, which is not installed" in error.message
-    assert error.way_out == f"pip install tensorrt-rtx=={VERSION}"
+    assert error.hint == f"pip install tensorrt-rtx=={VERSION}"
 
 
 def test_another_version_is_refused_with_the_command_that_rebuilds(
@@ -151,7 +151,7 @@ def test_another_version_is_refused_with_the_command_that_rebuilds(
     Machine(monkeypatch, RTX).install("tensorrt-rtx", "1.8.0.1")
     error = refusal(bundle)
     assert f"built by tensorrt-rtx {VERSION} and 1.8.0.1 is installed" in error.message
-    assert "edgecompress build BUNDLE --force" in error.way_out
+    assert "edgecompress build BUNDLE --force" in error.hint
 
 
 def test_an_engine_for_any_version_takes_later_ones_of_its_major(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
@@ -187,7 +187,7 @@ def test_an_engine_that_is_not_built_yet(monkeypatch: pytest.MonkeyPatch, bundle
     Machine(monkeypatch, RTX)
     error = refusal(bundle)
     assert "is not built yet" in error.message
-    assert "`edgecompress build` does it" in error.way_out
+    assert "`edgecompress build` does it" in error.hint
 
 
 def test_nothing_falls_back_to_the_graph_beside_the_engine(

@@ -464,7 +464,7 @@ def test_bad_input_is_one_clear_line(
     with pytest.raises(UsageError, match=message) as error:
         generator.generate(prompt, **options)  # type: ignore[call-overload]
     assert "\n" not in error.value.message
-    assert error.value.way_out
+    assert error.value.hint
     assert not generator._running
 
 

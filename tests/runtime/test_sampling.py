@@ -187,7 +187,7 @@ def test_values_without_sense_are_refused_by_name(name: str, value: object) -> N
     with pytest.raises(UsageError, match=name) as error:
         sampling_for(SETTINGS, **{**NOTHING, name: value})
     assert "\n" not in error.value.message
-    assert error.value.way_out
+    assert error.value.hint
 
 
 def test_logits_that_are_not_numbers_are_no_text() -> None:

@@ -59,7 +59,7 @@ def test_the_gate_names_the_costly_layers() -> None:
     with pytest.raises(QualityBudgetError, match=r"0\.9500 is below 0\.99.*layer\.3") as error:
         require(Fidelity(samples=1, mean_cosine=0.95), QualityRecipe(), precision="int8-static", costly=["layer.3"])
     assert error.value.exit_code == 4
-    assert "--min-fidelity" in error.value.way_out
+    assert "--min-fidelity" in error.value.hint
 
 
 def candidate(precision: str, cosine: float, speedup: float | None) -> Candidate:

@@ -21,9 +21,7 @@ def open_device(manifest: Manifest, wanted: int | None) -> Device:
     try:
         cuda = open_driver()
     except HostError as error:
-        raise HostError(
-            f"{manifest.name} is for {manifest.target.name}: {error.message}", way_out=error.way_out
-        ) from None
+        raise HostError(f"{manifest.name} is for {manifest.target.name}: {error.message}", hint=error.hint) from None
     return CudaDevice(cuda, choose(manifest, list_gpus(cuda), wanted))
 
 
@@ -32,23 +30,23 @@ def choose(manifest: Manifest, gpus: Sequence[Gpu], wanted: int | None) -> int:
     if not gpus:
         raise HostError(
             f"{manifest.name} needs an NVIDIA GPU, and the driver finds none",
-            way_out="`nvidia-smi` shows what the driver sees; CUDA_VISIBLE_DEVICES can hide a GPU.",
+            hint="`nvidia-smi` shows what the driver sees; CUDA_VISIBLE_DEVICES can hide a GPU.",
         )
     listed = describe_gpus(gpus)
     if wanted is not None and not 0 <= wanted < len(gpus):
-        raise HostError(f"there is no GPU {wanted}; here is {listed}", way_out="Give another device (--device).")
+        raise HostError(f"there is no GPU {wanted}; here is {listed}", hint="Give another device (--device).")
     fitting = [i for i, gpu in enumerate(gpus) if _fits(manifest, gpu)]
     if wanted is not None and wanted in fitting:
         return wanted
     if wanted is None and len(fitting) == 1:
         return fitting[0]
     if wanted is None and fitting:
-        raise HostError(f"several GPUs could be meant: {listed}", way_out="Say which: device=N (--device N).")
+        raise HostError(f"several GPUs could be meant: {listed}", hint="Say which: device=N (--device N).")
     if wanted is not None:
         listed = f"GPU {wanted}, {gpus[wanted].name}, {gpus[wanted].capability}"
     raise HostError(
         f"{manifest.name} is for {_for(manifest)}, and here is {listed}",
-        way_out=_rebuild(manifest),
+        hint=_rebuild(manifest),
     )
 
 

@@ -30,19 +30,19 @@ def open_driver(load: Callable[[str], object] = ctypes.CDLL) -> Any:
     except OSError:
         raise HostError(
             f"an NVIDIA GPU is needed, and its driver's {LIBRARY} is not on this machine",
-            way_out="Install NVIDIA's driver, or export the student for this machine.",
+            hint="Install NVIDIA's driver, or export the student for this machine.",
         ) from None
     try:
         cuda = importlib.import_module(BINDINGS)
     except ImportError as error:
         raise HostError(
-            f"the package cuda-bindings is not installed ({error})", way_out="pip install 'edgecompress[device-gpu]'"
+            f"the package cuda-bindings is not installed ({error})", hint="pip install 'edgecompress[device-gpu]'"
         ) from None
     (code,) = cuda.cuInit(0)
     if code != cuda.CUresult.CUDA_SUCCESS:
         raise HostError(
             f"{LIBRARY} finds no GPU that it can use: {code.name}",
-            way_out="`nvidia-smi` shows what the driver sees; CUDA_VISIBLE_DEVICES can hide a GPU.",
+            hint="`nvidia-smi` shows what the driver sees; CUDA_VISIBLE_DEVICES can hide a GPU.",
         )
     return cuda
 
@@ -76,11 +76,11 @@ def _value(cuda: Any, result: tuple[Any, ...]) -> Any:
         return values[0] if values else None
     if code == cuda.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
         raise DeviceMemoryError(
-            "the GPU is out of memory", way_out="Close what else uses it, or take smaller batches or a shorter context."
+            "the GPU is out of memory", hint="Close what else uses it, or take smaller batches or a shorter context."
         )
     raise HostError(
         f"the CUDA driver fails: {code.name}",
-        way_out="`nvidia-smi` shows the GPU's state; an error once made stays until the process ends.",
+        hint="`nvidia-smi` shows the GPU's state; an error once made stays until the process ends.",
     )
 
 
