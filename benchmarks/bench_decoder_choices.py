@@ -22,18 +22,18 @@ import transformers
 
 from benchmarks.r1_shape import CONFIG, save_tokenizer
 from benchmarks.result_lines import RESULTS, header, write
+from edgecompress.backends.onnxruntime_cpu import compile as backend
 from edgecompress.capture.export import capture
-from edgecompress.capture.student import load_student
-from edgecompress.compile import onnxruntime as backend
-from edgecompress.decoder_stages import past_shapes
+from edgecompress.graph.timing import open_session, time_in_turn
+from edgecompress.kinds.decoder.check import text_feed
+from edgecompress.kinds.decoder.export import past_shapes
+from edgecompress.kinds.student import load_student
 from edgecompress.lower.onnxruntime import lower
 from edgecompress.lower.rotary import lower_rms_norm
 from edgecompress.quantize.stage import quantize
 from edgecompress.targets import detect
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import QuantizeRecipe, Recipe, StudentRecipe
-from edgecompress.verify.decoder_check import text_feed
-from edgecompress.verify.latency import open_session, time_in_turn
 
 SHAPES = ((1, 127), (16, 0), (128, 0))  # new tokens, tokens behind them
 

@@ -323,7 +323,7 @@ def divergences(bench: Bench, start: Path, folder: Path, rounding: str, stream: 
 
 def bundle_vectors(bench: Bench, folder: Path, texts: list[str], precision: str) -> Any:
     """Of a bundle that `export` made of the checkpoint, run by our runtime."""
-    from edgecompress.pipeline import export
+    from edgecompress.export.pipeline import export
     from edgecompress.runtime import load as load_bundle
     from edgecompress.types.recipe import QualityRecipe, Recipe, RuntimeRecipe, StudentRecipe
 

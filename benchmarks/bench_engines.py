@@ -19,9 +19,9 @@ from typing import Any
 
 from benchmarks.bench_encoder import default_checkpoint, note
 from benchmarks.result_lines import RESULTS, header, write
-from edgecompress.compile.tensorrt_rtx import build_engine
+from edgecompress.backends.tensorrt_rtx.engine import build_engine
+from edgecompress.export.pipeline import ExportResult, export
 from edgecompress.formats.manifest import read_report
-from edgecompress.pipeline import ExportResult, export
 from edgecompress.targets import computable, find_target
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import FP8, TENSORRT_RTX, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe

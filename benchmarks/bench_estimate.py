@@ -30,10 +30,10 @@ import numpy as np
 
 from benchmarks.bench_encoder import note
 from benchmarks.result_lines import RESULTS, header, write
+from edgecompress.export.pipeline import export
 from edgecompress.formats.codec import dumps
 from edgecompress.formats.manifest import open_bundle
 from edgecompress.formats.profile import read_profile
-from edgecompress.pipeline import export
 from edgecompress.profile.efficiency import fit, predicted, usual_peaks
 from edgecompress.profile.host import describe_host
 from edgecompress.profile.operators import OperatorTimer

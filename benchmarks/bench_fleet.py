@@ -33,7 +33,7 @@ LABEL = "this-machine"
 
 def tiny_bundle(folder: Path) -> Path:
     """An encoder of two layers with random weights."""
-    from edgecompress.pipeline import export
+    from edgecompress.export.pipeline import export
     from edgecompress.types.recipe import Recipe, RuntimeRecipe, StudentRecipe
     from tests.tiny import tiny_checkpoint
 

@@ -23,8 +23,9 @@ import numpy as np
 from benchmarks.bench_encoder import note, spread
 from benchmarks.cold_start import run_alone, summary
 from benchmarks.result_lines import RESULTS, header, write
-from edgecompress.runtime import Generator, load
-from edgecompress.runtime import generator as generator_module
+from edgecompress.kinds.decoder import runtime as generator_module
+from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.runtime import load
 
 FIRST_TOKEN = """
 import sys

@@ -18,19 +18,19 @@ import numpy as np
 import onnx_ir as ir
 
 from benchmarks.result_lines import RESULTS, header, write
+from edgecompress.backends.onnxruntime_cpu import compile as backend
 from edgecompress.capture.export import capture, write_model
-from edgecompress.capture.student import load_student
 from edgecompress.capture.tokenizer import save_tokenizer
-from edgecompress.compile import onnxruntime as backend
+from edgecompress.graph.timing import open_session, time_in_turn
+from edgecompress.kinds.encoder.samples import text_feeds
+from edgecompress.kinds.student import load_student
 from edgecompress.lower import onnxruntime as lowering
-from edgecompress.quantize.feeds import text_feeds
 from edgecompress.quantize.layers import constant
 from edgecompress.quantize.stage import Calibrated, calibrate, quantize
-from edgecompress.quantize.text import load_texts
+from edgecompress.quantize.texts import load_texts
 from edgecompress.targets import detect
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import CalibrationRecipe, Recipe, StudentRecipe
-from edgecompress.verify.latency import open_session, time_in_turn
 
 SHAPES = ((1, 16), (1, 128), (8, 128))
 

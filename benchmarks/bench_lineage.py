@@ -32,8 +32,8 @@ import model_signing.hashing
 import numpy as np
 
 from benchmarks.result_lines import RESULTS, header, write
-from edgecompress.bundle import write_bundle
 from edgecompress.capture.checkpoint import hashes
+from edgecompress.export.bundle import write_bundle
 from edgecompress.formats import codec
 from edgecompress.formats.manifest import file_sha256, open_bundle
 from edgecompress.lineage.collect import Checkpoint, collect

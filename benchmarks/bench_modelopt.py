@@ -24,21 +24,21 @@ import onnxruntime as ort
 from benchmarks.bench_encoder import default_checkpoint, note
 from benchmarks.peers_encoder import make_onnx, pool
 from benchmarks.result_lines import RESULTS, header, write
-from edgecompress.capture.reference import reference_outputs
-from edgecompress.capture.student import load_student
+from edgecompress.backends.tensorrt_rtx.engine import build_engine
 from edgecompress.capture.tokenizer import save_tokenizer
-from edgecompress.compile.tensorrt_rtx import build_engine
 from edgecompress.errors import EdgeCompressError
+from edgecompress.export.pipeline import export
 from edgecompress.formats.manifest import read_report
-from edgecompress.pipeline import export
-from edgecompress.quantize.feeds import Feed, in_batches, stack, text_feeds
-from edgecompress.quantize.text import load_texts
+from edgecompress.kinds.encoder.reference import reference_outputs
+from edgecompress.kinds.encoder.samples import Feed, in_batches, stack, text_feeds
+from edgecompress.kinds.student import load_student
+from edgecompress.quantize.texts import load_texts
+from edgecompress.runtime.metrics import measure
 from edgecompress.targets import find_target
 from edgecompress.types.bundle import ShapeRange
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import TENSORRT_RTX, QualityRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity
-from edgecompress.verify.fidelity import measure
 
 TARGET = "rtx-4090"
 SHAPE = ShapeRange(smallest=(1, 1), usual=(8, 128), largest=(32, 256))

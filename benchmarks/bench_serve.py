@@ -29,7 +29,8 @@ import openai
 
 from benchmarks.bench_encoder import note
 from benchmarks.result_lines import RESULTS, header, write
-from edgecompress.runtime import Generator, load
+from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.runtime import load
 
 ROOT = Path(__file__).parent.parent
 PROMPTS = [

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from edgecompress.capture.export import capture
-from edgecompress.capture.student import load_student
+from edgecompress.graph import timing as latency
+from edgecompress.kinds.decoder.check import Feed, Ids, text_feed
+from edgecompress.kinds.decoder.metric import DecoderFidelity
+from edgecompress.kinds.student import load_student
 from edgecompress.lower.kv_cache import lower_cache
 from edgecompress.lower.onnxruntime import lower, lower_model
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
 from edgecompress.quantize.stage import quantize
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import QuantizeRecipe, Recipe, StudentRecipe
-from edgecompress.verify import latency
-from edgecompress.verify.decoder import DecoderFidelity
-from edgecompress.verify.decoder_check import Feed, Ids, text_feed
 
 CACHE_WEIGHTS = {"fp32": "rtn", "int8-weights": "rtn", "int4-weights": "gptq"}  # precision -> how it is rounded
 

@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from benchmarks.small_decoder import Corpus, Settings, load_corpus, token_stream
 from edgecompress.capture.model import Encoder, load_model
-from edgecompress.capture.student import load_student
 from edgecompress.distill.objective import Objective
 from edgecompress.distill.plan import Plan
 from edgecompress.distill.rounding import Rounding
@@ -26,6 +25,7 @@ from edgecompress.distill.run import load_pair
 from edgecompress.distill.tokenizers import load_tokenizer
 from edgecompress.distill.trainer import Lesson, train
 from edgecompress.distill.work import WorkFolder
+from edgecompress.kinds.student import load_student
 from edgecompress.types.recipe import StudentRecipe
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

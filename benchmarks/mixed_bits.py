@@ -17,7 +17,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecompress.capture.export import capture
-from edgecompress.capture.student import load_student
+from edgecompress.graph import timing as latency
+from edgecompress.kinds.decoder.check import Feed, logits_of, text_feed
+from edgecompress.kinds.decoder.metric import measure_decoder
+from edgecompress.kinds.student import load_student
 from edgecompress.lower.onnxruntime import lower, lower_model
 from edgecompress.quantize import sensitivity
 from edgecompress.quantize.blockwise import BlockFormat
@@ -29,9 +32,6 @@ from edgecompress.quantize.stage import quantize
 from edgecompress.quantize.weights import round_linear, round_table
 from edgecompress.types.recipe import MIXED, QuantizeRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity
-from edgecompress.verify import latency
-from edgecompress.verify.decoder import measure_decoder
-from edgecompress.verify.decoder_check import Feed, logits_of, text_feed
 
 METHODS = ("rtn", "gptq")
 BUDGETS = (4.25, 4.5, 5.0, 5.5)  # mean bits

@@ -58,7 +58,7 @@ def load_tokenizer(checkpoint: Path) -> Tokenizer:
 def seen_by_our_export() -> str:
     """Every text that ``edgecompress export`` calibrates on by default, as one string."""
     try:
-        text = importlib.import_module("edgecompress.quantize.text")
+        text = importlib.import_module("edgecompress.quantize.texts")
         recipe = importlib.import_module("edgecompress.types.recipe")
     except ModuleNotFoundError:
         return ""

@@ -50,7 +50,7 @@ def minilm_dir() -> Path:
 @pytest.fixture(scope="session")
 def minilm_bundle(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real student as int8 for this machine, of ONNX Runtime's ops; made once, and never written to."""
-    from edgecompress.pipeline import export
+    from edgecompress.export.pipeline import export
 
     return _once(tmp_path_factory, "minilm.bundle", lambda path: export(minilm_recipe(minilm_dir), path))
 
@@ -109,7 +109,7 @@ def best_outputs(cases: tuple[Path, Expected], library: Path) -> dict[str, Any]:
 
 
 def _with_kernels(student: Path, target: str, output: Path) -> None:
-    from edgecompress.pipeline import export
+    from edgecompress.export.pipeline import export
     from edgecompress.types.recipe import QualityRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
 
     recipe = Recipe(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from edgecompress import bundle as bundle_module
-from edgecompress.bundle import check_output, write_bundle
 from edgecompress.errors import BundleError, OutputError
+from edgecompress.export import bundle as bundle_module
+from edgecompress.export.bundle import check_output, write_bundle
 from edgecompress.formats.codec import dumps, from_jsonable
 from edgecompress.formats.manifest import open_bundle, read_manifest, sidecar
 from edgecompress.types.bundle import Manifest, RuntimeSettings, TargetRecord, TensorSpec
@@ -156,7 +156,7 @@ def test_nothing_is_left_when_writing_stops(
 
 def test_the_same_input_gives_the_same_bytes(minilm_dir: Path, minilm_bundle: Path, tmp_path: Path) -> None:
     """Everything but the measured times, which belong to a moment."""
-    from edgecompress.pipeline import export
+    from edgecompress.export.pipeline import export
 
     again = tmp_path / "again.bundle"
     export(minilm_recipe(minilm_dir), again)

@@ -14,9 +14,10 @@ import transformers
 
 from edgecompress.cli import main
 from edgecompress.errors import QualityBudgetError, RecipeError, StudentError
+from edgecompress.export.pipeline import export, plan
 from edgecompress.formats.manifest import open_bundle
-from edgecompress.pipeline import export, plan
-from edgecompress.runtime import Generator, load
+from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.runtime import load
 from edgecompress.targets import accuracy_levels, find_target
 from edgecompress.types.recipe import (
     CalibrationRecipe,

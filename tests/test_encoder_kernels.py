@@ -11,12 +11,13 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from edgecompress.backends.onnxruntime_cpu.encoder_kernels import use_encoder_kernels
+from edgecompress.backends.onnxruntime_cpu.encoder_layers import NotFound, find_chain
 from edgecompress.cli import main
-from edgecompress.compile.encoder_kernels import use_encoder_kernels
-from edgecompress.compile.encoder_layers import NotFound, find_chain
 from edgecompress.errors import RecipeError
-from edgecompress.pipeline import export
-from edgecompress.runtime import Encoder, load
+from edgecompress.export.pipeline import export
+from edgecompress.kinds.encoder.runtime import Encoder
+from edgecompress.runtime import load
 from edgecompress.targets import find_target
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, Recipe, RuntimeRecipe, StudentRecipe

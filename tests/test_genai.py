@@ -16,12 +16,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from edgecompress.cli import main
-from edgecompress.compile.genai import genai_files, require_tokenizer
 from edgecompress.errors import RecipeError, StudentError
+from edgecompress.export.pipeline import export, plan
 from edgecompress.formats.manifest import open_bundle
+from edgecompress.kinds.decoder.genai import genai_files, require_tokenizer
+from edgecompress.kinds.decoder.runtime import Generator
 from edgecompress.lower.last_logits import keep_last_logits
-from edgecompress.pipeline import export, plan
-from edgecompress.runtime import Generator, load
+from edgecompress.runtime import load
 from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from tests.decoders import tiny_decoder
 from tests.tiny import tiny_checkpoint

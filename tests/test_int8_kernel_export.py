@@ -9,13 +9,13 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
+from edgecompress.backends.onnxruntime_cpu.kernel_timing import time_kernels
+from edgecompress.backends.onnxruntime_cpu.kernels import use_kernels
 from edgecompress.cli import main
-from edgecompress.compile.kernel_timing import time_kernels
-from edgecompress.compile.kernels import use_kernels
 from edgecompress.errors import RecipeError
-from edgecompress.pipeline import export
+from edgecompress.export.pipeline import export
+from edgecompress.kinds.decoder.runtime import Generator
 from edgecompress.runtime import load
-from edgecompress.runtime.generator import Generator
 from edgecompress.targets import find_target
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, QuantizeRecipe, Recipe, RuntimeRecipe

@@ -11,12 +11,12 @@ import onnxruntime as ort
 import pytest
 from edgecompress_kernels.cpu.isa import ISAS
 
+from edgecompress.backends.onnxruntime_cpu import kernels
 from edgecompress.cli import main
-from edgecompress.compile import kernels
 from edgecompress.errors import BundleError, HostError, RecipeError
-from edgecompress.pipeline import export
+from edgecompress.export.pipeline import export
+from edgecompress.kinds.decoder.runtime import Generator
 from edgecompress.runtime import load
-from edgecompress.runtime.generator import Generator
 from edgecompress.runtime.weights import Weight, add_weights, huge_region, read_table
 from edgecompress.targets import known_targets
 from edgecompress.types.recipe import QualityRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe

@@ -12,19 +12,20 @@ import numpy as np
 import pytest
 
 from edgecompress.capture.export import capture
-from edgecompress.capture.student import load_student
 from edgecompress.cli import main
 from edgecompress.errors import RecipeError
+from edgecompress.export.pipeline import export, plan
 from edgecompress.formats.manifest import open_bundle, read_report
+from edgecompress.graph import timing as latency
+from edgecompress.kinds.decoder.check import logits_of, text_feed
+from edgecompress.kinds.decoder.metric import DecoderFidelity
+from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.kinds.student import load_student
 from edgecompress.lower.kv_cache import lower_cache
 from edgecompress.lower.onnxruntime import lower
-from edgecompress.pipeline import export, plan
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
-from edgecompress.runtime import Generator, load
+from edgecompress.runtime import load
 from edgecompress.types.recipe import CalibrationRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
-from edgecompress.verify import latency
-from edgecompress.verify.decoder import DecoderFidelity
-from edgecompress.verify.decoder_check import logits_of, text_feed
 from tests.decoders import tiny_decoder
 from tests.test_decoder_export import recipe
 from tests.tiny import tiny_checkpoint
@@ -198,7 +199,7 @@ def test_calibration_reaches_over_the_whole_context(
         seen.extend((int(feed["position_ids"].min()), int(feed["position_ids"].max())) for feed in kept)
         return cache_scales(session, kept)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("edgecompress.decoder_stages.cache_scales", recorded)
+    monkeypatch.setattr("edgecompress.kinds.decoder.export.cache_scales", recorded)
     asked = recipe(small_decoder_dir, "fp32", **INT8)
     made = export(replace(asked, calibration=CalibrationRecipe(samples=6, max_length_tokens=16)), tmp_path / "b")
     assert made.manifest.generation is not None

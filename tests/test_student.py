@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edgecompress.capture.student import load_student
 from edgecompress.errors import CalibrationError, StudentError
-from edgecompress.quantize.text import load_texts
+from edgecompress.kinds.student import load_student
+from edgecompress.quantize.texts import load_texts
 from edgecompress.types.recipe import CalibrationRecipe, StudentRecipe
 from tests.tiny import tiny_checkpoint
 

@@ -29,7 +29,7 @@ def capture(student: Student, out_dir: Path, *, opset: int) -> Graph:
     Raises StudentError if the architecture cannot be captured without changing what it computes.
     """
     if student.is_decoder:
-        from edgecompress.capture.decoder import capture_decoder  # it needs this module's writer
+        from edgecompress.kinds.decoder.capture import capture_decoder  # it needs this module's writer
 
         return capture_decoder(student, out_dir, opset=opset)
     with attention_as_one_op() as calls:

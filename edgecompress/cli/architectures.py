@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from edgecompress.capture.architectures import ARCHITECTURES
+    from edgecompress.kinds.architectures import ARCHITECTURES
 
     chosen = list(ARCHITECTURES.values())
     if options.name is not None:

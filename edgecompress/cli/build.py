@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from edgecompress.bundle import add_engine
+    from edgecompress.export.bundle import add_engine
+    from edgecompress.export.pipeline import workspace
     from edgecompress.formats.manifest import SIGNATURE, open_bundle
-    from edgecompress.pipeline import workspace
 
     manifest, folder = open_bundle(options.bundle)
     if manifest.build is None and manifest.engine is None:
@@ -56,11 +56,11 @@ def _build(
 
     graph = Graph(path=folder / manifest.model, stage="lowered", precision=manifest.precision)
     if manifest.build is not None:
-        from edgecompress.compile.tensorrt import build_on_device, require_device
+        from edgecompress.backends.tensorrt.engine import build_on_device, require_device
 
         index, gpu = require_device(manifest.build, detect_gpus(), device, manifest.model)
         return build_on_device(graph, manifest.build, index, gpu, folder, scratch, show)
-    from edgecompress.compile.tensorrt_rtx import build_engine
+    from edgecompress.backends.tensorrt_rtx.engine import build_engine
 
     old = manifest.engine
     assert old is not None

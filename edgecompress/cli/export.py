@@ -28,7 +28,7 @@ from edgecompress.types.recipe import (
 from edgecompress.types.report import Candidate, Fidelity, KernelUse
 
 if TYPE_CHECKING:
-    from edgecompress.pipeline import ExportResult, Plan
+    from edgecompress.export.pipeline import ExportResult, Plan
 
 # flag -> (group of the recipe or "", field)
 _FIELDS = {
@@ -216,10 +216,10 @@ def run(options: argparse.Namespace) -> int:
     if options.output is None and not options.dry_run:
         raise UsageError("no output was given", hint="Give -o PATH, the folder to make.")
     if options.output is not None:
-        from edgecompress.bundle import check_output
+        from edgecompress.export.bundle import check_output
 
         check_output(options.output, options.force)
-    from edgecompress import pipeline
+    from edgecompress.export import pipeline
 
     with progress() as show:
         show("reading the checkpoint")

@@ -11,8 +11,10 @@ from edgecompress.cli.output import emit_json, note
 from edgecompress.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgecompress.runtime import Generator, Session, Statistics, Stream
+    from edgecompress.kinds.decoder.runtime import Generator, Session
     from edgecompress.runtime.prompts import Options
+    from edgecompress.runtime.results import Statistics
+    from edgecompress.runtime.stream import Stream
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _REASONING, _ANSWER = "── reasoning ──", "── answer ──"

@@ -13,7 +13,7 @@ from edgecompress.cli.output import add_json_flag, emit_json, note, table
 from edgecompress.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgecompress.runtime import Encoder
+    from edgecompress.kinds.encoder.runtime import Encoder
 
 _SHOWN_VALUES = 4
 _SHOWN_TEXT = 40
@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from edgecompress.runtime import Encoder, load
+    from edgecompress.kinds.encoder.runtime import Encoder
+    from edgecompress.runtime import load
 
     wanted = {"threads": options.threads, "device": options.device, "allow_mismatch": options.allow_mismatch}
     with load(options.bundle, **wanted) as encoder:

@@ -25,12 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from edgecompress.cli.export import describe
     from edgecompress.formats.manifest import file_sha256, open_bundle
+    from edgecompress.kinds.decoder.check import verify_decoder
+    from edgecompress.kinds.encoder.check import verify_outputs
+    from edgecompress.kinds.encoder.runtime import Encoder
     from edgecompress.lineage.signature import signature_of, verify
-    from edgecompress.runtime import Encoder
+    from edgecompress.runtime.metrics import shortfall
     from edgecompress.runtime.session import check_host
-    from edgecompress.verify.decoder_check import verify_decoder
-    from edgecompress.verify.device import verify_outputs
-    from edgecompress.verify.fidelity import shortfall
 
     signed = verify(options.bundle, options.key) if options.key is not None else None
     manifest, folder = open_bundle(options.bundle)

@@ -9,13 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from edgecompress.capture.student import load_student
 from edgecompress.distill.data import TeachingData, read_data
 from edgecompress.distill.examples import Example, make_examples
 from edgecompress.distill.tokenizers import load_tokenizer, require_same_tokens
 from edgecompress.errors import HostError, RecipeError, StudentError, UsageError
 from edgecompress.formats.codec import dumps
 from edgecompress.formats.distill_recipe import validate_distill_recipe
+from edgecompress.kinds.student import load_student
 from edgecompress.runtime.memory import check_available
 from edgecompress.types.distill import BLACK_BOX, NO_ROUNDING, DistillRecipe, TeacherRecord
 from edgecompress.types.recipe import StudentRecipe

@@ -15,7 +15,6 @@ import transformers
 
 from edgecompress import __version__
 from edgecompress.capture.model import load_model
-from edgecompress.capture.student import load_student
 from edgecompress.distill.examples import digest, order_of
 from edgecompress.distill.objective import Objective, needs_heads, vectors_only
 from edgecompress.distill.output import check_free, write_student
@@ -27,6 +26,7 @@ from edgecompress.distill.teacher_vectors import load_vectors, save_vectors, vec
 from edgecompress.distill.trainer import Lesson, steps_in, train
 from edgecompress.distill.work import Run, WorkFolder, require_same
 from edgecompress.errors import EdgeCompressError, InterruptedRunError, StudentError
+from edgecompress.kinds.student import load_student
 from edgecompress.types.distill import NO_ROUNDING, DataRecord, Distillation
 from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Student

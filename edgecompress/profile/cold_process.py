@@ -22,7 +22,8 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     import numpy as np
 
-    from edgecompress.runtime import Encoder, load
+    from edgecompress.kinds.encoder.runtime import Encoder
+    from edgecompress.runtime import load
 
     imported = time.monotonic()
     with load(job["bundle"], threads=job["threads"], device=job["device"], allow_mismatch=True) as model:

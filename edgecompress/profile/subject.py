@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from edgecompress.errors import UsageError
+from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.kinds.encoder.runtime import Encoder
 from edgecompress.profile.workload import Workload, text_of
-from edgecompress.runtime import Encoder
 from edgecompress.runtime.batching import Tokens, pad
 from edgecompress.runtime.decoder import Cancellation
-from edgecompress.runtime.generator import Generator
 from edgecompress.runtime.models import EngineModel, read_prompt
 from edgecompress.types.bundle import Manifest
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgecompress.quantize.blockwise import BlockFormat, Blocks
-from edgecompress.quantize.decoder import find_head
 from edgecompress.quantize.hessians import Batches
+from edgecompress.quantize.language_model import find_head
 from edgecompress.quantize.layers import Embedding, Linear, find_embeddings, find_linears
 from edgecompress.quantize.numerics import Float
 from edgecompress.quantize.sensitivity import LoneCost, Mixed, choose_raised

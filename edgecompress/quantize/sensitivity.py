@@ -17,11 +17,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.errors import CalibrationError
+from edgecompress.kinds.decoder.metric import DecoderFidelity
 from edgecompress.quantize.blockwise import Blocks
 from edgecompress.quantize.hessians import Batches
 from edgecompress.quantize.numerics import Float
 from edgecompress.quantize.parts import Chain, FloatGraph, Part, ends_by_weight, readers
-from edgecompress.verify.decoder import DecoderFidelity
 
 TEXTS = 2  # calibration texts that a weight is measured on
 TOKENS = 64  # of each of them: more do not rank better (docs/adr/0008), and each weight costs a run over them

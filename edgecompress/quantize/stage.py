@@ -15,10 +15,10 @@ from edgecompress.errors import RecipeError
 from edgecompress.lower.packing import pack_linears
 from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
-from edgecompress.quantize.decoder import quantize_decoder
 from edgecompress.quantize.experts import routers
 from edgecompress.quantize.float8 import quantize_linears_float8
 from edgecompress.quantize.hessians import Batches, StreamedHessians
+from edgecompress.quantize.language_model import quantize_decoder
 from edgecompress.quantize.layers import Linear, find_embeddings, find_linears, find_residuals
 from edgecompress.quantize.mixed import mix
 from edgecompress.quantize.parts import FloatGraph

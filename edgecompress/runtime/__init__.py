@@ -1,32 +1,17 @@
-"""What a device imports: numpy, onnxruntime, tokenizers; jinja2 for chats. Never torch, transformers or onnx."""
+"""What kinds and backends share on a device: numpy, onnxruntime, tokenizers. Never torch, transformers or onnx.
+
+:func:`edgecompress.load` is here by its name too: an application embeds ``edgecompress.runtime`` and nothing else.
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edgecompress.runtime.encoder import Encoder
-from edgecompress.runtime.loading import load
-
-if TYPE_CHECKING:
-    from edgecompress.runtime.generator import Generator, Session
-    from edgecompress.runtime.results import Generated, Piece, Statistics
-    from edgecompress.runtime.stream import Stream
-
-__all__ = ["Encoder", "Generated", "Generator", "Piece", "Session", "Statistics", "Stream", "load"]
-
-# What only text generation needs, so that an encoder's cold start does not pay for it.
-_MODULES = {
-    "Generator": "generator",
-    "Session": "generator",
-    "Generated": "results",
-    "Piece": "results",
-    "Statistics": "results",
-    "Stream": "stream",
-}
+__all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'edgecompress.runtime' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"edgecompress.runtime.{_MODULES[name]}"), name)
+    if name == "load":  # it opens any kind on any backend, so it lies above both and is looked up when asked for
+        return importlib.import_module("edgecompress.loading").load
+    raise AttributeError(f"module 'edgecompress.runtime' has no attribute '{name}'")

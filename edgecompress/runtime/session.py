@@ -79,7 +79,7 @@ def make_session(
         options.add_session_config_entry(key, value)
     providers: list[Any] = wanted
     if on_cuda := CUDA_PROVIDER in wanted:
-        from edgecompress.runtime.cuda_provider import RECORD_PLACES, cuda_provider, require_on_gpu
+        from edgecompress.backends.onnxruntime_cuda.provider import RECORD_PLACES, cuda_provider, require_on_gpu
 
         providers = [cuda_provider(gpu or 0) if name == CUDA_PROVIDER else name for name in wanted]
         options.add_session_config_entry(*RECORD_PLACES)

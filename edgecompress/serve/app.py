@@ -13,13 +13,14 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgecompress import __version__
+from edgecompress.endpoints.lane import Lane
+from edgecompress.endpoints.refusals import Refusal, add_handlers
+from edgecompress.endpoints.turns import Turns
 from edgecompress.errors import UsageError
-from edgecompress.runtime import Encoder, Generator
-from edgecompress.serve.lane import Lane
-from edgecompress.serve.refusals import Refusal, add_handlers
-from edgecompress.serve.texts import Texts, unknown_model
-from edgecompress.serve.turns import Turns
-from edgecompress.serve.vectors import Vectors
+from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.kinds.decoder.serve import Texts, unknown_model
+from edgecompress.kinds.encoder.runtime import Encoder
+from edgecompress.kinds.encoder.serve import Vectors
 
 MAX_QUEUE = 32
 _LARGEST_BODY_BYTES = 16 << 20

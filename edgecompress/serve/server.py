@@ -16,7 +16,7 @@ from types import FrameType
 import uvicorn
 
 from edgecompress.errors import HostError, UsageError
-from edgecompress.runtime import load
+from edgecompress.loading import load
 from edgecompress.serve.app import MAX_QUEUE, Service, make_app
 
 GRACE_S = 30.0

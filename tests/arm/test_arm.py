@@ -15,8 +15,8 @@ import pytest
 from edgecompress_kernels.cpu.isa import CORTEX_A72, CORTEX_A76, CORTEX_A78, Isa
 
 from edgecompress.formats.cpu import host_features
+from edgecompress.kinds.decoder.runtime import Generator
 from edgecompress.runtime import load
-from edgecompress.runtime.generator import Generator
 from tests.arm import machine
 from tests.kernels.cases import Expected, check, library_for
 from tests.kernels.ops import best_isa

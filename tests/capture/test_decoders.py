@@ -10,13 +10,13 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from edgecompress.capture.architectures import ARCHITECTURES
 from edgecompress.capture.export import capture
-from edgecompress.capture.generation import chat_template, generation_settings
 from edgecompress.capture.lazy_weights import skeleton
-from edgecompress.capture.student import load_student
-from edgecompress.compile.inventory import expert_notes
 from edgecompress.errors import EdgeCompressError, StudentError
+from edgecompress.export.inventory import expert_notes
+from edgecompress.kinds.architectures import ARCHITECTURES
+from edgecompress.kinds.decoder.generation import chat_template, generation_settings
+from edgecompress.kinds.student import load_student
 from edgecompress.lower.onnxruntime import lower
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import StudentRecipe

@@ -11,11 +11,11 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from edgecompress.capture.architectures import ARCHITECTURES
 from edgecompress.capture.export import capture
 from edgecompress.capture.model import Encoder, example_inputs, load_model
-from edgecompress.capture.student import load_student
 from edgecompress.errors import StudentError
+from edgecompress.kinds.architectures import ARCHITECTURES
+from edgecompress.kinds.student import load_student
 from edgecompress.lower.onnxruntime import lower
 from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Student

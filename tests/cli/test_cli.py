@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecompress.capture.architectures import ARCHITECTURES
 from edgecompress.cli import COMMANDS, main
+from edgecompress.kinds.architectures import ARCHITECTURES
 from tests.tiny import SENTENCES, save_tokenizer, tiny_checkpoint
 
 

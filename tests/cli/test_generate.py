@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from edgecompress.cli import main
-from edgecompress.runtime import Generator, load
+from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.runtime import load
 from tests.decoder_bundle import decoder_bundle, scripted_bundle, tokenizer
 
 PROMPT = "why is the sky blue?"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from edgecompress import pipeline
 from edgecompress.cli import main
+from edgecompress.export import pipeline
 from edgecompress.formats.manifest import open_bundle, read_lineage
 from tests.lineage.folders import checkpoint, small_bundle
 from tests.tiny import tiny_checkpoint

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 from edgecompress.capture.checkpoint import hashes
 from edgecompress.capture.model import Encoder, load_model
-from edgecompress.capture.student import load_student
 from edgecompress.distill.objective import weights_of
 from edgecompress.distill.plan import make_plan
 from edgecompress.errors import RecipeError, UsageError
 from edgecompress.formats.codec import from_jsonable
 from edgecompress.formats.manifest import file_sha256
+from edgecompress.kinds.student import load_student
 from edgecompress.lineage.card import read_card
 from edgecompress.types.distill import (
     Distillation,
@@ -177,7 +177,7 @@ def test_minutes_become_steps(teacher: Path, texts: Path, tmp_path: Path) -> Non
 
 def test_a_student_is_exported(teacher: Path, texts: Path, tmp_path: Path) -> None:
     """`export` takes it as it takes any checkpoint."""
-    from edgecompress.pipeline import export
+    from edgecompress.export.pipeline import export
     from edgecompress.types.recipe import Recipe, RuntimeRecipe
 
     taught(make_plan(str(teacher), recipe(training=replace(TRAINING, steps=2)), texts), tmp_path / "s")

@@ -24,7 +24,7 @@ from edgecompress.distill.labelling import Labelled, Patience, label
 from edgecompress.distill.prompts import Sampling
 from edgecompress.distill.responses import read_pairs
 from edgecompress.errors import EndpointError, OutputError, UsageError
-from edgecompress.runtime import Generator
+from edgecompress.kinds.decoder.runtime import Generator
 from tests.decoder_bundle import decoder_bundle
 from tests.distill.teacher_server import USAGE, TeacherServer, teaching, write_prompts
 from tests.serve.running import running, wait_until

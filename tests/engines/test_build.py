@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from edgecompress import targets
+from edgecompress.backends.tensorrt.engine import build_plan, require_device, trtexec_line
 from edgecompress.cli import main
-from edgecompress.compile.tensorrt import build_plan, require_device, trtexec_line
 from edgecompress.errors import BundleError, HostError, RecipeError
+from edgecompress.export.pipeline import plan
 from edgecompress.formats.manifest import file_sha256, open_bundle
-from edgecompress.pipeline import plan
 from edgecompress.targets import Gpu, find_target
 from edgecompress.types.bundle import BuildPlan, ShapeRange
 from edgecompress.types.recipe import EngineRecipe, QuantizeRecipe, Recipe, StudentRecipe

@@ -15,8 +15,8 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from edgecompress.compile import tensorrt_rtx
-from edgecompress.compile.tensorrt_rtx import build_engine, require_builder
+from edgecompress.backends.tensorrt_rtx import engine as tensorrt_rtx
+from edgecompress.backends.tensorrt_rtx.engine import build_engine, require_builder
 from edgecompress.errors import EdgeCompressError, EngineError, HostError
 from edgecompress.targets import find_target
 from edgecompress.types.bundle import ShapeRange

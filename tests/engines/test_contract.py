@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecompress.compile import tensorrt
+from edgecompress.backends.tensorrt import engine as tensorrt
 from edgecompress.runtime import engine_file, engine_runner
 from edgecompress.types.recipe import HARDWARE_COMPATIBILITY
 from tests.engines.bindings import FOLDER, MAJORS, ask

@@ -7,9 +7,9 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
+from edgecompress.backends.engine_layers import read_layers
+from edgecompress.backends.tensorrt_rtx.engine import build_engine, profile_of
 from edgecompress.cli import main
-from edgecompress.compile.engine_layers import read_layers
-from edgecompress.compile.tensorrt_rtx import build_engine, profile_of
 from edgecompress.errors import EngineError
 from edgecompress.formats.manifest import open_bundle, read_report
 from edgecompress.formats.recipe import read_recipe

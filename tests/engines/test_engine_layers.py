@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgecompress.compile.engine_layers import most_bytes, quantized_products, read_layers, require_claimed
+from edgecompress.backends.engine_layers import most_bytes, quantized_products, read_layers, require_claimed
 from edgecompress.errors import EngineError
 from edgecompress.lower.tensorrt import OPSET
 from tests.graphs import graph_with_weights

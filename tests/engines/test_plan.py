@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from edgecompress.compile import tensorrt_rtx
+from edgecompress.backends.tensorrt_rtx import engine as tensorrt_rtx
 from edgecompress.errors import EdgeCompressError, HostError, RecipeError
+from edgecompress.export.pipeline import plan
 from edgecompress.formats.recipe import read_recipe, recipe_toml, validate_recipe
-from edgecompress.pipeline import plan
 from edgecompress.targets import find_target, require_backend
 from edgecompress.types.recipe import EngineRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
 from tests.decoders import tiny_decoder

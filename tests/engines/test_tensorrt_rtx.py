@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from edgecompress.compile.engine_layers import read_layers
-from edgecompress.compile.tensorrt_rtx import Engine, build_engine, profile_of, require_builder
+from edgecompress.backends.engine_layers import read_layers
+from edgecompress.backends.tensorrt_rtx.engine import Engine, build_engine, profile_of, require_builder
 from edgecompress.errors import EngineError, HostError
 from edgecompress.lower.tensorrt import OPSET, lower
 from edgecompress.targets import find_target

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from edgecompress.compile.engine_layers import most_bytes, quantized_products
+from edgecompress.backends.engine_layers import most_bytes, quantized_products
 from tests.engines.typed import fidelity, typed
 
 LAYERS = 6

@@ -8,21 +8,21 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecompress.capture.export import capture
-from edgecompress.capture.reference import reference_outputs
-from edgecompress.capture.student import load_student
 from edgecompress.capture.tokenizer import save_tokenizer
+from edgecompress.graph import timing as latency
+from edgecompress.kinds.encoder.reference import reference_outputs
+from edgecompress.kinds.encoder.samples import Feed, in_batches, text_feeds
+from edgecompress.kinds.student import load_student
 from edgecompress.lower import tensorrt
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.lower.onnxruntime import lower_model
-from edgecompress.quantize.feeds import Feed, in_batches, text_feeds
 from edgecompress.quantize.peaks import too_large_for_half
 from edgecompress.quantize.stage import calibrate, quantize
-from edgecompress.quantize.text import load_texts
+from edgecompress.quantize.texts import load_texts
+from edgecompress.runtime.metrics import measure
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import CalibrationRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity
-from edgecompress.verify import latency
-from edgecompress.verify.fidelity import measure
 
 PRECISIONS = ("fp16", "int8-static", "int4-weights", "fp8")
 SAMPLES = 64

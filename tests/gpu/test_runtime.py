@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from benchmarks.gpu_sides import target_for
+from edgecompress.backends.onnxruntime_cuda.provider import CUDA_PROVIDER
 from edgecompress.cli import main
-from edgecompress.runtime import Encoder, load
-from edgecompress.runtime.cuda_provider import CUDA_PROVIDER
-from edgecompress.runtime.generator import Generator
+from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.kinds.encoder.runtime import Encoder
+from edgecompress.runtime import load
 
 pytestmark = [
     pytest.mark.gpu,

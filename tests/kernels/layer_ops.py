@@ -11,7 +11,7 @@ from edgecompress_kernels.cpu.build import Matmul
 from edgecompress_kernels.reference import block_weights, gated, quantized_rows, rms_norm
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecompress.compile.decoder_layers import find_layers, join_layers
+from edgecompress.backends.onnxruntime_cpu.decoder_layers import find_layers, join_layers
 from tests.kernels.ops import model_of, place_feeds
 from tests.kernels.test_attention import expected_of
 from tests.kernels.test_blockwise import laid_out, weights_of

@@ -9,8 +9,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from edgecompress.bundle import write_bundle
 from edgecompress.capture.checkpoint import hashes
+from edgecompress.export.bundle import write_bundle
 from edgecompress.formats.codec import dumps
 from edgecompress.lineage.collect import Checkpoint, Collected, collect
 from edgecompress.lineage.documents import documents

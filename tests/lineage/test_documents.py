@@ -17,8 +17,8 @@ from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
 
-from edgecompress.bundle import add_engine
 from edgecompress.errors import BundleError
+from edgecompress.export.bundle import add_engine
 from edgecompress.formats.codec import dumps
 from edgecompress.formats.manifest import file_sha256, open_bundle, read_lineage
 from edgecompress.lineage.cyclonedx import bundle_bom, checkpoint_bom

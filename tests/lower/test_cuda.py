@@ -8,14 +8,14 @@ import onnx_ir as ir
 import pytest
 
 from edgecompress.capture.export import capture
-from edgecompress.capture.student import load_student
 from edgecompress.cli import main
 from edgecompress.errors import HostError, RecipeError
+from edgecompress.export.pipeline import plan
 from edgecompress.formats.manifest import open_bundle, read_report
+from edgecompress.kinds.student import load_student
 from edgecompress.lower import cuda
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.lower.tensorrt import CAPTURED_OPSET
-from edgecompress.pipeline import plan
 from edgecompress.runtime import load
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgecompress.compile.inventory import expert_notes, weight_layers
+from edgecompress.export.inventory import expert_notes, weight_layers
 from edgecompress.lower.experts import REASON, never_negative, why_not
 from edgecompress.lower.onnxruntime import lower_model
 from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks

@@ -8,8 +8,8 @@ import onnx_ir as ir
 import pytest
 
 from edgecompress.capture.export import capture, write_model
-from edgecompress.capture.student import load_student
 from edgecompress.errors import RecipeError
+from edgecompress.kinds.student import load_student
 from edgecompress.lower import tensorrt
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.types.graph import Graph

@@ -9,17 +9,17 @@ import onnx_ir as ir
 import pytest
 
 from edgecompress.capture.export import capture
-from edgecompress.capture.student import load_student
 from edgecompress.capture.tokenizer import save_tokenizer
 from edgecompress.errors import RecipeError
+from edgecompress.graph import timing as latency
+from edgecompress.kinds.encoder.samples import Feed, image_feeds, stack, text_feeds
+from edgecompress.kinds.student import load_student
 from edgecompress.lower import onnxruntime as cpu
 from edgecompress.lower import tensorrt
 from edgecompress.lower.half_rounding import rounded_graph
-from edgecompress.quantize.feeds import Feed, image_feeds, stack, text_feeds
 from edgecompress.quantize.stage import calibrate, quantize
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import Recipe, StudentRecipe
-from edgecompress.verify import latency
 from tests.tiny import SENTENCES, tiny_checkpoint
 
 # A window, rotary embeddings and a gate; attention that is no single op; images without a mask; norms in front.

@@ -13,17 +13,17 @@ import pytest
 from tokenizers import Tokenizer
 
 from edgecompress.capture.export import capture
-from edgecompress.capture.student import load_student
+from edgecompress.graph import timing as latency
+from edgecompress.kinds.decoder.check import logits_of, text_feed
+from edgecompress.kinds.decoder.metric import DecoderFidelity, measure_decoder
+from edgecompress.kinds.student import load_student
 from edgecompress.lower.onnxruntime import lower, lower_model
 from edgecompress.quantize.stage import quantize
-from edgecompress.quantize.text import load_texts
+from edgecompress.quantize.texts import load_texts
+from edgecompress.runtime.metrics import shortfall
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity
-from edgecompress.verify import latency
-from edgecompress.verify.decoder import DecoderFidelity, measure_decoder
-from edgecompress.verify.decoder_check import logits_of, text_feed
-from edgecompress.verify.fidelity import shortfall
 
 TOKENS = 64
 Ids = np.ndarray

@@ -10,13 +10,13 @@ import onnxruntime as ort
 import pytest
 
 from edgecompress.capture.export import capture
-from edgecompress.capture.student import load_student
 from edgecompress.errors import CalibrationError
+from edgecompress.kinds.decoder.check import text_feed
+from edgecompress.kinds.student import load_student
 from edgecompress.lower.onnxruntime import lower
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
-from edgecompress.quantize.text import affordable_texts
+from edgecompress.quantize.texts import affordable_texts
 from edgecompress.types.recipe import StudentRecipe
-from edgecompress.verify.decoder_check import text_feed
 from tests.decoders import tiny_decoder
 
 CONTEXT = 8192

@@ -11,8 +11,8 @@ import pytest
 
 from edgecompress.lower.onnxruntime import lower_model
 from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
-from edgecompress.quantize.decoder import Quantized, find_head, quantize_decoder
 from edgecompress.quantize.hessians import StreamedHessians
+from edgecompress.quantize.language_model import Quantized, find_head, quantize_decoder
 from edgecompress.quantize.layers import find_embeddings, find_linears
 from edgecompress.quantize.weights import block_that_divides, quantize_weights, tied_to
 from edgecompress.types.recipe import QuantizeRecipe

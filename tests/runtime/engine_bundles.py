@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from edgecompress.bundle import add_engine
 from edgecompress.cli import main
+from edgecompress.export.bundle import add_engine
 from edgecompress.formats.manifest import open_bundle
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.runtime import engine_file as engine_file_module

@@ -9,10 +9,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
+from edgecompress.backends.onnxruntime_cuda import provider as module
+from edgecompress.backends.onnxruntime_cuda.provider import CUDA_PROVIDER, RECORD_PLACES, cuda_provider, require_on_gpu
 from edgecompress.errors import HostError
-from edgecompress.runtime import cuda_provider as module
 from edgecompress.runtime.accelerators import Found
-from edgecompress.runtime.cuda_provider import CUDA_PROVIDER, RECORD_PLACES, cuda_provider, require_on_gpu
 
 
 def found(**missing: str) -> dict[str, Found]:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from edgecompress.errors import BundleError, HostError, UsageError
+from edgecompress.export.pipeline import export
 from edgecompress.formats.codec import dumps
 from edgecompress.formats.manifest import sidecar
-from edgecompress.pipeline import export
-from edgecompress.runtime import Encoder, load
+from edgecompress.kinds.encoder.runtime import Encoder
+from edgecompress.runtime import load
 from edgecompress.runtime.batching import plan_batches
 from edgecompress.runtime.lanes import Lanes
 from edgecompress.types.recipe import Recipe, StudentRecipe

@@ -16,10 +16,11 @@ import pytest
 from edgecompress.cli import main
 from edgecompress.errors import BundleError, HostError, UsageError
 from edgecompress.formats.manifest import open_bundle
-from edgecompress.runtime import Encoder, load
+from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.kinds.encoder.runtime import Encoder
+from edgecompress.runtime import load
 from edgecompress.runtime.cuda.device import DeviceMemoryError
 from edgecompress.runtime.engine_runner import EngineRunner
-from edgecompress.runtime.generator import Generator
 from tests.runtime.engine_bundles import Machine, altered, engine_bundle
 from tests.runtime.fake_tensorrt import engine_file
 from tests.tiny import tiny_checkpoint

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from edgecompress.bundle import write_bundle
 from edgecompress.cli import main
 from edgecompress.errors import BundleError, HostError, UsageError
+from edgecompress.export.bundle import write_bundle
 from edgecompress.formats.manifest import open_bundle, write_manifest
 from edgecompress.runtime import engine_file, load
 from edgecompress.runtime.cuda import choice, driver

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from edgecompress.errors import BundleError, HostError, UsageError
-from edgecompress.runtime import Generated, Generator, Piece, load, memory
+from edgecompress.kinds.decoder import runtime as generator_module
+from edgecompress.kinds.decoder.runtime import Generator
 from edgecompress.runtime import decoder as decoder_module
-from edgecompress.runtime import generator as generator_module
+from edgecompress.runtime import load, memory
 from edgecompress.runtime.cache import KVCache
 from edgecompress.runtime.decoder import Cancellation, CancelledError, Decoder
+from edgecompress.runtime.results import Generated, Piece
 from tests.decoder_bundle import BOS, EOS, Reference, decoder_bundle, random_weights, scripted_bundle, tokenizer
 
 CONTEXT = 256

@@ -10,10 +10,11 @@ import torch
 import transformers
 
 from edgecompress.capture.export import capture
-from edgecompress.capture.generation import generation_settings
-from edgecompress.capture.student import load_student
+from edgecompress.kinds.decoder.generation import generation_settings
+from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.kinds.student import load_student
 from edgecompress.lower.onnxruntime import lower
-from edgecompress.runtime import Generator, load
+from edgecompress.runtime import load
 from edgecompress.types.recipe import StudentRecipe
 from tests.decoder_bundle import write_decoder_bundle
 from tests.decoders import tiny_decoder

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from edgecompress.errors import BundleError, HostError
-from edgecompress.runtime import Generator, memory
+from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.runtime import memory
 from edgecompress.runtime.cache import KVCache
 from edgecompress.runtime.decoder import Cancellation
 from tests.decoder_bundle import KV_HEADS, LAYERS, SIZE, Reference, decoder_bundle, random_weights, tokenizer

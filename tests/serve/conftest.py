@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgecompress.runtime import Generator, load
+from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.runtime import load
 from tests.decoder_bundle import decoder_bundle, scripted_bundle, tokenizer
 from tests.serve.running import Running, running
 

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from edgecompress.errors import UsageError
-from edgecompress.runtime import Encoder
+from edgecompress.kinds.encoder.runtime import Encoder
 from edgecompress.serve.app import Service
 from tests.decoder_bundle import TRAINING
 from tests.serve.encoder_bundle import LONGEST, SIZE, encoder_bundle

@@ -11,7 +11,7 @@ import numpy as np
 import openai
 import pytest
 
-from edgecompress.runtime import Generator
+from edgecompress.kinds.decoder.runtime import Generator
 from tests.decoder_bundle import decoder_bundle, random_weights
 from tests.serve.conftest import PROMPT
 from tests.serve.running import Running, running, wait_until

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgecompress.kinds.decoder import metric as decoder
+from edgecompress.kinds.decoder.metric import DecoderFidelity, measure_decoder
+from edgecompress.runtime.metrics import shortfall
 from edgecompress.types.recipe import QualityRecipe
-from edgecompress.verify import decoder
-from edgecompress.verify.decoder import DecoderFidelity, measure_decoder
-from edgecompress.verify.fidelity import shortfall
 
 P = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]])
 Q = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.25, 0.25, 0.5]])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from edgecompress.errors import QualityBudgetError
+from edgecompress.export.choice import choose
+from edgecompress.runtime.metrics import measure, neighbour_agreement, require, shortfall
 from edgecompress.types.recipe import QualityRecipe
 from edgecompress.types.report import Candidate, Fidelity
-from edgecompress.verify.choice import choose
-from edgecompress.verify.fidelity import measure, neighbour_agreement, require, shortfall
 
 
 def samples(x: np.ndarray) -> list[list[np.ndarray]]:

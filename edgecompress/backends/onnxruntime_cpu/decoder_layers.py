@@ -1,0 +1,289 @@
+"""A decoder's layer as one op: the operators that our kernels compute, from norm to residual, handed to threads once.
+
+What a layer consists of is not written down anywhere: around each attention, operators that a ``DecoderLayer`` has a
+step for are taken in as long as one value leaves them. The op carries them as a program, so every architecture whose
+layers consist of these steps has it, and others keep what they cannot have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgecompress.backends.onnxruntime_cpu.kernels import (
+    Kerneled,
+    asked_for,
+    judged,
+    names_of,
+    not_measured,
+    require_named,
+)
+from edgecompress.graph import timing as latency
+from edgecompress.quantize.layers import DOMAIN
+from edgecompress.types.graph import Graph
+from edgecompress.types.report import KernelUse
+from edgecompress.types.target import Target
+
+KERNEL = "layer"
+FIELDS = 12  # of a step: kind, made, x, other, scales, zeros, bias, K, N, bits, block, constant
+NORM, ADD, GATE, MATMUL, ATTENTION = 1, 2, 3, 4, 5  # as shim_layer.c reads them
+_MOST_STEPS = 12  # of at most five values each, and what they start from: the op has room for 64
+_PROGRAM = 9  # its place among the op's inputs; the values are behind it
+_ATTENTIONS = ("CachedAttention", "CachedAttentionInt8")
+_OF_ATTENTION = ("num_heads", "kv_num_heads", "scale", "head_size", "local_window_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One or more nodes that are one step: ``rows`` are the inputs that change, ``others`` are weights."""
+
+    kind: int
+    nodes: tuple[ir.Node, ...]
+    rows: tuple[ir.Value, ...]
+    others: tuple[ir.Value | None, ...]
+    made: ir.Value
+    sizes: tuple[int, int, int, int] = (0, 0, 0, 0)
+    constant: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Layer:
+    """Steps in order, what they start from, and the attention among them."""
+
+    start: ir.Value
+    attention: ir.Node
+    steps: list[Step] = field(default_factory=list)
+
+
+def use_layers(
+    made: Kerneled,
+    target: Target,
+    wanted: str,
+    threads: int,
+    out_dir: Path,
+    *,
+    shapes: Mapping[tuple[int, int], latency.Feed] | None,
+) -> Kerneled:
+    """Write ``layers-<precision>.onnx`` and return it in the place of the graph that has our kernels, or that graph.
+
+    ``wanted``: "auto", "none" or names of KERNELS. ``shapes``: (batch, new tokens) -> what both graphs are timed on;
+    None where this machine cannot stand for the target. Raises RecipeError if layers were named and there are none.
+    """
+    named = names_of(wanted)
+    if made.graph.library is None:
+        require_named([KERNEL] if KERNEL in named else [], set(), made.uses)
+        return made
+    model = ir.load(made.graph.path)
+    layers = find_layers(model.graph)
+    if not layers:
+        reason = "around attention there are operators that have no step, or that stay ONNX Runtime's"
+        refused = KernelUse(kernel=KERNEL, what="the layers", nodes=0, used=False, reason=reason)
+        require_named([KERNEL] if KERNEL in named else [], set(), [refused])
+        return replace(made, uses=(*made.uses, refused))
+    what = f"{' or '.join(sorted({str(len(layer.steps)) for layer in layers}))} steps as one op"
+    use = KernelUse(kernel=KERNEL, what=what, nodes=len(layers), used=False, reason="", speedups={})
+    if named and KERNEL not in named:
+        return replace(made, uses=(*made.uses, replace(use, reason=asked_for(KERNEL, named, measured_here=True)[1])))
+    join_layers(model.graph, layers)
+    path = out_dir / f"layers-{made.graph.precision}.onnx"
+    ir.save(model, path)
+    graph = replace(made.graph, path=path, weights_of=made.graph.path)
+    if named:
+        verdict = asked_for(KERNEL, named, measured_here=shapes is not None)
+    elif shapes is None:
+        verdict = not_measured(target)
+    else:
+        verdict = judged(_speedups(made.graph, graph, threads, shapes), target)
+    used, reason, speedups = verdict
+    use = replace(use, used=used, reason=reason, speedups=speedups)
+    return replace(made, graph=graph if used else made.graph, uses=(*made.uses, use))
+
+
+def _speedups(
+    apart: Graph, joined: Graph, threads: int, shapes: Mapping[tuple[int, int], latency.Feed]
+) -> dict[str, float]:
+    """The whole graphs in turn: shape -> how many times as fast as our kernels one by one."""
+    sides = {
+        name: latency.open_session(g.path, threads, g.library) for name, g in (("apart", apart), ("joined", joined))
+    }
+    found = {}
+    for (_, tokens), feed in shapes.items():
+        speedup = latency.compare(sides, [feed])["joined"].speedup
+        found["a step" if tokens == 1 else f"a prompt of {tokens}"] = round(speedup, 3)
+    return found
+
+
+def find_layers(graph: ir.Graph) -> list[Layer]:
+    """The layers that can be one op, in order; none overlaps another."""
+    taken: set[ir.Node] = set()
+    found = []
+    for node in graph:
+        if node.domain == DOMAIN and node.op_type in _ATTENTIONS:
+            layer = _layer_of(node, taken)
+            if layer is not None:
+                taken.update(n for step in layer.steps for n in step.nodes)
+                found.append(layer)
+    return found
+
+
+def join_layers(graph: ir.Graph, layers: Sequence[Layer]) -> None:
+    """Each of the layers, in the order in which they were found, as one op."""
+    for layer in reversed(layers):  # what one starts from is made by the one before
+        _replace(graph, layer)
+
+
+def _replace(graph: ir.Graph, layer: Layer) -> None:
+    """The op in the place of the nodes that it stands for; its first output is theirs."""
+    values: list[ir.Value] = [layer.start]
+    for step in layer.steps:
+        values += [value for value in step.others if value is not None and value not in values]
+    inputs = len(values)
+    made = [step.made for step in layer.steps]
+    number = {value: i for i, value in enumerate([*values, *made])}
+    rows = [[inputs, inputs + len(made)] + [0] * (FIELDS - 2)]
+    for step in layer.steps:
+        constant = int(np.float32(step.constant).view(np.int32))
+        read = [number[value] if value is not None else -1 for value in (*step.rows, *step.others)]
+        rows.append([step.kind, number[step.made], *read, *[-1] * (5 - len(read)), *step.sizes, constant])
+    attention = layer.attention
+    cache = [*attention.inputs[3:], *[None] * (12 - len(attention.inputs))]
+    program = ir.Value(
+        name=f"{layer.steps[-1].made.name}.program", const_value=ir.tensor(np.array(rows, dtype=np.int64))
+    )
+    graph.register_initializer(program)
+    node = ir.node(
+        f"DecoderLayer{'Int8' * attention.op_type.endswith('Int8')}",
+        [*cache, program, *values],
+        attributes={name: attention.attributes[name].value for name in _OF_ATTENTION},
+        domain=DOMAIN,
+        num_outputs=3,
+        name=attention.name,
+    )
+    last = layer.steps[-1].nodes[-1]
+    graph.insert_after(last, node)
+    for old, new in zip((layer.steps[-1].made, *attention.outputs[1:]), node.outputs, strict=False):
+        name = old.name
+        new.type, new.shape = old.type, old.shape
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        old.name, new.name = None, name
+    for step in reversed(layer.steps):
+        for gone in reversed(step.nodes):
+            graph.remove(gone, safe=True)
+
+
+def weight_bits(node: ir.Node) -> dict[ir.Value, int]:
+    """The matrices that the op reads, with their bits; of their scales too. Nothing for another op."""
+    if not node.op_type.startswith("DecoderLayer"):
+        return {}
+    program = node.inputs[_PROGRAM]
+    assert program is not None
+    assert program.const_value is not None
+    values = node.inputs[_PROGRAM + 1 :]
+    steps = [row for row in program.const_value.numpy()[1:].tolist() if row[0] == MATMUL]
+    return {values[number]: row[9] for row in steps for number in row[3:6] if number >= 0}
+
+
+def _layer_of(attention: ir.Node, taken: set[ir.Node]) -> Layer | None:
+    steps: list[Step] = []
+    middle = _step(attention)
+    if middle is None:
+        return None
+    before: ir.Value | None = middle.rows[0]
+    while before is not None and len(steps) < 2:  # a product, and the norm in front of it
+        maker = before.producer()
+        step = _step(maker) if maker is not None and maker not in taken else None
+        if step is None or step.kind not in (NORM, MATMUL) or len(list(before.uses())) != 1:
+            break
+        steps.insert(0, step)
+        before = step.rows[0]
+    steps.append(middle)
+    start = steps[0].rows[0]
+    _grow(steps, start)
+    return Layer(start=start, attention=attention, steps=steps) if len(steps) > 1 else None
+
+
+def _grow(steps: list[Step], start: ir.Value) -> None:
+    """Take in what reads nothing but what is there, then leave off until one value leaves: the last."""
+    there = {start, *(step.made for step in steps)}
+    while len(steps) < _MOST_STEPS:
+        following = (node for value in there for node, _ in value.uses())
+        inside = {node for step in steps for node in step.nodes}
+        new = next(filter(None, (_fits(node, there, inside) for node in _in_order(following))), None)
+        if new is None:
+            break
+        steps.append(new)
+        there.add(new.made)
+    while len(steps) > 1 and _leaving(steps) != [steps[-1].made]:
+        if steps[-1].kind == ATTENTION:
+            steps.clear()
+            return
+        steps.pop()
+
+
+def _in_order(nodes: Iterable[ir.Node]) -> list[ir.Node]:
+    found = list(dict.fromkeys(nodes))
+    order = {node: i for i, node in enumerate(found[0].graph)} if found and found[0].graph is not None else {}
+    return sorted(found, key=lambda node: order.get(node, 0))
+
+
+def _fits(node: ir.Node, there: set[ir.Value], inside: set[ir.Node]) -> Step | None:
+    step = _step(node) if node not in inside else None
+    return step if step is not None and step.kind != ATTENTION and set(step.rows) <= there else None
+
+
+def _leaving(steps: Sequence[Step]) -> list[ir.Value]:
+    inside = {node for step in steps for node in step.nodes}
+    return [s.made for s in steps if s.made.is_graph_output() or any(n not in inside for n, _ in s.made.uses())]
+
+
+def _step(node: ir.Node) -> Step | None:
+    """What the node is a step of, if it is of one."""
+    inputs = [value if value is not None and value.name else None for value in node.inputs]
+    attributes: dict[str, Any] = {name: a.value for name, a in node.attributes.items()}
+    first = inputs[0] if inputs else None
+    if first is None:
+        return None
+    if node.domain == DOMAIN and node.op_type == "MatMulBlocks":
+        sizes = tuple(int(attributes[name]) for name in ("K", "N", "bits", "block_size"))
+        others = tuple([*inputs[1:], *[None] * (5 - len(inputs))])
+        if sizes[1] % 16:
+            return None
+        return Step(kind=MATMUL, nodes=(node,), rows=(first,), others=others, made=node.outputs[0], sizes=sizes)  # type: ignore[arg-type]
+    if node.domain == DOMAIN and node.op_type in _ATTENTIONS:
+        if inputs[1] is not None or inputs[2] is not None:
+            return None  # its keys and values come by themselves
+        return Step(kind=ATTENTION, nodes=(node,), rows=(first,), others=(), made=node.outputs[0])
+    if node.op_type == "SimplifiedLayerNormalization" and inputs[1] is not None and inputs[1].const_value is not None:
+        if inputs[1].dtype != ir.DataType.FLOAT or len(node.outputs) != 1 or int(attributes.get("axis", -1)) != -1:
+            return None
+        epsilon = float(attributes.get("epsilon", 1e-5))
+        return Step(
+            kind=NORM, nodes=(node,), rows=(first,), others=(inputs[1],), made=node.outputs[0], constant=epsilon
+        )
+    if node.op_type == "Add" and node.domain == "" and inputs[1] is not None and inputs[1].const_value is None:
+        return Step(kind=ADD, nodes=(node,), rows=(first, inputs[1]), others=(), made=node.outputs[0])
+    return _gate(node, attributes) if node.op_type == "Split" else None
+
+
+def _gate(split: ir.Node, attributes: dict[str, Any]) -> Step | None:
+    """Split, QuickGelu of the first half, Mul with the second."""
+    first = split.inputs[0]
+    if len(split.outputs) != 2 or int(attributes.get("axis", 0)) != -1 or first is None:
+        return None
+    widths = split.inputs[1].const_value if len(split.inputs) > 1 and split.inputs[1] is not None else None
+    if widths is None or len(set(widths.numpy().tolist())) != 1 or int(widths.numpy()[0]) % 16:
+        return None
+    uses = [[node for node, _ in output.uses()] for output in split.outputs]
+    if len(uses[0]) != 1 or len(uses[1]) != 1 or uses[0][0].op_type != "QuickGelu" or uses[1][0].op_type != "Mul":
+        return None
+    bent, product = uses[0][0], uses[1][0]
+    if [node for node, _ in bent.outputs[0].uses()] != [product]:
+        return None
+    alpha = float(bent.attributes["alpha"].value) if "alpha" in bent.attributes else 1.702
+    nodes = (split, bent, product)
+    return Step(kind=GATE, nodes=nodes, rows=(first,), others=(), made=product.outputs[0], constant=alpha)

@@ -1,0 +1,112 @@
+"""Our kernels for an encoder: its layers over packed tokens, where the whole graph was measured to be faster so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from edgecompress.backends.onnxruntime_cpu.encoder_layers import Chain, NotFound, find_chain
+from edgecompress.backends.onnxruntime_cpu.encoder_packed import pack_encoder
+from edgecompress.backends.onnxruntime_cpu.kernels import (
+    Kerneled,
+    asked_for,
+    instruction_set,
+    judged,
+    names_of,
+    not_measured,
+    require_built,
+    require_named,
+    verifying_isa,
+    write_libraries,
+)
+from edgecompress.capture.export import write_model
+from edgecompress.graph import timing as latency
+from edgecompress.types.graph import Graph
+from edgecompress.types.report import KernelUse
+from edgecompress.types.target import Target
+
+KERNEL = "encoder"
+
+
+def use_encoder_kernels(
+    graph: Graph,
+    target: Target,
+    wanted: str,
+    threads: int,
+    out_dir: Path,
+    *,
+    shapes: Mapping[tuple[int, int], latency.Feed] | None,
+) -> Kerneled:
+    """Write ``kernels-<precision>.onnx`` and the library and return the graph, or the given one as it is.
+
+    ``wanted``: "auto", "none" or names of KERNELS. ``shapes``: (batch, tokens) -> what both graphs are timed on; None
+    where this machine cannot stand for the target. Where this machine cannot run the target's library, there is a
+    second one, as in ``use_kernels``. Raises RecipeError if a kernel that was named cannot be had.
+    """
+    if wanted == "none":
+        return Kerneled(graph=graph, isa="", uses=())
+    named = names_of(wanted)
+    model = ir.load(graph.path)
+    try:
+        chain = find_chain(model)
+    except NotFound as reason:
+        refused = KernelUse(kernel=KERNEL, what="the layers", nodes=0, used=False, reason=str(reason))
+        require_named(named, set(), [refused])
+        return Kerneled(graph=graph, isa="", uses=(refused,))
+    require_named(named, {KERNEL}, [])
+    isa, missing = instruction_set(target)
+    if isa is None:
+        require_built(named, target, missing)
+        return Kerneled(graph=graph, isa="", uses=(_use(chain, False, missing, {}),))
+    if not named and shapes is None:
+        return Kerneled(graph=graph, isa="", uses=(_use(chain, *not_measured(target)),))
+    here = verifying_isa(named, target, isa)
+    made = _packed(model, chain, graph, out_dir, isa, here)
+    if named:
+        verdict = asked_for(KERNEL, named, measured_here=shapes is not None)
+    else:
+        verdict = judged(_speedups(graph, made, threads, shapes or {}), target)
+    uses = (_use(chain, *verdict),)
+    return Kerneled(graph=made if verdict[0] else graph, isa=isa.name if verdict[0] else "", uses=uses)
+
+
+def _packed(model: ir.Model, chain: Chain, graph: Graph, out_dir: Path, isa: Any, here: Any) -> Graph:
+    sizes = chain.hidden, chain.heads, chain.feed_forward, chain.weight_bits
+    library = out_dir / f"encoder-{graph.precision}" / f"kernels-{isa.name}.so"
+    library.parent.mkdir(exist_ok=True)
+    library_here = write_libraries(library, isa, here, lambda of: _built(*sizes, of))
+    pack_encoder(model, chain)
+    path = out_dir / f"kernels-{graph.precision}.onnx"
+    write_model(model, path)
+    return replace(graph, path=path, weights_of=None, library=library, library_here=library_here)
+
+
+def _speedups(
+    stock: Graph, ours: Graph, threads: int, shapes: Mapping[tuple[int, int], latency.Feed]
+) -> dict[str, float]:
+    """The whole graphs in turn: shape -> how many times as fast as ONNX Runtime's ops."""
+    sides = {side: latency.open_session(g.path, threads, g.library) for side, g in (("stock", stock), ("ours", ours))}
+    found = {}
+    for (batch, tokens), feed in shapes.items():
+        found[f"{batch}×{tokens}"] = round(latency.compare(sides, [feed])["ours"].speedup, 3)
+    return found
+
+
+def _use(chain: Chain, used: bool, reason: str, speedups: dict[str, float]) -> KernelUse:
+    what = f"{chain.hidden} wide, {chain.heads} heads, {chain.feed_forward} between"
+    return KernelUse(kernel=KERNEL, what=what, nodes=len(chain.layers), used=used, reason=reason, speedups=speedups)
+
+
+@lru_cache(maxsize=8)
+def _built(hidden: int, heads: int, feed_forward: int, weight_bits: int, isa: Any) -> bytes:
+    """Twice in one process is once."""
+    from edgecompress_kernels.cpu.build import build
+    from edgecompress_kernels.cpu.encoder_layer import Encoder
+
+    kind = Encoder(hidden=hidden, heads=heads, feed_forward=feed_forward, weight_bits=weight_bits)
+    return build([], [], isa, [kind])

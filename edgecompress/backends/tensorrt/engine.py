@@ -1,0 +1,241 @@
+"""Plan a build by TensorRT 10 or 11, and do it where TensorRT and its GPU are: on the device.
+
+TensorRT has no builder for a GPU that is not there, so an export ends with the graph and a plan. Both versions take the
+same strongly typed graph; in 10 the network must be made so by a flag, in 11 there is nothing else. Nothing in this
+module has run on a GPU yet: every name of the bindings that it uses is held against theirs by tests/engines.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from edgecompress.backends.engine_layers import most_bytes
+from edgecompress.errors import EngineError, HostError
+from edgecompress.formats.codec import dumps
+from edgecompress.runtime.cuda.device import is_out_of_memory
+from edgecompress.targets import Gpu, describe_gpus
+from edgecompress.types.bundle import BuildPlan, EngineRecord, ShapeRange
+from edgecompress.types.graph import Graph
+from edgecompress.types.recipe import TENSORRT, EngineRecipe
+from edgecompress.types.target import Target
+
+ENGINE = "model.engine"
+LAYERS = "model.engine.layers.json"
+TIMING_CACHE = "timing.cache"
+
+# Of parsers: Attention came with 10.14, TensorScatter, as an update in place, with 10.15.
+_FIRST_WITH_ATTENTION, _FIRST_WITH_CACHES = "10.14", "10.15"
+_PRICES = {
+    "ampere-plus": "ampere-plus: runs on GPUs from Ampere on; kernels are held to 48 KiB of shared memory and fewer "
+    "fusions, so it can be slower",
+    "same-compute-capability": "same-compute-capability: runs on every GPU of the compute capability; it is not tuned "
+    "to the number of processors of one, so it can be slower",
+}
+_ANY_VERSION = (
+    "any version: runs with later versions of TensorRT too; the engine carries a runtime of its own, which must be "
+    "trusted as code is, and can be slower"
+)
+_LONGEST = 600
+_STOP_S = 20  # that the builder is given to end at its next step
+
+Progress = Callable[[str], None]
+
+
+def build_plan(graph: Graph, target: Target, recipe: EngineRecipe, profile: Mapping[str, ShapeRange]) -> BuildPlan:
+    """Raises HostError for a choice that the target does not have. ``recipe`` is resolved."""
+    assert target.compute_capability is not None
+    if recipe.hardware_compatibility != "none" and target.arch == "aarch64":
+        raise HostError(
+            f"TensorRT builds no engine for {target.name} that runs on other GPUs too: JetPack does not have that",
+            hint="Leave out --engine-compatible.",
+        )
+    caches = any(node.op_type == "TensorScatter" for node in ir.load(graph.path).graph)
+    prices = [_PRICES[recipe.hardware_compatibility]] if recipe.hardware_compatibility != "none" else []
+    return BuildPlan(
+        builder=TENSORRT,
+        minimum_version=_FIRST_WITH_CACHES if caches else _FIRST_WITH_ATTENTION,
+        compute_capability=target.compute_capability,
+        profile=profile,
+        workspace_bytes=recipe.workspace_mib << 20,
+        timing_cache=TIMING_CACHE,
+        hardware_compatibility=recipe.hardware_compatibility,
+        version_compatible=recipe.version_compatible,
+        prices=(*prices, *([_ANY_VERSION] if recipe.version_compatible else [])),
+    )
+
+
+def trtexec_line(plan: BuildPlan, model: str) -> str:
+    """The command of NVIDIA's own tool that builds the same, from inside the bundle's folder."""
+
+    def shapes(which: str) -> str:
+        return ",".join(f"{name}:{'x'.join(map(str, getattr(r, which)))}" for name, r in plan.profile.items())
+
+    words = [
+        "trtexec",
+        f"--onnx={model}",
+        f"--saveEngine={ENGINE}",
+        "--stronglyTyped",  # 11 takes it too, and has nothing else
+        f"--minShapes={shapes('smallest')}",
+        f"--optShapes={shapes('usual')}",
+        f"--maxShapes={shapes('largest')}",
+        f"--memPoolSize=workspace:{plan.workspace_bytes >> 20}",
+        f"--timingCacheFile={plan.timing_cache}",
+        "--profilingVerbosity=detailed",
+        f"--exportLayerInfo={LAYERS}",
+        "--skipInference",
+    ]
+    if plan.hardware_compatibility == "ampere-plus":
+        words.append("--hardwareCompatibilityLevel=ampere+")
+    elif plan.hardware_compatibility == "same-compute-capability":
+        words.append("--hardwareCompatibilityLevel=sameComputeCapability")
+    if plan.version_compatible:
+        words.append("--versionCompatible")
+    return " ".join(words)
+
+
+def require_device(plan: BuildPlan, gpus: list[Gpu], device: int | None, model: str) -> tuple[int, Gpu]:
+    """The GPU to build on, and its number.
+
+    Raises HostError if there is none, if several could be meant, if it is not what the plan is for, or if TensorRT is
+    missing or too old.
+    """
+    wanted = ".".join(map(str, plan.compute_capability))
+    if not gpus:
+        raise HostError(
+            f"an engine of TensorRT is built on the GPU that runs it, of compute capability {wanted}: here is none, "
+            "neither libnvidia-ml.so.1 nor libcuda.so.1 finds one",
+            hint=f"Build it on the device, or run there in the bundle's folder: {trtexec_line(plan, model)}",
+        )
+    fitting = [i for i, gpu in enumerate(gpus) if gpu.compute_capability == plan.compute_capability]
+    listed = describe_gpus(gpus)
+    if device is None and len(fitting) > 1:
+        raise HostError(f"several GPUs could be meant: {listed}", hint="Say which: --device N.")
+    if device is not None and not 0 <= device < len(gpus):
+        raise HostError(f"there is no GPU {device}: {listed}", hint="Give another --device.")
+    index = device if device is not None else fitting[0] if fitting else 0
+    if index not in fitting:
+        raise HostError(
+            f"the bundle is for compute capability {wanted}, and GPU {index} is another: {listed}",
+            hint="Export the student for this GPU; a target's name is in `edgecompress targets`.",
+        )
+    if importlib.util.find_spec("tensorrt") is None:
+        raise HostError(
+            "the package tensorrt, with libnvinfer, is not installed",
+            hint=f"Install TensorRT {plan.minimum_version} or later (JetPack brings it), or run in the bundle's "
+            f"folder: {trtexec_line(plan, model)}",
+        )
+    version = importlib.metadata.version("tensorrt")
+    if _numbers(version) < _numbers(plan.minimum_version):
+        raise HostError(
+            f"TensorRT {version} does not know the ops of this graph; {plan.minimum_version} is the first that does",
+            hint=f"Install TensorRT {plan.minimum_version} or later: on a Jetson, JetPack 7.2.",
+        )
+    return index, gpus[index]
+
+
+def build_on_device(
+    graph: Graph, plan: BuildPlan, device: int, gpu: Gpu, folder: Path, out_dir: Path, progress: Progress
+) -> tuple[EngineRecord, dict[str, Path]]:
+    """Build from ``graph`` on that GPU; the record, and the files that belong into the bundle: name -> path.
+
+    ``folder`` is the bundle's, whose timing cache is read if there is one. The build runs in a process of its own,
+    which ends at the builder's next step when this one is interrupted. Raises EngineError.
+    """
+    said = out_dir / "said.json"
+    cache, old = out_dir / plan.timing_cache, folder / plan.timing_cache
+    job: dict[str, Any] = {
+        "graph": graph.path,
+        "device": device,
+        "profile": plan.profile,
+        "workspace_bytes": plan.workspace_bytes,
+        "hardware_compatibility": plan.hardware_compatibility.upper().replace("-", "_"),
+        "version_compatible": plan.version_compatible,
+        "timing_cache_before": old if old.exists() else None,
+        "timing_cache": cache,
+        "engine": out_dir / ENGINE,
+        "layers": out_dir / LAYERS,
+        "said": said,
+    }
+    (out_dir / "job.json").write_text(dumps(job), encoding="utf-8")
+    result = _run(
+        [sys.executable, "-P", "-m", "edgecompress.backends.tensorrt.builder_process", str(out_dir / "job.json")],
+        said,
+        progress,
+    )
+    if "refused" in result:
+        lines = [f"{name or 'unnamed'} ({op or 'the graph'}): {why}" for name, op, why in result["refused"][:5]]
+        raise EngineError(
+            f"the parser of TensorRT {result['version']} does not take the {graph.precision} graph:\n  "
+            + "\n  ".join(lines),
+            hint=f"The ops came with TensorRT {plan.minimum_version}; or export this student for a CPU target.",
+        )
+    if "error" in result:
+        text = result["error"][:_LONGEST]
+        hint = "Use another --precision, or export for another backend."
+        if is_out_of_memory(text):
+            hint = (
+                "Close what else uses the GPU, or export with a smaller --engine-batch, --engine-tokens or "
+                "--engine-workspace."
+            )
+        raise EngineError(f"TensorRT {result['version']} cannot build the {graph.precision} graph: {text}", hint=hint)
+    weights = int(result["weights_bytes"] or 0)
+    stored, most = most_bytes(ir.load(graph.path))
+    if weights > most:
+        raise EngineError(
+            f"the engine's weights take {weights:_} bytes and the {graph.precision} graph has {stored:_}: they were "
+            "stored in more bits",
+            hint="Use --precision fp16, or another version of TensorRT.",
+        )
+    record = EngineRecord(
+        path=ENGINE,
+        layers=LAYERS,
+        builder=TENSORRT,
+        version=result["version"],
+        os=platform.system().lower(),
+        compute_capability=plan.compute_capability,
+        profile=plan.profile,
+        weights_bytes=weights,
+        gpu=gpu.name if plan.hardware_compatibility == "none" else "",
+    )
+    return record, {ENGINE: out_dir / ENGINE, LAYERS: out_dir / LAYERS, plan.timing_cache: cache}
+
+
+def _run(command: list[str], said: Path, progress: Progress) -> dict[str, Any]:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                progress(line.strip())
+            _, complaint = process.communicate()
+        except BaseException:  # Ctrl-C and SIGTERM too: the builder ends at its next step
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+    if process.returncode != 0 or not said.exists():
+        reason = complaint.strip().splitlines()[-1:] or ["it does not say why"]
+        if process.returncode < 0:
+            reason = [f"it was ended by {signal.Signals(-process.returncode).name}"]
+        raise EngineError(
+            f"TensorRT broke off while it built: {reason[0][:_LONGEST]}",
+            hint="Use another --precision, or export for another backend.",
+        )
+    result: dict[str, Any] = json.loads(said.read_text(encoding="utf-8"))
+    return result
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

@@ -1,1 +1,0 @@
-"""A lowered graph to what the target loads. One module a backend."""

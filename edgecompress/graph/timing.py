@@ -1,0 +1,109 @@
+"""Paired timing: every side is run in turn, and ratios are taken round by round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from edgecompress.backends.onnxruntime_cpu.compile import PROVIDERS, session_options
+from edgecompress.types.report import Latency
+
+Feed = Mapping[str, npt.NDArray[Any]]
+Run = Callable[[Feed], Sequence[npt.NDArray[Any]]]
+
+_BUDGET_S = 1.5  # of timing for one shape and one side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    median_ms: float  # of the last feed
+    by_feed_ms: tuple[float, ...]  # medians
+    speedup: float  # over the first side, median of the ratios round by round
+
+
+def make_session(path: Path, threads: int, library: Path | None = None) -> ort.InferenceSession:
+    """A session for a graph as it is: nothing is optimized any more. ``library`` has the custom ops that it needs."""
+    options = session_options(threads)
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
+
+
+def open_session(path: Path, threads: int, library: Path | None = None) -> Run:
+    """The compiled graph as a function from a feed to its outputs; input names it does not have are left out."""
+    session = make_session(path, threads, library)
+    names = {i.name for i in session.get_inputs()}
+
+    def run(feed: Feed) -> Sequence[npt.NDArray[Any]]:
+        outputs: Sequence[npt.NDArray[Any]] = session.run(None, {k: v for k, v in feed.items() if k in names})
+        return outputs
+
+    return run
+
+
+def time_in_turn(sides: Mapping[str, Run], feed: Feed) -> dict[str, list[float]]:
+    """Wall seconds of each side on one feed, A B A B …, after two rounds of warm-up."""
+    rounds = 5
+    for _ in range(2):
+        started = time.perf_counter()
+        for run in sides.values():
+            run(feed)
+        slowest = (time.perf_counter() - started) / len(sides)
+        rounds = int(np.clip(_BUDGET_S / max(slowest, 1e-5), 7, 50))
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, run in sides.items():
+            started = time.perf_counter()
+            run(feed)
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def compare(sides: Mapping[str, Run], feeds: Sequence[Feed]) -> dict[str, Timing]:
+    """Geometric mean over the feeds of each side's speed-up on the first side, and its median time on the last feed."""
+    ratios: dict[str, list[float]] = {name: [] for name in sides}
+    medians: dict[str, list[float]] = {name: [] for name in sides}
+    for feed in feeds:
+        seconds = time_in_turn(sides, feed)
+        baseline = np.array(next(iter(seconds.values())))
+        for name, values in seconds.items():
+            ratios[name].append(float(np.median(baseline / np.array(values))))
+            medians[name].append(float(np.median(values)) * 1e3)
+    return {
+        name: Timing(
+            median_ms=medians[name][-1],
+            by_feed_ms=tuple(medians[name]),
+            speedup=float(np.exp(np.mean(np.log(ratios[name])))),
+        )
+        for name in sides
+    }
+
+
+def percentiles(run: Run, feed: Feed, *, batch: int, length_tokens: int, threads: int) -> Latency:
+    """p50, p90 and p99 of one shape."""
+    seconds = np.array(time_in_turn({"model": run}, feed)["model"]) * 1e3
+    p50, p90, p99 = (round(float(np.percentile(seconds, q)), 3) for q in (50, 90, 99))
+    return Latency(
+        batch=batch, length_tokens=length_tokens, threads=threads, p50_ms=p50, p90_ms=p90, p99_ms=p99, runs=len(seconds)
+    )
+
+
+def shape_feeds(is_vision: bool, feed: Feed, max_length_tokens: int | None) -> dict[tuple[int, int], Feed]:
+    """Feeds of the shapes that are measured, (batch, tokens) -> feed, made by repeating a real one."""
+    if is_vision:
+        pixels = feed["pixel_values"]
+        return {(b, 0): {"pixel_values": np.repeat(pixels, b, axis=0)} for b in (1, 8)}
+    longest = max_length_tokens or 512
+    shapes = [(1, min(16, longest)), (1, min(128, longest)), (8, min(128, longest))]
+    return {
+        (batch, tokens): {name: np.ascontiguousarray(np.resize(v[0], (batch, tokens))) for name, v in feed.items()}
+        for batch, tokens in dict.fromkeys(shapes)
+    }

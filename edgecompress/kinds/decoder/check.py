@@ -1,0 +1,162 @@
+"""Runs a decoder's graph over whole texts: when it is exported against PyTorch, later against what the bundle carries.
+
+A bundle cannot carry the logits of a vocabulary of 150,000. It carries, for each position of a few held-out texts, the
+64 most probable tokens with their probabilities and that of the token that really follows: enough for perplexity and
+first choices exactly, and for the KL divergence with all other tokens counted as one.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from edgecompress.errors import BundleError
+from edgecompress.formats.recipe import read_recipe
+from edgecompress.kinds.encoder.check import REFERENCE
+from edgecompress.runtime.cache import CACHE_DTYPES
+from edgecompress.runtime.decoder import Cancellation
+from edgecompress.runtime.models import AnyDecoder, Cache, open_decoder
+from edgecompress.runtime.session import thread_count
+from edgecompress.types.bundle import Manifest
+from edgecompress.types.recipe import QualityRecipe
+from edgecompress.types.report import Fidelity
+
+KEPT_TOKENS = 64
+_LEAST = -60.0  # log of a probability that is as good as none
+
+Feed = Mapping[str, npt.NDArray[Any]]
+Ids = npt.NDArray[np.int64]
+Logits = npt.NDArray[np.float32]
+
+
+def text_feed(
+    ids: Ids,
+    past: Mapping[str, tuple[int, int]],
+    wanted: Ids | None = None,
+    *,
+    behind: int = 0,
+    first_position: int | None = None,
+    cache_dtype: np.dtype[Any] | type[np.float32] = np.float32,
+    capacity: int | None = None,
+) -> Feed:
+    """All inputs of a decoder graph for one text int64 [T] behind ``behind`` tokens of an empty cache.
+
+    ``past`` maps each cache input to (heads, head size); ``wanted`` None asks for the logits of every position.
+    ``first_position`` is that of the text's first token, ``behind`` unless given; ``capacity`` is the tokens that the
+    cache has room for, just enough unless given.
+    """
+    tokens = len(ids)
+    total = tokens + behind
+    first = behind if first_position is None else first_position
+    empty: dict[tuple[int, int], npt.NDArray[Any]] = {}
+    for heads, size in past.values():
+        if (heads, size) not in empty:
+            empty[heads, size] = np.zeros((1, heads, capacity or total, size), dtype=cache_dtype)
+    return {
+        "input_ids": ids[None],
+        "attention_mask": np.ones((1, total), dtype=np.int64),
+        "position_ids": np.arange(first, first + tokens, dtype=np.int64)[None],
+        "logits_positions": np.arange(tokens, dtype=np.int64) if wanted is None else wanted,
+        **{name: empty[shape] for name, shape in past.items()},
+    }
+
+
+def logits_of(session: ort.InferenceSession) -> Callable[[Ids], Logits]:
+    """A session as a function from token ids [T] to the logits of every position, float32 [T, V]."""
+    names = {value.name for value in session.get_inputs()}
+    cache = [value for value in session.get_inputs() if value.name.startswith("past_key_values.")]
+    past = {value.name: (value.shape[1], value.shape[3]) for value in cache}
+    dtype = CACHE_DTYPES[cache[0].type]
+    capacity = cache[0].shape[2] if isinstance(cache[0].shape[2], int) else None
+
+    def run(ids: Ids) -> Logits:
+        feed = text_feed(ids, past, cache_dtype=dtype, capacity=capacity)
+        logits: Logits = session.run(["logits"], {k: v for k, v in feed.items() if k in names})[0][0]
+        return logits
+
+    return run
+
+
+def _logits(decoder: AnyDecoder, cache: Cache, ids: Ids) -> Logits:
+    """float32 [T, V], read as a prompt is: in chunks, behind what the cache holds."""
+    chunk, parts = decoder.settings.prefill_chunk_tokens, []
+    for start in range(0, len(ids), chunk):
+        part = ids[None, start : start + chunk]
+        wanted, past = np.arange(part.shape[1], dtype=np.int64), np.array([start], dtype=np.int64)
+        logits, _ = decoder.run(cache, 0, part, past, wanted, Cancellation())
+        parts.append(logits[0].copy())
+    return np.concatenate(parts)
+
+
+def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
+    x = np.nan_to_num(logits.astype(np.float64), nan=0.0)
+    x -= x.max(1, keepdims=True)
+    return np.asarray(x - np.log(np.exp(x).sum(1, keepdims=True)))
+
+
+def reference_file(texts: Sequence[Ids], logits: Sequence[Logits], limit_bytes: int) -> bytes:
+    """The held-out texts and the best tokens of the reference at each of their positions, as many texts as fit."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    size = 0
+    for index, (ids, reference) in enumerate(zip(texts, logits, strict=True)):
+        log_p = _log_softmax(reference)
+        kept = min(KEPT_TOKENS, log_p.shape[1])
+        best = np.argpartition(-log_p, kept - 1, axis=1)[:, :kept]
+        best = np.take_along_axis(best, np.argsort(-np.take_along_axis(log_p, best, 1), axis=1, kind="stable"), 1)
+        sample = {
+            f"{index}/ids": ids.astype(np.int32),
+            f"{index}/best": best.astype(np.int32),
+            f"{index}/log_p": np.take_along_axis(log_p, best, 1).astype(np.float32),
+            f"{index}/next": log_p[np.arange(len(ids) - 1), ids[1:]].astype(np.float32),
+        }
+        size += sum(value.nbytes for value in sample.values())
+        if index and size > limit_bytes:
+            break
+        arrays |= sample
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def verify_decoder(
+    manifest: Manifest, folder: Path, threads: int | None, device: int | None = None
+) -> tuple[Fidelity, QualityRecipe]:
+    """Fidelity on the texts that travel with the bundle, and the budget it was exported with.
+
+    Raises BundleError, or HostError where the bundle does not run here.
+    """
+    if not (folder / REFERENCE).exists():
+        raise BundleError(f"the bundle has no {REFERENCE}, so it cannot be checked against PyTorch here")
+    opened = open_decoder(manifest, folder, thread_count(manifest, threads), device)
+    nll = reference_nll = kl = 0.0
+    agreed = positions = scored = 0
+    with closing(opened) as decoder, np.load(folder / REFERENCE, allow_pickle=False) as arrays:
+        texts = sorted({int(name.partition("/")[0]) for name in arrays.files})
+        every = {index: arrays[f"{index}/ids"].astype(np.int64) for index in texts}
+        cache = decoder.make_cache(1, max(map(len, every.values())))
+        for index, ids in every.items():
+            best, log_p = arrays[f"{index}/best"], arrays[f"{index}/log_p"].astype(np.float64)
+            log_q = _log_softmax(_logits(decoder, cache, ids))
+            kept = np.take_along_axis(log_q, best, 1)
+            p_rest = np.maximum(1 - np.exp(log_p).sum(1), np.exp(_LEAST))
+            q_rest = np.maximum(1 - np.exp(kept).sum(1), np.exp(_LEAST))
+            kl += float((np.exp(log_p) * (log_p - kept)).sum() + (p_rest * (np.log(p_rest) - np.log(q_rest))).sum())
+            agreed += int((log_q.argmax(1) == best[:, 0]).sum())
+            nll -= float(log_q[np.arange(len(ids) - 1), ids[1:]].sum())
+            reference_nll -= float(arrays[f"{index}/next"].astype(np.float64).sum())
+            positions += len(ids)
+            scored += len(ids) - 1
+    fidelity = Fidelity(
+        samples=len(texts),
+        perplexity_ratio=round(float(np.exp(min((nll - reference_nll) / scored, 700.0))), 6),
+        mean_kl=round(max(kl / positions, 0.0), 6),
+        top1_agreement=round(agreed / positions, 6),
+    )
+    return fidelity, read_recipe(folder / "recipe.toml").quality

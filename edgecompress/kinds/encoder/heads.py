@@ -1,0 +1,147 @@
+"""From logits to what a person asked for. Vectorized, plain values out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecompress.errors import UsageError
+from edgecompress.kinds.vision.images import pixel_values
+
+if TYPE_CHECKING:
+    from edgecompress.kinds.encoder.runtime import Encoder
+
+_MAX_ANSWER_TOKENS = 30
+
+
+def predict(encoder: Encoder, inputs: Sequence[Any], *, batch_size: int, top_k: int, truncate: bool) -> list[Any]:
+    """One entry an input:
+
+    - embeddings: the vector as a list of floats;
+    - text-classification, image-classification: ``[{"label", "score"}]``, the best ``top_k``, softmax;
+    - text-ranking: ``{"score"}`` for each (query, passage) pair, the raw logit and its sigmoid;
+    - token-classification: ``[{"word", "label", "score", "start", "end"}]``, special tokens left out;
+    - fill-mask: ``[{"token", "score", "sequence"}]`` for the first mask of the text;
+    - question-answering: ``{"answer", "score", "start", "end"}`` for each (question, context) pair.
+
+    Raises UsageError for an input that the task cannot take.
+    """
+    task = encoder.manifest.task
+    if task in ("sentence-similarity", "feature-extraction"):
+        return [vector.tolist() for vector in encoder.encode(inputs, batch_size=batch_size, truncate=truncate)]
+    if task.startswith("image-"):
+        return _images(encoder, inputs, batch_size, top_k)
+    results: list[Any] = [None] * len(inputs)
+    for indices, tokens, outputs in encoder.batches(inputs, batch_size=batch_size, truncate=truncate):
+        for row, index in enumerate(indices):
+            length = len(tokens[row].ids)
+            if task == "text-classification":
+                results[index] = _labels(outputs[0][row], encoder.manifest.labels, top_k)
+            elif task == "text-ranking":
+                results[index] = _ranking(outputs[0][row])
+            elif task == "token-classification":
+                results[index] = _entities(
+                    outputs[0][row, :length], tokens[row], inputs[index], encoder.manifest.labels
+                )
+            elif task == "fill-mask":
+                results[index] = _fills(encoder, outputs[0][row, :length], tokens[row].ids, index, top_k)
+            else:
+                results[index] = _answer(outputs[0][row, :length], outputs[1][row, :length], tokens[row], inputs[index])
+    return results
+
+
+def softmax(x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    shifted = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(-1, keepdims=True))
+
+
+def _label(labels: Sequence[str], index: int) -> str:
+    return labels[index] if index < len(labels) else f"LABEL_{index}"
+
+
+def _labels(logits: npt.NDArray[Any], labels: Sequence[str], top_k: int) -> list[dict[str, Any]]:
+    scores = softmax(logits)
+    best = np.argsort(-scores, kind="stable")[:top_k]
+    return [{"label": _label(labels, int(i)), "score": round(float(scores[i]), 6)} for i in best]
+
+
+def _ranking(logits: npt.NDArray[Any]) -> dict[str, float]:
+    logit = float(logits[-1])
+    return {"logit": round(logit, 6), "score": round(float(1 / (1 + np.exp(-logit))), 6)}
+
+
+def _entities(logits: npt.NDArray[Any], tokens: Any, text: Any, labels: Sequence[str]) -> list[dict[str, Any]]:
+    scores = softmax(logits)
+    found = []
+    for position, (start, end) in enumerate(tokens.offsets):
+        if start == end or tokens.sequence_ids[position] is None:
+            continue
+        best = int(scores[position].argmax())
+        source = text if isinstance(text, str) else text[tokens.sequence_ids[position]]
+        found.append(
+            {
+                "word": source[start:end],
+                "label": _label(labels, best),
+                "score": round(float(scores[position, best]), 6),
+                "start": start,
+                "end": end,
+            }
+        )
+    return found
+
+
+def _fills(encoder: Encoder, logits: npt.NDArray[Any], ids: list[int], index: int, top_k: int) -> list[dict[str, Any]]:
+    tokenizer = encoder.tokenizer
+    mask = tokenizer.settings.mask_token
+    mask_id = tokenizer.token_to_id(mask) if mask else None
+    if mask_id is None or mask_id not in ids:
+        raise UsageError(
+            f"text {index} has no {mask or 'mask'} token to fill", hint=f"Put {mask} where a word is wanted."
+        )
+    position = ids.index(mask_id)
+    scores = softmax(logits[position])
+    fills = []
+    for best in np.argsort(-scores, kind="stable")[:top_k]:
+        filled = [int(best) if i == position else token for i, token in enumerate(ids)]
+        fills.append(
+            {
+                "token": tokenizer.decode([int(best)]).strip(),
+                "score": round(float(scores[best]), 6),
+                "sequence": tokenizer.decode(filled[1:-1]),
+            }
+        )
+    return fills
+
+
+def _answer(start: npt.NDArray[Any], end: npt.NDArray[Any], tokens: Any, pair: Any) -> dict[str, Any]:
+    if not isinstance(pair, tuple):
+        raise UsageError("question answering takes (question, context) pairs", hint="Give two texts an input.")
+    inside = np.array([s == 1 for s in tokens.sequence_ids])
+    if not inside.any():
+        return {"answer": "", "score": 0.0, "start": 0, "end": 0}
+    p = softmax(np.where(inside, start, -1e9))[:, None] * softmax(np.where(inside, end, -1e9))[None, :]
+    distance = np.arange(len(start))[None, :] - np.arange(len(start))[:, None]
+    p = np.where((distance >= 0) & (distance < _MAX_ANSWER_TOKENS), p, 0.0)
+    first, last = np.unravel_index(int(p.argmax()), p.shape)
+    begin, finish = tokens.offsets[first][0], tokens.offsets[last][1]
+    return {
+        "answer": pair[1][begin:finish],
+        "score": round(float(p[first, last]), 6),
+        "start": int(begin),
+        "end": int(finish),
+    }
+
+
+def _images(encoder: Encoder, inputs: Sequence[Any], batch_size: int, top_k: int) -> list[Any]:
+    if isinstance(inputs, np.ndarray):
+        pixels = inputs
+    else:
+        assert encoder.manifest.image is not None
+        pixels = pixel_values([str(path) for path in inputs], encoder.manifest.image)
+    if encoder.manifest.task == "image-feature-extraction":
+        return [vector.tolist() for vector in encoder.encode(pixels, batch_size=batch_size)]
+    logits = [encoder.run({"pixel_values": pixels[i : i + batch_size]})[0] for i in range(0, len(pixels), batch_size)]
+    return [_labels(row, encoder.manifest.labels, top_k) for batch in logits for row in batch]

@@ -1,0 +1,210 @@
+"""The embeddable runtime for encoders: ``load`` a bundle, then ``encode`` or ``predict``."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecompress.errors import UsageError
+from edgecompress.runtime.batching import Text, TextTokenizer, Tokens, pad, plan_batches
+from edgecompress.runtime.lanes import Lanes
+from edgecompress.runtime.models import Model, on_gpu, open_model
+from edgecompress.runtime.session import make_session, thread_count
+from edgecompress.types.bundle import Manifest
+
+FloatArray = npt.NDArray[np.float32]
+
+# Texts that are tokenized, sorted and held together: bounds memory whatever the number of texts.
+_WINDOW = 4096
+
+
+class Encoder:
+    """A loaded bundle. All methods may be called from several threads at once."""
+
+    def __init__(self, manifest: Manifest, folder: Path, threads: int | None = None, device: int | None = None) -> None:
+        """``device``: the GPU, of a bundle for one. Raises HostError, UsageError."""
+        self.manifest = manifest
+        self.threads = thread_count(manifest, threads)
+        self._model: Model | None = open_model(manifest, folder, self.threads, device)
+        # A GPU takes one batch at a time.
+        self._lanes = Lanes(lambda: make_session(folder, manifest, 1), 1 if on_gpu(manifest) else self.threads)
+        self._inputs = self._model.inputs
+        self._most_rows, most_tokens = _largest(manifest)
+        self._tokenizer: TextTokenizer | None = None
+        if (text := manifest.text) is not None:
+            if most_tokens is not None:
+                text = replace(text, max_length_tokens=min(text.max_length_tokens, most_tokens))
+            self._tokenizer = TextTokenizer(folder / text.tokenizer, text)
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model. Calling anything afterwards raises UsageError."""
+        model, self._model = self._model, None
+        self._tokenizer = None
+        self._lanes.close()
+        if model is not None:
+            model.close()
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """Raises UsageError for a bundle that takes images, or one that is closed."""
+        if self._tokenizer is None:
+            what = "takes images, not texts" if self.manifest.image is not None else "was closed"
+            raise UsageError(f"this bundle {what}", hint="Call encode() with what the bundle takes, while it is open.")
+        return self._tokenizer
+
+    def run(self, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """The model itself: arrays of the manifest's inputs in, arrays of its outputs out."""
+        model = self._model
+        if model is None:
+            raise UsageError("this bundle was closed", hint="Load it again.")
+        return model.run(feed)
+
+    def encode(
+        self,
+        texts: str | Iterable[str] | FloatArray,
+        *,
+        batch_size: int = 32,
+        prompt: str | None = None,
+        truncate: bool = False,
+    ) -> FloatArray:
+        """Embed texts (or pixel values [N, C, H, W] float32) as float32 [N, dimension], in the caller's order.
+
+        Pooled and normalized as the checkpoint says; a bundle without pooling (feature-extraction) gives the first
+        token's vector. ``prompt`` names one of the checkpoint's prompts; a text beyond the model's maximum is refused,
+        or cut at it with ``truncate=True``. Raises UsageError.
+        """
+        self._require("sentence-similarity", "feature-extraction", "image-feature-extraction", method="encode")
+        if batch_size < 1:
+            raise UsageError(f"batch_size is at least 1, not {batch_size}", hint="Leave it out for 32.")
+        if isinstance(texts, np.ndarray):
+            return self._encode_images(texts, batch_size)
+        items: Iterable[str] = [texts] if isinstance(texts, str) else texts
+        parts = [self._encode_window(window, start, batch_size, prompt, truncate) for start, window in _windows(items)]
+        if not parts:
+            return np.zeros((0, self._dimension()), dtype=np.float32)
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def encode_tokens(self, texts: Sequence[str], *, batch_size: int = 32, truncate: bool = False) -> list[FloatArray]:
+        """The last hidden state of each text, float32 [tokens, hidden], without padding. For feature-extraction."""
+        self._require("feature-extraction", method="encode_tokens")
+        results: list[FloatArray] = [np.zeros((0, 0), dtype=np.float32)] * len(texts)
+        for indices, tokens, outputs in self.batches(texts, batch_size=batch_size, truncate=truncate):
+            for row, index in enumerate(indices):
+                results[index] = outputs[0][row, : len(tokens[row].ids)]
+        return results
+
+    def batches(
+        self, texts: Sequence[Text], *, batch_size: int = 32, prompt: str = "", truncate: bool = False, start: int = 0
+    ) -> Iterator[tuple[list[int], list[Tokens], list[npt.NDArray[Any]]]]:
+        """Run texts in batches; yields their indices, their tokens and the model's outputs."""
+        tokens = self.tokenizer.encode(texts, prompt=prompt, truncate=truncate, first_index=start)
+        for batch, outputs in self.run_tokens(tokens, batch_size=batch_size):
+            yield batch, [tokens[i] for i in batch], outputs
+
+    def run_tokens(
+        self, tokens: Sequence[Tokens], *, batch_size: int = 32
+    ) -> Iterator[tuple[list[int], list[npt.NDArray[Any]]]]:
+        """Run tokenized texts; yields indices and the model's outputs for them, the longest texts first.
+
+        One batch is worked on by all threads together. Of many, each is worked on by one thread, as many at a time as
+        there are threads, where that is quicker: threads that share one small product mostly wait for each other.
+        """
+        batch_size = min(batch_size, self._most_rows or batch_size)
+        lengths = [len(t.ids) for t in tokens]
+        settings = self.manifest.runtime
+        batches = list(plan_batches(lengths, batch_size, settings.batch_tokens, mixed=settings.mixed_lengths))
+        padding = self.tokenizer.settings.pad_token_id
+
+        def feed(batch: list[int]) -> dict[str, npt.NDArray[Any]]:
+            made = pad([tokens[i] for i in batch], padding)
+            return {name: made[name] for name in self._inputs}
+
+        if self._lanes.pay([sum(lengths[i] for i in batch) for batch in batches]):
+            yield from zip(batches, self._lanes.run(feed(batch) for batch in batches), strict=True)
+        else:
+            for batch in batches:
+                yield batch, self.run(feed(batch))
+
+    def predict(
+        self, inputs: Sequence[Any], *, batch_size: int = 32, top_k: int = 5, truncate: bool = False
+    ) -> list[Any]:
+        """What the task gives, one entry an input, as plain values; see :mod:`edgecompress.kinds.encoder.heads`."""
+        from edgecompress.kinds.encoder.heads import predict
+
+        return predict(self, inputs, batch_size=batch_size, top_k=top_k, truncate=truncate)
+
+    def _encode_window(
+        self, window: list[str], start: int, batch_size: int, prompt: str | None, truncate: bool
+    ) -> FloatArray:
+        prefix = self._prompt(prompt)
+        result: FloatArray | None = None
+        pieces = self.batches(window, batch_size=batch_size, prompt=prefix, truncate=truncate, start=start)
+        for indices, _, outputs in pieces:
+            vectors = outputs[0] if outputs[0].ndim == 2 else outputs[0][:, 0]
+            if result is None:
+                result = np.empty((len(window), vectors.shape[1]), dtype=np.float32)
+            result[indices] = vectors
+        assert result is not None
+        return result
+
+    def _encode_images(self, pixels: FloatArray, batch_size: int) -> FloatArray:
+        image = self.manifest.image
+        if image is None:
+            raise UsageError("this bundle takes texts, not arrays", hint="Give a list of strings.")
+        if pixels.ndim != 4 or pixels.shape[2:] != (image.height, image.width) or pixels.dtype != np.float32:
+            raise UsageError(
+                f"pixel values are float32 [N, 3, {image.height}, {image.width}], not {pixels.dtype} {pixels.shape}",
+                hint="edgecompress.kinds.vision.images.pixel_values() makes them from image files.",
+            )
+        batch_size = min(batch_size, self._most_rows or batch_size)
+        parts = [
+            self.run({"pixel_values": pixels[i : i + batch_size]})[0][:, 0] for i in range(0, len(pixels), batch_size)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, self._dimension()), dtype=np.float32)
+
+    def _prompt(self, name: str | None) -> str:
+        settings = self.tokenizer.settings
+        name = name if name is not None else settings.default_prompt
+        if name is None:
+            return ""
+        if name not in settings.prompts:
+            known = ", ".join(sorted(settings.prompts)) or "none"
+            raise UsageError(f"the checkpoint has no prompt named '{name}'", hint=f"Its prompts: {known}.")
+        return settings.prompts[name]
+
+    def _dimension(self) -> int:
+        size = self.manifest.outputs[0].shape[-1]
+        return size if isinstance(size, int) else 0
+
+    def _require(self, *tasks: str, method: str) -> None:
+        if self.manifest.task not in tasks:
+            raise UsageError(
+                f"this bundle is for {self.manifest.task}, which has no {method}()", hint="Call predict() instead."
+            )
+
+
+def _largest(manifest: Manifest) -> tuple[int | None, int | None]:
+    """Texts (or images) in a batch and tokens a text that an engine was built for; None where nothing says."""
+    if manifest.engine is None:
+        return None, None
+    largest = next(iter(manifest.engine.profile.values())).largest
+    return largest[0], largest[1] if manifest.text is not None else None
+
+
+def _windows(items: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    iterator, start = iter(items), 0
+    while window := list(itertools.islice(iterator, _WINDOW)):
+        yield start, window
+        start += len(window)

@@ -1,1 +1,0 @@
-"""Fidelity against the reference, and the quality gate."""
