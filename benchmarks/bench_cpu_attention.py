@@ -35,8 +35,8 @@ from onnx import TensorProto, helper
 
 from benchmarks.decoder_process import Bandwidth
 from benchmarks.result_lines import RESULTS, header, write
-from edgecompress.backends.onnxruntime_cpu.compile import session_options
 from edgecompress.backends.onnxruntime_cpu.kernels import isa_here
+from edgecompress.graph.sessions import session_options
 from edgecompress.runtime.weights import huge_region
 
 SETTLE_S = 0.25

@@ -19,13 +19,15 @@ import onnx_ir as ir
 
 from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.backends.onnxruntime_cpu import compile as backend
-from edgecompress.capture.export import capture, write_model
+from edgecompress.capture.export import capture
 from edgecompress.capture.tokenizer import save_tokenizer
-from edgecompress.graph.timing import open_session, time_in_turn
+from edgecompress.graph.linears import constant
+from edgecompress.graph.model import write_model
+from edgecompress.graph.sessions import open_session
+from edgecompress.graph.timing import time_in_turn
 from edgecompress.kinds.encoder.samples import text_feeds
 from edgecompress.kinds.student import load_student
 from edgecompress.lower import onnxruntime as lowering
-from edgecompress.quantize.layers import constant
 from edgecompress.quantize.stage import Calibrated, calibrate, quantize
 from edgecompress.quantize.texts import load_texts
 from edgecompress.targets import detect

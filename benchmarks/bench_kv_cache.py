@@ -18,7 +18,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from benchmarks.result_lines import RESULTS, Row, header, write
-from edgecompress.backends.onnxruntime_cpu.compile import session_options
+from edgecompress.graph.sessions import session_options
 from edgecompress.lower.kv_cache import quantize_cache
 
 HEADS, KV_HEADS, SIZE = 12, 2, 128

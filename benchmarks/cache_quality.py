@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edgecompress.capture.export import capture
-from edgecompress.graph import timing as latency
+from edgecompress.graph.sessions import make_session, open_session
 from edgecompress.kinds.decoder.check import Feed, Ids, text_feed
 from edgecompress.kinds.decoder.metric import DecoderFidelity
 from edgecompress.kinds.student import load_student
@@ -37,7 +37,7 @@ def cache_rows(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         captured = capture(student, folder, opset=21)
-        session = latency.make_session(lower(captured, folder).path, threads)
+        session = make_session(lower(captured, folder).path, threads)
         shapes = {v.name: (v.shape[1], v.shape[3]) for v in session.get_inputs() if v.name.startswith("past_")}
         feeds = [text_feed(ids, shapes) for ids in calibration]
         spread = list(spread_positions([len(ids) for ids in calibration], context))
@@ -47,7 +47,7 @@ def cache_rows(
             graph = lower(made, folder)
             for over, places in (("the context", spread), ("its beginning", [0] * len(calibration))):
                 placed = [text_feed(ids, shapes, first_position=p) for ids, p in zip(calibration, places, strict=True)]
-                scales = cache_scales(latency.make_session(graph.path, threads), placed)
+                scales = cache_scales(make_session(graph.path, threads), placed)
                 small = lower_cache(graph, scales, folder)
                 for first in (0, context - len(held_out[0])):
                     figures = _cache_cost(graph, small, shapes, held_out, first, threads)
@@ -58,7 +58,7 @@ def cache_rows(
 def _cache_cost(
     graph: Graph, small: Graph, shapes: Mapping[str, tuple[int, int]], texts: list[Ids], first: int, threads: int
 ) -> dict[str, object]:
-    sides = [latency.open_session(side.path, threads) for side in (graph, small)]
+    sides = [open_session(side.path, threads) for side in (graph, small)]
     found = DecoderFidelity()
     for ids in texts:
         feeds: list[Feed] = [

@@ -17,7 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecompress.capture.export import capture
-from edgecompress.graph import timing as latency
+from edgecompress.graph.linears import find_embeddings, find_linears
+from edgecompress.graph.sessions import make_session
 from edgecompress.kinds.decoder.check import Feed, logits_of, text_feed
 from edgecompress.kinds.decoder.metric import measure_decoder
 from edgecompress.kinds.student import load_student
@@ -25,7 +26,6 @@ from edgecompress.lower.onnxruntime import lower, lower_model
 from edgecompress.quantize import sensitivity
 from edgecompress.quantize.blockwise import BlockFormat
 from edgecompress.quantize.hessians import StreamedHessians
-from edgecompress.quantize.layers import find_embeddings, find_linears
 from edgecompress.quantize.mixed import mix
 from edgecompress.quantize.sensitivity import choose_raised
 from edgecompress.quantize.stage import quantize
@@ -54,7 +54,7 @@ class Bench:
     def __post_init__(self) -> None:
         student = load_student(StudentRecipe(source=str(self.checkpoint)))
         self.captured = capture(student, self.folder, opset=21)
-        run = logits_of(latency.make_session(lower(self.captured, self.folder).path, self.threads))
+        run = logits_of(make_session(lower(self.captured, self.folder).path, self.threads))
         self.reference = [run(ids) for ids in self.held_out]
         inputs = ir.load(self.captured.path).graph.inputs
         self.past = {
@@ -86,7 +86,7 @@ class Bench:
             make_runnable=lower_model,
         )
         seconds = time.perf_counter() - started
-        run = logits_of(latency.make_session(lower(made, self.folder).path, self.threads))
+        run = logits_of(make_session(lower(made, self.folder).path, self.threads))
         found = measure_decoder((r, run(ids), ids) for r, ids in zip(self.reference, self.held_out, strict=True))
         return found, block_bytes(ir.load(made.path)), seconds
 

@@ -16,7 +16,7 @@ from edgecompress.cli import main
 from edgecompress.errors import RecipeError
 from edgecompress.export.pipeline import export, plan
 from edgecompress.formats.manifest import open_bundle, read_report
-from edgecompress.graph import timing as latency
+from edgecompress.graph.sessions import make_session
 from edgecompress.kinds.decoder.check import logits_of, text_feed
 from edgecompress.kinds.decoder.metric import DecoderFidelity
 from edgecompress.kinds.decoder.runtime import Generator
@@ -86,7 +86,7 @@ def test_what_the_tools_say(bundle: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_text_is_that_of_the_graph_from_scratch(bundle: Path) -> None:
     """Token by token over the cache, against the same graph run over the whole text for each token."""
-    run = logits_of(latency.make_session(bundle / "model.onnx", 1))
+    run = logits_of(make_session(bundle / "model.onnx", 1))
     with opened(bundle) as generator:
         ids = generator.token_ids(PROMPT)
         text = generator.generate(PROMPT, max_new_tokens=20, temperature=0.0)
@@ -139,13 +139,13 @@ def test_every_kind_of_attention_takes_it(name: str, tmp_path: Path, rng: np.ran
     source = tiny_decoder(tmp_path / "s", name)
     student = load_student(StudentRecipe(source=str(source)))
     graph = lower(capture(student, tmp_path, opset=21), tmp_path)
-    session = latency.make_session(graph.path, 1)
+    session = make_session(graph.path, 1)
     past = {v.name: (v.shape[1], v.shape[3]) for v in session.get_inputs() if v.name.startswith("past_key_values.")}
     texts = [rng.integers(3, 120, size=40) for _ in range(24)]
     places = spread_positions([len(ids) for ids in texts], student.max_length_tokens or 0)
     feeds = [text_feed(ids, past, first_position=place) for ids, place in zip(texts, places, strict=True)]
     small = lower_cache(graph, cache_scales(session, feeds), tmp_path)
-    exact, rounded = logits_of(session), logits_of(latency.make_session(small.path, 1))
+    exact, rounded = logits_of(session), logits_of(make_session(small.path, 1))
     found = DecoderFidelity()
     for _ in range(8):
         ids = rng.integers(3, 120, size=40)

@@ -14,10 +14,10 @@ from edgecompress.backends.tensorrt.engine import build_plan
 from edgecompress.backends.tensorrt_rtx.engine import Engine, build_engine, profile_of
 from edgecompress.errors import WideProductsError
 from edgecompress.export.candidates import Taken
+from edgecompress.graph.linears import Linear
 from edgecompress.lower import cuda, tensorrt
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.lower.onnxruntime import lower_model
-from edgecompress.quantize.layers import Linear
 from edgecompress.quantize.peaks import too_large_for_half
 from edgecompress.runtime.metrics import require
 from edgecompress.types.bundle import BuildPlan

@@ -20,9 +20,9 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from edgecompress.errors import StudentError
+from edgecompress.graph.ops import DOMAIN
 
 IMPLEMENTATION = "edgecompress"
-DOMAIN = "edgecompress"
 
 _calls: ContextVar[list[str] | None] = ContextVar("attention_calls", default=None)
 

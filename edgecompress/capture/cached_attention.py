@@ -19,9 +19,9 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from edgecompress.errors import StudentError
+from edgecompress.graph.ops import DOMAIN
 
 IMPLEMENTATION = "edgecompress-cached"
-DOMAIN = "edgecompress"
 
 _RULE = "_edgecompress_rule"
 _NO_WAY = "The exported model would silently differ, so it is refused."

@@ -25,7 +25,7 @@ import torch
 from torch.nn import functional
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, batched_mm_experts_forward
 
-from edgecompress.capture.cached_attention import DOMAIN
+from edgecompress.graph.ops import DOMAIN
 
 IMPLEMENTATION = "edgecompress-experts"
 

@@ -14,13 +14,13 @@ import onnx_ir as ir
 import torch
 
 from edgecompress import __version__
-from edgecompress.capture.attention import DOMAIN, IMPLEMENTATION, attention_as_one_op
+from edgecompress.capture.attention import IMPLEMENTATION, attention_as_one_op
 from edgecompress.capture.model import Encoder, example_inputs, load_model, output_names
 from edgecompress.errors import StudentError
+from edgecompress.graph.model import write_model
+from edgecompress.graph.ops import DOMAIN
 from edgecompress.types.graph import Graph
 from edgecompress.types.student import Student
-
-EXTERNAL_DATA_BYTES = 200_000_000  # weights beyond lie in a file that is mapped; a protobuf is read, and ends at 2 GiB
 
 
 def capture(student: Student, out_dir: Path, *, opset: int) -> Graph:
@@ -136,13 +136,3 @@ def write_captured(model: ir.Model, path: Path, student: Student, *, plain_atten
     if not plain_attention:
         model.opset_imports[DOMAIN] = 1
     write_model(model, path)
-
-
-def write_model(model: ir.Model, path: Path) -> None:
-    """Save a model whole: with one data file of its own beside it when it is large, else with its weights inside."""
-    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    if size > EXTERNAL_DATA_BYTES:
-        ir.save(model, path, external_data=path.name + ".data")
-    else:
-        # Weights that still lie in another graph's data file would be left there, and named by a path.
-        ir.save(ir.external_data.load_to_model(model), path)

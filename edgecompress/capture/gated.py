@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from edgecompress.capture.cached_attention import DOMAIN
+from edgecompress.graph.ops import DOMAIN
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": functional.silu,

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from edgecompress.capture.cached_attention import DOMAIN, current_run
+from edgecompress.capture.cached_attention import current_run
 from edgecompress.capture.gated import catch_gated_mlp
 from edgecompress.errors import StudentError
+from edgecompress.graph.ops import DOMAIN
 
 _TAG = "_edgecompress_rotary"
 _EPSILON_NAMES = ("variance_epsilon", "eps", "epsilon")

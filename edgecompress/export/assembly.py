@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from edgecompress import __version__
-from edgecompress.backends.onnxruntime_cpu.compile import CUDA_PROVIDERS, PROVIDERS, runtime_settings
+from edgecompress.backends.onnxruntime_cpu.compile import CUDA_PROVIDERS, runtime_settings
 from edgecompress.backends.onnxruntime_cpu.kernels import WEIGHTS, weights_table
 from edgecompress.backends.tensorrt_rtx.engine import Engine
 from edgecompress.export.bundle import Closing
@@ -28,6 +28,7 @@ from edgecompress.export.inventory import (
 from edgecompress.formats import codec
 from edgecompress.formats.recipe import recipe_toml
 from edgecompress.graph import timing as latency
+from edgecompress.graph.sessions import PROVIDERS, open_session
 from edgecompress.kinds.encoder.check import REFERENCE
 from edgecompress.lineage.documents import documents
 from edgecompress.types.bundle import BuildPlan, GenerationSettings, ImageSettings, Manifest, TextSettings
@@ -81,7 +82,7 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
     notes = parts.notes
     if plan.measured_here:
         with clock.stage("measure", taken.graph.precision):
-            run = latency.open_session(taken.graph.path, threads, taken.graph.runnable_library)
+            run = open_session(taken.graph.path, threads, taken.graph.runnable_library)
             latencies = tuple(
                 latency.percentiles(run, feed, batch=batch, length_tokens=tokens, threads=threads)
                 for (batch, tokens), feed in parts.shapes.items()

@@ -10,6 +10,7 @@ from edgecompress.backends.onnxruntime_cpu.compile import at_accuracy_level, has
 from edgecompress.errors import EdgeCompressError
 from edgecompress.export.choice import choose
 from edgecompress.graph import timing as latency
+from edgecompress.graph.sessions import open_session
 from edgecompress.targets import accuracy_levels
 from edgecompress.types.bundle import KernelLibrary
 from edgecompress.types.graph import Graph
@@ -81,7 +82,7 @@ def _variants(plan: Plan, graph: Graph) -> list[tuple[Graph, int | None]]:
 def _timed(
     graphs: list[Graph | None], table: list[Candidate], threads: int, shapes: Mapping[tuple[int, int], latency.Feed]
 ) -> list[Candidate]:
-    sides = {str(i): latency.open_session(g.path, threads, g.library) for i, g in enumerate(graphs) if g is not None}
+    sides = {str(i): open_session(g.path, threads, g.library) for i, g in enumerate(graphs) if g is not None}
     timings = latency.compare(sides, list(shapes.values()))
     labels = [f"{batch}×{tokens}" if tokens else f"batch {batch}" for batch, tokens in shapes]
     rows = []

@@ -5,14 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
-from edgecompress.backends.onnxruntime_cpu.compile import PROVIDERS, session_options
 from edgecompress.types.report import Latency
 
 Feed = Mapping[str, npt.NDArray[Any]]
@@ -26,27 +23,6 @@ class Timing:
     median_ms: float  # of the last feed
     by_feed_ms: tuple[float, ...]  # medians
     speedup: float  # over the first side, median of the ratios round by round
-
-
-def make_session(path: Path, threads: int, library: Path | None = None) -> ort.InferenceSession:
-    """A session for a graph as it is: nothing is optimized any more. ``library`` has the custom ops that it needs."""
-    options = session_options(threads)
-    if library is not None:
-        options.register_custom_ops_library(str(library))
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
-
-
-def open_session(path: Path, threads: int, library: Path | None = None) -> Run:
-    """The compiled graph as a function from a feed to its outputs; input names it does not have are left out."""
-    session = make_session(path, threads, library)
-    names = {i.name for i in session.get_inputs()}
-
-    def run(feed: Feed) -> Sequence[npt.NDArray[Any]]:
-        outputs: Sequence[npt.NDArray[Any]] = session.run(None, {k: v for k, v in feed.items() if k in names})
-        return outputs
-
-    return run
 
 
 def time_in_turn(sides: Mapping[str, Run], feed: Feed) -> dict[str, list[float]]:

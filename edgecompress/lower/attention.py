@@ -10,10 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecompress.errors import RecipeError
-from edgecompress.lower.rewrite import constant, replace_heads
+from edgecompress.graph.ops import DOMAIN, MICROSOFT
+from edgecompress.graph.rewrite import constant, replace_heads
 
-MICROSOFT = "com.microsoft"
-DOMAIN = "edgecompress"
 _MASKED = float(np.finfo(np.float32).min)
 
 

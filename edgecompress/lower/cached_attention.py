@@ -12,11 +12,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecompress.errors import RecipeError
-from edgecompress.lower.rewrite import constant, replace_heads
+from edgecompress.graph.ops import DOMAIN, MICROSOFT
+from edgecompress.graph.rewrite import constant, replace_heads
 from edgecompress.lower.rotary import gqa_can_rotate, same_rotation
 
-MICROSOFT = "com.microsoft"
-DOMAIN = "edgecompress"
 _NO_EQUAL = "This attention has no equal among ONNX Runtime's ops; it is not supported by this version."
 
 

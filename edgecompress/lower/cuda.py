@@ -12,8 +12,8 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from edgecompress.capture.export import write_model
 from edgecompress.errors import RecipeError
+from edgecompress.graph.model import write_model
 from edgecompress.lower import onnxruntime as cpu
 from edgecompress.lower.typed import strongly_typed
 from edgecompress.types.graph import Graph

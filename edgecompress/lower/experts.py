@@ -17,10 +17,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.lower.rewrite import constant, put
+from edgecompress.graph.ops import DOMAIN, MICROSOFT
+from edgecompress.graph.rewrite import constant, put
 
-MICROSOFT = "com.microsoft"
-DOMAIN = "edgecompress"
 REASON = "edgecompress.gathered-experts"  # in the model's metadata: why, where experts are gathered
 
 _SMALLEST = float(np.finfo(np.float32).tiny)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgecompress.lower.rewrite import put
-
-MICROSOFT = "com.microsoft"
-DOMAIN = "edgecompress"
+from edgecompress.graph.ops import DOMAIN, MICROSOFT
+from edgecompress.graph.rewrite import put
 
 
 def lower_gated(model: ir.Model) -> int:

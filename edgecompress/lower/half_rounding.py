@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.capture.export import write_model
+from edgecompress.graph.model import write_model
 from edgecompress.lower.typed import FLOAT, HALF
 from edgecompress.types.graph import Graph
 

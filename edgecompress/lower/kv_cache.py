@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgecompress.capture.export import write_model
 from edgecompress.errors import RecipeError
-from edgecompress.lower.rewrite import constant
+from edgecompress.graph.model import write_model
+from edgecompress.graph.rewrite import constant
 from edgecompress.types.graph import Graph
 
 PAST, PRESENT = "past_key_values.", "present."

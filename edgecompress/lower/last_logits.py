@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecompress.errors import RecipeError
-from edgecompress.lower.rewrite import constant
+from edgecompress.graph.rewrite import constant
 
 POSITIONS = "logits_positions"
 _PREFIX = "last_logits/"

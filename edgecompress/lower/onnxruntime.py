@@ -13,13 +13,13 @@ from onnx_ir.passes.common import (
     TopologicalSortPass,
 )
 
-from edgecompress.capture.export import write_model
+from edgecompress.graph.model import write_model
+from edgecompress.graph.packing import pack_linears
 from edgecompress.lower.attention import lower_attention
 from edgecompress.lower.cached_attention import lower_cached_attention
 from edgecompress.lower.experts import lower_experts
 from edgecompress.lower.gated import lower_gated
 from edgecompress.lower.half import to_float16
-from edgecompress.lower.packing import pack_linears
 from edgecompress.lower.padding import skip_mask_when_unpadded
 from edgecompress.lower.quantized import lower_quantized
 from edgecompress.lower.rotary import lower_rms_norm, lower_rotary

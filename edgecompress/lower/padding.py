@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgecompress.lower.attention import MICROSOFT
-from edgecompress.lower.rewrite import put
+from edgecompress.graph.ops import MICROSOFT
+from edgecompress.graph.rewrite import put
 
 _MASK_INPUT = 4
 

@@ -22,9 +22,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.errors import RecipeError
-from edgecompress.lower.rewrite import put
+from edgecompress.graph.linears import constant
+from edgecompress.graph.ops import DOMAIN
+from edgecompress.graph.rewrite import put
 from edgecompress.quantize.blockwise import unpack
-from edgecompress.quantize.layers import DOMAIN, constant
 
 _Shared = dict[tuple[ir.Value, ir.Value], ir.Value]
 

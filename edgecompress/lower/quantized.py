@@ -14,12 +14,10 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.lower.rewrite import put
+from edgecompress.graph.linears import constant
+from edgecompress.graph.ops import DOMAIN, MICROSOFT
+from edgecompress.graph.rewrite import put
 from edgecompress.quantize.blockwise import unpack
-from edgecompress.quantize.layers import constant
-
-DOMAIN = "edgecompress"
-MICROSOFT = "com.microsoft"
 
 
 def lower_quantized(model: ir.Model) -> int:

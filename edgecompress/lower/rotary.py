@@ -10,10 +10,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgecompress.lower.rewrite import put
-
-MICROSOFT = "com.microsoft"
-DOMAIN = "edgecompress"
+from edgecompress.graph.ops import DOMAIN, MICROSOFT
+from edgecompress.graph.rewrite import put
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.lower.attention import DOMAIN, inside_window, merge_heads
-from edgecompress.lower.rewrite import constant, replace_heads
+from edgecompress.graph.ops import DOMAIN
+from edgecompress.graph.rewrite import constant, replace_heads
+from edgecompress.lower.attention import inside_window, merge_heads
 
 
 def lower_to_standard_attention(model: ir.Model) -> int:

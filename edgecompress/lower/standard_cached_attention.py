@@ -16,9 +16,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecompress.errors import RecipeError
-from edgecompress.lower.rewrite import constant, replace_heads
+from edgecompress.graph.ops import DOMAIN
+from edgecompress.graph.rewrite import constant, replace_heads
 
-DOMAIN = "edgecompress"
 OPSET = 24
 """The first that has TensorScatter."""
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgecompress.lower.rewrite import put
-
-DOMAIN = "edgecompress"
+from edgecompress.graph.ops import DOMAIN
+from edgecompress.graph.rewrite import put
 
 
 def lower_to_standard_pieces(model: ir.Model, capacity_tokens: int = 0) -> int:

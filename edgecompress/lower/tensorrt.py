@@ -15,16 +15,16 @@ from onnx_ir.passes.common import (
     TopologicalSortPass,
 )
 
-from edgecompress.capture.export import write_model
 from edgecompress.errors import RecipeError
-from edgecompress.lower.packing import pack_linears
+from edgecompress.graph.model import write_model
+from edgecompress.graph.ops import DOMAIN
+from edgecompress.graph.packing import pack_linears
 from edgecompress.lower.qdq import lower_to_qdq
 from edgecompress.lower.standard_attention import lower_to_standard_attention
 from edgecompress.lower.standard_cached_attention import OPSET as OPSET_OF_CACHES
 from edgecompress.lower.standard_cached_attention import lower_to_standard_cached_attention
 from edgecompress.lower.standard_pieces import lower_to_standard_pieces
 from edgecompress.lower.typed import computes_in_half, strongly_typed
-from edgecompress.quantize.layers import DOMAIN
 from edgecompress.types.graph import Graph
 
 CAPTURED_OPSET = 21

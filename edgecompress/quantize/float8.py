@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from edgecompress.graph.linears import Linear, constant, replace_linear
+from edgecompress.graph.ops import DOMAIN
 from edgecompress.quantize.calibration import ActivationStatistics
-from edgecompress.quantize.layers import DOMAIN, Linear, constant, replace_linear
 from edgecompress.quantize.numerics import Float, half_scale
 from edgecompress.types.recipe import CalibrationRecipe
 

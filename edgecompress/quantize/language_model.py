@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgecompress.graph.linears import Linear, find_embeddings, find_linears
 from edgecompress.quantize.blockwise import BlockFormat
 from edgecompress.quantize.experts import quantize_experts
-from edgecompress.quantize.layers import Linear, find_embeddings, find_linears
 from edgecompress.quantize.numerics import Float
 from edgecompress.quantize.sensitivity import UNIFORM, Mixed
 from edgecompress.quantize.weights import (

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgecompress.graph.linears import Embedding, Linear, find_embeddings, find_linears
 from edgecompress.quantize.blockwise import BlockFormat, Blocks
 from edgecompress.quantize.hessians import Batches
 from edgecompress.quantize.language_model import find_head
-from edgecompress.quantize.layers import Embedding, Linear, find_embeddings, find_linears
 from edgecompress.quantize.numerics import Float
 from edgecompress.quantize.sensitivity import LoneCost, Mixed, choose_raised
 from edgecompress.quantize.weights import round_linear, round_table, tied_to

@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from edgecompress.graph.linears import constant
+from edgecompress.graph.ops import DOMAIN
 from edgecompress.quantize.activations import activation_scale
 from edgecompress.quantize.calibration import ActivationStatistics
-from edgecompress.quantize.layers import DOMAIN, constant
 from edgecompress.quantize.numerics import Float, range_to_int8
 from edgecompress.quantize.smoothing import WORTH_A_PRODUCT, smoothed
 from edgecompress.types.recipe import CalibrationRecipe

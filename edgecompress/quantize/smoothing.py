@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from edgecompress.graph.linears import Linear, constant
 from edgecompress.quantize.calibration import ActivationStatistics
-from edgecompress.quantize.layers import Linear, constant
 from edgecompress.quantize.numerics import Float, fake_quantize_uint8, per_column_int8, range_to_uint8
 
 WORTH_A_PRODUCT = 5e-4  # how much of the square of what is computed a product a channel must save

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgecompress.capture.export import write_model
 from edgecompress.errors import RecipeError
-from edgecompress.lower.packing import pack_linears
+from edgecompress.graph.linears import Linear, find_embeddings, find_linears, find_residuals
+from edgecompress.graph.model import write_model
+from edgecompress.graph.packing import pack_linears
 from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
 from edgecompress.quantize.experts import routers
 from edgecompress.quantize.float8 import quantize_linears_float8
 from edgecompress.quantize.hessians import Batches, StreamedHessians
 from edgecompress.quantize.language_model import quantize_decoder
-from edgecompress.quantize.layers import Linear, find_embeddings, find_linears, find_residuals
 from edgecompress.quantize.mixed import mix
 from edgecompress.quantize.parts import FloatGraph
 from edgecompress.quantize.residuals import quantize_residuals

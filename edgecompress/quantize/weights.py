@@ -12,9 +12,10 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from edgecompress.graph.linears import Embedding, Linear, constant, replace_linear
+from edgecompress.graph.ops import DOMAIN
 from edgecompress.quantize.blockwise import BlockFormat, Blocks, quantize_blocks
 from edgecompress.quantize.gptq import gptq
-from edgecompress.quantize.layers import DOMAIN, Embedding, Linear, constant, replace_linear
 from edgecompress.quantize.numerics import Float, per_row_int8
 
 SMALLEST_BLOCK = 16  # that GatherBlockQuantized takes

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from edgecompress.capture.export import capture
 from edgecompress.capture.tokenizer import save_tokenizer
-from edgecompress.graph import timing as latency
+from edgecompress.graph.sessions import open_session
 from edgecompress.kinds.encoder.reference import reference_outputs
 from edgecompress.kinds.encoder.samples import Feed, in_batches, text_feeds
 from edgecompress.kinds.student import load_student
@@ -74,7 +74,7 @@ def fidelity(folder: Path, precision: str, out_dir: Path) -> Fidelity:
             {"input_ids": ids, "attention_mask": np.ones_like(ids)}
             for ids in (arrays[f"ids_{i}"] for i in range(len(vectors)))
         ]
-    run = latency.open_session(rounded_graph(typed(folder, precision), out_dir).path, threads=1)
+    run = open_session(rounded_graph(typed(folder, precision), out_dir).path, threads=1)
     found = np.zeros_like(vectors)
     for positions, batch in in_batches(feeds, _BATCH, pad_token_id=0):
         found[positions] = run(batch)[0]

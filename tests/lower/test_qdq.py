@@ -8,12 +8,12 @@ import onnxruntime as ort
 import pytest
 
 from edgecompress.errors import RecipeError
+from edgecompress.graph.linears import find_embeddings, find_linears, find_residuals
 from edgecompress.lower.qdq import lower_to_qdq
 from edgecompress.lower.tensorrt import OPSET
 from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
 from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
-from edgecompress.quantize.layers import find_embeddings, find_linears, find_residuals
 from edgecompress.quantize.numerics import per_column_int8, per_row_int8, range_to_int8
 from edgecompress.quantize.residuals import quantize_residuals
 from edgecompress.quantize.weights import quantize_embeddings, quantize_weights

@@ -7,8 +7,9 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from edgecompress.capture.export import capture, write_model
+from edgecompress.capture.export import capture
 from edgecompress.errors import RecipeError
+from edgecompress.graph.model import write_model
 from edgecompress.kinds.student import load_student
 from edgecompress.lower import tensorrt
 from edgecompress.lower.half_rounding import rounded_graph

@@ -11,7 +11,7 @@ import pytest
 from edgecompress.capture.export import capture
 from edgecompress.capture.tokenizer import save_tokenizer
 from edgecompress.errors import RecipeError
-from edgecompress.graph import timing as latency
+from edgecompress.graph.sessions import open_session
 from edgecompress.kinds.encoder.samples import Feed, image_feeds, stack, text_feeds
 from edgecompress.kinds.student import load_student
 from edgecompress.lower import onnxruntime as cpu
@@ -42,7 +42,7 @@ def captured(
 
 def outputs(graph: Graph, batch: Feed) -> np.ndarray:
     """Of real positions, float32 [N, hidden]."""
-    hidden = np.asarray(latency.open_session(graph.path, threads=1)(batch)[0])
+    hidden = np.asarray(open_session(graph.path, threads=1)(batch)[0])
     mask = batch.get("attention_mask")
     return hidden[mask.astype(bool)] if mask is not None else hidden.reshape(-1, hidden.shape[-1])
 

@@ -7,11 +7,11 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from edgecompress.graph.linears import find_linears
 from edgecompress.lower.half_rounding import round_explicitly
 from edgecompress.lower.tensorrt import OPSET, computed_in_half, lower_model
 from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.calibration import collect_statistics
-from edgecompress.quantize.layers import find_linears
 from edgecompress.quantize.peaks import too_large_for_half
 from edgecompress.quantize.weights import quantize_weights
 from edgecompress.types.recipe import CalibrationRecipe

@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from edgecompress.capture.export import capture
-from edgecompress.graph import timing as latency
+from edgecompress.graph.sessions import make_session
 from edgecompress.kinds.decoder.check import logits_of, text_feed
 from edgecompress.kinds.decoder.metric import DecoderFidelity, measure_decoder
 from edgecompress.kinds.student import load_student
@@ -51,7 +51,7 @@ def trained(small_decoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
         return [np.array(stream[i : i + TOKENS]) for i in range(0, len(stream) - TOKENS, TOKENS)][:64]
 
     held_out = pieces(texts.held_out)
-    run = logits_of(latency.make_session(lower(captured, folder).path, 1))
+    run = logits_of(make_session(lower(captured, folder).path, 1))
     past = {
         v.name or "": (int(str(v.shape[1])), int(str(v.shape[3])))  # type: ignore[index]
         for v in ir.load(captured.path).graph.inputs
@@ -79,7 +79,7 @@ def fidelity_of(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> C
             batches=lambda: [text_feed(ids, trained.past) for ids in trained.calibration],
             make_runnable=lower_model,
         )
-        run = logits_of(latency.make_session(lower(quantized, folder).path, 1))
+        run = logits_of(make_session(lower(quantized, folder).path, 1))
         pairs = zip(trained.reference, trained.held_out, strict=True)
         return measure_decoder((expected, run(ids), ids) for expected, ids in pairs)
 

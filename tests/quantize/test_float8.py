@@ -9,10 +9,10 @@ import pytest
 
 from edgecompress.errors import ChipError, RecipeError
 from edgecompress.formats.recipe import resolve_precision
+from edgecompress.graph.linears import find_linears
 from edgecompress.lower.qdq import lower_to_qdq
 from edgecompress.quantize.calibration import collect_statistics
 from edgecompress.quantize.float8 import quantize_linears_float8, scale_for, to_float8
-from edgecompress.quantize.layers import find_linears
 from edgecompress.targets import computable, find_target, require_precision
 from edgecompress.types.recipe import CalibrationRecipe
 from tests.graphs import graph_with_weights

@@ -11,12 +11,12 @@ import onnx_ir as ir
 import pytest
 
 from edgecompress.errors import CalibrationError
+from edgecompress.graph.linears import find_embeddings, find_linears
 from edgecompress.lower.onnxruntime import lower_model
 from edgecompress.quantize import parts
 from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
 from edgecompress.quantize.hessians import StreamedHessians
 from edgecompress.quantize.language_model import quantize_decoder
-from edgecompress.quantize.layers import find_embeddings, find_linears
 from edgecompress.quantize.mixed import mix
 from edgecompress.quantize.sensitivity import LoneCost, choose_raised
 from edgecompress.quantize.stage import quantize

@@ -9,10 +9,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from edgecompress.graph.linears import find_embeddings, find_linears
 from edgecompress.lower.onnxruntime import lower_model
 from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
-from edgecompress.quantize.layers import find_embeddings, find_linears
 from edgecompress.quantize.numerics import fake_quantize_uint8, per_column_int8, range_to_uint8
 from edgecompress.quantize.smoothing import smooth
 from edgecompress.quantize.stage import quantize

@@ -13,29 +13,19 @@ from pathlib import Path
 import onnx_ir as ir
 import onnxruntime as ort
 
-from edgecompress.capture.export import EXTERNAL_DATA_BYTES, write_model
 from edgecompress.errors import HostError
+from edgecompress.graph.model import EXTERNAL_DATA_BYTES, write_model
+from edgecompress.graph.sessions import PROVIDERS, session_options
 from edgecompress.types.bundle import RuntimeSettings
 from edgecompress.types.graph import Graph
 from edgecompress.types.target import Target
 
-PROVIDERS = ("CPUExecutionProvider",)
 CUDA_PROVIDERS = ("CUDAExecutionProvider",)
 
 # Names as ONNX Runtime registers its graph transformers.
 SLOWER_FUSIONS: list[str] = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
 
 _GPU_BATCH_TOKENS = 16384  # of one call: its activations fit into a small GPU's memory, and fill a large one
-
-
-def session_options(threads: int) -> ort.SessionOptions:
-    """Options that measuring, calibrating and verifying share."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised, and said in our words
-    options.intra_op_num_threads = threads
-    # Worker threads of one session must not spin while another one is measured.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return options
 
 
 def compile_graph(graph: Graph, target: Target, out_dir: Path) -> Graph:

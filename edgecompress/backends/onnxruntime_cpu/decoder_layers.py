@@ -24,7 +24,8 @@ from edgecompress.backends.onnxruntime_cpu.kernels import (
     require_named,
 )
 from edgecompress.graph import timing as latency
-from edgecompress.quantize.layers import DOMAIN
+from edgecompress.graph.ops import DOMAIN
+from edgecompress.graph.sessions import open_session
 from edgecompress.types.graph import Graph
 from edgecompress.types.report import KernelUse
 from edgecompress.types.target import Target
@@ -108,9 +109,7 @@ def _speedups(
     apart: Graph, joined: Graph, threads: int, shapes: Mapping[tuple[int, int], latency.Feed]
 ) -> dict[str, float]:
     """The whole graphs in turn: shape -> how many times as fast as our kernels one by one."""
-    sides = {
-        name: latency.open_session(g.path, threads, g.library) for name, g in (("apart", apart), ("joined", joined))
-    }
+    sides = {name: open_session(g.path, threads, g.library) for name, g in (("apart", apart), ("joined", joined))}
     found = {}
     for (_, tokens), feed in shapes.items():
         speedup = latency.compare(sides, [feed])["joined"].speedup

@@ -24,8 +24,9 @@ from edgecompress.backends.onnxruntime_cpu.kernels import (
     verifying_isa,
     write_libraries,
 )
-from edgecompress.capture.export import write_model
 from edgecompress.graph import timing as latency
+from edgecompress.graph.model import write_model
+from edgecompress.graph.sessions import open_session
 from edgecompress.types.graph import Graph
 from edgecompress.types.report import KernelUse
 from edgecompress.types.target import Target
@@ -90,7 +91,7 @@ def _speedups(
     stock: Graph, ours: Graph, threads: int, shapes: Mapping[tuple[int, int], latency.Feed]
 ) -> dict[str, float]:
     """The whole graphs in turn: shape -> how many times as fast as ONNX Runtime's ops."""
-    sides = {side: latency.open_session(g.path, threads, g.library) for side, g in (("stock", stock), ("ours", ours))}
+    sides = {side: open_session(g.path, threads, g.library) for side, g in (("stock", stock), ("ours", ours))}
     found = {}
     for (batch, tokens), feed in shapes.items():
         found[f"{batch}×{tokens}"] = round(latency.compare(sides, [feed])["ours"].speedup, 3)

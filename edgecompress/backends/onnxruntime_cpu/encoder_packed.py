@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecompress.backends.onnxruntime_cpu.encoder_layers import Chain, Layer, Linear, Norm
-from edgecompress.lower.rewrite import constant
-from edgecompress.quantize.layers import DOMAIN
+from edgecompress.graph.ops import DOMAIN
+from edgecompress.graph.rewrite import constant
 
 
 def pack_encoder(model: ir.Model, chain: Chain) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from edgecompress.backends.onnxruntime_cpu.compile import PROVIDERS, session_options
 from edgecompress.errors import HostError
+from edgecompress.graph.sessions import PROVIDERS, session_options
 from edgecompress.graph.timing import time_in_turn
 from edgecompress.runtime.weights import huge_region
 

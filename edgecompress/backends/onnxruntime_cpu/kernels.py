@@ -18,11 +18,11 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecompress.backends.onnxruntime_cpu.kernel_timing import time_kernels
-from edgecompress.capture.export import write_model
 from edgecompress.errors import RecipeError
 from edgecompress.formats.cpu import host_arch, host_features
-from edgecompress.lower.rewrite import constant
-from edgecompress.quantize.layers import DOMAIN
+from edgecompress.graph.model import write_model
+from edgecompress.graph.ops import DOMAIN
+from edgecompress.graph.rewrite import constant
 from edgecompress.types.bundle import KernelLibrary
 from edgecompress.types.graph import Graph
 from edgecompress.types.report import KernelUse

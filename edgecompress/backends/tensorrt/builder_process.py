@@ -1,4 +1,4 @@
-"""Builds one engine with TensorRT in a process of its own: ``python -m edgecompress.backends.tensorrt.builder_process JOB``.
+"""Builds one engine with TensorRT: ``python -m edgecompress.backends.tensorrt.builder_process JOB``.
 
 What it is doing is told on stdout, a line a phase; what became of it in the file that the job names. SIGTERM and Ctrl-C
 end the build at its next step.

@@ -1,4 +1,4 @@
-"""Builds one engine in a process of its own: ``python -m edgecompress.backends.tensorrt_rtx.builder_process JOB``, a JSON file.
+"""Builds one engine: ``python -m edgecompress.backends.tensorrt_rtx.builder_process JOB``, a JSON file.
 
 The builder is native code that can crash on a graph that it does not foresee, and that writes to stderr as it likes. So
 it is kept away from the process that the user started, which says what became of it: see

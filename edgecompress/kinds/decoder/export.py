@@ -21,7 +21,8 @@ from edgecompress.errors import CalibrationError, StudentError
 from edgecompress.export.assembly import REFERENCE_BYTES, Made, Parts, assemble
 from edgecompress.export.candidates import Taken, take
 from edgecompress.formats.cpu import host_cores
-from edgecompress.graph import timing as latency
+from edgecompress.graph.linears import Linear
+from edgecompress.graph.sessions import make_session, open_session
 from edgecompress.kinds.decoder.check import Feed, Ids, Logits, logits_of, reference_file, text_feed
 from edgecompress.kinds.decoder.genai import GRAPH, genai_files, require_tokenizer
 from edgecompress.kinds.decoder.generation import CHAT_TEMPLATE, chat_template, generation_settings
@@ -32,7 +33,6 @@ from edgecompress.lower.kv_cache import lower_cache
 from edgecompress.lower.onnxruntime import lower, lower_model
 from edgecompress.quantize import sensitivity
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
-from edgecompress.quantize.layers import Linear
 from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration, quantize
 from edgecompress.quantize.texts import affordable_texts, load_texts
 from edgecompress.runtime.metrics import require
@@ -185,7 +185,7 @@ class DecoderRun:
 
     def _require_parity(self, captured: Graph, held_out: Sequence[Ids], reference: Sequence[Logits]) -> None:
         """Is the captured graph the student? The exporter can write one that loads and is wrong."""
-        found = logits_of(latency.make_session(lower(captured, self.folder).path, self.threads))(held_out[0])
+        found = logits_of(make_session(lower(captured, self.folder).path, self.threads))(held_out[0])
         difference = float(np.abs(found - reference[0]).max())
         if not difference <= _PARITY_TOLERANCE * max(1.0, float(np.abs(reference[0]).max())):
             raise StudentError(
@@ -249,7 +249,7 @@ class DecoderRun:
         context = self.context_tokens or max(map(len, texts), default=1)
         places = spread_positions([len(ids) for ids in texts], context)
         feeds = (text_feed(ids, self.past, one, first_position=place) for ids, place in zip(texts, places, strict=True))
-        return lower_cache(graph, cache_scales(latency.make_session(graph.path, self.threads), feeds), self.folder)
+        return lower_cache(graph, cache_scales(make_session(graph.path, self.threads), feeds), self.folder)
 
     def _affordable(self, calibration: Sequence[Ids]) -> Sequence[Ids]:
         """As many of the texts as a student of this size is run over."""
@@ -275,7 +275,7 @@ class DecoderRun:
     def _fidelity(self, graph: Graph, held_out: Sequence[Ids], reference: Sequence[Logits]) -> Fidelity:
         if self.engine is not None:
             graph = self.engine.rounded(graph)
-        run = logits_of(latency.make_session(graph.path, self.threads, graph.runnable_library))
+        run = logits_of(make_session(graph.path, self.threads, graph.runnable_library))
         return measure_decoder((expected, run(ids), ids) for ids, expected in zip(held_out, reference, strict=True))
 
     def _shapes(self, ids: Ids) -> dict[tuple[int, int], Feed]:
@@ -331,7 +331,7 @@ class DecoderRun:
         assert manifest.generation is not None
         made = genai_files(model, manifest.generation, manifest.runtime, self.tokenizer)
         feed = text_feed(ids, self.past, np.array([len(ids) - 1], dtype=np.int64))
-        ours, theirs = (latency.open_session(model.with_name(name), self.threads)(feed) for name in (model.name, GRAPH))
+        ours, theirs = (open_session(model.with_name(name), self.threads)(feed) for name in (model.name, GRAPH))
         if ours[0].shape != theirs[0].shape or not np.allclose(ours[0], theirs[0], rtol=1e-4, atol=1e-4):
             raise StudentError(
                 "the graph for onnxruntime-genai gives other logits than the bundle's",

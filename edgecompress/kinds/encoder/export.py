@@ -22,13 +22,14 @@ from edgecompress.export.assembly import REFERENCE_BYTES, Made, Parts, assemble
 from edgecompress.export.candidates import take
 from edgecompress.formats.cpu import host_cores
 from edgecompress.graph import timing as latency
+from edgecompress.graph.linears import Linear
+from edgecompress.graph.sessions import open_session
 from edgecompress.kinds.encoder.parity import parity_feeds, require_parity
 from edgecompress.kinds.encoder.reference import reference_outputs
 from edgecompress.kinds.encoder.samples import Feed, image_feeds, in_batches, text_feeds
 from edgecompress.kinds.vision.image import image_settings
 from edgecompress.lower import tensorrt
 from edgecompress.lower.onnxruntime import lower, lower_model
-from edgecompress.quantize.layers import Linear
 from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration, quantize
 from edgecompress.quantize.texts import load_texts
 from edgecompress.runtime.metrics import measure, require, shortfall
@@ -131,7 +132,7 @@ class Run:
         """PyTorch's outputs for the held-out feeds, once the captured graph has been found to be the student."""
         checks = parity_feeds(held_out, self._pad_token_id())
         outputs = reference_outputs(self.student, [*checks, *held_out])
-        run = latency.open_session(lower(captured, self.folder).path, self.threads)
+        run = open_session(lower(captured, self.folder).path, self.threads)
         require_parity(self.student, run, checks, outputs[: len(checks)])
         return outputs[len(checks) :]
 
@@ -170,7 +171,7 @@ class Run:
         """In padded batches, as the runtime will meet them; each sample is then cut to its real length."""
         if self.engine is not None:
             graph = self.engine.rounded(graph)
-        run = latency.open_session(graph.path, self.threads, graph.library)
+        run = open_session(graph.path, self.threads, graph.library)
         outputs: list[Any] = [None] * len(feeds)
         for positions, batch in in_batches(feeds, _VERIFY_BATCH, self._pad_token_id()):
             found = run(batch)
@@ -189,7 +190,7 @@ class Run:
         self, captured: Graph, precision: str, feeds: Sequence[Feed], reference: Sequence[Any]
     ) -> tuple[LayerCost, ...]:
         """Quantize one layer at a time and see what that alone costs; the most costly first."""
-        from edgecompress.quantize.layers import find_linears
+        from edgecompress.graph.linears import find_linears
 
         source = self.calibrated.path if needs_calibration(precision) and self.calibrated else captured.path
         feeds, reference = feeds[:_COSTLY_SAMPLES], reference[:_COSTLY_SAMPLES]

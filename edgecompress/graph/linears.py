@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-DOMAIN = "edgecompress"
+from edgecompress.graph.ops import DOMAIN
+
 MIN_TABLE_ELEMENTS = 65_536  # a table below this is not worth a Gather of its scales
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.quantize.layers import DOMAIN, Linear, find_linears
+from edgecompress.graph.linears import Linear, find_linears
+from edgecompress.graph.ops import DOMAIN
 
 _MOVING = ("Reshape", "Transpose", "Slice", "Concat", "Split", "Squeeze", "Unsqueeze")
 _TURNING = ("Mul", "Add", "Sub", "Neg")  # a rotation that was not caught

@@ -1,0 +1,43 @@
+"""Sessions of ONNX Runtime on this CPU for graphs as they are: to capture, calibrate, time and verify with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnxruntime as ort
+
+from edgecompress.types.arrays import Array, Feed, Run
+
+PROVIDERS = ("CPUExecutionProvider",)
+
+
+def session_options(threads: int) -> ort.SessionOptions:
+    """Options that measuring, calibrating and verifying share."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised, and said in our words
+    options.intra_op_num_threads = threads
+    # Worker threads of one session must not spin while another one is measured.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def make_session(path: Path, threads: int, library: Path | None = None) -> ort.InferenceSession:
+    """A session for a graph as it is: nothing is optimized any more. ``library`` has the custom ops that it needs."""
+    options = session_options(threads)
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(str(path), options, providers=list(PROVIDERS))
+
+
+def open_session(path: Path, threads: int, library: Path | None = None) -> Run:
+    """The compiled graph as a function from a feed to its outputs; input names it does not have are left out."""
+    session = make_session(path, threads, library)
+    names = {i.name for i in session.get_inputs()}
+
+    def run(feed: Feed) -> Sequence[Array]:
+        outputs: Sequence[Array] = session.run(None, {k: v for k, v in feed.items() if k in names})
+        return outputs
+
+    return run
