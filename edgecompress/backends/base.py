@@ -1,0 +1,26 @@
+"""What a backend is: one package with these modules. ``docs/adr/0026`` says why.
+
+    plan.py    what it asks of a recipe, and what it can be named
+    build.py   lower and compile a graph for a target; what it is verified as on this machine
+    load.py    a file of a bundle -> a model that runs; numpy and the backend's own runtime only
+    host.py    what of it is on this machine, for ``edgecompress doctor``
+
+A target names backends: "onnxruntime" on a target whose accelerator is "cuda" is the backend "onnxruntime-cuda".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgecompress.registry import PlugIn
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend by name; its modules as what they fulfil."""
+
+    plug_in: PlugIn
+
+    @property
+    def name(self) -> str:
+        return self.plug_in.name

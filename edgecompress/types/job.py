@@ -1,0 +1,30 @@
+"""One export as its kind and its backend see it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from edgecompress.types.recipe import Recipe
+from edgecompress.types.student import Student
+from edgecompress.types.target import Target
+
+
+class Clock(Protocol):
+    """Tells the user which stage runs, and remembers how long each took."""
+
+    def stage(self, name: str, detail: str = "") -> AbstractContextManager[None]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    recipe: Recipe  # resolved: nothing in it is None that the checkpoint or the target decides
+    student: Student
+    target: Target
+    candidates: tuple[str, ...]  # names of precisions
+    measured_here: bool  # False: this machine cannot stand for the target, so no latency is measured
+    threads: int  # of sessions on this machine
+    folder: Path  # scratch, on the output's disk
+    clock: Clock
