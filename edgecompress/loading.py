@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from edgecompress.backends import find_backend
 from edgecompress.formats.manifest import open_bundle
-from edgecompress.kinds.encoder.runtime import Encoder
+from edgecompress.kinds import find_kind
+from edgecompress.runtime.bundle import OpenBundle
 from edgecompress.runtime.session import check_host
-
-if TYPE_CHECKING:
-    from edgecompress.kinds.decoder.runtime import Generator
-
-GENERATION_TASK = "text-generation"
+from edgecompress.types.bundle import Manifest
 
 
 def load(
@@ -22,8 +20,8 @@ def load(
     threads: int | None = None,
     device: int | None = None,
     allow_mismatch: bool = False,
-) -> Encoder | Generator:
-    """Check a bundle, byte for byte, and open it: a Generator for text-generation, an Encoder for every other task.
+) -> Any:
+    """Check a bundle, byte for byte, and open it as its kind: a Generator for text generation, an Encoder for texts.
 
     ``threads`` None takes the target's choice; ``device`` is the number of the GPU, for a bundle that runs on one and
     where several could be meant. Raises BundleError if the bundle is not whole, HostError if this CPU is not the one it
@@ -33,8 +31,22 @@ def load(
     manifest, folder = open_bundle(Path(path))
     if not allow_mismatch:
         check_host(manifest)
-    if manifest.task == GENERATION_TASK:
-        from edgecompress.kinds.decoder.runtime import Generator
+    return open_model(open_models(manifest, folder, threads=threads, device=device))
 
-        return Generator(manifest, folder, threads, device)
-    return Encoder(manifest, folder, threads, device)
+
+def open_models(
+    manifest: Manifest, folder: Path, *, threads: int | None = None, device: int | None = None
+) -> OpenBundle:
+    """A bundle whose files were checked, with the backends that open its models; nothing is opened yet."""
+    return OpenBundle(
+        manifest=manifest,
+        folder=folder,
+        loader=lambda name: find_backend(name).load,
+        wanted_threads=threads,
+        device=device,
+    )
+
+
+def open_model(source: OpenBundle) -> Any:
+    """What the bundle's kind makes of it."""
+    return find_kind(source.manifest.kind).runtime.open_bundle(source)

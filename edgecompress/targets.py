@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -18,29 +16,13 @@ from edgecompress.formats.cpu import (
     host_memory_bytes,
 )
 from edgecompress.formats.target import read_target
+from edgecompress.types.gpu import Gpu
 from edgecompress.types.recipe import FP8, MIXED, PRECISIONS
 from edgecompress.types.target import Target
 
 LOCAL = "local"
 
 _NEEDS = {"fp32": "float32", "fp16": "float16", "int4-weights": "int4", MIXED: "int4", FP8: "float8"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
-    name: str
-    memory_bytes: int
-    compute_capability: tuple[int, int]
-
-    @property
-    def capability(self) -> str:
-        """As NVIDIA writes it: "8.9"."""
-        return ".".join(map(str, self.compute_capability))
-
-
-def describe_gpus(gpus: Sequence[Gpu]) -> str:
-    """Each with its number, for messages."""
-    return "; ".join(f"{index}: {gpu.name}, {gpu.capability}" for index, gpu in enumerate(gpus))
 
 
 def known_targets() -> dict[str, Path]:

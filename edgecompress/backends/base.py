@@ -11,8 +11,10 @@ A target names backends: "onnxruntime" on a target whose accelerator is "cuda" i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from edgecompress.registry import PlugIn
+from edgecompress.runtime.model import Loader
 
 
 @dataclass(frozen=True)
@@ -24,3 +26,7 @@ class Backend:
     @property
     def name(self) -> str:
         return self.plug_in.name
+
+    @property
+    def load(self) -> Loader:
+        return cast("Loader", self.plug_in.part("load"))

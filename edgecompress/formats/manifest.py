@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from edgecompress.errors import BundleError
 from edgecompress.formats.codec import dumps, from_jsonable
-from edgecompress.types.bundle import SCHEMA_VERSION, FileRecord, Manifest
+from edgecompress.formats.manifest_1 import upgrade
+from edgecompress.types.bundle import SCHEMA_VERSION, FileRecord, Manifest, Variant
 from edgecompress.types.provenance import LINEAGE_VERSION, Lineage
 from edgecompress.types.report import Measurements, Report
 
@@ -18,6 +20,8 @@ T = TypeVar("T")
 MANIFEST = "manifest.json"
 MEASUREMENTS = "measurements.json"
 SIGNATURE = "model.sig"
+REFERENCE = "reference.npz"
+"""The reference's answers to a few held-out samples, for `edgecompress verify`."""
 _SIDECAR = ".sha256"
 _OUTSIDE_MANIFEST = {MANIFEST, MANIFEST + _SIDECAR, MEASUREMENTS, MEASUREMENTS + _SIDECAR, SIGNATURE}
 UNSIGNED = (SIGNATURE, MEASUREMENTS, MEASUREMENTS + _SIDECAR, ".gitattributes", ".cache")
@@ -63,7 +67,17 @@ def read_manifest(folder: Path) -> Manifest:
         )
     data = _checked_json(folder, MANIFEST)
     _require_known(folder, data, SCHEMA_VERSION)
-    return _parse(Manifest, data, folder / MANIFEST)
+    return _parse(Manifest, _newest(folder, data), folder / MANIFEST)
+
+
+def _newest(folder: Path, data: Any) -> Any:
+    """A manifest's document as this version writes it."""
+    if not isinstance(data, dict) or data.get("schema_version") != 1:
+        return data
+    try:
+        return upgrade(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"'{MANIFEST}' of {folder.name} is not valid: {error}", hint=_AGAIN) from error
 
 
 def open_bundle(folder: Path) -> tuple[Manifest, Path]:
@@ -75,14 +89,9 @@ def open_bundle(folder: Path) -> tuple[Manifest, Path]:
     root = folder.resolve()
     for name, record in manifest.files.items():
         _check_file(root, name, record)
-    needed = [manifest.model, *([manifest.text.tokenizer] if manifest.text else [])]
-    if manifest.generation is not None and manifest.generation.chat_template is not None:
-        needed.append(manifest.generation.chat_template)
-    if manifest.engine is not None:
-        needed += [manifest.engine.path, manifest.engine.layers]
-    for name in needed:
-        if name not in manifest.files:
-            raise BundleError(f"the manifest of {folder.name} does not list '{name}', which it needs", hint=_AGAIN)
+    require_listed(
+        manifest, [path for record in manifest.models.values() for v in record.variants for path in _paths(v)]
+    )
     present = {str(PurePosixPath(p.relative_to(root))) for p in root.rglob("*") if not p.is_dir() or p.is_symlink()}
     unlisted = sorted(
         name for name in present - set(manifest.files) - _OUTSIDE_MANIFEST if not name.startswith(_OF_THE_HUB)
@@ -95,6 +104,21 @@ def open_bundle(folder: Path) -> tuple[Manifest, Path]:
     if (root / MEASUREMENTS).exists():
         _checked_json(root, MEASUREMENTS)
     return manifest, root
+
+
+def require_listed(manifest: Manifest, paths: Iterable[str]) -> None:
+    """Raises BundleError if the manifest does not list a file that it names elsewhere."""
+    for path in paths:
+        if path not in manifest.files:
+            raise BundleError(f"the manifest of {manifest.name} does not list '{path}', which it needs", hint=_AGAIN)
+
+
+def _paths(variant: Variant) -> Iterator[str]:
+    yield variant.path
+    if variant.data is not None:
+        yield variant.data
+    if variant.engine is not None:
+        yield from (variant.engine.path, variant.engine.layers)
 
 
 def read_report(folder: Path) -> Report:

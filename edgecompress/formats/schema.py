@@ -53,6 +53,8 @@ def _object(cls: type) -> dict[str, Any]:
 
 
 def _of(hint: Any) -> dict[str, Any]:
+    if hint is Any:
+        return {}
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return {"anyOf": [{"type": "null"} if a is type(None) else _of(a) for a in arguments]}

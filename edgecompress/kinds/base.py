@@ -5,6 +5,7 @@
     student.py   whether a checkpoint is one, and what it says
     export.py    one export: samples, capture, reference, fidelity (capture.py, samples.py, reference.py, metric.py)
     metric.py    answers against answers: what fidelity is called, and the budget
+    check.py     a bundle against the reference's answers that it carries, on the device
     runtime.py   what ``load()`` returns; numpy, onnxruntime, tokenizers only
     card.py      how a bundle's README shows its use
     run.py       what ``edgecompress run`` does with it
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from edgecompress.registry import PlugIn
+from edgecompress.runtime.bundle import OpenBundle
 from edgecompress.types.arrays import Feed
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.case import Case
@@ -62,6 +64,14 @@ class Kind:
     @property
     def metric(self) -> MetricModule:
         return cast("MetricModule", self.plug_in.part("metric"))
+
+    @property
+    def runtime(self) -> RuntimeModule:
+        return cast("RuntimeModule", self.plug_in.part("runtime"))
+
+    @property
+    def check(self) -> CheckModule:
+        return cast("CheckModule", self.plug_in.part("check"))
 
 
 class StudentModule(Protocol):
@@ -158,7 +168,24 @@ class MetricModule(Protocol):
         """Why it misses the budget, in a few words; None if it does not."""
 
 
+class RuntimeModule(Protocol):
+    """``runtime.py``: numpy, onnxruntime and tokenizers alone."""
+
+    def open_bundle(self, source: OpenBundle) -> Any:
+        """What ``load()`` returns: a context manager with ``manifest``, ``threads`` and ``close()``.
+
+        Raises HostError, UsageError, BundleError.
+        """
+
+
+class CheckModule(Protocol):
+    """``check.py``: numpy and the runtime alone."""
+
+    def check(self, source: OpenBundle) -> Fidelity:
+        """Fidelity on the samples that travel with the bundle. Raises BundleError, HostError."""
+
+
 __all__ = [
-    "Case", "Estimate", "ExportModule", "GraphFeeds", "Kind", "Manifest", "MetricModule", "Parts", "PlanModule",
-    "SampleSource", "StudentModule",
+    "Case", "CheckModule", "Estimate", "ExportModule", "GraphFeeds", "Kind", "Manifest", "MetricModule", "Parts", "PlanModule",
+    "RuntimeModule", "SampleSource", "StudentModule",
 ]  # fmt: skip

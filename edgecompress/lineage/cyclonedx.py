@@ -35,11 +35,12 @@ def bundle_bom(
     manifest: Manifest, lineage: Lineage, report: Report | None, records: Mapping[str, FileRecord]
 ) -> dict[str, Any]:
     """Of a bundle: the compiled model, its files, and what it was made of as its pedigree."""
+    path = manifest.variants[0].path
     model: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": _BUNDLE,
         "name": manifest.name,
-        **_hashes(records[manifest.model].sha256 if manifest.model in records else None),
+        **_hashes(records[path].sha256 if path in records else None),
         **_licences(lineage.licence, lineage.licence_name, lineage.licence_link),
         "pedigree": {
             "ancestors": [_student(lineage)],
@@ -188,8 +189,8 @@ def _model_card(manifest: Manifest, lineage: Lineage, report: Report | None) -> 
     parameters: dict[str, Any] = {
         "task": manifest.task,
         "architectureFamily": manifest.architecture,
-        "inputs": [{"format": _tensor(spec)} for spec in manifest.inputs],
-        "outputs": [{"format": _tensor(spec)} for spec in manifest.outputs],
+        "inputs": [{"format": _tensor(spec)} for variant in manifest.variants for spec in variant.inputs],
+        "outputs": [{"format": _tensor(spec)} for variant in manifest.variants for spec in variant.outputs],
     }
     if lineage.datasets.value:
         names = lineage.datasets.value.split(", ")

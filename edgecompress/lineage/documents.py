@@ -55,9 +55,10 @@ def engine_documents(folder: Path, manifest: Manifest, made: Collection[str]) ->
                 kept.append({"name": SBOM, "digest": {"sha256": _record(files[SBOM]).sha256}})
             statement["subject"] = sorted(kept, key=lambda entry: str(entry["name"]))
             files[STATEMENT] = codec.dumps(statement)
-        if manifest.engine is not None:
-            new = {name: records[name] for name in made}
-            files[ENGINE_STATEMENT] = codec.dumps(engine_statement(manifest, manifest.engine, new, records))
+        for variant in manifest.variants:
+            if variant.engine is not None and variant.engine.path in made:
+                new = {name: records[name] for name in made}
+                files[ENGINE_STATEMENT] = codec.dumps(engine_statement(variant, variant.engine, new, records))
         return files
 
     return written

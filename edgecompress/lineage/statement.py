@@ -14,7 +14,7 @@ from typing import Any
 from edgecompress import __version__
 from edgecompress.formats.codec import to_jsonable
 from edgecompress.formats.recipe import recipe_toml
-from edgecompress.types.bundle import EngineRecord, FileRecord, Manifest
+from edgecompress.types.bundle import EngineRecord, FileRecord, Manifest, Variant
 from edgecompress.types.provenance import Lineage
 from edgecompress.types.recipe import Recipe
 
@@ -41,14 +41,14 @@ def build_statement(
 
 
 def engine_statement(
-    manifest: Manifest, engine: EngineRecord, made: Mapping[str, FileRecord], records: Mapping[str, FileRecord]
+    variant: Variant, engine: EngineRecord, made: Mapping[str, FileRecord], records: Mapping[str, FileRecord]
 ) -> dict[str, Any]:
     """``made``: what the build of an engine wrote, of the graph that lies among ``records``."""
-    parameters = {"build": to_jsonable(manifest.build), "engine": to_jsonable(engine)}
+    parameters = {"build": to_jsonable(variant.build), "engine": to_jsonable(engine)}
     graph = {
         name: record.sha256
         for name, record in records.items()
-        if name not in made and name in (manifest.model, f"{manifest.model}.data")
+        if name not in made and name in (variant.path, variant.data)
     }
     versions = {"edgecompress": __version__, engine.builder: engine.version}
     return _statement(

@@ -19,7 +19,6 @@ import onnxruntime as ort
 from edgecompress.errors import BundleError
 from edgecompress.runtime.memory import check_available
 from edgecompress.runtime.weights import huge_region
-from edgecompress.types.bundle import GenerationSettings
 
 CACHE_DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -46,7 +45,7 @@ class CacheTensor:
         return self.heads * self.head_size * self.dtype.itemsize
 
 
-def cache_tensors(session: ort.InferenceSession, settings: GenerationSettings) -> tuple[CacheTensor, ...]:
+def cache_tensors(session: ort.InferenceSession) -> tuple[CacheTensor, ...]:
     """The cache that a model takes, read from its inputs. Raises BundleError if past and present do not pair."""
     outputs = {output.name for output in session.get_outputs()}
     tensors = []
@@ -54,27 +53,15 @@ def cache_tensors(session: ort.InferenceSession, settings: GenerationSettings) -
         if not value.name.startswith(PAST):
             continue
         present = PRESENT + value.name.removeprefix(PAST)
-        if present not in outputs or value.type not in CACHE_DTYPES or len(value.shape) != 4:
+        heads, size = (value.shape[1], value.shape[3]) if len(value.shape) == 4 else (None, None)
+        paired = present in outputs and value.type in CACHE_DTYPES
+        if not (paired and isinstance(heads, int) and isinstance(size, int)):
             raise BundleError(
                 f"the model's input '{value.name}' ({value.type}) has no output '{present}' to share its memory with",
                 hint="Export it again with this version.",
             )
         dtype = CACHE_DTYPES[value.type]
-        if dtype.name != settings.kv_dtype:
-            raise BundleError(
-                f"the manifest says that the KV cache is {settings.kv_dtype}, and the model takes {dtype}",
-                hint="Export it again with this version.",
-            )
-        heads, size = value.shape[1], value.shape[3]
-        tensors.append(
-            CacheTensor(
-                past=value.name,
-                present=present,
-                heads=heads if isinstance(heads, int) else settings.kv_heads,
-                head_size=size if isinstance(size, int) else settings.head_size,
-                dtype=dtype,
-            )
-        )
+        tensors.append(CacheTensor(past=value.name, present=present, heads=heads, head_size=size, dtype=dtype))
     return tuple(tensors)
 
 

@@ -22,10 +22,8 @@ import numpy as np
 
 from edgecompress.errors import BundleError, HostError
 from edgecompress.runtime.cuda.device import Device, DeviceMemoryError, is_out_of_memory
-from edgecompress.types.bundle import EngineRecord, Manifest
+from edgecompress.types.bundle import EngineRecord, Manifest, Variant
 
-_MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
-_LIBRARIES = {"tensorrt-rtx": "libtensorrt_rtx.so.1", "tensorrt": "libnvinfer.so"}
 _DTYPES: dict[str, np.dtype[Any]] = {
     "FLOAT": np.dtype(np.float32),
     "HALF": np.dtype(np.float16),
@@ -34,6 +32,15 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
 }
 _LONGEST = 300  # of a message of the library
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineLibrary:
+    """The Python package that runs a backend's engines."""
+
+    package: str  # as it is installed
+    module: str  # as it is imported
+    file: str  # the native library behind it, for messages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +58,17 @@ class Tensor:
 class EngineFile:
     """An engine on one device. ``context`` runs it, one run at a time."""
 
-    def __init__(self, manifest: Manifest, folder: Path, device: Device) -> None:
+    def __init__(
+        self, manifest: Manifest, variant: Variant, folder: Path, device: Device, library: EngineLibrary
+    ) -> None:
         """Raises HostError if its library is missing or another version, or memory is short; BundleError otherwise."""
-        record = manifest.engine
+        record = variant.engine
         assert record is not None
-        self._trt = trt = _library(manifest, record)
+        later = variant.build is not None and variant.build.version_compatible
+        self._trt = trt = _import(manifest.name, record, library, later_versions=later)
         self.record, self._log = record, _log(trt)
         runtime = trt.Runtime(self._log)
-        if manifest.build is not None and manifest.build.version_compatible:
+        if later:
             runtime.engine_host_code_allowed = True  # such an engine carries its own runtime: asked for at export
         self._runtime = runtime  # an engine does not outlive it
         self._device = device
@@ -134,34 +144,33 @@ def _aliased(engine: Any, name: str) -> str:
     return "" if ask is None else ask(name) or ""
 
 
-def _library(manifest: Manifest, record: EngineRecord) -> Any:
-    """The Python package that runs the engine. Raises HostError."""
+def _import(name: str, record: EngineRecord, library: EngineLibrary, *, later_versions: bool) -> Any:
+    """The package that runs the engine of the bundle ``name``. Raises HostError."""
     again = "build it again: edgecompress build BUNDLE --force"
-    here = platform.system().lower()
+    package, here = library.package, platform.system().lower()
     if here != record.os:
         raise HostError(
-            f"the engine of {manifest.name} was built on {record.os}, and this is {here}",
+            f"the engine of {name} was built on {record.os}, and this is {here}",
             hint=f"On this machine, {again}.",
         )
     try:
-        version = importlib.metadata.version(record.builder)
+        version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         raise HostError(
-            f"the engine of {manifest.name} needs {_LIBRARIES[record.builder]}, which is not installed",
-            hint=f"pip install {record.builder}=={record.version}",
+            f"the engine of {name} needs {library.file}, which is not installed",
+            hint=f"pip install {package}=={record.version}",
         ) from None
-    later = manifest.build is not None and manifest.build.version_compatible and _newer(version, record.version)
-    if version != record.version and not later:
+    if version != record.version and not (later_versions and _newer(version, record.version)):
         raise HostError(
-            f"the engine of {manifest.name} was built by {record.builder} {record.version} and {version} is installed",
-            hint=f"pip install {record.builder}=={record.version}, or {again}",
+            f"the engine of {name} was built by {package} {record.version} and {version} is installed",
+            hint=f"pip install {package}=={record.version}, or {again}",
         )
     try:
-        return importlib.import_module(_MODULES[record.builder])
+        return importlib.import_module(library.module)
     except Exception as error:  # a library that is missing is an OSError, a wrong one an ImportError
         raise HostError(
-            f"the package {record.builder} cannot be loaded: {str(error).splitlines()[0][:_LONGEST]}",
-            hint=f"pip install {record.builder}=={record.version} again; `edgecompress doctor` shows what is here.",
+            f"the package {package} cannot be loaded: {str(error).splitlines()[0][:_LONGEST]}",
+            hint=f"pip install {package}=={record.version} again; `edgecompress doctor` shows what is here.",
         ) from error
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgecompress.runtime.decoder import Cancellation, CancelledError, FloatArray
+from edgecompress.runtime.cancellation import Cancellation, CancelledError
+from edgecompress.runtime.decoder import Decoder
 from edgecompress.runtime.lookup import PromptLookup
-from edgecompress.runtime.models import AnyDecoder, Cache
+from edgecompress.runtime.model import Cache
 from edgecompress.runtime.results import Finish, Generated, Meter, Piece, Statistics
 from edgecompress.runtime.sampling import Sampler
 from edgecompress.runtime.text import TextStream
+from edgecompress.types.arrays import FloatArray
 
 
 @dataclass(kw_only=True, eq=False)
@@ -46,7 +48,7 @@ class Generation:
 
     def __init__(
         self,
-        decoder: AnyDecoder,
+        decoder: Decoder,
         cache: Cache,
         rows: Sequence[Row],
         *,

@@ -1,4 +1,4 @@
-"""Many batches at once, one thread each: a session of one thread, which any number of threads may run."""
+"""Many batches at once, one thread each: a model of one thread, which any number of threads may run."""
 
 from __future__ import annotations
 
@@ -6,27 +6,24 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
-
-import numpy.typing as npt
-import onnxruntime as ort
 
 from edgecompress.errors import UsageError
+from edgecompress.runtime.model import Model
+from edgecompress.types.arrays import Array, Feed
 
-Feed = dict[str, npt.NDArray[Any]]
-Outputs = list[npt.NDArray[Any]]
+Outputs = list[Array]
 
 # Threads that share a batch get about this much of what as many lanes get.
 _SHARED_EFFICIENCY = 0.75
 
 
 class Lanes:
-    """Opened at its first use: a process that embeds one text at a time never pays for the second session."""
+    """Opened at its first use: a process that embeds one text at a time never pays for the second model."""
 
-    def __init__(self, make_session: Callable[[], ort.InferenceSession], threads: int) -> None:
-        self._make_session, self._threads = make_session, threads
+    def __init__(self, open_model: Callable[[], Model], threads: int) -> None:
+        self._open_model, self._threads = open_model, threads
         self._lock = threading.Lock()
-        self._opened: tuple[ort.InferenceSession, ThreadPoolExecutor] | None = None
+        self._opened: tuple[Model, ThreadPoolExecutor] | None = None
         self._closed = False
 
     def pay(self, tokens: Sequence[int]) -> bool:
@@ -37,11 +34,11 @@ class Lanes:
 
     def run(self, feeds: Iterable[Feed]) -> Iterator[Outputs]:
         """Outputs in the order of the feeds. At most twice as many are under way or waiting as there are threads."""
-        session, pool = self._open()
+        model, pool = self._open()
         waiting: deque[Future[Outputs]] = deque()
         try:
             for feed in feeds:
-                waiting.append(pool.submit(session.run, None, feed))
+                waiting.append(pool.submit(model.run, feed))
                 if len(waiting) == 2 * self._threads:
                     yield waiting.popleft().result()
             while waiting:
@@ -51,17 +48,18 @@ class Lanes:
                 future.cancel()
 
     def close(self) -> None:
-        """Let what is under way finish, and free the session."""
+        """Let what is under way finish, and free the model."""
         with self._lock:
             opened, self._opened, self._closed = self._opened, None, True
         if opened is not None:
             opened[1].shutdown()
+            opened[0].close()
 
-    def _open(self) -> tuple[ort.InferenceSession, ThreadPoolExecutor]:
+    def _open(self) -> tuple[Model, ThreadPoolExecutor]:
         with self._lock:
             if self._closed:
                 raise UsageError("this bundle was closed", hint="Load it again.")
             if self._opened is None:
                 pool = ThreadPoolExecutor(self._threads, thread_name_prefix="edgecompress")
-                self._opened = self._make_session(), pool
+                self._opened = self._open_model(), pool
             return self._opened

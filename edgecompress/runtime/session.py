@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,7 @@ from edgecompress.errors import BundleError, HostError, UsageError
 from edgecompress.formats.cpu import host_arch, host_cores, host_features
 from edgecompress.runtime.pages import anonymous_regions, collapse_new
 from edgecompress.runtime.weights import add_weights, read_table
-from edgecompress.types.bundle import Manifest
-
-CUDA_PROVIDER = "CUDAExecutionProvider"
+from edgecompress.types.bundle import Manifest, Variant
 
 _MACHINES = {62: "x86_64", 183: "aarch64"}  # of ELF
 
@@ -35,30 +34,31 @@ def check_host(manifest: Manifest) -> None:
         )
 
 
-def thread_count(manifest: Manifest, threads: int | None) -> int:
+def thread_count(variant: Variant, threads: int | None) -> int:
     """What was asked for, else the bundle's choice, else this machine's cores. Raises UsageError."""
     if threads is not None and threads < 1:
         raise UsageError(f"threads are at least 1, not {threads}", hint="Leave it out for the target's choice.")
-    return threads or manifest.runtime.threads or host_cores()
+    return threads or variant.runtime.threads or host_cores()
 
 
 def make_session(
     folder: Path,
-    manifest: Manifest,
+    variant: Variant,
     threads: int,
     *,
+    providers: Sequence[Any] | None = None,
+    config: Mapping[str, str] | None = None,
     huge_pages: bool = False,
-    gpu: int | None = None,
     profile_to: Path | None = None,
 ) -> ort.InferenceSession:
-    """Open the model with the settings stored for its target, and make sure that its providers are live.
+    """Open a bundle's model with the settings stored for its target, and make sure that its providers are live.
 
-    ``huge_pages`` asks for them where the weights lie, in a thread of its own, so that nothing waits for the kernel.
-    ``gpu``: its number, for the CUDA provider. ``profile_to``: the beginning of the file that ONNX Runtime writes each
-    node's times to, when the session's ``end_profiling`` is called. Raises HostError rather than fall back to another
-    provider.
+    ``providers`` as onnxruntime takes them, with their options; the variant's unless given. ``config``: further entries
+    of the session. ``huge_pages`` asks for them where the weights lie, in a thread of its own, so that nothing waits
+    for the kernel. ``profile_to``: the beginning of the file that ONNX Runtime writes each node's times to, when the
+    session's ``end_profiling`` is called. Raises HostError rather than fall back to another provider.
     """
-    settings, wanted = manifest.runtime, list(manifest.target.providers)
+    settings, wanted = variant.runtime, list(variant.providers)
     available = ort.get_available_providers()
     absent = [provider for provider in wanted if provider not in available]
     if absent:
@@ -75,23 +75,17 @@ def make_session(
     options.enable_cpu_mem_arena = settings.cpu_memory_arena
     if settings.graph_optimization == "disabled":
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    for key, value in settings.session_config.items():
+    for key, value in {**settings.session_config, **(config or {})}.items():
         options.add_session_config_entry(key, value)
-    providers: list[Any] = wanted
-    if on_cuda := CUDA_PROVIDER in wanted:
-        from edgecompress.backends.onnxruntime_cuda.provider import RECORD_PLACES, cuda_provider, require_on_gpu
-
-        providers = [cuda_provider(gpu or 0) if name == CUDA_PROVIDER else name for name in wanted]
-        options.add_session_config_entry(*RECORD_PLACES)
-    kept = _add_kernels(options, folder, manifest)
+    kept = _add_kernels(options, folder, variant)
     huge_pages = huge_pages and not kept
     before = anonymous_regions() if huge_pages else {}
     try:
-        session = ort.InferenceSession(str(folder / manifest.model), options, providers=providers)
+        session = ort.InferenceSession(str(folder / variant.path), options, providers=list(providers or wanted))
     except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
         raise BundleError(
-            f"onnxruntime {ort.__version__} cannot load '{manifest.model}': {str(error).splitlines()[0][:200]}",
-            hint=f"It was made with onnxruntime {manifest.versions.get('onnxruntime', 'of another version')}.",
+            f"onnxruntime {ort.__version__} cannot load '{variant.path}': {str(error).splitlines()[0][:200]}",
+            hint="`edgecompress inspect` shows the versions that it was made with.",
         ) from error
     live = session.get_providers()
     silent = [provider for provider in wanted if provider not in live]
@@ -100,38 +94,36 @@ def make_session(
             f"{silent[0]} was asked for and the session runs on {', '.join(live)}",
             hint="A library it needs is missing; `edgecompress doctor` shows what is here.",
         )
-    if on_cuda:
-        require_on_gpu(session)
     session.edgecompress_weights = kept  # they live as long as the session that reads them
     if huge_pages:
         threading.Thread(target=collapse_new, args=(before,), name="edgecompress-pages", daemon=True).start()
     return session
 
 
-def _add_kernels(options: ort.SessionOptions, folder: Path, manifest: Manifest) -> list[Any]:
+def _add_kernels(options: ort.SessionOptions, folder: Path, variant: Variant) -> list[Any]:
     """Register the bundle's custom ops and read the weights they take; return what must be kept.
 
     Raises HostError if the library is for another CPU or ONNX Runtime, BundleError if its weights are not there.
     """
-    if manifest.kernels is None:
+    if variant.kernels is None:
         return []
-    arch = _arch_of(folder / manifest.kernels.path)
+    arch = _arch_of(folder / variant.kernels.path)
     if arch not in ("", host_arch()):
         raise HostError(
-            f"the kernels in '{manifest.kernels.path}' are for {arch} and this machine is {host_arch()}",
+            f"the kernels in '{variant.kernels.path}' are for {arch} and this machine is {host_arch()}",
             hint="Export it for this machine, or with --kernels none.",
         )
     try:
-        options.register_custom_ops_library(str(folder / manifest.kernels.path))
+        options.register_custom_ops_library(str(folder / variant.kernels.path))
     except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
         raise HostError(
-            f"onnxruntime {ort.__version__} cannot take the kernels for {manifest.kernels.isa} in "
-            f"'{manifest.kernels.path}': {str(error).splitlines()[0][:200]}",
+            f"onnxruntime {ort.__version__} cannot take the kernels for {variant.kernels.isa} in "
+            f"'{variant.kernels.path}': {str(error).splitlines()[0][:200]}",
             hint="Use onnxruntime 1.18 or later on Linux and a CPU that they are for, or export it again for this "
             "machine or with --kernels none.",
         ) from error
-    table = read_table(folder / manifest.kernels.weights)
-    return add_weights(options, table, folder / f"{manifest.model}.data") if table else []
+    table = read_table(folder / variant.kernels.weights)
+    return add_weights(options, table, folder / (variant.data or f"{variant.path}.data")) if table else []
 
 
 def _arch_of(library: Path) -> str:

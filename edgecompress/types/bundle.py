@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+MODEL = "model"
+"""The name of a bundle's model where it has only one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +33,6 @@ class TargetRecord:
 
     name: str
     arch: str
-    backend: str
-    providers: tuple[str, ...]  # ONNX Runtime execution providers, in order; all must be live in the session
     isa: tuple[str, ...]  # CPU features the model relies on for right answers or for its speed
     isa_reason: str = ""  # why a mismatch is refused
 
@@ -145,24 +147,59 @@ class GenerationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One way to run a model."""
+
+    backend: str  # a name of ``edgecompress.backends``: "onnxruntime-cpu"
+    path: str  # of the ONNX file inside the bundle; beside an engine the graph that it was built from
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    runtime: RuntimeSettings
+    providers: tuple[str, ...] = ()  # ONNX Runtime execution providers, in order; all must be live in the session
+    kernels: KernelLibrary | None = None
+    engine: EngineRecord | None = None  # what runs in the place of the graph
+    build: BuildPlan | None = None  # an engine is built from the graph on the device, before anything runs
+    data: str | None = None  # path of the weights' file; variants of one model may share it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecord:
+    """``variants`` over the same weights, the one that the export chose first; a device takes one of them."""
+
+    variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     tool_version: str
     name: str
+    kind: str  # a name of ``edgecompress.kinds``
     task: str
     architecture: str
     precision: str
-    model: str  # path of the ONNX file inside the bundle
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
     target: TargetRecord
-    runtime: RuntimeSettings
-    text: TextSettings | None = None
-    image: ImageSettings | None = None
-    generation: GenerationSettings | None = None
-    labels: tuple[str, ...] = ()
-    kernels: KernelLibrary | None = None
-    engine: EngineRecord | None = None  # what runs; ``model`` is the graph that it was built from
-    build: BuildPlan | None = None  # an engine is built of ``model`` on the device, before anything runs
+    models: Mapping[str, ModelRecord]  # by the names that the kind gives them; one alone is MODEL
+    settings: Mapping[str, Any] = field(default_factory=dict)  # the record of its kind, which alone reads it
     files: Mapping[str, FileRecord] = field(default_factory=dict)  # every file but the manifest and the measurements
     versions: Mapping[str, str] = field(default_factory=dict)  # packages that made it
     schema_version: int = SCHEMA_VERSION
+
+    def variant(self, model: str = MODEL) -> Variant:
+        """What runs of a model. Raises KeyError if the bundle has no such model."""
+        return self.models[model].variants[0]
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """What runs of each model, in order of their names."""
+        return tuple(self.variant(name) for name in sorted(self.models))
+
+    @property
+    def bytes(self) -> int:
+        """Of all its files together."""
+        return sum(record.bytes for record in self.files.values())
+
+
+def with_variant(manifest: Manifest, variant: Variant, model: str = MODEL) -> Manifest:
+    """The manifest with another first variant of a model."""
+    record = ModelRecord(variants=(variant, *manifest.models[model].variants[1:]))
+    return replace(manifest, models={**manifest.models, model: record})

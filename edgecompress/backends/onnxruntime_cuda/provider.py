@@ -12,8 +12,8 @@ import onnxruntime as ort
 
 from edgecompress.errors import HostError
 from edgecompress.runtime.accelerators import find_libraries
-from edgecompress.runtime.session import CUDA_PROVIDER
 
+CUDA_PROVIDER = "CUDAExecutionProvider"
 RECORD_PLACES = ("session.record_ep_graph_assignment_info", "1")
 _NEEDS = ("driver", "cudart", "cudnn")
 # What works out shapes and places of a few integers; onnxruntime keeps that on the CPU on purpose.

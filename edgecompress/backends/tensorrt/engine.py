@@ -24,8 +24,8 @@ from edgecompress.backends.engine_layers import most_bytes
 from edgecompress.errors import EngineError, HostError
 from edgecompress.formats.codec import dumps
 from edgecompress.runtime.cuda.device import is_out_of_memory
-from edgecompress.targets import Gpu, describe_gpus
 from edgecompress.types.bundle import BuildPlan, EngineRecord, ShapeRange
+from edgecompress.types.gpu import Gpu, describe_gpus
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import TENSORRT, EngineRecipe
 from edgecompress.types.target import Target

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,14 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgecompress.errors import BundleError
-from edgecompress.formats.recipe import read_recipe
-from edgecompress.kinds.encoder.check import REFERENCE
+from edgecompress.formats.manifest import REFERENCE
+from edgecompress.kinds.decoder.runtime import open_decoder
+from edgecompress.kinds.decoder.settings import DecoderSettings
+from edgecompress.runtime.bundle import OpenBundle, read_settings
 from edgecompress.runtime.cache import CACHE_DTYPES
-from edgecompress.runtime.decoder import Cancellation
-from edgecompress.runtime.models import AnyDecoder, Cache, open_decoder
-from edgecompress.runtime.session import thread_count
-from edgecompress.types.bundle import Manifest
-from edgecompress.types.recipe import QualityRecipe
+from edgecompress.runtime.cancellation import Cancellation
+from edgecompress.runtime.decoder import Decoder
+from edgecompress.runtime.model import Cache
 from edgecompress.types.report import Fidelity
 
 KEPT_TOKENS = 64
@@ -84,7 +83,7 @@ def logits_of(session: ort.InferenceSession) -> Callable[[Ids], Logits]:
     return run
 
 
-def _logits(decoder: AnyDecoder, cache: Cache, ids: Ids) -> Logits:
+def _logits(decoder: Decoder, cache: Cache, ids: Ids) -> Logits:
     """float32 [T, V], read as a prompt is: in chunks, behind what the cache holds."""
     chunk, parts = decoder.settings.prefill_chunk_tokens, []
     for start in range(0, len(ids), chunk):
@@ -125,19 +124,18 @@ def reference_file(texts: Sequence[Ids], logits: Sequence[Logits], limit_bytes: 
     return buffer.getvalue()
 
 
-def verify_decoder(
-    manifest: Manifest, folder: Path, threads: int | None, device: int | None = None
-) -> tuple[Fidelity, QualityRecipe]:
-    """Fidelity on the texts that travel with the bundle, and the budget it was exported with.
+def check(source: OpenBundle) -> Fidelity:
+    """Fidelity on the texts that travel with the bundle.
 
     Raises BundleError, or HostError where the bundle does not run here.
     """
-    if not (folder / REFERENCE).exists():
+    path = source.folder / REFERENCE
+    if not path.exists():
         raise BundleError(f"the bundle has no {REFERENCE}, so it cannot be checked against PyTorch here")
-    opened = open_decoder(manifest, folder, thread_count(manifest, threads), device)
+    opened = open_decoder(source, read_settings(DecoderSettings, source.manifest).generation)
     nll = reference_nll = kl = 0.0
     agreed = positions = scored = 0
-    with closing(opened) as decoder, np.load(folder / REFERENCE, allow_pickle=False) as arrays:
+    with closing(opened) as decoder, np.load(path, allow_pickle=False) as arrays:
         texts = sorted({int(name.partition("/")[0]) for name in arrays.files})
         every = {index: arrays[f"{index}/ids"].astype(np.int64) for index in texts}
         cache = decoder.make_cache(1, max(map(len, every.values())))
@@ -153,10 +151,9 @@ def verify_decoder(
             reference_nll -= float(arrays[f"{index}/next"].astype(np.float64).sum())
             positions += len(ids)
             scored += len(ids) - 1
-    fidelity = Fidelity(
+    return Fidelity(
         samples=len(texts),
         perplexity_ratio=round(float(np.exp(min((nll - reference_nll) / scored, 700.0))), 6),
         mean_kl=round(max(kl / positions, 0.0), 6),
         top1_agreement=round(agreed / positions, 6),
     )
-    return fidelity, read_recipe(folder / "recipe.toml").quality

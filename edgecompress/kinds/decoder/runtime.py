@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Unpack, overload
 
-from edgecompress.errors import BundleError, UsageError
+from edgecompress.errors import UsageError
+from edgecompress.kinds.decoder.settings import DecoderSettings
+from edgecompress.runtime.bundle import OpenBundle, read_settings
 from edgecompress.runtime.cache import cache_bytes
 from edgecompress.runtime.chat import ChatTemplate
+from edgecompress.runtime.decoder import Decoder
 from edgecompress.runtime.generation import Generation, Row
 from edgecompress.runtime.memory import check_available
-from edgecompress.runtime.models import AnyDecoder, Cache, open_decoder
+from edgecompress.runtime.model import Cache
 from edgecompress.runtime.prompts import (
     Batch,
     Options,
@@ -25,35 +27,41 @@ from edgecompress.runtime.prompts import (
 )
 from edgecompress.runtime.results import Generated, Statistics
 from edgecompress.runtime.sampling import Sampler, Sampling, check_seed, sampling_for
-from edgecompress.runtime.session import thread_count
 from edgecompress.runtime.stream import Stream
 from edgecompress.runtime.text import Detokenizer, PromptTokenizer, ReasoningSplit, StopStrings, TextStream
-from edgecompress.types.bundle import GenerationSettings, Manifest
+from edgecompress.types.bundle import GenerationSettings
 
 # Room for new tokens that a cache starts with where nobody said how many there will be; it doubles as needed.
 _FIRST_NEW_TOKENS = 512
 
 
+def open_bundle(source: OpenBundle) -> Generator:
+    """Raises HostError, UsageError, BundleError."""
+    return Generator(source)
+
+
+def open_decoder(source: OpenBundle, settings: GenerationSettings) -> Decoder:
+    """A bundle's decoder alone. Raises HostError if it cannot run here, BundleError if it is none."""
+    model = source.open_cached()
+    try:
+        return Decoder(model, settings)
+    except BaseException:
+        model.close()
+        raise
+
+
 class Generator:
     """A loaded decoder bundle. All methods may be called from several threads at once; each call has its own cache."""
 
-    def __init__(self, manifest: Manifest, folder: Path, threads: int | None = None, device: int | None = None) -> None:
-        """``device``: the GPU, of a bundle for one.
-
-        Raises BundleError if the bundle is no decoder, HostError if it cannot run here or does not fit into memory.
-        """
-        if manifest.generation is None or manifest.text is None:
-            raise BundleError(
-                f"{folder.name} is for text generation, and its manifest does not say how",
-                hint="Export it again with this version.",
-            )
-        self.manifest = manifest
-        self.threads = thread_count(manifest, threads)
-        self._settings = settings = manifest.generation
-        size = sum(record.bytes for record in manifest.files.values())
-        check_available(size, f"the bundle {folder.name}", "Export it with fewer bits, or free some memory.")
-        self._decoder: AnyDecoder | None = open_decoder(manifest, folder, self.threads, device)
-        self._tokenizer = PromptTokenizer(folder / manifest.text.tokenizer, settings.vocab_size)
+    def __init__(self, source: OpenBundle) -> None:
+        """Raises BundleError if it is no decoder, HostError if it cannot run here or does not fit into memory."""
+        manifest, folder = source.manifest, source.folder
+        of_kind = read_settings(DecoderSettings, manifest)
+        self.manifest, self.threads = manifest, source.threads
+        self.settings = settings = of_kind.generation
+        check_available(manifest.bytes, f"the bundle {folder.name}", "Export it with fewer bits, or free some memory.")
+        self._decoder: Decoder | None = open_decoder(source, settings)
+        self.tokenizer = PromptTokenizer(folder / of_kind.text.tokenizer, settings.vocab_size)
         self._template: ChatTemplate | None = None
         if settings.chat_template is not None:
             self._template = ChatTemplate(folder / settings.chat_template, self._special_tokens(settings))
@@ -94,7 +102,7 @@ class Generator:
 
     def kv_cache_bytes(self, tokens: int, rows: int = 1) -> int:
         """What the KV cache of ``rows`` texts of ``tokens`` each takes, before it is taken."""
-        return cache_bytes(self._open().tensors, rows, tokens)
+        return cache_bytes(self.decoder.tensors, rows, tokens)
 
     def token_ids(self, prompt: Single, **options: Unpack[Options]) -> list[int]:
         """The tokens that a prompt becomes, special ones included."""
@@ -140,10 +148,12 @@ class Generator:
         """
         return Session(self, capacity_tokens)
 
-    def _open(self) -> AnyDecoder:
+    @property
+    def decoder(self) -> Decoder:
+        """What runs. Raises UsageError for a bundle that is closed."""
         decoder = self._decoder
         if decoder is None:
-            raise UsageError("this bundle was closed", hint="Load it again.")
+            raise _closed()
         return decoder
 
     def _enter(self, generation: Generation) -> None:
@@ -156,13 +166,14 @@ class Generator:
         self._statistics = generation.statistics()
 
     def _encode(self, prompt: Single, index: int, variables: Mapping[str, Any] | None) -> tuple[list[int], bool]:
-        self._open()
+        if self._decoder is None:
+            raise _closed()
         return encode_prompt(
             prompt,
             index,
-            tokenizer=self._tokenizer,
+            tokenizer=self.tokenizer,
             template=self._template,
-            settings=self._settings,
+            settings=self.settings,
             variables=variables,
         )
 
@@ -170,14 +181,14 @@ class Generator:
         self, prompts: Sequence[Single], options: Options, started: float, session: Session | None
     ) -> Generation:
         """Everything checked, encoded and taken; nothing run yet."""
-        decoder = self._open()
+        decoder = self.decoder
         unknown = sorted(set(options) - Options.__annotations__.keys())
         if unknown:
             raise UsageError(
                 f"there is no option '{unknown[0]}'", hint=f"Options: {', '.join(Options.__annotations__)}."
             )
         sampling = sampling_for(
-            self._settings,
+            self.settings,
             temperature=options.get("temperature"),
             top_k=options.get("top_k"),
             top_p=options.get("top_p"),
@@ -195,11 +206,11 @@ class Generator:
             cache = decoder.make_cache(len(rows), wanted)
         else:
             cache, rows[0].cached = session.prepare(decoder, rows[0].ids, wanted)
-            grow_to = self._settings.context_length_tokens
+            grow_to = self.settings.context_length_tokens
         return Generation(decoder, cache, rows, grow_to_tokens=grow_to, lookup_tokens=lookup, started=started)
 
     def _row(self, prompt: Single, index: int, options: Options, sampling: Sampling) -> Row:
-        settings, tokenizer = self._settings, self._tokenizer
+        settings, tokenizer = self.settings, self.tokenizer
         ids, inside = self._encode(prompt, index, options.get("template_variables"))
         limit = new_token_limit(len(ids), options.get("max_new_tokens"), settings.context_length_tokens, index)
         stops = stop_strings(options.get("stop", ()))
@@ -224,7 +235,7 @@ class Generator:
     def _special_tokens(self, settings: GenerationSettings) -> dict[str, str]:
         eos = settings.eos_token_ids[0] if settings.eos_token_ids else None
         ids = {"bos_token": settings.bos_token_id, "eos_token": eos, "pad_token": settings.pad_token_id}
-        named = {name: self._tokenizer.token(token_id) for name, token_id in ids.items()}
+        named = {name: self.tokenizer.token(token_id) for name, token_id in ids.items()}
         return {name: token for name, token in named.items() if token is not None}
 
 
@@ -238,13 +249,13 @@ class Session:
         self._ids: list[int] = []  # the tokens whose keys and values the cache holds
         self._cache: Cache | None = None
         if capacity_tokens is not None:
-            context = generator.manifest.generation.context_length_tokens if generator.manifest.generation else 0
+            context = generator.settings.context_length_tokens
             if not 1 <= capacity_tokens <= context:
                 raise UsageError(
                     f"capacity_tokens is from 1 to the model's context of {context}, not {capacity_tokens}",
                     hint="Leave it out to let the cache grow as needed.",
                 )
-            self._cache = generator._open().make_cache(1, capacity_tokens)
+            self._cache = generator.decoder.make_cache(1, capacity_tokens)
 
     def __enter__(self) -> Session:
         return self
@@ -286,7 +297,7 @@ class Session:
         self._generator._enter(generation)
         return Stream(generation, self._leave)
 
-    def prepare(self, decoder: AnyDecoder, ids: Sequence[int], wanted_tokens: int) -> tuple[Cache, int]:
+    def prepare(self, decoder: Decoder, ids: Sequence[int], wanted_tokens: int) -> tuple[Cache, int]:
         """The cache with room for ``wanted_tokens``, and how many of ``ids`` it holds already."""
         # The last token of a prompt is always run: its logits are where the new text begins.
         pairs = enumerate(zip(ids, self._ids, strict=False))
@@ -305,6 +316,10 @@ class Session:
             self._ids = row.ids[: row.cached]
         self._busy = False
         self._generator._leave(generation)
+
+
+def _closed() -> UsageError:
+    return UsageError("this bundle was closed", hint="Load it again.")
 
 
 def _one(prompt: Single) -> Single:

@@ -80,8 +80,7 @@ class Texts:
 
     def _check_length(self, prompt: Single, options: Options) -> None:
         """Before its turn: what can never fit is not waited for. Raises Refusal and UsageError."""
-        settings = self._generator.manifest.generation
-        assert settings is not None
+        settings = self._generator.settings
         count = len(self._generator.token_ids(prompt, template_variables=options.get("template_variables")))
         wanted, most = options.get("max_new_tokens") or 1, settings.context_length_tokens
         if count + wanted > most:

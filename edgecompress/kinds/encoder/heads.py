@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecompress.errors import UsageError
-from edgecompress.kinds.vision.images import pixel_values
+from edgecompress.runtime.scores import label_of, softmax, top_labels
 
 if TYPE_CHECKING:
     from edgecompress.kinds.encoder.runtime import Encoder
@@ -21,7 +21,7 @@ def predict(encoder: Encoder, inputs: Sequence[Any], *, batch_size: int, top_k: 
     """One entry an input:
 
     - embeddings: the vector as a list of floats;
-    - text-classification, image-classification: ``[{"label", "score"}]``, the best ``top_k``, softmax;
+    - text-classification: ``[{"label", "score"}]``, the best ``top_k``, softmax;
     - text-ranking: ``{"score"}`` for each (query, passage) pair, the raw logit and its sigmoid;
     - token-classification: ``[{"word", "label", "score", "start", "end"}]``, special tokens left out;
     - fill-mask: ``[{"token", "score", "sequence"}]`` for the first mask of the text;
@@ -32,40 +32,23 @@ def predict(encoder: Encoder, inputs: Sequence[Any], *, batch_size: int, top_k: 
     task = encoder.manifest.task
     if task in ("sentence-similarity", "feature-extraction"):
         return [vector.tolist() for vector in encoder.encode(inputs, batch_size=batch_size, truncate=truncate)]
-    if task.startswith("image-"):
-        return _images(encoder, inputs, batch_size, top_k)
     results: list[Any] = [None] * len(inputs)
     for indices, tokens, outputs in encoder.batches(inputs, batch_size=batch_size, truncate=truncate):
         for row, index in enumerate(indices):
             length = len(tokens[row].ids)
             if task == "text-classification":
-                results[index] = _labels(outputs[0][row], encoder.manifest.labels, top_k)
+                results[index] = top_labels(outputs[0][row], encoder.settings.labels, top_k)
             elif task == "text-ranking":
                 results[index] = _ranking(outputs[0][row])
             elif task == "token-classification":
                 results[index] = _entities(
-                    outputs[0][row, :length], tokens[row], inputs[index], encoder.manifest.labels
+                    outputs[0][row, :length], tokens[row], inputs[index], encoder.settings.labels
                 )
             elif task == "fill-mask":
                 results[index] = _fills(encoder, outputs[0][row, :length], tokens[row].ids, index, top_k)
             else:
                 results[index] = _answer(outputs[0][row, :length], outputs[1][row, :length], tokens[row], inputs[index])
     return results
-
-
-def softmax(x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    shifted = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(-1, keepdims=True))
-
-
-def _label(labels: Sequence[str], index: int) -> str:
-    return labels[index] if index < len(labels) else f"LABEL_{index}"
-
-
-def _labels(logits: npt.NDArray[Any], labels: Sequence[str], top_k: int) -> list[dict[str, Any]]:
-    scores = softmax(logits)
-    best = np.argsort(-scores, kind="stable")[:top_k]
-    return [{"label": _label(labels, int(i)), "score": round(float(scores[i]), 6)} for i in best]
 
 
 def _ranking(logits: npt.NDArray[Any]) -> dict[str, float]:
@@ -84,7 +67,7 @@ def _entities(logits: npt.NDArray[Any], tokens: Any, text: Any, labels: Sequence
         found.append(
             {
                 "word": source[start:end],
-                "label": _label(labels, best),
+                "label": label_of(labels, best),
                 "score": round(float(scores[position, best]), 6),
                 "start": start,
                 "end": end,
@@ -133,15 +116,3 @@ def _answer(start: npt.NDArray[Any], end: npt.NDArray[Any], tokens: Any, pair: A
         "start": int(begin),
         "end": int(finish),
     }
-
-
-def _images(encoder: Encoder, inputs: Sequence[Any], batch_size: int, top_k: int) -> list[Any]:
-    if isinstance(inputs, np.ndarray):
-        pixels = inputs
-    else:
-        assert encoder.manifest.image is not None
-        pixels = pixel_values([str(path) for path in inputs], encoder.manifest.image)
-    if encoder.manifest.task == "image-feature-extraction":
-        return [vector.tolist() for vector in encoder.encode(pixels, batch_size=batch_size)]
-    logits = [encoder.run({"pixel_values": pixels[i : i + batch_size]})[0] for i in range(0, len(pixels), batch_size)]
-    return [_labels(row, encoder.manifest.labels, top_k) for batch in logits for row in batch]

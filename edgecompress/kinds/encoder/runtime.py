@@ -5,42 +5,45 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgecompress.errors import UsageError
+from edgecompress.kinds.encoder.settings import EncoderSettings
 from edgecompress.runtime.batching import Text, TextTokenizer, Tokens, pad, plan_batches
+from edgecompress.runtime.bundle import OpenBundle, read_settings
 from edgecompress.runtime.lanes import Lanes
-from edgecompress.runtime.models import Model, on_gpu, open_model
-from edgecompress.runtime.session import make_session, thread_count
-from edgecompress.types.bundle import Manifest
-
-FloatArray = npt.NDArray[np.float32]
+from edgecompress.runtime.model import Model
+from edgecompress.types.arrays import FloatArray
+from edgecompress.types.bundle import Variant
 
 # Texts that are tokenized, sorted and held together: bounds memory whatever the number of texts.
 _WINDOW = 4096
 
 
+def open_bundle(source: OpenBundle) -> Encoder:
+    """Raises HostError, UsageError, BundleError."""
+    return Encoder(source)
+
+
 class Encoder:
     """A loaded bundle. All methods may be called from several threads at once."""
 
-    def __init__(self, manifest: Manifest, folder: Path, threads: int | None = None, device: int | None = None) -> None:
-        """``device``: the GPU, of a bundle for one. Raises HostError, UsageError."""
-        self.manifest = manifest
-        self.threads = thread_count(manifest, threads)
-        self._model: Model | None = open_model(manifest, folder, self.threads, device)
-        # A GPU takes one batch at a time.
-        self._lanes = Lanes(lambda: make_session(folder, manifest, 1), 1 if on_gpu(manifest) else self.threads)
-        self._inputs = self._model.inputs
-        self._most_rows, most_tokens = _largest(manifest)
-        self._tokenizer: TextTokenizer | None = None
-        if (text := manifest.text) is not None:
-            if most_tokens is not None:
-                text = replace(text, max_length_tokens=min(text.max_length_tokens, most_tokens))
-            self._tokenizer = TextTokenizer(folder / text.tokenizer, text)
+    def __init__(self, source: OpenBundle) -> None:
+        """Raises HostError, UsageError, BundleError."""
+        self.manifest, self.threads = source.manifest, source.threads
+        self.settings = read_settings(EncoderSettings, source.manifest)
+        self._variant = source.variant()
+        self._model: Model | None = source.open()
+        self._lanes = Lanes(lambda: source.open(threads=1), source.lanes)
+        self.inputs = tuple(spec.name for spec in self._model.inputs)
+        self._most_rows, most_tokens = _largest(self._variant)
+        text = self.settings.text
+        if most_tokens is not None:
+            text = replace(text, max_length_tokens=min(text.max_length_tokens, most_tokens))
+        self._tokenizer: TextTokenizer | None = TextTokenizer(source.folder / text.tokenizer, text)
 
     def __enter__(self) -> Encoder:
         return self
@@ -58,38 +61,41 @@ class Encoder:
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        """Raises UsageError for a bundle that takes images, or one that is closed."""
+        """Raises UsageError for a bundle that is closed."""
         if self._tokenizer is None:
-            what = "takes images, not texts" if self.manifest.image is not None else "was closed"
-            raise UsageError(f"this bundle {what}", hint="Call encode() with what the bundle takes, while it is open.")
+            raise UsageError("this bundle was closed", hint="Load it again.")
         return self._tokenizer
+
+    @property
+    def model(self) -> Model:
+        """What runs. Raises UsageError for a bundle that is closed."""
+        if self._model is None:
+            raise UsageError("this bundle was closed", hint="Load it again.")
+        return self._model
 
     def run(self, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """The model itself: arrays of the manifest's inputs in, arrays of its outputs out."""
-        model = self._model
-        if model is None:
-            raise UsageError("this bundle was closed", hint="Load it again.")
-        return model.run(feed)
+        return self.model.run(feed)
 
     def encode(
         self,
-        texts: str | Iterable[str] | FloatArray,
+        texts: str | Iterable[str],
         *,
         batch_size: int = 32,
         prompt: str | None = None,
         truncate: bool = False,
     ) -> FloatArray:
-        """Embed texts (or pixel values [N, C, H, W] float32) as float32 [N, dimension], in the caller's order.
+        """Embed texts as float32 [N, dimension], in the caller's order.
 
         Pooled and normalized as the checkpoint says; a bundle without pooling (feature-extraction) gives the first
         token's vector. ``prompt`` names one of the checkpoint's prompts; a text beyond the model's maximum is refused,
         or cut at it with ``truncate=True``. Raises UsageError.
         """
-        self._require("sentence-similarity", "feature-extraction", "image-feature-extraction", method="encode")
+        self._require("sentence-similarity", "feature-extraction", method="encode")
         if batch_size < 1:
             raise UsageError(f"batch_size is at least 1, not {batch_size}", hint="Leave it out for 32.")
         if isinstance(texts, np.ndarray):
-            return self._encode_images(texts, batch_size)
+            raise UsageError("this bundle takes texts, not arrays", hint="Give a list of strings.")
         items: Iterable[str] = [texts] if isinstance(texts, str) else texts
         parts = [self._encode_window(window, start, batch_size, prompt, truncate) for start, window in _windows(items)]
         if not parts:
@@ -123,13 +129,13 @@ class Encoder:
         """
         batch_size = min(batch_size, self._most_rows or batch_size)
         lengths = [len(t.ids) for t in tokens]
-        settings = self.manifest.runtime
+        settings = self._variant.runtime
         batches = list(plan_batches(lengths, batch_size, settings.batch_tokens, mixed=settings.mixed_lengths))
         padding = self.tokenizer.settings.pad_token_id
 
         def feed(batch: list[int]) -> dict[str, npt.NDArray[Any]]:
             made = pad([tokens[i] for i in batch], padding)
-            return {name: made[name] for name in self._inputs}
+            return {name: made[name] for name in self.inputs}
 
         if self._lanes.pay([sum(lengths[i] for i in batch) for batch in batches]):
             yield from zip(batches, self._lanes.run(feed(batch) for batch in batches), strict=True)
@@ -159,21 +165,6 @@ class Encoder:
         assert result is not None
         return result
 
-    def _encode_images(self, pixels: FloatArray, batch_size: int) -> FloatArray:
-        image = self.manifest.image
-        if image is None:
-            raise UsageError("this bundle takes texts, not arrays", hint="Give a list of strings.")
-        if pixels.ndim != 4 or pixels.shape[2:] != (image.height, image.width) or pixels.dtype != np.float32:
-            raise UsageError(
-                f"pixel values are float32 [N, 3, {image.height}, {image.width}], not {pixels.dtype} {pixels.shape}",
-                hint="edgecompress.kinds.vision.images.pixel_values() makes them from image files.",
-            )
-        batch_size = min(batch_size, self._most_rows or batch_size)
-        parts = [
-            self.run({"pixel_values": pixels[i : i + batch_size]})[0][:, 0] for i in range(0, len(pixels), batch_size)
-        ]
-        return np.concatenate(parts) if parts else np.zeros((0, self._dimension()), dtype=np.float32)
-
     def _prompt(self, name: str | None) -> str:
         settings = self.tokenizer.settings
         name = name if name is not None else settings.default_prompt
@@ -185,7 +176,7 @@ class Encoder:
         return settings.prompts[name]
 
     def _dimension(self) -> int:
-        size = self.manifest.outputs[0].shape[-1]
+        size = self._variant.outputs[0].shape[-1]
         return size if isinstance(size, int) else 0
 
     def _require(self, *tasks: str, method: str) -> None:
@@ -195,12 +186,12 @@ class Encoder:
             )
 
 
-def _largest(manifest: Manifest) -> tuple[int | None, int | None]:
-    """Texts (or images) in a batch and tokens a text that an engine was built for; None where nothing says."""
-    if manifest.engine is None:
+def _largest(variant: Variant) -> tuple[int | None, int | None]:
+    """Texts in a batch and tokens a text that an engine was built for; None where nothing says."""
+    if variant.engine is None:
         return None, None
-    largest = next(iter(manifest.engine.profile.values())).largest
-    return largest[0], largest[1] if manifest.text is not None else None
+    largest = next(iter(variant.engine.profile.values())).largest
+    return largest[0], largest[1]
 
 
 def _windows(items: Iterable[str]) -> Iterator[tuple[int, list[str]]]:

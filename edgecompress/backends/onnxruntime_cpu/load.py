@@ -1,0 +1,35 @@
+"""Opens a graph in ONNX Runtime's CPU provider."""
+
+from __future__ import annotations
+
+from edgecompress.errors import UsageError
+from edgecompress.runtime.bundle import OpenBundle
+from edgecompress.runtime.cache import KVCache
+from edgecompress.runtime.session import make_session
+from edgecompress.runtime.session_models import CachedSessionModel, SessionModel
+
+PARALLEL_SESSIONS = True
+
+
+def open_model(source: OpenBundle, name: str, threads: int) -> SessionModel:
+    """Raises UsageError if a GPU was named."""
+    _require_no_gpu(source)
+    variant = source.variant(name)
+    return SessionModel(make_session(source.folder, variant, threads), variant)
+
+
+def open_cached_model(source: OpenBundle, name: str, threads: int) -> CachedSessionModel:
+    """Raises UsageError if a GPU was named."""
+    _require_no_gpu(source)
+    variant = source.variant(name)
+    session = make_session(source.folder, variant, threads, huge_pages=True)
+    return CachedSessionModel(session, variant.path, KVCache)
+
+
+def _require_no_gpu(source: OpenBundle) -> None:
+    if source.device is not None:
+        manifest = source.manifest
+        raise UsageError(
+            f"{manifest.name} is for {manifest.target.name}, a CPU: it runs on no GPU",
+            hint="Leave out the device, or export the student for a GPU target.",
+        )

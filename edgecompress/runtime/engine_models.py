@@ -1,0 +1,132 @@
+"""Engines of TensorRT and TensorRT-RTX as models, with their cache on the device.
+
+A decoder's engine reads of the cache as much as ``attention_mask`` is long, and takes the mask itself from the
+positions. So it is given a length in steps of 128: a run that is one token longer is the same run, and the same CUDA
+graph.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgecompress.errors import BundleError, HostError, UsageError
+from edgecompress.runtime.bundle import OpenBundle
+from edgecompress.runtime.cache import CACHE_DTYPES, PAST, PRESENT, CacheTensor
+from edgecompress.runtime.cancellation import Cancellation, CancelledError
+from edgecompress.runtime.cuda.choice import open_device
+from edgecompress.runtime.device_cache import DeviceCache, beyond
+from edgecompress.runtime.engine_file import EngineFile, EngineLibrary
+from edgecompress.runtime.engine_runner import EngineRunner
+from edgecompress.types.arrays import Array, Feed, IntArray
+from edgecompress.types.bundle import TensorSpec, Variant
+
+_STEP = 128  # tokens
+
+
+class EngineModel:
+    """An engine as a :class:`~edgecompress.runtime.model.Model`."""
+
+    def __init__(self, runner: EngineRunner, variant: Variant) -> None:
+        self.runner = runner
+        names = {tensor.name for tensor in runner.inputs}
+        self.inputs: tuple[TensorSpec, ...] = tuple(spec for spec in variant.inputs if spec.name in names)
+        self.outputs: tuple[TensorSpec, ...] = variant.outputs
+        self._names = [tensor.name for tensor in runner.inputs]
+
+    def run(self, feed: Feed, wanted: Sequence[str] | None = None) -> list[Array]:
+        found = self.runner.run({name: feed[name] for name in self._names})
+        return [found[name] for name in wanted or [output.name for output in self.outputs]]
+
+    def close(self) -> None:
+        self.runner.close()
+
+
+class CachedEngineModel:
+    """An engine that writes its cache in place, as a :class:`~edgecompress.runtime.model.CachedModel`."""
+
+    def __init__(self, runner: EngineRunner, name: str) -> None:
+        """``name``: of the bundle. Raises BundleError if the engine is no decoder whose cache stays in place."""
+        self.runner = runner
+        shared = {t.shares: t.name for t in runner.outputs if t.shares}
+        tensors = []
+        for tensor in runner.inputs:
+            if not tensor.name.startswith(PAST):
+                continue
+            present = PRESENT + tensor.name.removeprefix(PAST)
+            if shared.get(tensor.name) != present or tensor.dtype not in CACHE_DTYPES.values():
+                raise BundleError(
+                    f"the engine of {name} does not write '{present}' in the memory of '{tensor.name}'",
+                    hint="Export it again with this version, and build it with TensorRT 10.15 or later.",
+                )
+            _, heads, self._capacity, size = tensor.shape
+            tensors.append(
+                CacheTensor(past=tensor.name, present=present, heads=heads, head_size=size, dtype=tensor.dtype)
+            )
+        self.names = frozenset({tensor.name for tensor in runner.inputs} - {tensor.past for tensor in tensors})
+        missing = {"input_ids", "attention_mask", "position_ids"} - self.names
+        if missing or not tensors:
+            raise BundleError(
+                f"the engine of {name} is no decoder: it has no input '{min(missing, default=f'{PAST}0.key')}'",
+                hint="Export it again with this version.",
+            )
+        self.tensors = tuple(tensors)
+
+    def make_cache(self, rows: int, capacity_tokens: int) -> DeviceCache:
+        """Of the engine's own capacity. Raises UsageError for more rows or tokens than it was built for."""
+        self.runner.check("input_ids", (rows, 1))
+        if capacity_tokens > self._capacity:
+            raise beyond(capacity_tokens, self._capacity)
+        return DeviceCache(self.runner.device, self.tensors, rows, self._capacity, grows=False)
+
+    def mask(self, totals: IntArray) -> IntArray:
+        read = min(-(-int(totals.max()) // _STEP) * _STEP, self._capacity)
+        return np.ones((len(totals), read), dtype=np.int64)
+
+    def run(self, cache: Any, first_row: int, feed: Feed, into: Mapping[str, Array], cancel: Cancellation) -> float:
+        """A run that is under way ends before it is cancelled. Seconds are those of copies and engine."""
+        batch = len(next(iter(feed.values())))
+        started = time.perf_counter()
+        try:
+            self.runner.run(
+                {name: array for name, array in feed.items() if name in self.names},
+                cache.places(first_row, batch),
+                into,
+            )
+        except UsageError as error:
+            if cancel.is_set():  # the bundle was closed while this run waited for another
+                raise CancelledError from error
+            raise
+        return time.perf_counter() - started
+
+    def close(self) -> None:
+        self.runner.close()
+
+
+def open_engine(source: OpenBundle, name: str, library: EngineLibrary) -> EngineModel:
+    """Raises HostError if it cannot run here."""
+    return EngineModel(_runner(source, name, library), source.variant(name))
+
+
+def open_cached_engine(source: OpenBundle, name: str, library: EngineLibrary) -> CachedEngineModel:
+    """Raises HostError if it cannot run here, BundleError if it keeps no cache in place."""
+    runner = _runner(source, name, library)
+    try:
+        return CachedEngineModel(runner, source.manifest.name)
+    except BaseException:
+        runner.close()
+        raise
+
+
+def _runner(source: OpenBundle, name: str, library: EngineLibrary) -> EngineRunner:
+    variant = source.variant(name)
+    if variant.engine is None:
+        raise HostError(
+            f"the engine of {source.manifest.name} is not built yet",
+            hint="`edgecompress build` does it, on the device. The graph beside the plan is never run in its place.",
+        )
+    device = open_device(source.manifest, variant, source.device)
+    return EngineRunner(EngineFile(source.manifest, variant, source.folder, device, library), device)

@@ -1,0 +1,26 @@
+"""Logits of classes as labels with scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def softmax(x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    shifted = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(-1, keepdims=True))
+
+
+def label_of(labels: Sequence[str], index: int) -> str:
+    """As the checkpoint names the class, or by its number."""
+    return labels[index] if index < len(labels) else f"LABEL_{index}"
+
+
+def top_labels(logits: npt.NDArray[Any], labels: Sequence[str], top_k: int) -> list[dict[str, Any]]:
+    """The best ``top_k`` classes of logits [C], by softmax."""
+    scores = softmax(logits)
+    best = np.argsort(-scores, kind="stable")[:top_k]
+    return [{"label": label_of(labels, int(i)), "score": round(float(scores[i]), 6)} for i in best]

@@ -1,0 +1,36 @@
+"""A bundle checks itself where it is: the reference's outputs that it carries against what this machine gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+import numpy as np
+
+from edgecompress.errors import BundleError
+from edgecompress.formats.manifest import REFERENCE
+from edgecompress.runtime.bundle import OpenBundle
+from edgecompress.types.arrays import Array
+from edgecompress.types.report import Fidelity
+
+Outputs = Sequence[Sequence[Array]]
+
+
+def check_outputs(source: OpenBundle, measure: Callable[[Outputs, Outputs], Fidelity]) -> Fidelity:
+    """Run the bundle's only model on the samples that travel with it; ``measure``: reference, outputs -> fidelity.
+
+    Raises BundleError, or HostError where the bundle does not run here.
+    """
+    path = source.folder / REFERENCE
+    if not path.exists():
+        raise BundleError(f"the bundle has no {REFERENCE}, so it cannot be checked against its reference here")
+    with closing(source.open()) as model, np.load(path, allow_pickle=False) as arrays:
+        samples = sorted({int(name.partition("/")[0]) for name in arrays.files})
+        reference, outputs = [], []
+        for sample in samples:
+            names = [name for name in arrays.files if name.startswith(f"{sample}/in/")]
+            feed = {name.rpartition("/")[2]: arrays[name] for name in names}
+            count = sum(name.startswith(f"{sample}/out/") for name in arrays.files)
+            reference.append([arrays[f"{sample}/out/{i}"] for i in range(count)])
+            outputs.append(model.run(feed))
+    return measure(reference, outputs)
