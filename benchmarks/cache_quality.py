@@ -18,7 +18,7 @@ from edgecompress.kinds.decoder.check import Feed, Ids, text_feed
 from edgecompress.kinds.decoder.metric import DecoderFidelity
 from edgecompress.kinds.student import load_student
 from edgecompress.lower.kv_cache import lower_cache
-from edgecompress.lower.onnxruntime import lower, lower_model
+from edgecompress.lower.microsoft import lower, lower_model
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
 from edgecompress.quantize.stage import quantize
 from edgecompress.types.graph import Graph

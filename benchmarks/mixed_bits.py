@@ -22,7 +22,7 @@ from edgecompress.graph.sessions import make_session
 from edgecompress.kinds.decoder.check import Feed, logits_of, text_feed
 from edgecompress.kinds.decoder.metric import measure_decoder
 from edgecompress.kinds.student import load_student
-from edgecompress.lower.onnxruntime import lower, lower_model
+from edgecompress.lower.microsoft import lower, lower_model
 from edgecompress.quantize import sensitivity
 from edgecompress.quantize.blockwise import BlockFormat
 from edgecompress.quantize.hessians import StreamedHessians

@@ -1,4 +1,4 @@
-"""``edgecompress::Attention`` to the standard ONNX ``Attention`` (opset 23), which TensorRT's parsers take natively.
+"""``edgecompress::Attention`` to the standard ONNX ``Attention`` (opset 23).
 
 The mask is bool [B, 1, T, T], true where a token attends. The rows of one text are all alike, and are written out all
 the same: ONNX Runtime's CPU kernel, which holds the graph against PyTorch, takes no mask that is broadcast there.

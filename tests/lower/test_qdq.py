@@ -10,7 +10,7 @@ import pytest
 from edgecompress.errors import RecipeError
 from edgecompress.graph.linears import find_embeddings, find_linears, find_residuals
 from edgecompress.lower.qdq import lower_to_qdq
-from edgecompress.lower.tensorrt import OPSET
+from edgecompress.lower.standard import OPSET
 from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
 from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
@@ -225,7 +225,7 @@ def test_8_bits_have_one_scale_a_column(rng: np.random.Generator) -> None:
 def test_zero_points_of_weights_are_refused(rng: np.random.Generator) -> None:
     model = two_readers(rng)
     quantize_weights(model, find_linears(model), bits=4, block_size=32, symmetric=False)
-    with pytest.raises(RecipeError, match="TensorRT takes weights around zero only"):
+    with pytest.raises(RecipeError, match="Q/DQ takes weights around zero only"):
         lower_to_qdq(model)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from edgecompress.graph.linears import find_linears
 from edgecompress.lower.half_rounding import round_explicitly
-from edgecompress.lower.tensorrt import OPSET, computed_in_half, lower_model
+from edgecompress.lower.standard import OPSET, computed_in_half, lower_model
 from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.calibration import collect_statistics
 from edgecompress.quantize.peaks import too_large_for_half

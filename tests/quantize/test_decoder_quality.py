@@ -17,7 +17,7 @@ from edgecompress.graph.sessions import make_session
 from edgecompress.kinds.decoder.check import logits_of, text_feed
 from edgecompress.kinds.decoder.metric import DecoderFidelity, measure_decoder
 from edgecompress.kinds.student import load_student
-from edgecompress.lower.onnxruntime import lower, lower_model
+from edgecompress.lower.microsoft import lower, lower_model
 from edgecompress.quantize.stage import quantize
 from edgecompress.quantize.texts import load_texts
 from edgecompress.runtime.metrics import shortfall

@@ -12,7 +12,7 @@ import pytest
 
 from edgecompress.errors import CalibrationError
 from edgecompress.graph.linears import find_embeddings, find_linears
-from edgecompress.lower.onnxruntime import lower_model
+from edgecompress.lower.microsoft import lower_model
 from edgecompress.quantize import parts
 from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
 from edgecompress.quantize.hessians import StreamedHessians

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from edgecompress.graph.linears import find_embeddings, find_linears
-from edgecompress.lower.onnxruntime import lower_model
+from edgecompress.lower.microsoft import lower_model
 from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
 from edgecompress.quantize.hessians import StreamedHessians
 from edgecompress.quantize.language_model import Quantized, find_head, quantize_decoder

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from edgecompress.graph.linears import find_embeddings, find_linears
-from edgecompress.lower.onnxruntime import lower_model
+from edgecompress.lower.microsoft import lower_model
 from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
 from edgecompress.quantize.numerics import fake_quantize_uint8, per_column_int8, range_to_uint8

@@ -28,9 +28,9 @@ from edgecompress.kinds.decoder.genai import GRAPH, genai_files, require_tokeniz
 from edgecompress.kinds.decoder.generation import CHAT_TEMPLATE, chat_template, generation_settings
 from edgecompress.kinds.decoder.metric import measure_decoder
 from edgecompress.kinds.decoder.reference import reference_logits
-from edgecompress.lower import tensorrt
+from edgecompress.lower import standard
 from edgecompress.lower.kv_cache import lower_cache
-from edgecompress.lower.onnxruntime import lower, lower_model
+from edgecompress.lower.microsoft import lower, lower_model
 from edgecompress.quantize import sensitivity
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
 from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration, quantize
@@ -77,7 +77,7 @@ class DecoderRun:
     def all(self) -> Made:
         calibration, held_out = self._texts()
         with self.clock.stage("capture"):
-            opset = tensorrt.CAPTURED_OPSET if self.engine else self.target.opset
+            opset = standard.CAPTURED_OPSET if self.engine else self.target.opset
             captured = capture(self.student, self.folder, opset=opset)
             self.past = past_shapes(captured)
             generation = generation_settings(self.student, captured, self.tokenizer)

@@ -28,8 +28,8 @@ from edgecompress.kinds.encoder.parity import parity_feeds, require_parity
 from edgecompress.kinds.encoder.reference import reference_outputs
 from edgecompress.kinds.encoder.samples import Feed, image_feeds, in_batches, text_feeds
 from edgecompress.kinds.vision.image import image_settings
-from edgecompress.lower import tensorrt
-from edgecompress.lower.onnxruntime import lower, lower_model
+from edgecompress.lower import standard
+from edgecompress.lower.microsoft import lower, lower_model
 from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration, quantize
 from edgecompress.quantize.texts import load_texts
 from edgecompress.runtime.metrics import measure, require, shortfall
@@ -65,7 +65,7 @@ class Run:
         calibration, held_out = self._feeds()
         self.calibration, self.held_out = calibration, held_out
         with self.clock.stage("capture"):
-            opset = tensorrt.CAPTURED_OPSET if self.engine else self.target.opset
+            opset = standard.CAPTURED_OPSET if self.engine else self.target.opset
             captured = capture(self.student, self.folder, opset=opset)
         if any(needs_calibration(name) for name in self.plan.candidates):
             with self.clock.stage("calibrate"):

@@ -1,4 +1,4 @@
-"""The lowering for TensorRT: standard ops only, explicit Q/DQ, strongly typed."""
+"""The lowering to the standard operator set: no other ops, explicit Q/DQ, strongly typed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _COMPUTED_IN_HALF = ("Gated", "Rotary")  # of our own ops
 
 
 def lower_model(model: ir.Model, wide: Collection[str] = (), *, capacity_tokens: int = 0) -> ir.Model:
-    """Rewrite ``model``, of CAPTURED_OPSET, in place so that TensorRT's parsers can take it; return it.
+    """Rewrite ``model``, of CAPTURED_OPSET, in place to standard ops of float16 and float32; return it.
 
     ``wide`` names values that float16 could not hold; ``capacity_tokens`` is what a decoder's KV cache holds of each
     row, which becomes float16 [B, Hk, capacity_tokens, D]. Raises RecipeError for an op that has no standard form.
@@ -66,7 +66,7 @@ def to_standard_ops(model: ir.Model, *, capacity_tokens: int = 0) -> ir.Model:
     left = sorted({node.op_type for node in model.graph.all_nodes() if node.domain == DOMAIN})
     if left:
         raise RecipeError(
-            f"{', '.join(left)} of this student cannot be lowered for TensorRT by this version",
+            f"{', '.join(left)} of this student cannot be lowered to standard ops by this version",
             hint="Export it for a CPU target.",
         )
     model = ShapeInferencePass()(model).model
