@@ -21,8 +21,8 @@ from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.backends.onnxruntime_cpu import compile as backend
 from edgecompress.capture.export import capture
 from edgecompress.capture.tokenizer import save_tokenizer
-from edgecompress.graph.linears import constant
 from edgecompress.graph.model import write_model
+from edgecompress.graph.rewrite import constant
 from edgecompress.graph.sessions import open_session
 from edgecompress.graph.timing import time_in_turn
 from edgecompress.kinds.encoder.samples import text_feeds

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -126,16 +125,6 @@ def _bias(matmul: ir.Node, width: int) -> tuple[ir.Node | None, ir.Value | None]
     if other is None or not _is_float_constant(other, rank=1) or int(other.shape[0]) != width:  # type: ignore[index,arg-type]
         return None, None
     return add, other
-
-
-def constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
-    """An initializer of that name, made once."""
-    if name in graph.initializers:
-        return graph.initializers[name]
-    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def replace_linear(

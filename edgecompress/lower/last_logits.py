@@ -78,4 +78,4 @@ class _Nodes:
         text = str(values).strip("[]").replace(", ", "_")
         shape = "scalar" if isinstance(values, int) else "list"
         name = f"{_PREFIX}{shape}_{text}"
-        return constant(self._graph, ir.tensor(np.array(values, dtype=np.int64), name=name))
+        return constant(self._graph, name, np.array(values, dtype=np.int64))

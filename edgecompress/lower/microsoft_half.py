@@ -1,6 +1,7 @@
 """The lowering to ONNX Runtime's own operator set in float16: its fused ops, with the types said in the graph.
 
-Attention, rotations and products are float16, norms and sums float32, as :mod:`edgecompress.lower.typed` chooses them; a decoder's KV cache is float16, and appended to in place.
+Attention, rotations and products are float16, norms and sums float32, as :mod:`edgecompress.lower.typed` chooses them;
+a KV cache is float16, and appended to in place.
 """
 
 from __future__ import annotations

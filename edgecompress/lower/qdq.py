@@ -22,10 +22,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.errors import RecipeError
-from edgecompress.graph.linears import constant
+from edgecompress.graph.blocks import unpack
 from edgecompress.graph.ops import DOMAIN
-from edgecompress.graph.rewrite import put
-from edgecompress.quantize.blockwise import unpack
+from edgecompress.graph.rewrite import constant, put
 from edgecompress.types.precision import INT8_STATIC
 
 _Shared = dict[tuple[ir.Value, ir.Value], ir.Value]

@@ -73,7 +73,7 @@ def _mask(
 
     def axes(*numbers: int) -> ir.Value:
         name = "graph/attention_mask_" + "_".join(map(str, numbers))
-        return constant(graph, ir.tensor(np.array(numbers, dtype=np.int64), name=name))
+        return constant(graph, name, np.array(numbers, dtype=np.int64))
 
     if window is not None:
         inside = inside_window(graph, node, rows, window, shared)

@@ -106,7 +106,7 @@ class _Shared:
     def _ints(self, values: int | list[int]) -> ir.Value:
         text = str(values).strip("[]").replace(", ", "_")
         kind = "scalar" if isinstance(values, int) else "list"
-        return constant(self._graph, ir.tensor(np.array(values, dtype=np.int64), name=f"{_PREFIX}_{kind}_{text}"))
+        return constant(self._graph, f"{_PREFIX}_{kind}_{text}", np.array(values, dtype=np.int64))
 
 
 def _lower_one(graph: ir.Graph, node: ir.Node, shared: _Shared, capacity_tokens: int) -> None:
@@ -147,8 +147,7 @@ def _lower_one(graph: ir.Graph, node: ir.Node, shared: _Shared, capacity_tokens:
     inputs.append(shared.mask(int(window) if window is not None else None))
     made_node = ir.node("Attention", inputs, options, name=(node.name or "").replace("/CachedAttention", "/Attention"))
     rows = ir.node("Transpose", made_node.outputs, {"perm": [0, 2, 1, 3]}, name=f"{node.name}/rows")
-    sizes = ir.tensor(np.array([0, 0, heads * size], dtype=np.int64), name=f"graph/rows_{heads}x{size}")
-    width = constant(graph, sizes)
+    width = constant(graph, f"graph/rows_{heads}x{size}", np.array([0, 0, heads * size], dtype=np.int64))
     merged = ir.node("Reshape", [rows.outputs[0], width], name=f"{node.name}/merge_heads")
     graph.insert_before(node, [made_node, rows, merged])
     old, out = node.outputs[0], merged.outputs[0]

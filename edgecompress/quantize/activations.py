@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.graph.linears import Linear, constant, replace_linear
+from edgecompress.graph.linears import Linear, replace_linear
 from edgecompress.graph.ops import DOMAIN
+from edgecompress.graph.rewrite import constant
 from edgecompress.quantize.calibration import ActivationStatistics
 from edgecompress.quantize.numerics import per_column_int8, range_to_int8, range_to_uint8
 from edgecompress.types.recipe import CalibrationRecipe

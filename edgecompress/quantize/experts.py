@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from edgecompress.graph.linears import constant, find_linears
+from edgecompress.graph.blocks import BlockFormat
+from edgecompress.graph.linears import find_linears
 from edgecompress.graph.ops import DOMAIN
-from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
+from edgecompress.graph.rewrite import constant
+from edgecompress.quantize.blockwise import quantize_blocks
 from edgecompress.quantize.weights import SMALLEST_BLOCK, block_that_divides, let_go
 from edgecompress.types.recipe import QuantizeRecipe
 

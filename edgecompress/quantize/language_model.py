@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgecompress.graph.blocks import BlockFormat
 from edgecompress.graph.linears import Linear, find_embeddings, find_linears
-from edgecompress.quantize.blockwise import BlockFormat
 from edgecompress.quantize.experts import quantize_experts
-from edgecompress.quantize.numerics import Float
 from edgecompress.quantize.sensitivity import UNIFORM, Mixed
 from edgecompress.quantize.weights import (
     quantize_embedding_blocks,
@@ -19,6 +18,7 @@ from edgecompress.quantize.weights import (
     round_table,
     tied_to,
 )
+from edgecompress.types.arrays import FloatArray
 from edgecompress.types.recipe import QuantizeRecipe
 
 # What may stand between the head and the logits: soft-capping (gemma 2), a scale (granite), a cut of the padding.
@@ -38,7 +38,7 @@ def quantize_decoder(
     recipe: QuantizeRecipe,
     *,
     bits: int,
-    hessians: Mapping[str, Float] | None = None,
+    hessians: Mapping[str, FloatArray] | None = None,
     only: Callable[[Linear], bool] = lambda _: True,
     mixed: Mixed = UNIFORM,
     for_engine: bool = False,

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgecompress.graph.blocks import BlockFormat, Blocks
 from edgecompress.graph.linears import Embedding, Linear, find_embeddings, find_linears
-from edgecompress.quantize.blockwise import BlockFormat, Blocks
 from edgecompress.quantize.hessians import Batches
 from edgecompress.quantize.language_model import find_head
-from edgecompress.quantize.numerics import Float
 from edgecompress.quantize.sensitivity import LoneCost, Mixed, choose_raised
 from edgecompress.quantize.weights import round_linear, round_table, tied_to
+from edgecompress.types.arrays import FloatArray
 from edgecompress.types.recipe import QuantizeRecipe
 
 
@@ -36,21 +36,21 @@ class _Choice:
         values = [self.linear and self.linear.weight, self.table and self.table.table]
         return [value.name for value in values if value is not None and value.name is not None]
 
-    def round(self, form: BlockFormat, method: str, hessians: Mapping[str, Float] | None) -> Blocks | None:
+    def round(self, form: BlockFormat, method: str, hessians: Mapping[str, FloatArray] | None) -> Blocks | None:
         """None if it is a table that cannot be stored in blocks."""
         if self.table is not None:
             return round_table(self.table, form, method)
         assert self.linear is not None
         return round_linear(self.linear, form, method, hessians)
 
-    def initializers(self, blocks: Blocks) -> dict[str, Float]:
+    def initializers(self, blocks: Blocks) -> dict[str, FloatArray]:
         """The float weights that ``blocks`` stand for, by name."""
         arrays = [] if self.linear is None else [blocks.dequantize()]
         return dict(zip(self.names, arrays if self.table is None else [*arrays, blocks.rows()], strict=True))
 
 
 def mix(
-    runnable: ir.Model, recipe: QuantizeRecipe, texts: Batches, hessians: Mapping[str, Float] | None = None
+    runnable: ir.Model, recipe: QuantizeRecipe, texts: Batches, hessians: Mapping[str, FloatArray] | None = None
 ) -> Mixed:
     """Choose the bits of every weight of a decoder from its float graph, lowered to run here; it stays as it is.
 

@@ -9,17 +9,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-Array = npt.NDArray[Any]
-Feed = Mapping[str, Array]
+from edgecompress.types.arrays import Array, Feed
 
 _IN_MEMORY_BYTES = 1_500_000_000  # a protobuf ends at 2 GiB
 

@@ -12,11 +12,14 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.graph.linears import Embedding, Linear, constant, replace_linear
+from edgecompress.graph.blocks import BlockFormat, Blocks
+from edgecompress.graph.linears import Embedding, Linear, replace_linear
 from edgecompress.graph.ops import DOMAIN
-from edgecompress.quantize.blockwise import BlockFormat, Blocks, quantize_blocks
+from edgecompress.graph.rewrite import constant
+from edgecompress.quantize.blockwise import quantize_blocks
 from edgecompress.quantize.gptq import gptq
-from edgecompress.quantize.numerics import Float, per_row_int8
+from edgecompress.quantize.numerics import per_row_int8
+from edgecompress.types.arrays import FloatArray
 
 SMALLEST_BLOCK = 16  # that GatherBlockQuantized takes
 
@@ -30,7 +33,7 @@ def quantize_weights(
     method: str = "rtn",
     symmetric: bool = True,
     accuracy_level: int = 4,
-    hessians: Mapping[str, Float] | None = None,
+    hessians: Mapping[str, FloatArray] | None = None,
     ready: Mapping[str, Blocks] | None = None,
     positive: bool = False,
 ) -> int:
@@ -44,7 +47,7 @@ def quantize_weights(
     for another scheme, and writes the whole weight out in float16 before each product. It does so with 8-bit blocks
     too, unless they are whole columns.
     """
-    form = BlockFormat(bits=bits, block_size=block_size, symmetric=symmetric, positive=positive)
+    form = BlockFormat(bits=bits, block_size=block_size, symmetric=symmetric, positive_scales=positive)
     for linear in linears:
         fitted = replace(form, block_size=_builders_block(linear.width, form)) if positive else form
         blocks = (ready or {}).get(linear.name) or round_linear(linear, fitted, method, hessians)
@@ -55,7 +58,7 @@ def quantize_weights(
     return len(linears)
 
 
-def round_linear(linear: Linear, form: BlockFormat, method: str, hessians: Mapping[str, Float] | None) -> Blocks:
+def round_linear(linear: Linear, form: BlockFormat, method: str, hessians: Mapping[str, FloatArray] | None) -> Blocks:
     """The layer's weight [K, N] in blocks; the layer stays as it is."""
     if method == "gptq":
         assert hessians is not None, "gptq is calibrated: it needs the Hessian of every layer's input"

@@ -8,11 +8,12 @@ import onnxruntime as ort
 import pytest
 
 from edgecompress.errors import RecipeError
+from edgecompress.graph.blocks import BlockFormat
 from edgecompress.graph.linears import find_embeddings, find_linears, find_residuals
 from edgecompress.lower.qdq import lower_to_qdq
 from edgecompress.lower.standard import OPSET
 from edgecompress.quantize.activations import quantize_linears
-from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
+from edgecompress.quantize.blockwise import quantize_blocks
 from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
 from edgecompress.quantize.numerics import per_column_int8, per_row_int8, range_to_int8
 from edgecompress.quantize.residuals import quantize_residuals
@@ -192,7 +193,7 @@ def test_a_weight_in_blocks_stands_behind_its_dq(rng: np.random.Generator, bits:
     assert (dequantize.attributes["axis"].as_int(), dequantize.attributes["block_size"].as_int()) == (0, block)
     assert tuple(scale.shape) == (width // block, N)
     assert (scale.numpy() > 0).all()
-    blocks = quantize_blocks(weight, BlockFormat(bits=bits, block_size=block, positive=True))
+    blocks = quantize_blocks(weight, BlockFormat(bits=bits, block_size=block, positive_scales=True))
     x = rng.normal(size=(5, width)).astype(np.float32)
     np.testing.assert_allclose(run(model, x=x)[0], x @ blocks.dequantize() + np.arange(N), rtol=1e-4, atol=1e-4)
 

@@ -11,10 +11,11 @@ import onnx_ir as ir
 import pytest
 
 from edgecompress.errors import CalibrationError
+from edgecompress.graph.blocks import BlockFormat
 from edgecompress.graph.linears import find_embeddings, find_linears
 from edgecompress.lower.microsoft import lower_model
 from edgecompress.quantize import parts
-from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
+from edgecompress.quantize.blockwise import quantize_blocks
 from edgecompress.quantize.hessians import StreamedHessians
 from edgecompress.quantize.language_model import quantize_decoder
 from edgecompress.quantize.mixed import mix

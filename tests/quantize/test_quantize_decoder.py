@@ -9,9 +9,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgecompress.graph.blocks import BlockFormat
 from edgecompress.graph.linears import find_embeddings, find_linears
 from edgecompress.lower.microsoft import lower_model
-from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
+from edgecompress.quantize.blockwise import quantize_blocks
 from edgecompress.quantize.hessians import StreamedHessians
 from edgecompress.quantize.language_model import Quantized, find_head, quantize_decoder
 from edgecompress.quantize.weights import block_that_divides, quantize_weights, tied_to

@@ -220,7 +220,7 @@ class Run:
             files={"tokenizer.json": self.tokenizer} if self.tokenizer else {},
         )
 
-    def _shapes(self, feed: Feed) -> Mapping[tuple[int, int], latency.Feed]:
+    def _shapes(self, feed: Feed) -> Mapping[tuple[int, int], Mapping[str, npt.NDArray[Any]]]:
         return latency.shape_feeds(self.student.is_vision, feed, self.student.max_length_tokens)
 
 
