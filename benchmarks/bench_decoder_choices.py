@@ -123,7 +123,7 @@ def main() -> None:
             captured = capture(student, folder, opset=21)
             past = past_shapes(captured)
             for precision in ("fp32", "int4-weights"):
-                quantized = quantize(captured, precision, recipe, None, folder)
+                quantized = quantize(captured, precision, recipe, folder)
                 changes = {"chosen": None, variant: (replaced, VARIANTS[variant])}
                 paths = {
                     name: build(quantized, folder / f"{precision}-{index}", change)

@@ -28,7 +28,7 @@ from edgecompress.graph.timing import time_in_turn
 from edgecompress.kinds.encoder.samples import text_feeds
 from edgecompress.kinds.student import load_student
 from edgecompress.lower import microsoft
-from edgecompress.quantize.stage import Calibrated, calibrate, quantize
+from edgecompress.quantize.stage import Calibrated, Calibration, calibrate, quantize
 from edgecompress.quantize.texts import load_texts
 from edgecompress.targets import detect
 from edgecompress.types.graph import Graph
@@ -75,7 +75,7 @@ def build(
 ) -> Path:
     """One variant, through the product's own stages with one choice turned round."""
     folder.mkdir()
-    graph = quantize(captured, precision, Recipe(), calibrated, folder)
+    graph = quantize(captured, precision, Recipe(), folder, calibration=Calibration(statistics=calibrated))
     if pack:
         model = ir.load(graph.path)
         pack_projections(model)

@@ -41,6 +41,12 @@ class Linear:
         assert self.weight.const_value is not None
         return int(self.weight.const_value.shape[0])  # type: ignore[arg-type]
 
+    @property
+    def columns(self) -> int:
+        """N, known without reading the weight."""
+        assert self.weight.const_value is not None
+        return int(self.weight.const_value.shape[1])  # type: ignore[arg-type]
+
     def weight_array(self) -> npt.NDArray[np.float32]:
         """float32 [K, N]"""
         assert self.weight.const_value is not None

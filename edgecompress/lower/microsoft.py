@@ -14,6 +14,7 @@ from onnx_ir.passes.common import (
 )
 
 from edgecompress.graph.model import write_model
+from edgecompress.graph.ops import has_cached_attention
 from edgecompress.graph.packing import pack_linears
 from edgecompress.lower.attention import lower_attention
 from edgecompress.lower.cached_attention import lower_cached_attention
@@ -40,7 +41,7 @@ def to_ops(model: ir.Model) -> ir.Model:
     """As :func:`lower_model`, without branches, for providers that need none."""
     # Weights that are shared (ALBERT's layers) were written once a use by the exporter.
     DeduplicateInitializersPass()(model)
-    if any(node.op_type == "CachedAttention" for node in model.graph):
+    if has_cached_attention(model):
         pack_linears(model)  # finds what is still in float: packed before, if its weights were quantized
     lower_attention(model)
     lower_cached_attention(model)

@@ -17,7 +17,7 @@ from onnx_ir.passes.common import (
 
 from edgecompress.errors import RecipeError
 from edgecompress.graph.model import write_model
-from edgecompress.graph.ops import DOMAIN
+from edgecompress.graph.ops import DOMAIN, has_cached_attention
 from edgecompress.graph.packing import pack_linears
 from edgecompress.lower.qdq import lower_to_qdq
 from edgecompress.lower.standard_attention import lower_to_standard_attention
@@ -49,10 +49,10 @@ def lower_model(model: ir.Model, wide: Collection[str] = (), *, capacity_tokens:
 
 def to_standard_ops(model: ir.Model, *, capacity_tokens: int = 0) -> ir.Model:
     """The first half of :func:`lower_model`, still in float32 but for what is quantized; every value has its type."""
-    decodes = any(node.op_type == "CachedAttention" for node in model.graph)
-    model.opset_imports[""] = OPSET_OF_CACHES if decodes else OPSET
+    cached = has_cached_attention(model)
+    model.opset_imports[""] = OPSET_OF_CACHES if cached else OPSET
     DeduplicateInitializersPass()(model)
-    if decodes:
+    if cached:
         assert capacity_tokens > 0, "an engine's cache is as long as it is built"
         pack_linears(model)  # finds what is still in float: packed before, if its weights were quantized
         lower_to_standard_cached_attention(model, capacity_tokens)

@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgecompress.graph.linears import Linear, replace_linear
+from edgecompress.graph.linears import Linear, find_embeddings, replace_linear
 from edgecompress.graph.ops import DOMAIN
 from edgecompress.graph.rewrite import constant
 from edgecompress.quantize.calibration import ActivationStatistics
 from edgecompress.quantize.numerics import half_scale
+from edgecompress.quantize.scheme import Quantization
+from edgecompress.quantize.weights import quantize_embeddings
 from edgecompress.types.arrays import FloatArray
 from edgecompress.types.recipe import CalibrationRecipe
 
@@ -30,6 +32,16 @@ def to_float8(values: FloatArray, scale: FloatArray) -> npt.NDArray[ml_dtypes.fl
 def scale_for(reach: float) -> FloatArray:
     """The scale, float32 [], that takes ``reach`` to the largest E4M3; one that float16 holds."""
     return half_scale(np.array((reach or LARGEST) / LARGEST, dtype=np.float32))
+
+
+def quantize_to_float8(job: Quantization) -> None:
+    """The scheme: layers in float8, and embedding tables in int8 by rows."""
+    recipe = job.recipe
+    quantize_linears_float8(
+        job.model, job.linears, job.statistics, recipe.calibration, bias_correction=recipe.quantize.bias_correction
+    )
+    if recipe.quantize.quantize_embeddings:
+        quantize_embeddings(job.model, find_embeddings(job.model), limits=job.limits)
 
 
 def quantize_linears_float8(

@@ -7,16 +7,14 @@ come from the float graph, not from one whose earlier layers are already rounded
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
 from edgecompress.errors import CalibrationError
 from edgecompress.quantize.parts import Chain, FloatGraph, Part, places
-from edgecompress.types.arrays import Array, Feed, FloatArray
-
-Batches = Callable[[], Iterable[Feed]]
+from edgecompress.types.arrays import Array, Batches, Feed, FloatArray
 
 GROUP_BYTES = 1_000_000_000  # of Hessians held at a time; factoring the largest of them takes as much again
 _ROWS = 1024  # summed up before they are multiplied: a product of few rows is bound by writing the sums

@@ -1,4 +1,4 @@
-"""Both sides of residual additions in 8 bits, around zero and with one scale a tensor, as TensorRT fuses them.
+"""Both sides of residual additions in 8 bits, around zero and with one scale a tensor, as engines fuse them.
 
 A side that a quantized layer reads too is rounded as that layer has it, smoothed or not
 (:mod:`edgecompress.quantize.smoothing`): the norm before it then writes nothing but 8 bits. The other side, what a
@@ -40,7 +40,7 @@ def quantize_residuals(
         for index, value in enumerate(list(node.inputs)):
             assert value is not None
             side, factor, (low, high) = _side(model.graph, node, value, statistics, static)
-            scale = activation_scale(model.graph, side, low, high, symmetric=True)
+            scale = activation_scale(model.graph, side, low, high, signed=True)
             steps = [ir.node("Rounded", [side, *scale], domain=DOMAIN, name=f"{node.name}/side_{index}/Rounded")]
             if factor is not None:
                 back = constant(model.graph, f"{side.name}.factor", factor)

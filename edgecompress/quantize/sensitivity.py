@@ -1,4 +1,4 @@
-"""What each weight alone costs a decoder's logits, and which weights deserve eight bits (docs/adr/0008).
+"""What each weight alone costs a graph's logits, and which weights deserve eight bits (docs/adr/0008).
 
 The float graph runs once for every weight, with that one weight put in its rounded form and all others as they are. The
 weights are initializers that a run may override, and what lies before them is not run again. No Hessian is needed and
@@ -17,10 +17,9 @@ import onnx_ir as ir
 
 from edgecompress.errors import CalibrationError
 from edgecompress.graph.blocks import Blocks
-from edgecompress.quantize.hessians import Batches
 from edgecompress.quantize.parts import Chain, FloatGraph, Part, ends_by_weight, readers
 from edgecompress.runtime.metrics import divergences
-from edgecompress.types.arrays import Array, FloatArray
+from edgecompress.types.arrays import Array, Batches, FloatArray
 
 TEXTS = 2  # calibration texts that a weight is measured on
 TOKENS = 64  # of each of them: more do not rank better (docs/adr/0008), and each weight costs a run over them
@@ -30,7 +29,7 @@ _STEPS = 200_000  # of all weights' sizes that the choice reckons in, at most
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixed:
+class BitAllocation:
     """Which weights get 8 bits, by the names that :class:`Linear` and :class:`Embedding` give them."""
 
     raised: frozenset[str] = frozenset()
@@ -38,7 +37,7 @@ class Mixed:
     blocks: Mapping[str, Blocks] = field(default_factory=dict, repr=False)  # made already, of layers left in 4 bits
 
 
-UNIFORM = Mixed()
+UNIFORM = BitAllocation()
 """All weights in the same bits."""
 
 

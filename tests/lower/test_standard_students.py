@@ -16,9 +16,10 @@ from edgecompress.kinds.encoder.samples import Feed, image_feeds, stack, text_fe
 from edgecompress.kinds.student import load_student
 from edgecompress.lower import microsoft, standard
 from edgecompress.lower.half_rounding import rounded_graph
-from edgecompress.quantize.stage import calibrate, quantize
+from edgecompress.quantize.stage import Calibration, calibrate, quantize
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import Recipe, StudentRecipe
+from tests.limits import ENGINE
 from tests.tiny import SENTENCES, tiny_checkpoint
 
 # A window, rotary embeddings and a gate; attention that is no single op; images without a mask; norms in front.
@@ -50,8 +51,10 @@ def outputs(graph: Graph, batch: Feed) -> np.ndarray:
 def test_a_typed_graph_computes_what_was_captured(captured: tuple[Graph, list[Feed], Path], precision: str) -> None:
     graph, feeds, folder = captured
     recipe = Recipe()
-    calibrated = calibrate(graph, recipe, lambda: feeds, microsoft.lower_model, folder, residuals=True)
-    quantized = quantize(graph, precision, recipe, calibrated, folder, symmetric=True)
+    calibrated = calibrate(graph, recipe, lambda: feeds, microsoft.lower_model, folder, limits=ENGINE)
+    quantized = quantize(
+        graph, precision, recipe, folder, calibration=Calibration(statistics=calibrated), limits=ENGINE
+    )
     lowered = standard.lower(quantized, folder)
     model = ir.load(lowered.path)
     assert {node.domain for node in model.graph.all_nodes()} == {""}
