@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.graph.ops import DOMAIN
+from edgecompress.types.arrays import FloatArray
 
 MIN_TABLE_ELEMENTS = 65_536  # a table below this is not worth a Gather of its scales
 
@@ -47,12 +47,12 @@ class Linear:
         assert self.weight.const_value is not None
         return int(self.weight.const_value.shape[1])  # type: ignore[arg-type]
 
-    def weight_array(self) -> npt.NDArray[np.float32]:
+    def weight_array(self) -> FloatArray:
         """float32 [K, N]"""
         assert self.weight.const_value is not None
         return self.weight.const_value.numpy().astype(np.float32, copy=False)
 
-    def bias_array(self) -> npt.NDArray[np.float32]:
+    def bias_array(self) -> FloatArray:
         """float32 [N]; zeros if the layer has none."""
         if self.bias is None or self.bias.const_value is None:
             return np.zeros(self.weight_array().shape[1], dtype=np.float32)

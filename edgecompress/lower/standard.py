@@ -39,8 +39,8 @@ _COMPUTED_IN_HALF = ("Gated", "Rotary")  # of our own ops
 def lower_model(model: ir.Model, wide: Collection[str] = (), *, capacity_tokens: int = 0) -> ir.Model:
     """Rewrite ``model``, of CAPTURED_OPSET, in place to standard ops of float16 and float32; return it.
 
-    ``wide`` names values that float16 could not hold; ``capacity_tokens`` is what a decoder's KV cache holds of each
-    row, which becomes float16 [B, Hk, capacity_tokens, D]. Raises RecipeError for an op that has no standard form.
+    ``wide`` names values that float16 could not hold; ``capacity_tokens`` is what a KV cache holds of each row:
+    it becomes float16 [B, Hk, capacity_tokens, D]. Raises RecipeError for an op that has no standard form.
     """
     model = to_standard_ops(model, capacity_tokens=capacity_tokens)
     strongly_typed(model, wide)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.errors import CalibrationError
-from edgecompress.quantize.parts import open_session
+from edgecompress.quantize.parts import calibration_session
 from edgecompress.types.arrays import Feed, FloatArray, IntArray
 
 HISTOGRAM_BINS = 2048
@@ -132,7 +132,7 @@ def collect_statistics(
     keeps padding out of the statistics). Raises CalibrationError if there is no batch.
     """
     probed = _with_outputs(runnable, list(tensors))
-    session = open_session(probed, packed=True)
+    session = calibration_session(probed, packed=True)
     wanted = {i.name for i in session.get_inputs()}
     statistics = {name: ActivationStatistics(channels=channels) for name, channels in tensors.items()}
     rng = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.quantize.parts import FloatGraph, open_session
+from edgecompress.quantize.parts import FloatGraph, calibration_session
 from edgecompress.types.arrays import Feed
 
 ROOM = 4.0  # of float16's range: other texts than those of the calibration reach further
@@ -35,7 +35,7 @@ def too_large_for_half(runnable: ir.Model, names: Iterable[str], batches: Iterab
         graph.outputs.append(peak.outputs[0])
     if not watched:
         return ()
-    session = open_session(model)
+    session = calibration_session(model)
     wanted = {value.name for value in session.get_inputs()}
     peaks = np.zeros(len(watched))
     for batch in batches:
