@@ -29,7 +29,7 @@ from edgecompress.graph.timing import time_in_turn
 from edgecompress.kinds.decoder.check import text_feed
 from edgecompress.kinds.decoder.export import past_shapes
 from edgecompress.kinds.student import load_student
-from edgecompress.lower.onnxruntime import lower
+from edgecompress.lower.microsoft import lower
 from edgecompress.lower.rotary import lower_rms_norm
 from edgecompress.quantize.stage import quantize
 from edgecompress.targets import detect
@@ -55,7 +55,7 @@ STUDENTS: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "qwen2",
         _QWEN | {"num_key_value_heads": 2, "num_hidden_layers": 6},
         "SkipSimplifiedLayerNormalization",
-        "edgecompress.lower.onnxruntime.lower_rms_norm",
+        "edgecompress.lower.microsoft.lower_rms_norm",
     ),
     "granite-3.1-1b-a400m, 2 layers": (
         "granitemoe",
@@ -123,7 +123,7 @@ def main() -> None:
             captured = capture(student, folder, opset=21)
             past = past_shapes(captured)
             for precision in ("fp32", "int4-weights"):
-                quantized = quantize(captured, precision, recipe, None, folder)
+                quantized = quantize(captured, precision, recipe, folder)
                 changes = {"chosen": None, variant: (replaced, VARIANTS[variant])}
                 paths = {
                     name: build(quantized, folder / f"{precision}-{index}", change)

@@ -24,7 +24,8 @@ from edgecompress.export.pipeline import ExportResult, export
 from edgecompress.formats.manifest import read_report
 from edgecompress.targets import computable, find_target
 from edgecompress.types.graph import Graph
-from edgecompress.types.recipe import FP8, TENSORRT_RTX, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
+from edgecompress.types.precision import FP8
+from edgecompress.types.recipe import TENSORRT_RTX, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
 
 TARGETS = ("rtx-4090", "rtx-3060", "rtx-5090")
 PRECISIONS = ("fp16", "int8", "int4", "fp8")

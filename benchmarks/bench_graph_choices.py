@@ -21,14 +21,14 @@ from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.backends.onnxruntime_cpu import compile as backend
 from edgecompress.capture.export import capture
 from edgecompress.capture.tokenizer import save_tokenizer
-from edgecompress.graph.linears import constant
 from edgecompress.graph.model import write_model
+from edgecompress.graph.rewrite import constant
 from edgecompress.graph.sessions import open_session
 from edgecompress.graph.timing import time_in_turn
 from edgecompress.kinds.encoder.samples import text_feeds
 from edgecompress.kinds.student import load_student
-from edgecompress.lower import onnxruntime as lowering
-from edgecompress.quantize.stage import Calibrated, calibrate, quantize
+from edgecompress.lower import microsoft
+from edgecompress.quantize.stage import Calibrated, Calibration, calibrate, quantize
 from edgecompress.quantize.texts import load_texts
 from edgecompress.targets import detect
 from edgecompress.types.graph import Graph
@@ -75,22 +75,22 @@ def build(
 ) -> Path:
     """One variant, through the product's own stages with one choice turned round."""
     folder.mkdir()
-    graph = quantize(captured, precision, Recipe(), calibrated, folder)
+    graph = quantize(captured, precision, Recipe(), folder, calibration=Calibration(statistics=calibrated))
     if pack:
         model = ir.load(graph.path)
         pack_projections(model)
         write_model(model, folder / "packed.onnx")
         graph = Graph(path=folder / "packed.onnx", stage="quantized", precision=precision)
-    fusions, skip = backend.SLOWER_FUSIONS, lowering.skip_mask_when_unpadded
+    fusions, skip = backend.SLOWER_FUSIONS, microsoft.skip_mask_when_unpadded
     unchanged: Callable[[ir.Model], int] = lambda _: 0  # noqa: E731
     try:
         if fuse_norm:
             backend.SLOWER_FUSIONS = []
         if keep_mask:
-            lowering.skip_mask_when_unpadded = unchanged  # type: ignore[attr-defined]
-        return backend.compile_graph(lowering.lower(graph, folder), detect(), folder).path
+            microsoft.skip_mask_when_unpadded = unchanged  # type: ignore[attr-defined]
+        return backend.compile_graph(microsoft.lower(graph, folder), detect(), folder).path
     finally:
-        backend.SLOWER_FUSIONS, lowering.skip_mask_when_unpadded = fusions, skip  # type: ignore[attr-defined]
+        backend.SLOWER_FUSIONS, microsoft.skip_mask_when_unpadded = fusions, skip  # type: ignore[attr-defined]
 
 
 def main() -> None:
@@ -108,7 +108,7 @@ def main() -> None:
         captured = capture(student, folder, opset=21)
         texts = load_texts(CalibrationRecipe(), 16)
         feeds = text_feeds(save_tokenizer(student, folder), student, texts.calibration, 256)
-        calibrated = calibrate(captured, Recipe(), lambda: feeds, lowering.lower_model, folder)
+        calibrated = calibrate(captured, Recipe(), lambda: feeds, microsoft.lower_model, folder)
         for precision in ("int8-dynamic", "fp32"):
             variants = {
                 "chosen": {},

@@ -18,9 +18,9 @@ from edgecompress.kinds.decoder.check import Feed, Ids, text_feed
 from edgecompress.kinds.decoder.metric import DecoderFidelity
 from edgecompress.kinds.student import load_student
 from edgecompress.lower.kv_cache import lower_cache
-from edgecompress.lower.onnxruntime import lower, lower_model
+from edgecompress.lower.microsoft import lower, lower_model
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
-from edgecompress.quantize.stage import quantize
+from edgecompress.quantize.stage import Calibration, quantize
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import QuantizeRecipe, Recipe, StudentRecipe
 
@@ -43,7 +43,8 @@ def cache_rows(
         spread = list(spread_positions([len(ids) for ids in calibration], context))
         for precision, method in CACHE_WEIGHTS.items():
             recipe = Recipe(quantize=QuantizeRecipe(method=method))
-            made = quantize(captured, precision, recipe, None, folder, batches=lambda: feeds, make_runnable=lower_model)
+            runs = Calibration(batches=lambda: feeds, make_runnable=lower_model)
+            made = quantize(captured, precision, recipe, folder, calibration=runs)
             graph = lower(made, folder)
             for over, places in (("the context", spread), ("its beginning", [0] * len(calibration))):
                 placed = [text_feed(ids, shapes, first_position=p) for ids, p in zip(calibration, places, strict=True)]

@@ -31,8 +31,9 @@ from tokenizers import Tokenizer
 from benchmarks import cache_quality, mixed_bits
 from benchmarks.result_lines import RESULTS, Row, header, write
 from benchmarks.small_decoder import Settings, load_corpus, token_stream
+from edgecompress.graph.blocks import BlockFormat, Blocks
 from edgecompress.kinds.decoder.metric import DecoderFidelity
-from edgecompress.quantize.blockwise import BlockFormat, Blocks, quantize_blocks
+from edgecompress.quantize.blockwise import quantize_blocks
 from edgecompress.quantize.gptq import gptq
 from edgecompress.quantize.weights import block_that_divides
 

@@ -17,20 +17,21 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecompress.capture.export import capture
+from edgecompress.graph.blocks import BlockFormat
 from edgecompress.graph.linears import find_embeddings, find_linears
 from edgecompress.graph.sessions import make_session
 from edgecompress.kinds.decoder.check import Feed, logits_of, text_feed
 from edgecompress.kinds.decoder.metric import measure_decoder
 from edgecompress.kinds.student import load_student
-from edgecompress.lower.onnxruntime import lower, lower_model
+from edgecompress.lower.microsoft import lower, lower_model
 from edgecompress.quantize import sensitivity
-from edgecompress.quantize.blockwise import BlockFormat
 from edgecompress.quantize.hessians import StreamedHessians
 from edgecompress.quantize.mixed import mix
 from edgecompress.quantize.sensitivity import choose_raised
-from edgecompress.quantize.stage import quantize
+from edgecompress.quantize.stage import Calibration, quantize
 from edgecompress.quantize.weights import round_linear, round_table
-from edgecompress.types.recipe import MIXED, QuantizeRecipe, Recipe, StudentRecipe
+from edgecompress.types.precision import MIXED_WEIGHTS
+from edgecompress.types.recipe import QuantizeRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity
 
 METHODS = ("rtn", "gptq")
@@ -79,11 +80,10 @@ class Bench:
             self.captured,
             precision,
             Recipe(quantize=recipe),
-            None,
             self.folder,
-            batches=self.feeds(self.calibration),
-            probes=self.feeds(self.probes),
-            make_runnable=lower_model,
+            calibration=Calibration(
+                batches=self.feeds(self.calibration), probes=self.feeds(self.probes), make_runnable=lower_model
+            ),
         )
         seconds = time.perf_counter() - started
         run = logits_of(make_session(lower(made, self.folder).path, self.threads))
@@ -102,7 +102,7 @@ def rows(bench: Bench) -> Iterator[Row]:
     """int4, mixed at several budgets and int8 by each method; then how weights are ranked."""
     for method in METHODS:
         recipe = QuantizeRecipe(method=method, accuracy_level=0)
-        plans = [("int4-weights", None), *((MIXED, bits) for bits in BUDGETS), ("int8-weights", None)]
+        plans = [("int4-weights", None), *((MIXED_WEIGHTS, bits) for bits in BUDGETS), ("int8-weights", None)]
         for precision, bits in plans:
             chosen = recipe if bits is None else replace(recipe, mean_bits=bits)
             found, size, seconds = bench.rounded(precision, chosen)

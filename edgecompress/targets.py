@@ -17,12 +17,10 @@ from edgecompress.formats.cpu import (
 )
 from edgecompress.formats.target import read_target
 from edgecompress.types.gpu import Gpu
-from edgecompress.types.recipe import FP8, MIXED, PRECISIONS
+from edgecompress.types.precision import AUTO, PRECISIONS
 from edgecompress.types.target import Target
 
 LOCAL = "local"
-
-_NEEDS = {"fp32": "float32", "fp16": "float16", "int4-weights": "int4", MIXED: "int4", FP8: "float8"}
 
 
 def known_targets() -> dict[str, Path]:
@@ -159,17 +157,18 @@ def require_backend(target: Target, wanted: str | None = None) -> str:
 
 def require_precision(target: Target, precision: str) -> None:
     """Raises ChipError if the target cannot compute in ``precision`` ("auto" always can), RecipeError if none can."""
-    known = ("auto", *PRECISIONS)
+    known = (AUTO, *PRECISIONS)
     if precision not in known:
         raise RecipeError(
             f"no precision named '{precision}'.{nearest(precision, known)}", hint=f"Known: {', '.join(known)}."
         )
-    if precision == "auto":
+    if precision == AUTO:
         return
-    if precision not in computable(target):
+    missing = PRECISIONS[precision].needs - set(target.computes)
+    if missing:
         raise ChipError(
-            f"target '{target.name}' does not compute in {_NEEDS.get(precision, 'int8')}, which {precision} needs",
-            hint=f"It can do {', '.join(['auto', *computable(target)])}.",
+            f"target '{target.name}' does not compute in {' and '.join(sorted(missing))}, which {precision} needs",
+            hint=f"It can do {', '.join([AUTO, *computable(target)])}.",
         )
 
 
@@ -181,4 +180,4 @@ def accuracy_levels(target: Target) -> tuple[int, ...]:
 
 def computable(target: Target) -> tuple[str, ...]:
     """The precisions that the target computes in."""
-    return tuple(p for p in PRECISIONS if _NEEDS.get(p, "int8") in target.computes)
+    return tuple(name for name, precision in PRECISIONS.items() if precision.needs <= set(target.computes))

@@ -22,7 +22,7 @@ from edgecompress.kinds.decoder.metric import DecoderFidelity
 from edgecompress.kinds.decoder.runtime import Generator
 from edgecompress.kinds.student import load_student
 from edgecompress.lower.kv_cache import lower_cache
-from edgecompress.lower.onnxruntime import lower
+from edgecompress.lower.microsoft import lower
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
 from edgecompress.runtime import load
 from edgecompress.types.recipe import CalibrationRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe

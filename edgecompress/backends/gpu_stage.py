@@ -15,9 +15,9 @@ from edgecompress.backends.tensorrt_rtx.engine import Engine, build_engine, prof
 from edgecompress.errors import WideProductsError
 from edgecompress.export.candidates import Taken
 from edgecompress.graph.linears import Linear
-from edgecompress.lower import cuda, tensorrt
+from edgecompress.lower import microsoft_half, standard
 from edgecompress.lower.half_rounding import rounded_graph
-from edgecompress.lower.onnxruntime import lower_model
+from edgecompress.lower.microsoft import lower_model
 from edgecompress.quantize.peaks import too_large_for_half
 from edgecompress.runtime.metrics import require
 from edgecompress.types.bundle import BuildPlan
@@ -44,13 +44,13 @@ class GpuStage:
         """Of the portable float graph that the engine's is made from."""
         with self.clock.stage("calibrate", "range of float16"):
             model = ir.load(float_graph)
-            self.wide = too_large_for_half(lower_model(model.clone()), tensorrt.computed_in_half(model), batches)
+            self.wide = too_large_for_half(lower_model(model.clone()), standard.computed_in_half(model), batches)
 
     def lower(self, quantized: Graph, folder: Path) -> Graph:
         if self.plan.backend == ONNXRUNTIME:
-            return cuda.lower(quantized, folder, self.wide)
+            return microsoft_half.lower(quantized, folder, self.wide)
         capacity = self.plan.recipe.engine.context_tokens or 0
-        return tensorrt.lower(quantized, folder, self.wide, capacity_tokens=capacity)
+        return standard.lower(quantized, folder, self.wide, capacity_tokens=capacity)
 
     def rounded(self, lowered: Graph) -> Graph:
         """What the GPU computes, for ONNX Runtime's CPU provider."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgecompress.cli.engine_lines import describe_build, describe_engine
 from edgecompress.cli.output import add_json_flag, emit_json, note, progress, table
 from edgecompress.errors import UsageError
+from edgecompress.types.precision import AUTO, PRECISIONS
 from edgecompress.types.provenance import POLICIES
 from edgecompress.types.recipe import (
     BACKENDS,
@@ -20,7 +21,6 @@ from edgecompress.types.recipe import (
     HARDWARE_COMPATIBILITY,
     KERNELS,
     KV_CACHES,
-    PRECISIONS,
     SHORT_PRECISIONS,
     TASKS,
     Recipe,
@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", default=absent, help=f"of the target: {', '.join(BACKENDS)}; its first unless given"
     )
-    names = ", ".join(("auto", *PRECISIONS))
+    names = ", ".join((AUTO, *PRECISIONS))
     short = f"decoders: {', '.join(SHORT_PRECISIONS)}; engines: {', '.join(ENGINE_PRECISIONS)}"
     parser.add_argument("--precision", default=absent, help=f"{names}; {short}")
     parser.add_argument(

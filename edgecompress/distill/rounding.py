@@ -17,8 +17,9 @@ import torch
 from torch.nn import functional
 
 from edgecompress.errors import RecipeError
+from edgecompress.graph.blocks import BlockFormat
 from edgecompress.graph.linears import MIN_TABLE_ELEMENTS
-from edgecompress.quantize.blockwise import BlockFormat, into_blocks, search_scales
+from edgecompress.quantize.blockwise import into_blocks, search_scales
 from edgecompress.quantize.weights import SMALLEST_BLOCK, block_that_divides
 from edgecompress.types.distill import NO_ROUNDING
 

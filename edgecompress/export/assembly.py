@@ -31,6 +31,7 @@ from edgecompress.graph import timing as latency
 from edgecompress.graph.sessions import PROVIDERS, open_session
 from edgecompress.kinds.encoder.check import REFERENCE
 from edgecompress.lineage.documents import documents
+from edgecompress.types.arrays import Feed
 from edgecompress.types.bundle import BuildPlan, GenerationSettings, ImageSettings, Manifest, TextSettings
 from edgecompress.types.graph import Graph
 from edgecompress.types.provenance import COMPUTED, UNKNOWN, Lineage, Statement
@@ -61,7 +62,7 @@ class Parts:
     text_source: str  # where the held-out inputs came from
     text_sha256: str | None  # of them, and of the calibration texts; None: they were made up
     reference: bytes  # the reference's outputs for them, as an .npz file
-    shapes: Mapping[tuple[int, int], latency.Feed]  # (batch, tokens) -> feed, to be timed
+    shapes: Mapping[tuple[int, int], Feed]  # (batch, tokens) -> feed, to be timed
     text: TextSettings | None = None
     image: ImageSettings | None = None
     generation: GenerationSettings | None = None

@@ -12,6 +12,7 @@ from edgecompress.export.choice import choose
 from edgecompress.graph import timing as latency
 from edgecompress.graph.sessions import open_session
 from edgecompress.targets import accuracy_levels
+from edgecompress.types.arrays import Feed
 from edgecompress.types.bundle import KernelLibrary
 from edgecompress.types.graph import Graph
 from edgecompress.types.report import Candidate, Fidelity, KernelUse
@@ -35,7 +36,7 @@ def take(
     threads: int,
     compiled: Callable[[str], Graph],
     fidelity: Callable[[Graph], Fidelity],
-    shapes: Callable[[], Mapping[tuple[int, int], latency.Feed]],
+    shapes: Callable[[], Mapping[tuple[int, int], Feed]],
 ) -> Taken:
     """Make every candidate of the plan, with ``--accuracy-level auto`` at every level that the target has, and choose.
 
@@ -80,7 +81,7 @@ def _variants(plan: Plan, graph: Graph) -> list[tuple[Graph, int | None]]:
 
 
 def _timed(
-    graphs: list[Graph | None], table: list[Candidate], threads: int, shapes: Mapping[tuple[int, int], latency.Feed]
+    graphs: list[Graph | None], table: list[Candidate], threads: int, shapes: Mapping[tuple[int, int], Feed]
 ) -> list[Candidate]:
     sides = {str(i): open_session(g.path, threads, g.library) for i, g in enumerate(graphs) if g is not None}
     timings = latency.compare(sides, list(shapes.values()))

@@ -22,10 +22,9 @@ from edgecompress.lineage.policy import check
 from edgecompress.runtime.memory import check_available
 from edgecompress.targets import computable, find_target, matches_host, require_backend, require_precision
 from edgecompress.types.bundle import Manifest
+from edgecompress.types.precision import FP8, FP16, FP32, INT4_WEIGHTS, INT8_WEIGHTS, MIXED_WEIGHTS, PRECISIONS
 from edgecompress.types.recipe import (
     ENGINE_BACKENDS,
-    FP8,
-    MIXED,
     ONNXRUNTIME,
     SHORT_PRECISIONS,
     TENSORRT,
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 # A decoder's activations grow outliers that one scale a tensor cannot hold, and its steps are bound by reading weights.
-_OF_DECODERS = ("fp32", "int8-weights", "int4-weights", MIXED)
+_OF_DECODERS = (FP32, INT8_WEIGHTS, INT4_WEIGHTS, MIXED_WEIGHTS)
 _PREFILL_WORK_PER_S = 1.4e11  # parameters x tokens, int4 on two threads
 
 
@@ -138,7 +137,7 @@ def plan(recipe: Recipe) -> Plan:
         )
     candidates: tuple[str, ...] = (resolved.precision,)
     if recipe.precision == "auto":
-        candidates = tuple(name for name in computable(target) if name not in (MIXED, FP8))
+        candidates = tuple(name for name in computable(target) if PRECISIONS[name].searched)
     if student.is_decoder and target.accelerator == "cpu":
         candidates = tuple(name for name in candidates if name in _OF_DECODERS)
         if not candidates:
@@ -180,9 +179,9 @@ def _estimates(recipe: Recipe, student: Student, candidates: tuple[str, ...]) ->
             "estimated_seconds": round(seconds),
         }
     # Weights are streamed: in float32 they are only ever whole where float32 itself is a candidate.
-    shares = {"fp32": 1.0, "fp16": 0.5, FP8: 0.27, "int8-weights": 0.27, "int4-weights": 0.14, MIXED: 0.18}
-    whole = 3.0 if {"fp32", "fp16"} & set(candidates) else 1.4 if MIXED in candidates else 0.7
-    alone = 2.5e-7 if MIXED in candidates else 0.0  # the float graph runs once a weight
+    shares = {FP32: 1.0, FP16: 0.5, FP8: 0.27, INT8_WEIGHTS: 0.27, INT4_WEIGHTS: 0.14, MIXED_WEIGHTS: 0.18}
+    whole = 3.0 if {FP32, FP16} & set(candidates) else 1.4 if MIXED_WEIGHTS in candidates else 0.7
+    alone = 2.5e-7 if MIXED_WEIGHTS in candidates else 0.0  # the float graph runs once a weight
     swept = 3e-7 if recipe.quantize.method == "gptq" else 0.0  # Hessians, their factors, and channel after channel
     copies, calibrating = 3, 0.0  # of each candidate's graph on the disk; seconds a candidate
     if recipe.quantize.kv_cache != "fp32":

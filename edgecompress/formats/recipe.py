@@ -12,6 +12,7 @@ from edgecompress.errors import RecipeError, nearest
 from edgecompress.formats.codec import from_jsonable
 from edgecompress.formats.provenance import validate_provenance
 from edgecompress.types.distill import DistillRecipe
+from edgecompress.types.precision import AUTO, FP8, MIXED_WEIGHTS, PRECISIONS
 from edgecompress.types.recipe import (
     ACCURACY_LEVELS,
     BACKENDS,
@@ -21,12 +22,9 @@ from edgecompress.types.recipe import (
     ENGINE_BACKENDS,
     ENGINE_PRECISIONS,
     FORMATS,
-    FP8,
     HARDWARE_COMPATIBILITY,
     KERNELS,
     KV_CACHES,
-    MIXED,
-    PRECISIONS,
     SCHEMA_VERSION,
     SHORT_PRECISIONS,
     TASKS,
@@ -68,7 +66,7 @@ def read_recipe(path: Path) -> Recipe:
 
 def validate_recipe(recipe: Recipe) -> None:
     """Raises RecipeError for a value that no target could fulfil."""
-    _one_of("precision", recipe.precision, ("auto", *PRECISIONS, *SHORT_PRECISIONS))
+    _one_of("precision", recipe.precision, (AUTO, *PRECISIONS, *SHORT_PRECISIONS))
     _one_of("format", recipe.format, FORMATS)
     if recipe.backend is not None:
         _one_of("backend", recipe.backend, BACKENDS)
@@ -136,10 +134,10 @@ def resolve_precision(precision: str, task: str, backend: str = BACKENDS[0]) -> 
         return _engine_precision(precision, task)
     if precision == FP8:
         raise RecipeError(
-            f"{backend} has no kernels for fp8: it is an engine's precision",
+            f"{backend} has no kernels for {FP8}: it is an engine's precision",
             hint=f"Give --backend {' or '.join(ENGINE_BACKENDS)}.",
         )
-    if task != "text-generation" and SHORT_PRECISIONS.get(precision, precision) == MIXED:
+    if task != "text-generation" and SHORT_PRECISIONS.get(precision, precision) == MIXED_WEIGHTS:
         raise RecipeError(
             f"bits are mixed by what a decoder's logits lose, and this student's task is {task}",
             hint="Use --precision int4-weights or int8-weights.",
@@ -160,7 +158,7 @@ def _engine_precision(precision: str, task: str) -> str:
     if task:
         known = known[1:] if task == "text-generation" else known[:1]
     names = ", ".join(known[0])
-    if precision == "auto":
+    if precision == AUTO:
         raise RecipeError(
             "auto measures what it chooses from, and an engine cannot be timed where it is built",
             hint=f"Say which precision: {names}.",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.graph.ops import DOMAIN
+from edgecompress.types.arrays import FloatArray
 
 MIN_TABLE_ELEMENTS = 65_536  # a table below this is not worth a Gather of its scales
 
@@ -42,12 +41,18 @@ class Linear:
         assert self.weight.const_value is not None
         return int(self.weight.const_value.shape[0])  # type: ignore[arg-type]
 
-    def weight_array(self) -> npt.NDArray[np.float32]:
+    @property
+    def columns(self) -> int:
+        """N, known without reading the weight."""
+        assert self.weight.const_value is not None
+        return int(self.weight.const_value.shape[1])  # type: ignore[arg-type]
+
+    def weight_array(self) -> FloatArray:
         """float32 [K, N]"""
         assert self.weight.const_value is not None
         return self.weight.const_value.numpy().astype(np.float32, copy=False)
 
-    def bias_array(self) -> npt.NDArray[np.float32]:
+    def bias_array(self) -> FloatArray:
         """float32 [N]; zeros if the layer has none."""
         if self.bias is None or self.bias.const_value is None:
             return np.zeros(self.weight_array().shape[1], dtype=np.float32)
@@ -126,16 +131,6 @@ def _bias(matmul: ir.Node, width: int) -> tuple[ir.Node | None, ir.Value | None]
     if other is None or not _is_float_constant(other, rank=1) or int(other.shape[0]) != width:  # type: ignore[index,arg-type]
         return None, None
     return add, other
-
-
-def constant(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
-    """An initializer of that name, made once."""
-    if name in graph.initializers:
-        return graph.initializers[name]
-    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def replace_linear(

@@ -1,18 +1,20 @@
-"""What the lowerings share: constants made once, and a node put in the place of another under its name."""
+"""What passes over a graph share: constants made once, and a node put in the place of another under its name."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
+from edgecompress.types.arrays import Array
 
-def constant(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
-    """The tensor as an initializer, made once by its name."""
-    name = tensor.name or ""
+
+def constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """The array as an initializer of that name, made once."""
     if name in graph.initializers:
         return graph.initializers[name]
-    shape = ir.Shape(tensor.numpy().shape)
-    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    array = np.asarray(array, order="C")
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
@@ -39,8 +41,7 @@ def replace_heads(graph: ir.Graph, node: ir.Node, out: ir.Value, heads: int, siz
             graph.remove(consumer, safe=True)
             out.name = name  # calibration finds values by name
     if old.uses() or old.is_graph_output():
-        sizes = ir.tensor(np.array([0, 0, heads, size], dtype=np.int64), name=f"graph/heads_{heads}x{size}")
-        shape = constant(graph, sizes)
+        shape = constant(graph, f"graph/heads_{heads}x{size}", np.array([0, 0, heads, size], dtype=np.int64))
         split = ir.node("Reshape", [out, shape], name=f"{node.name}/split_heads")
         graph.insert_before(node, split)
         split.outputs[0].type, split.outputs[0].shape = old.type, old.shape

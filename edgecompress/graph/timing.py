@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from edgecompress.types.arrays import Feed, Run
 from edgecompress.types.report import Latency
-
-Feed = Mapping[str, npt.NDArray[Any]]
-Run = Callable[[Feed], Sequence[npt.NDArray[Any]]]
 
 _BUDGET_S = 1.5  # of timing for one shape and one side
 

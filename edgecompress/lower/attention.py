@@ -78,8 +78,8 @@ def merge_heads(graph: ir.Graph, node: ir.Node, tensor: ir.Value, hidden: int) -
             if source is not None and source.shape is not None and len(source.shape) == 3 and source.shape[2] == hidden:
                 return source
     back = ir.node("Transpose", [tensor], attributes={"perm": [0, 2, 1, 3]}, name=f"{node.name}/to_rows_{tensor.name}")
-    shape = ir.tensor(np.array([0, 0, hidden], dtype=np.int64), name=f"{node.name}/rows_of_{hidden}")
-    merge = ir.node("Reshape", [back.outputs[0], constant(graph, shape)], name=f"{node.name}/merge_heads_{tensor.name}")
+    shape = constant(graph, f"{node.name}/rows_of_{hidden}", np.array([0, 0, hidden], dtype=np.int64))
+    merge = ir.node("Reshape", [back.outputs[0], shape], name=f"{node.name}/merge_heads_{tensor.name}")
     graph.insert_before(node, [back, merge])
     rows = merge.outputs[0]
     rows.type = tensor.type
@@ -108,11 +108,11 @@ def _window_bias(
     inside = inside_window(graph, node, rows, window, shared)
 
     def scalar(name: str, number: float) -> ir.Value:
-        return constant(graph, ir.tensor(np.array(number, dtype=np.float32), name=f"graph/window_{name}"))
+        return constant(graph, f"graph/window_{name}", np.array(number, dtype=np.float32))
 
     inputs = [inside, scalar("attend", 0.0), scalar("masked", _MASKED)]
     bias = ir.node("Where", inputs, name=f"graph/window_{window}/Where")
-    lead = constant(graph, ir.tensor(np.array([0, 1], dtype=np.int64), name="graph/window_lead"))
+    lead = constant(graph, "graph/window_lead", np.array([0, 1], dtype=np.int64))
     unsqueeze = ir.node("Unsqueeze", [bias.outputs[0], lead], name=f"graph/window_{window}/Unsqueeze_lead")
     graph.insert_before(node, [bias, unsqueeze])
     shared[key] = unsqueeze.outputs[0]
@@ -128,7 +128,7 @@ def inside_window(
         return shared[key]
 
     def scalar(name: str, number: int) -> ir.Value:
-        return constant(graph, ir.tensor(np.array(number, dtype=np.int64), name=f"graph/window_{name}"))
+        return constant(graph, f"graph/window_{name}", np.array(number, dtype=np.int64))
 
     def op(kind: str, inputs: list[ir.Value], **attributes: object) -> ir.Value:
         made = ir.node(kind, inputs, attributes=attributes, name=f"graph/window_{window}/{kind}_{len(steps)}")  # type: ignore[arg-type]
@@ -136,8 +136,8 @@ def inside_window(
         return made.outputs[0]
 
     steps: list[ir.Node] = []
-    axis = constant(graph, ir.tensor(np.array([0], dtype=np.int64), name="graph/window_axis_0"))
-    axis_1 = constant(graph, ir.tensor(np.array([1], dtype=np.int64), name="graph/window_axis_1"))
+    axis = constant(graph, "graph/window_axis_0", np.array([0], dtype=np.int64))
+    axis_1 = constant(graph, "graph/window_axis_1", np.array([1], dtype=np.int64))
     length = op("Squeeze", [op("Shape", [rows], start=1, end=2), axis])
     positions = op("Range", [scalar("zero", 0), length, scalar("one", 1)])
     distance = op("Abs", [op("Sub", [op("Unsqueeze", [positions, axis_1]), op("Unsqueeze", [positions, axis])])])

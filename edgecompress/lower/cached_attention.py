@@ -126,7 +126,7 @@ def to_rows(graph: ir.Graph, node: ir.Node, tensor: ir.Value, hidden: int) -> ir
         graph.insert_before(node, back)
         heads_last = back.outputs[0]
         heads_last.type = tensor.type
-    shape = constant(graph, ir.tensor(np.array([0, 0, hidden], dtype=np.int64), name=f"graph/rows_of_{hidden}"))
+    shape = constant(graph, f"graph/rows_of_{hidden}", np.array([0, 0, hidden], dtype=np.int64))
     merge = ir.node("Reshape", [heads_last, shape], name=f"{node.name}/{tensor.name}/merge_heads")
     graph.insert_before(node, merge)
     merge.outputs[0].type = tensor.type
@@ -188,9 +188,9 @@ def _lengths(
     if mask in known:
         return known[mask]
     int32 = int(ir.DataType.INT32)
-    axis = constant(graph, ir.tensor(np.array([1], dtype=np.int64), name="graph/tokens_axis"))
-    one = constant(graph, ir.tensor(np.array(1, dtype=np.int32), name="graph/one_token"))
-    zero = constant(graph, ir.tensor(np.array([0], dtype=np.int64), name="graph/scalar_axis"))
+    axis = constant(graph, "graph/tokens_axis", np.array([1], dtype=np.int64))
+    one = constant(graph, "graph/one_token", np.array(1, dtype=np.int32))
+    zero = constant(graph, "graph/scalar_axis", np.array([0], dtype=np.int64))
     count = ir.node("ReduceSum", [mask, axis], attributes={"keepdims": 0}, name="graph/tokens_of_row")
     narrow = ir.node("Cast", [count.outputs[0]], attributes={"to": int32}, name="graph/tokens_of_row_int32")
     last = ir.node("Sub", [narrow.outputs[0], one], name="graph/last_position")

@@ -43,10 +43,10 @@ class _Steps:
 
     def ints(self, *numbers: int) -> ir.Value:
         name = "graph/ints_" + "_".join(map(str, numbers))
-        return constant(self.graph, ir.tensor(np.array(numbers, dtype=np.int64), name=name))
+        return constant(self.graph, name, np.array(numbers, dtype=np.int64))
 
     def number(self, value: float) -> ir.Value:
-        return constant(self.graph, ir.tensor(np.array(value, dtype=np.float32), name=f"graph/number_{value}"))
+        return constant(self.graph, f"graph/number_{value}", np.array(value, dtype=np.float32))
 
 
 def lower_experts(model: ir.Model) -> int:

@@ -14,21 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.errors import RecipeError
 from edgecompress.graph.model import write_model
 from edgecompress.graph.rewrite import constant
+from edgecompress.runtime.cache import PAST, PRESENT
+from edgecompress.types.arrays import FloatArray
 from edgecompress.types.graph import Graph
-
-PAST, PRESENT = "past_key_values.", "present."
 
 _PAST_KEY, _PAST_VALUE, _KEY_SCALE, _VALUE_SCALE = 3, 4, 12, 13  # places among GroupQueryAttention's inputs
 _FLOAT_CACHE = "Use --kv-cache fp32."
 
 
-def lower_cache(graph: Graph, scales: Mapping[str, npt.NDArray[np.float32]], out_dir: Path) -> Graph:
+def lower_cache(graph: Graph, scales: Mapping[str, FloatArray], out_dir: Path) -> Graph:
     """Write ``<name>-int8-cache.onnx``, the graph with its cache in int8. See :func:`quantize_cache`."""
     model = ir.load(graph.path)
     quantize_cache(model, scales)
@@ -37,7 +36,7 @@ def lower_cache(graph: Graph, scales: Mapping[str, npt.NDArray[np.float32]], out
     return Graph(path=path, stage=graph.stage, precision=graph.precision)
 
 
-def quantize_cache(model: ir.Model, scales: Mapping[str, npt.NDArray[np.float32]]) -> None:
+def quantize_cache(model: ir.Model, scales: Mapping[str, FloatArray]) -> None:
     """Rewrite every GroupQueryAttention of ``model`` in place.
 
     ``scales`` maps each cache input to float32 [Hk, D], all of them above 0. Raises RecipeError, before anything is
@@ -51,8 +50,7 @@ def quantize_cache(model: ir.Model, scales: Mapping[str, npt.NDArray[np.float32]
             value = node.inputs[past]
             assert value is not None
             numbers = scales[value.name or ""].astype(np.float32)
-            tensor = ir.tensor(numbers[None, :, None, :], name=f"{value.name}.scale")
-            node.replace_input_with(scale, constant(graph, tensor))
+            node.replace_input_with(scale, constant(graph, f"{value.name}.scale", numbers[None, :, None, :]))
         node.attributes["k_quant_type"] = ir.AttrString("k_quant_type", "PER_CHANNEL")
         node.attributes["v_quant_type"] = ir.AttrString("v_quant_type", "PER_CHANNEL")
         node.attributes["kv_cache_bit_width"] = ir.AttrInt64("kv_cache_bit_width", 8)

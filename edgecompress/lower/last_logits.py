@@ -1,4 +1,4 @@
-"""A decoder's graph for callers that know no ``logits_positions``: it finds each row's last token by itself.
+"""A generating graph for callers that know no ``logits_positions``: it finds each row's last token by itself.
 
 The graph is not searched for the place where positions are taken, which every architecture has elsewhere. What was an
 input becomes a value: the last position of the only row or, where several rows of unequal length are prefilled, the
@@ -21,7 +21,7 @@ def keep_last_logits(model: ir.Model) -> None:
     """Drop the input logits_positions int64 [N]; the output logits [B, N, V] becomes [B, 1, V]. In place.
 
     Rows are padded on the right, as attention_mask int64 [B, S] says: row b's last token is the last of its new ones
-    (the mask's last T columns) with a one. Raises RecipeError if the graph is no decoder's.
+    (the mask's last T columns) with a one. Raises RecipeError if the graph does not generate.
     """
     graph = model.graph
     inputs = {value.name: value for value in graph.inputs}
@@ -78,4 +78,4 @@ class _Nodes:
         text = str(values).strip("[]").replace(", ", "_")
         shape = "scalar" if isinstance(values, int) else "list"
         name = f"{_PREFIX}{shape}_{text}"
-        return constant(self._graph, ir.tensor(np.array(values, dtype=np.int64), name=name))
+        return constant(self._graph, name, np.array(values, dtype=np.int64))

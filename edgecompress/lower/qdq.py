@@ -1,4 +1,4 @@
-"""``edgecompress`` quantized ops to explicit Q/DQ around standard ops, placed as TensorRT fuses them.
+"""``edgecompress`` quantized ops to explicit Q/DQ around standard ops, placed where a builder of engines fuses them.
 
 One template an op, all in float32 (:mod:`edgecompress.lower.typed` chooses the types):
 
@@ -22,10 +22,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.errors import RecipeError
-from edgecompress.graph.linears import constant
+from edgecompress.graph.blocks import unpack
 from edgecompress.graph.ops import DOMAIN
-from edgecompress.graph.rewrite import put
-from edgecompress.quantize.blockwise import unpack
+from edgecompress.graph.rewrite import constant, put
+from edgecompress.types.precision import INT8_STATIC
 
 _Shared = dict[tuple[ir.Value, ir.Value], ir.Value]
 
@@ -43,8 +43,8 @@ def _linear(graph: ir.Graph, node: ir.Node, shared: _Shared) -> None:
     x, weight, scale, bias = _given(node, 4)
     if not node.attributes["static"].as_int():
         raise RecipeError(
-            f"{node.name}: TensorRT takes activations with calibrated scales only",
-            hint="Use --precision int8-static.",
+            f"{node.name}: Q/DQ takes activations with calibrated scales only",
+            hint=f"Use --precision {INT8_STATIC}.",
         )
     x_scale, zero_point = _given(node, 6)[4:]
     rounded = _rounded(graph, node, (x, x_scale, zero_point), shared)
@@ -68,7 +68,7 @@ def _block_linear(graph: ir.Graph, node: ir.Node, _: _Shared) -> None:
     x, packed, scales, zeros, bias = [*node.inputs, None, None][:5]
     bits, block, width = (node.attributes[name].as_int() for name in ("bits", "block_size", "K"))
     if zeros is not None:
-        raise RecipeError(f"{node.name}: TensorRT takes weights around zero only", hint="Leave out --zero-points.")
+        raise RecipeError(f"{node.name}: Q/DQ takes weights around zero only", hint="Leave out --zero-points.")
     assert x is not None
     assert packed is not None
     assert packed.const_value is not None

@@ -14,10 +14,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.graph.linears import constant
+from edgecompress.graph.blocks import unpack
 from edgecompress.graph.ops import DOMAIN, MICROSOFT
-from edgecompress.graph.rewrite import put
-from edgecompress.quantize.blockwise import unpack
+from edgecompress.graph.rewrite import constant, put
 
 
 def lower_quantized(model: ir.Model) -> int:

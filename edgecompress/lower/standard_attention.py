@@ -1,4 +1,4 @@
-"""``edgecompress::Attention`` to the standard ONNX ``Attention`` (opset 23), which TensorRT's parsers take natively.
+"""``edgecompress::Attention`` to the standard ONNX ``Attention`` (opset 23).
 
 The mask is bool [B, 1, T, T], true where a token attends. The rows of one text are all alike, and are written out all
 the same: ONNX Runtime's CPU kernel, which holds the graph against PyTorch, takes no mask that is broadcast there.
@@ -73,7 +73,7 @@ def _mask(
 
     def axes(*numbers: int) -> ir.Value:
         name = "graph/attention_mask_" + "_".join(map(str, numbers))
-        return constant(graph, ir.tensor(np.array(numbers, dtype=np.int64), name=name))
+        return constant(graph, name, np.array(numbers, dtype=np.int64))
 
     if window is not None:
         inside = inside_window(graph, node, rows, window, shared)

@@ -1,9 +1,9 @@
-"""``edgecompress::CachedAttention`` to standard ops that TensorRT takes as its own (opset 24): KV cache in place.
+"""``edgecompress::CachedAttention`` to standard ops (opset 24): KV cache in place.
 
 TensorScatter writes the new keys and values [B, Hk, T, D] into the cache [B, Hk, C, D], from each row's first position
-on; TensorRT makes it an update of that very memory, for which C must be a number. Attention then reads as many tokens
-of the cache as attention_mask int64 [B, S] is long. The cut is what keeps keys and values of several query heads from
-being repeated: a builder (TensorRT-RTX 1.7.1) writes the whole cache out once a query head where C is read as it is.
+on; a builder of engines updates that very memory, for which C must be a number. Attention then reads as many tokens of
+the cache as attention_mask int64 [B, S] is long. The cut is what keeps keys and values of several query heads from
+being repeated: TensorRT-RTX 1.7.1 writes the whole cache out once a query head where C is read as it is.
 
 The mask is bool [B, 1, T, S], made once a model of positions alone: key j is seen by the query at position p if j <= p
 and, with a window, p - j <= window. Rows that are padded on the right need no more: what lies behind a row's last token
@@ -24,7 +24,7 @@ OPSET = 24
 
 POSITIONS, MASK = "position_ids", "attention_mask"
 _PREFIX = "graph/cache"
-_WAY_OUT = "Export it for a CPU target."
+_HINT = "Export it for a CPU target."
 
 
 def lower_to_standard_cached_attention(model: ir.Model, capacity_tokens: int) -> int:
@@ -52,7 +52,7 @@ class _Shared:
         inputs = {value.name: value for value in graph.inputs}
         missing = [name for name in (POSITIONS, MASK) if name not in inputs]
         if missing:
-            raise RecipeError(f"the graph has no input {missing[0]}, so its cache has no places", hint=_WAY_OUT)
+            raise RecipeError(f"the graph has no input {missing[0]}, so its cache has no places", hint=_HINT)
         positions, mask = inputs[POSITIONS], inputs[MASK]
         # int64 [1]: S
         self.total = self._op("Shape", [mask], "total_tokens", ir.Shape([1]), start=1, end=2)
@@ -106,7 +106,7 @@ class _Shared:
     def _ints(self, values: int | list[int]) -> ir.Value:
         text = str(values).strip("[]").replace(", ", "_")
         kind = "scalar" if isinstance(values, int) else "list"
-        return constant(self._graph, ir.tensor(np.array(values, dtype=np.int64), name=f"{_PREFIX}_{kind}_{text}"))
+        return constant(self._graph, f"{_PREFIX}_{kind}_{text}", np.array(values, dtype=np.int64))
 
 
 def _lower_one(graph: ir.Graph, node: ir.Node, shared: _Shared, capacity_tokens: int) -> None:
@@ -115,12 +115,12 @@ def _lower_one(graph: ir.Graph, node: ir.Node, shared: _Shared, capacity_tokens:
     query, key, value, past_key, past_value = node.inputs[:5]
     assert query is not None
     if len(node.inputs) > 6 and node.inputs[6] is not None:
-        raise RecipeError(f"{node.name}: TensorRT's attention has no sinks", hint=_WAY_OUT)
+        raise RecipeError(f"{node.name}: standard attention has no sinks", hint=_HINT)
     if value is None or value.shape is None or value.shape[3] != size:
         raise RecipeError(
-            f"{node.name}: its values are of another width than its queries ({size}), which TensorRT's attention does "
+            f"{node.name}: its values are of another width than its queries ({size}), which standard attention does "
             "not take",
-            hint=_WAY_OUT,
+            hint=_HINT,
         )
     stores = []
     for new, past, present in ((key, past_key, node.outputs[1]), (value, past_value, node.outputs[2])):
@@ -147,8 +147,7 @@ def _lower_one(graph: ir.Graph, node: ir.Node, shared: _Shared, capacity_tokens:
     inputs.append(shared.mask(int(window) if window is not None else None))
     made_node = ir.node("Attention", inputs, options, name=(node.name or "").replace("/CachedAttention", "/Attention"))
     rows = ir.node("Transpose", made_node.outputs, {"perm": [0, 2, 1, 3]}, name=f"{node.name}/rows")
-    sizes = ir.tensor(np.array([0, 0, heads * size], dtype=np.int64), name=f"graph/rows_{heads}x{size}")
-    width = constant(graph, sizes)
+    width = constant(graph, f"graph/rows_{heads}x{size}", np.array([0, 0, heads * size], dtype=np.int64))
     merged = ir.node("Reshape", [rows.outputs[0], width], name=f"{node.name}/merge_heads")
     graph.insert_before(node, [made_node, rows, merged])
     old, out = node.outputs[0], merged.outputs[0]

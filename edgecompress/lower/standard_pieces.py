@@ -1,4 +1,4 @@
-"""What a decoder is made of beside its attention, as standard ops that TensorRT takes as its own (opset 23).
+"""What a generating graph is made of beside its attention, as standard ops (opset 23).
 
 ``edgecompress::Rotary`` becomes RotaryEmbedding, ``RMSNorm`` RMSNormalization, ``Gated`` an activation and a product.
 """

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.graph.linears import Linear, constant, replace_linear
+from edgecompress.graph.linears import Linear, replace_linear
 from edgecompress.graph.ops import DOMAIN
+from edgecompress.graph.rewrite import constant
 from edgecompress.quantize.calibration import ActivationStatistics
 from edgecompress.quantize.numerics import per_column_int8, range_to_int8, range_to_uint8
+from edgecompress.types.limits import DEFAULT_LIMITS, WeightLimits
 from edgecompress.types.recipe import CalibrationRecipe
 
 
@@ -24,20 +26,19 @@ def quantize_linears(
     statistics: Mapping[str, ActivationStatistics],
     *,
     static: CalibrationRecipe | None,
-    weight_bits: int = 8,
     bias_correction: bool = True,
-    symmetric: bool = False,
+    limits: WeightLimits = DEFAULT_LIMITS,
 ) -> int:
     """Replace layers by ``edgecompress::QuantizedLinear`` in place; return how many.
 
     Inputs of the op: x, int8 weight [K, N], float32 scale [N], float32 bias [N] and, when ``static`` says how to clip
     the calibrated range, float32 x_scale and uint8 x_zero_point. Without ``static`` x is quantized at each run.
-    ``symmetric``, of static ones: x_zero_point is int8 and 0, and float16 holds every scale, as TensorRT wants it.
+    With ``limits.signed_activations`` x_zero_point is int8 and 0.
     """
     for linear in linears:
         seen = statistics.get(linear.x.name or "")
         weight, bias = linear.weight_array(), linear.bias_array()
-        quantized, scale = per_column_int8(weight, weight_bits, half_scales=symmetric)
+        quantized, scale = per_column_int8(weight, limits.integer_bits, half_scales=limits.half_scales)
         if bias_correction and seen is not None:
             bias = bias + seen.mean @ (weight - quantized.astype(np.float32) * scale)
         inputs = [
@@ -49,15 +50,15 @@ def quantize_linears(
         if static is not None:
             assert seen is not None, "static quantization needs the statistics of every input"
             low, high = seen.clipped_range(static.method, static.percentile)
-            inputs += activation_scale(model.graph, linear.x, low, high, symmetric=symmetric)
+            inputs += activation_scale(model.graph, linear.x, low, high, signed=limits.signed_activations)
         replace_linear(model.graph, linear, inputs, "QuantizedLinear", {"static": int(static is not None)})
     model.opset_imports[DOMAIN] = 1
     return len(linears)
 
 
-def activation_scale(graph: ir.Graph, x: ir.Value, low: float, high: float, *, symmetric: bool) -> list[ir.Value]:
+def activation_scale(graph: ir.Graph, x: ir.Value, low: float, high: float, *, signed: bool) -> list[ir.Value]:
     """Scale and zero point of one tensor, which all its readers share."""
-    scale, zero_point = (range_to_int8(low, high), np.int8(0)) if symmetric else range_to_uint8(low, high)
+    scale, zero_point = (range_to_int8(low, high), np.int8(0)) if signed else range_to_uint8(low, high)
     return [
         constant(graph, f"{x.name}.scale", np.array(scale, dtype=np.float32)),
         constant(graph, f"{x.name}.zero_point", np.array(zero_point)),

@@ -1,4 +1,4 @@
-"""Weights in blocks that share one scale, in the layout of com.microsoft::MatMulNBits.
+"""Rounding weights in blocks that share one scale (:mod:`edgecompress.graph.blocks`).
 
 Round to nearest and the half-quadratic solver look at the weight alone and live here; GPTQ, which also looks at the
 activations, is in :mod:`edgecompress.quantize.gptq`. All of it is NumPy in float32. Work is done in slices of output
@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from edgecompress.formats.cpu import host_cores
-from edgecompress.quantize.numerics import Float
-
-Codes = npt.NDArray[np.uint8]
-
-_SLICE_ELEMENTS = 1 << 18  # a megabyte of float32: the temporaries of a slice stay in the cache
-_FEWEST_COLUMNS = 64  # of a slice: reading fewer neighbours of a [K, N] matrix wastes its cache lines
+from edgecompress.graph.blocks import FEWEST_COLUMNS, SLICE_ELEMENTS, BlockFormat, Blocks, Codes, pack
+from edgecompress.types.arrays import FloatArray
 
 # How much further than its extreme value a block's range reaches, as a factor on the inverse scale: above 1 clips.
 _REACH_4 = (1.0, 0.875, 0.92, 0.96, 1.04, 1.09, 1.15, 1.22, 1.31, 1.42)
@@ -33,104 +28,7 @@ _BETA, _KAPPA = 10.0, 1.01
 _ITERATIONS = 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockFormat:
-    """How a weight is stored: 4 or 8 bits, blocks of that many inputs, a zero point of its own or the middle."""
-
-    bits: int
-    block_size: int
-    symmetric: bool = True
-    positive: bool = False  # of symmetric ones: no scale is below zero
-
-    @property
-    def top(self) -> int:
-        """The largest code."""
-        return int(2**self.bits - 1)
-
-    @property
-    def middle(self) -> int:
-        """The zero point where none is stored."""
-        return int(2 ** (self.bits - 1))
-
-    def blocks(self, width: int) -> int:
-        return -(-width // self.block_size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Blocks:
-    """A weight [K, N] of ``y = x @ weight`` as MatMulNBits takes it: ``(code - zero point) * scale``.
-
-    Two 4-bit codes, and two 4-bit zero points, share a byte, the first in the low half. Where K is no multiple of the
-    block the last block is filled up with codes that stand for zero.
-    """
-
-    format: BlockFormat
-    width: int  # K
-    packed: Codes  # uint8 [N, blocks, block * bits / 8]
-    scales: Float  # float32 [N, blocks]
-    zero_points: Codes | None  # uint8 [N, ceil(blocks * bits / 8)]; None: the middle
-
-    def codes(self) -> Codes:
-        """uint8 [N, blocks, block]"""
-        return unpack(self.packed, self.format.bits)
-
-    def zeros(self) -> Codes:
-        """The zero point of each block, uint8 [N, blocks]."""
-        if self.zero_points is None:
-            return np.full(self.scales.shape, self.format.middle, dtype=np.uint8)
-        return unpack(self.zero_points, self.format.bits)[:, : self.scales.shape[1]]
-
-    def dequantize(self) -> Float:
-        """The weight that the layer multiplies by, float32 [K, N]."""
-        weight = np.empty((self.width, len(self.scales)), dtype=np.float32)
-        self._write(weight.T)
-        return weight
-
-    def rows(self) -> Float:
-        """The transpose of it, float32 [N, K]: a row of a table is a column of a weight."""
-        rows = np.empty((len(self.scales), self.width), dtype=np.float32)
-        self._write(rows)
-        return rows
-
-    def _write(self, rows: Float) -> None:
-        """Fill ``rows`` [N, K], a slice at a time."""
-        zeros = self.zeros()
-        step = max(_SLICE_ELEMENTS // (self.scales.shape[1] * self.format.block_size), _FEWEST_COLUMNS)
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            steps = unpack(self.packed[part], self.format.bits).astype(np.float32)
-            steps -= zeros[part, :, None]
-            steps *= self.scales[part, :, None]
-            rows[part] = steps.reshape(len(steps), -1)[:, : self.width]
-
-
-def pack(codes: Codes, bits: int) -> Codes:
-    """Codes [..., n] of ``bits`` to bytes [..., ceil(n * bits / 8)]."""
-    if bits == 8:
-        return codes
-    if codes.shape[-1] % 2:
-        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), dtype=np.uint8)], axis=-1)
-    return codes[..., 0::2] | (codes[..., 1::2] << np.uint8(4))
-
-
-def unpack(packed: Codes, bits: int) -> Codes:
-    """Bytes [..., m] back to codes [..., m * 8 / bits]."""
-    if bits == 8:
-        return packed
-    halves = np.stack([packed & 15, packed >> 4], axis=-1)
-    return halves.reshape(*packed.shape[:-1], -1)
-
-
-def assemble(form: BlockFormat, width: int, codes: Codes, scales: Float, zeros: Float) -> Blocks:
-    """Codes [N, blocks, block], scales and zero points [N, blocks] to the packed layout."""
-    zero_points = None if form.symmetric else pack(zeros.astype(np.uint8), form.bits)
-    return Blocks(
-        format=form, width=width, packed=pack(codes, form.bits), scales=np.ascontiguousarray(scales),
-        zero_points=zero_points,
-    )  # fmt: skip
-
-
-def quantize_blocks(weight: Float, form: BlockFormat, method: str = "rtn") -> Blocks:
+def quantize_blocks(weight: FloatArray, form: BlockFormat, method: str = "rtn") -> Blocks:
     """Quantize a weight [K, N] by a method that needs no data.
 
     ``rtn`` rounds to nearest after a search for the scale of each block (:func:`search_scales`); ``hqq`` goes on from
@@ -143,7 +41,7 @@ def quantize_blocks(weight: Float, form: BlockFormat, method: str = "rtn") -> Bl
     packed = np.empty((columns, blocks, codes_width), dtype=np.uint8)
     scales = np.empty((columns, blocks), dtype=np.float32)
     zeros = np.empty((columns, blocks), dtype=np.float32)
-    step = max(_SLICE_ELEMENTS // (blocks * form.block_size), _FEWEST_COLUMNS)
+    step = max(SLICE_ELEMENTS // (blocks * form.block_size), FEWEST_COLUMNS)
 
     def work(start: int) -> None:
         stop = min(start + step, columns)
@@ -161,7 +59,7 @@ def quantize_blocks(weight: Float, form: BlockFormat, method: str = "rtn") -> Bl
     return Blocks(format=form, width=width, packed=packed, scales=scales, zero_points=zero_points)
 
 
-def into_blocks(weight: npt.NDArray[np.floating], form: BlockFormat) -> Float:
+def into_blocks(weight: npt.NDArray[np.floating], form: BlockFormat) -> FloatArray:
     """[K, n] to float32 [n, blocks, block], the last block filled up with zeros."""
     width, columns = weight.shape
     rows = np.zeros((columns, form.blocks(width) * form.block_size), dtype=np.float32)
@@ -169,12 +67,12 @@ def into_blocks(weight: npt.NDArray[np.floating], form: BlockFormat) -> Float:
     return rows.reshape(columns, -1, form.block_size)
 
 
-def encode(blocks: Float, scale: Float, zero: Float, form: BlockFormat) -> Codes:
+def encode(blocks: FloatArray, scale: FloatArray, zero: FloatArray, form: BlockFormat) -> Codes:
     """The nearest codes, uint8 of the shape of ``blocks``."""
     return _steps(blocks, np.float32(1) / scale, zero, form).astype(np.uint8)
 
 
-def _steps(blocks: Float, inverse: Float, zero: Float, form: BlockFormat) -> Float:
+def _steps(blocks: FloatArray, inverse: FloatArray, zero: FloatArray, form: BlockFormat) -> FloatArray:
     """The nearest codes, still as floats."""
     codes = blocks * inverse
     codes += zero
@@ -182,14 +80,16 @@ def _steps(blocks: Float, inverse: Float, zero: Float, form: BlockFormat) -> Flo
     return np.clip(codes, 0, form.top, out=codes)
 
 
-def search_scales(blocks: Float, form: BlockFormat, importance: Float | None = None) -> tuple[Float, Float]:
+def search_scales(
+    blocks: FloatArray, form: BlockFormat, importance: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
     """The scale and zero point of each block with the least squared error among a handful of ranges.
 
     blocks [n, blocks, block] -> float32 [n, blocks, 1] each; the zero point is a whole number. For every range the
     codes are rounded and the scale, a float16, is then fitted to them by least squares, as llama.cpp's quantizers do.
     With ``importance``, [blocks, block], errors count in proportion to it. A symmetric scale may be negative, unless
-    the format is ``positive``: the code 0 is one step further from the middle than the top, and the value of largest
-    magnitude takes it.
+    the format has ``positive_scales``: the code 0 is one step further from the middle than the top, and the value of
+    largest magnitude takes it.
     """
     best = np.full((*blocks.shape[:2], 1), -1.0, dtype=np.float32)
     best_scale = np.ones_like(best)
@@ -208,7 +108,7 @@ def search_scales(blocks: Float, form: BlockFormat, importance: Float | None = N
     return best_scale, best_zero
 
 
-def as_halves(scale: Float) -> Float:
+def as_halves(scale: FloatArray) -> FloatArray:
     """Each scale as the nearest float16, where float16 has all its digits; so that a kernel may keep it in two bytes.
 
     To be done before weights are rounded by it: then it costs a two-thousandth of a step at most. What is smaller than
@@ -220,7 +120,7 @@ def as_halves(scale: Float) -> Float:
     return np.where((size >= _HALF.smallest_normal) & (size <= _HALF.max), short, scale)
 
 
-def _ranges(blocks: Float, form: BlockFormat) -> Iterator[tuple[Float, Float]]:
+def _ranges(blocks: FloatArray, form: BlockFormat) -> Iterator[tuple[FloatArray, FloatArray]]:
     """Candidates: the inverse scale and the zero point, [n, blocks, 1] each."""
     reaches = _REACH_4 if form.bits == 4 else _REACH_8
     low, high = blocks.min(axis=2, keepdims=True), blocks.max(axis=2, keepdims=True)
@@ -229,7 +129,7 @@ def _ranges(blocks: Float, form: BlockFormat) -> Iterator[tuple[Float, Float]]:
         extreme[extreme == 0] = 1.0
         middle = np.full_like(extreme, form.middle)
         steps = np.full_like(extreme, -form.middle)
-        if form.positive:
+        if form.positive_scales:
             steps = np.where(extreme < 0, steps, np.float32(form.middle - 1))
         for reach in reaches:
             yield steps * np.float32(reach) / extreme, middle
@@ -243,7 +143,9 @@ def _ranges(blocks: Float, form: BlockFormat) -> Iterator[tuple[Float, Float]]:
         yield inverse, np.clip(np.rint(np.float32(form.top / 2) - centre * inverse), 0, form.top)
 
 
-def _moments(blocks: Float, steps: Float, importance: Float | None = None) -> tuple[Float, Float]:
+def _moments(
+    blocks: FloatArray, steps: FloatArray, importance: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
     """Sums of blocks * steps and of steps ** 2 over each block, [n, blocks, 1]."""
     weighted = steps if importance is None else steps * importance
     product = np.einsum("ngb,ngb->ng", blocks, weighted)
@@ -251,7 +153,9 @@ def _moments(blocks: Float, steps: Float, importance: Float | None = None) -> tu
     return product[:, :, None], square[:, :, None]
 
 
-def refine_half_quadratic(blocks: Float, scale: Float, zero: Float, form: BlockFormat) -> tuple[Float, Float]:
+def refine_half_quadratic(
+    blocks: FloatArray, scale: FloatArray, zero: FloatArray, form: BlockFormat
+) -> tuple[FloatArray, FloatArray]:
     """HQQ (Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023).
 
     Minimizes the l_p norm, p = 0.7, of the error: a few large errors are left to be large, and the many small ones

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.errors import CalibrationError
-from edgecompress.quantize.parts import open_session
+from edgecompress.quantize.parts import calibration_session
+from edgecompress.types.arrays import Feed, FloatArray, IntArray
 
 HISTOGRAM_BINS = 2048
 SAMPLE_ROWS = 64
-
-Float = npt.NDArray[np.float32]
 
 
 @dataclass(kw_only=True)
@@ -32,11 +30,11 @@ class ActivationStatistics:
     low: float = 0.0
     high: float = 0.0
     rows_seen: int = 0
-    absmax: Float = field(default_factory=lambda: np.zeros(0, dtype=np.float32))  # [K]
+    absmax: FloatArray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))  # [K]
     total: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # [K]
-    histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(HISTOGRAM_BINS, dtype=np.int64))
+    histogram: IntArray = field(default_factory=lambda: np.zeros(HISTOGRAM_BINS, dtype=np.int64))
     reach: float = 0.0  # the histogram covers [-reach, reach]
-    sample: Float = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))  # [<= SAMPLE_ROWS, K]
+    sample: FloatArray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))  # [<= SAMPLE_ROWS, K]
 
     def __post_init__(self) -> None:
         self.absmax = np.zeros(self.channels, dtype=np.float32)
@@ -44,11 +42,11 @@ class ActivationStatistics:
         self.sample = np.zeros((0, self.channels), dtype=np.float32)
 
     @property
-    def mean(self) -> Float:
+    def mean(self) -> FloatArray:
         """[K]"""
         return (self.total / max(self.rows_seen, 1)).astype(np.float32)
 
-    def add(self, x: Float, rng: np.random.Generator) -> None:
+    def add(self, x: FloatArray, rng: np.random.Generator) -> None:
         """Merge a batch x [rows, K]."""
         self.low = min(self.low, float(x.min()))
         self.high = max(self.high, float(x.max()))
@@ -71,7 +69,7 @@ class ActivationStatistics:
             self.histogram[half // 2 : half // 2 + half] = merged
             self.reach *= 2
 
-    def _sample(self, x: Float, rng: np.random.Generator) -> None:
+    def _sample(self, x: FloatArray, rng: np.random.Generator) -> None:
         # Reservoir sampling by keeping a uniform choice of old and new rows in proportion to what was seen.
         wanted = min(SAMPLE_ROWS, self.rows_seen + len(x))
         from_new = round(wanted * len(x) / (self.rows_seen + len(x)))
@@ -96,7 +94,7 @@ class ActivationStatistics:
         return max(-limit, self.low), min(limit, self.high)
 
 
-def _least_entropy_limit(histogram: npt.NDArray[np.int64], reach: float) -> float:
+def _least_entropy_limit(histogram: IntArray, reach: float) -> float:
     """The symmetric clip whose 256-level distribution has the smallest KL divergence from the histogram."""
     half = HISTOGRAM_BINS // 2
     folded = histogram[half:] + histogram[:half][::-1]
@@ -124,7 +122,7 @@ def calibration_bytes(channels: Iterable[int]) -> int:
 def collect_statistics(
     runnable: ir.Model,
     tensors: Mapping[str, int],
-    batches: Iterable[Mapping[str, npt.NDArray[Any]]],
+    batches: Iterable[Feed],
     *,
     seed: int = 0,
 ) -> dict[str, ActivationStatistics]:
@@ -134,7 +132,7 @@ def collect_statistics(
     keeps padding out of the statistics). Raises CalibrationError if there is no batch.
     """
     probed = _with_outputs(runnable, list(tensors))
-    session = open_session(probed, packed=True)
+    session = calibration_session(probed, packed=True)
     wanted = {i.name for i in session.get_inputs()}
     statistics = {name: ActivationStatistics(channels=channels) for name, channels in tensors.items()}
     rng = np.random.default_rng(seed)

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from edgecompress.graph.linears import constant, find_linears
+from edgecompress.graph.blocks import BlockFormat
+from edgecompress.graph.linears import find_linears
 from edgecompress.graph.ops import DOMAIN
-from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
+from edgecompress.graph.rewrite import constant
+from edgecompress.quantize.blockwise import quantize_blocks
 from edgecompress.quantize.weights import SMALLEST_BLOCK, block_that_divides, let_go
+from edgecompress.types.limits import DEFAULT_LIMITS, WeightLimits
 from edgecompress.types.recipe import QuantizeRecipe
 
 
@@ -43,7 +46,9 @@ def routers(model: ir.Model) -> set[str]:
     return found
 
 
-def quantize_experts(model: ir.Model, recipe: QuantizeRecipe, *, bits: int) -> int:
+def quantize_experts(
+    model: ir.Model, recipe: QuantizeRecipe, *, bits: int, limits: WeightLimits = DEFAULT_LIMITS
+) -> int:
     """Replace every Experts by ``edgecompress::BlockExperts`` in place, a layer at a time; return how many.
 
     Inputs of the op: x, chosen, weights as they were, then for gate_up and for down in turn uint8 weight
@@ -62,7 +67,9 @@ def quantize_experts(model: ir.Model, recipe: QuantizeRecipe, *, bits: int) -> i
         block = block_that_divides(math.gcd(_width(gate_up), _width(down)), recipe.block_size)
         if block < SMALLEST_BLOCK:
             continue
-        form = BlockFormat(bits=bits, block_size=block, symmetric=recipe.symmetric)
+        form = BlockFormat(
+            bits=bits, block_size=block, symmetric=recipe.symmetric, positive_scales=limits.positive_scales
+        )
         method = "hqq" if recipe.method == "hqq" else "rtn"
         inputs = list(node.inputs[:3])
         for weight, bias in zip((gate_up, down), biases or (None, None), strict=True):

@@ -9,25 +9,39 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgecompress.graph.linears import Linear, constant, replace_linear
+from edgecompress.graph.linears import Linear, find_embeddings, replace_linear
 from edgecompress.graph.ops import DOMAIN
+from edgecompress.graph.rewrite import constant
 from edgecompress.quantize.calibration import ActivationStatistics
-from edgecompress.quantize.numerics import Float, half_scale
+from edgecompress.quantize.numerics import half_scale
+from edgecompress.quantize.scheme import Quantization
+from edgecompress.quantize.weights import quantize_embeddings
+from edgecompress.types.arrays import FloatArray
 from edgecompress.types.recipe import CalibrationRecipe
 
 E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
 LARGEST = 448.0  # what is beyond has no infinity to become
 
 
-def to_float8(values: Float, scale: Float) -> npt.NDArray[ml_dtypes.float8_e4m3fn]:
+def to_float8(values: FloatArray, scale: FloatArray) -> npt.NDArray[ml_dtypes.float8_e4m3fn]:
     """The nearest E4M3 of ``values / scale``, with what is out of range at its end."""
     rounded: npt.NDArray[ml_dtypes.float8_e4m3fn] = np.clip(values / scale, -LARGEST, LARGEST).astype(E4M3)
     return rounded
 
 
-def scale_for(reach: float) -> Float:
+def scale_for(reach: float) -> FloatArray:
     """The scale, float32 [], that takes ``reach`` to the largest E4M3; one that float16 holds."""
     return half_scale(np.array((reach or LARGEST) / LARGEST, dtype=np.float32))
+
+
+def quantize_to_float8(job: Quantization) -> None:
+    """The scheme: layers in float8, and embedding tables in int8 by rows."""
+    recipe = job.recipe
+    quantize_linears_float8(
+        job.model, job.linears, job.statistics, recipe.calibration, bias_correction=recipe.quantize.bias_correction
+    )
+    if recipe.quantize.quantize_embeddings:
+        quantize_embeddings(job.model, find_embeddings(job.model), limits=job.limits)
 
 
 def quantize_linears_float8(

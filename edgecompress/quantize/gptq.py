@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 
 from edgecompress.formats.cpu import host_cores
-from edgecompress.quantize.blockwise import BlockFormat, Blocks, Codes, assemble, into_blocks, search_scales
-from edgecompress.quantize.numerics import Float
+from edgecompress.graph.blocks import BlockFormat, Blocks, Codes, assemble
+from edgecompress.quantize.blockwise import into_blocks, search_scales
+from edgecompress.types.arrays import FloatArray
 
 DAMPING = 0.01  # of the mean of the Hessian's diagonal, added to it
 
@@ -24,7 +25,7 @@ _BATCHES = (512, 64)  # channels whose drift moves the rest of the batch one siz
 _SLICE_COLUMNS = 4096  # output columns at a time: they do not depend on each other
 
 
-def gptq(weight: Float, hessian: Float, form: BlockFormat, *, damping: float = DAMPING) -> Blocks:
+def gptq(weight: FloatArray, hessian: FloatArray, form: BlockFormat, *, damping: float = DAMPING) -> Blocks:
     """Quantize a weight [K, N] whose inputs have the Hessian float32 [K, K] (any positive multiple of X^T X).
 
     Channels of largest activation go first ("act order"). The scales are fixed beforehand, from the weight as it came
@@ -62,15 +63,15 @@ def gptq(weight: Float, hessian: Float, form: BlockFormat, *, damping: float = D
     return assemble(form, width, blocks, scales, zeros)
 
 
-def _positive(diagonal: npt.NDArray[np.float32]) -> Float:
+def _positive(diagonal: FloatArray) -> FloatArray:
     """The diagonal as weights for the errors: never all zero."""
     floor = np.float32(max(float(diagonal.mean()) * 1e-6, 1e-30))
     return np.maximum(diagonal, floor).astype(np.float32)
 
 
 def _sweep(
-    weight: Float, upper: Float, order: npt.NDArray[np.intp], importance: Float, form: BlockFormat
-) -> tuple[Codes, Float, Float]:
+    weight: FloatArray, upper: FloatArray, order: npt.NDArray[np.intp], importance: FloatArray, form: BlockFormat
+) -> tuple[Codes, FloatArray, FloatArray]:
     """Round ``weight`` [K, n]; return codes [K, n], scales and zero points [blocks, n].
 
     ``upper`` is in ``order``, the rest in the layer's own order.
@@ -103,7 +104,7 @@ def _sweep(
     return codes, scales, zeros
 
 
-def feedback(hessian: Float, damping: float, order: npt.NDArray[np.intp] | None = None) -> Float:
+def feedback(hessian: FloatArray, damping: float, order: npt.NDArray[np.intp] | None = None) -> FloatArray:
     """How far each channel's drift moves those behind it: float32 [K, K], upper triangular, of ones on the diagonal.
 
     R is the Cholesky factor of the damped matrix turned by 180 degrees; each column is divided by its diagonal. Where

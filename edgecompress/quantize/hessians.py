@@ -7,25 +7,21 @@ come from the float graph, not from one whose earlier layers are already rounded
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.errors import CalibrationError
-from edgecompress.quantize.numerics import Float
-from edgecompress.quantize.parts import Chain, Feed, FloatGraph, Part, places
-
-Batches = Callable[[], Iterable[Mapping[str, npt.NDArray[Any]]]]
+from edgecompress.quantize.parts import Chain, FloatGraph, Part, places
+from edgecompress.types.arrays import Array, Batches, Feed, FloatArray
 
 GROUP_BYTES = 1_000_000_000  # of Hessians held at a time; factoring the largest of them takes as much again
 _ROWS = 1024  # summed up before they are multiplied: a product of few rows is bound by writing the sums
 _TILE = 2048  # channels: only the tiles on and above the diagonal are computed
 
 
-class StreamedHessians(Mapping[str, Float]):
+class StreamedHessians(Mapping[str, FloatArray]):
     """Name of a tensor [..., K] -> float32 [K, K], the mean of ``x^T x`` over all rows.
 
     Ask in the order in which the graph makes the tensors: asking for one computes its whole group and lets go of the
@@ -44,10 +40,10 @@ class StreamedHessians(Mapping[str, Float]):
         ends = [max(made[name] for name in group) + 1 for group in self._groups]
         self._chain = Chain(self._float.model, ends)
         self._next = 0  # the group that the carried arrays lead to
-        self._carried: list[dict[str, npt.NDArray[Any]]] = []
-        self._held: dict[str, Float] = {}
+        self._carried: list[dict[str, Array]] = []
+        self._held: dict[str, FloatArray] = {}
 
-    def __getitem__(self, name: str) -> Float:
+    def __getitem__(self, name: str) -> FloatArray:
         if name not in self._tensors:
             raise KeyError(name)
         if name not in self._held:
@@ -65,7 +61,7 @@ class StreamedHessians(Mapping[str, Float]):
     def __len__(self) -> int:
         return len(self._tensors)
 
-    def _advance(self) -> dict[str, Float]:
+    def _advance(self) -> dict[str, FloatArray]:
         """Run the next group's part; the Hessians of the group."""
         group = self._groups[self._next]
         sums = {name: _Sum(self._tensors[name]) for name in group}
@@ -89,10 +85,10 @@ class _Sum:
 
     def __init__(self, width: int) -> None:
         self._total = np.zeros((width, width), dtype=np.float32)
-        self._waiting: list[Float] = []
+        self._waiting: list[FloatArray] = []
         self._rows = 0
 
-    def add(self, rows: Float) -> None:
+    def add(self, rows: FloatArray) -> None:
         self._rows += len(rows)
         self._waiting.append(rows)
         if sum(map(len, self._waiting)) >= _ROWS:
@@ -105,7 +101,7 @@ class _Sum:
             for j in range(i, x.shape[1], _TILE):
                 self._total[i : i + _TILE, j : j + _TILE] += x[:, i : i + _TILE].T @ x[:, j : j + _TILE]
 
-    def mean(self, name: str) -> Float:
+    def mean(self, name: str) -> FloatArray:
         if not self._rows:
             raise CalibrationError("there is no calibration text", hint="Give --calibration FILE, one text a line.")
         if self._waiting:

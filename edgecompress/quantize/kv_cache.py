@@ -8,18 +8,14 @@ another position: the rotary embedding is relative, so the model computes what i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from edgecompress.errors import CalibrationError
 from edgecompress.runtime.cache import PAST, PRESENT
-
-Float = npt.NDArray[np.float32]
-Feed = Mapping[str, npt.NDArray[Any]]
+from edgecompress.types.arrays import Feed, FloatArray
 
 _LEVELS = 127
 
@@ -33,7 +29,7 @@ def spread_positions(lengths: Sequence[int], context_tokens: int) -> Iterator[in
         yield (context_tokens - tokens) * index // max(len(lengths) - 1, 1)
 
 
-def cache_scales(session: ort.InferenceSession, feeds: Iterable[Feed]) -> dict[str, Float]:
+def cache_scales(session: ort.InferenceSession, feeds: Iterable[Feed]) -> dict[str, FloatArray]:
     """Run the feeds through a graph with a float32 cache; return cache input -> scale, float32 [Hk, D], above 0.
 
     A scale is the largest magnitude of its channel over 127. A channel that is never anything but 0 takes the largest
@@ -42,7 +38,7 @@ def cache_scales(session: ort.InferenceSession, feeds: Iterable[Feed]) -> dict[s
     """
     names = [output.name for output in session.get_outputs() if output.name.startswith(PRESENT)]
     wanted = {value.name for value in session.get_inputs()}
-    largest: dict[str, Float] = {}
+    largest: dict[str, FloatArray] = {}
     for feed in feeds:
         present = session.run(names, {name: array for name, array in feed.items() if name in wanted})
         for name, array in zip(names, present, strict=True):
@@ -58,7 +54,7 @@ def cache_scales(session: ort.InferenceSession, feeds: Iterable[Feed]) -> dict[s
     return {PAST + name.removeprefix(PRESENT): _scales(found) for name, found in largest.items()}
 
 
-def _scales(largest: Float) -> Float:
+def _scales(largest: FloatArray) -> FloatArray:
     """float32 [Hk, D] from the largest magnitudes [Hk, D]."""
     tiny = np.float32(np.finfo(np.float32).tiny * _LEVELS)  # 1 / scale is to be finite
     of_head = largest.max(axis=1, keepdims=True)

@@ -1,20 +1,22 @@
-"""Precision mixed: every weight of a decoder is measured alone in 4 bits, and those that cost most get 8."""
+"""Mixed bits: every weight of a graph that makes logits is measured alone in 4 bits, and those that cost most get 8."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgecompress.graph.blocks import BlockFormat, Blocks
 from edgecompress.graph.linears import Embedding, Linear, find_embeddings, find_linears
-from edgecompress.quantize.blockwise import BlockFormat, Blocks
-from edgecompress.quantize.hessians import Batches
-from edgecompress.quantize.language_model import find_head
-from edgecompress.quantize.numerics import Float
-from edgecompress.quantize.sensitivity import LoneCost, Mixed, choose_raised
+from edgecompress.quantize.head_and_tables import find_head, quantize_every_weight
+from edgecompress.quantize.scheme import Quantization
+from edgecompress.quantize.sensitivity import BitAllocation, LoneCost, choose_raised
 from edgecompress.quantize.weights import round_linear, round_table, tied_to
+from edgecompress.types.arrays import Batches, FloatArray
 from edgecompress.types.recipe import QuantizeRecipe
+from edgecompress.types.report import ALONE_KEY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,23 +38,36 @@ class _Choice:
         values = [self.linear and self.linear.weight, self.table and self.table.table]
         return [value.name for value in values if value is not None and value.name is not None]
 
-    def round(self, form: BlockFormat, method: str, hessians: Mapping[str, Float] | None) -> Blocks | None:
+    def round(self, form: BlockFormat, method: str, hessians: Mapping[str, FloatArray] | None) -> Blocks | None:
         """None if it is a table that cannot be stored in blocks."""
         if self.table is not None:
             return round_table(self.table, form, method)
         assert self.linear is not None
         return round_linear(self.linear, form, method, hessians)
 
-    def initializers(self, blocks: Blocks) -> dict[str, Float]:
+    def initializers(self, blocks: Blocks) -> dict[str, FloatArray]:
         """The float weights that ``blocks`` stand for, by name."""
         arrays = [] if self.linear is None else [blocks.dequantize()]
         return dict(zip(self.names, arrays if self.table is None else [*arrays, blocks.rows()], strict=True))
 
 
+def quantize_to_mixed_blocks(job: Quantization) -> None:
+    """The scheme: blocks of 4 bits, and of 8 where they are worth it. What each weight costs is kept in the graph."""
+    recipe = job.recipe.quantize
+    floats = job.float_graph()
+    hessians = job.hessians(floats) if recipe.method == "gptq" else None
+    allocation = mix(floats.model, recipe, job.probes, hessians)
+    costs = {name: float(f"{kl:.3g}") for name, kl in allocation.costs.items()}
+    job.model.metadata_props[ALONE_KEY] = json.dumps(costs)
+    quantize_every_weight(
+        job.model, job.linears, recipe, bits=4, hessians=hessians, allocation=allocation, limits=job.limits
+    )
+
+
 def mix(
-    runnable: ir.Model, recipe: QuantizeRecipe, texts: Batches, hessians: Mapping[str, Float] | None = None
-) -> Mixed:
-    """Choose the bits of every weight of a decoder from its float graph, lowered to run here; it stays as it is.
+    runnable: ir.Model, recipe: QuantizeRecipe, texts: Batches, hessians: Mapping[str, FloatArray] | None = None
+) -> BitAllocation:
+    """Choose the bits of every weight from the float graph, lowered to run here; it stays as it is.
 
     ``texts`` gives the few texts that are run for every weight, ``hessians`` is what method ``gptq`` needs. The mean of
     ``recipe.mean_bits`` is over all weights that may have either width: not over a head or table whose bits the recipe
@@ -74,7 +89,7 @@ def mix(
             kept[choice.name] = blocks
     raised = choose_raised(costs, elements, recipe.mean_bits)
     tables = {c.table.name for c in choices if c.table is not None and c.name in raised}
-    return Mixed(
+    return BitAllocation(
         raised=raised | tables, costs=costs, blocks={name: b for name, b in kept.items() if name not in raised}
     )
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Float = npt.NDArray[np.float32]
+from edgecompress.types.arrays import FloatArray
 
 _HALF = np.finfo(np.float16)
 
 
-def per_column_int8(weight: Float, bits: int = 8, *, half_scales: bool = False) -> tuple[npt.NDArray[np.int8], Float]:
+def per_column_int8(
+    weight: FloatArray, bits: int = 8, *, half_scales: bool = False
+) -> tuple[npt.NDArray[np.int8], FloatArray]:
     """Symmetric int8 with one scale a column.
 
     weight [K, N] -> (int8 [K, N], float32 [N]). ``bits=7`` keeps the values within +-63, so that sums of two u8 x s8
@@ -24,16 +26,16 @@ def per_column_int8(weight: Float, bits: int = 8, *, half_scales: bool = False) 
     return np.clip(np.rint(weight / scale), -limit, limit).astype(np.int8), scale
 
 
-def half_scale(scale: Float) -> Float:
+def half_scale(scale: FloatArray) -> FloatArray:
     """Scales that float16 holds with all its digits, for targets that multiply by them in float16.
 
     To be taken before anything is rounded by them. What is smaller than float16's normal numbers becomes the smallest.
     """
-    kept: Float = np.clip(scale, _HALF.smallest_normal, _HALF.max).astype(np.float16).astype(np.float32)
+    kept: FloatArray = np.clip(scale, _HALF.smallest_normal, _HALF.max).astype(np.float16).astype(np.float32)
     return kept
 
 
-def per_row_int8(table: Float, *, half_scales: bool = False) -> tuple[npt.NDArray[np.int8], Float]:
+def per_row_int8(table: FloatArray, *, half_scales: bool = False) -> tuple[npt.NDArray[np.int8], FloatArray]:
     """table [V, H] -> (int8 [V, H], float32 [V, 1])"""
     quantized, scale = per_column_int8(np.ascontiguousarray(table.T), half_scales=half_scales)
     return np.ascontiguousarray(quantized.T), scale[:, None]
@@ -52,7 +54,7 @@ def range_to_int8(low: float, high: float) -> np.float32:
     return np.float32(half_scale(np.array(reach / 127, dtype=np.float32)))
 
 
-def fake_quantize_uint8(x: Float, scale: np.float32, zero_point: np.uint8) -> Float:
+def fake_quantize_uint8(x: FloatArray, scale: np.float32, zero_point: np.uint8) -> FloatArray:
     quantized = np.clip(np.rint(x / scale) + np.float32(zero_point), 0, 255)
-    back: Float = ((quantized - np.float32(zero_point)) * scale).astype(np.float32)
+    back: FloatArray = ((quantized - np.float32(zero_point)) * scale).astype(np.float32)
     return back

@@ -9,17 +9,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-Array = npt.NDArray[Any]
-Feed = Mapping[str, Array]
+from edgecompress.types.arrays import Array, Feed
 
 _IN_MEMORY_BYTES = 1_500_000_000  # a protobuf ends at 2 GiB
 
@@ -90,7 +87,7 @@ class Part:
 
     def __init__(self, model: ir.Model, wanted: Sequence[str], made: Sequence[str], carried: Sequence[str]) -> None:
         self._wanted, self._made, self._carried = list(wanted), list(made), list(carried)
-        self._session = open_session(model)
+        self._session = calibration_session(model)
         inputs = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
         self._inputs = {value.name for value in inputs}
 
@@ -150,7 +147,7 @@ def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
     return [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
 
 
-def open_session(model: ir.Model, *, packed: bool = False) -> ort.InferenceSession:
+def calibration_session(model: ir.Model, *, packed: bool = False) -> ort.InferenceSession:
     """A session for calibration. Weights that lie in a file are mapped from there, and packed into a copy if asked."""
     options = ort.SessionOptions()
     options.log_severity_level = 3

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from edgecompress.quantize.parts import FloatGraph, open_session
+from edgecompress.quantize.parts import FloatGraph, calibration_session
+from edgecompress.types.arrays import Feed
 
 ROOM = 4.0  # of float16's range: other texts than those of the calibration reach further
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-def too_large_for_half(
-    runnable: ir.Model, names: Iterable[str], batches: Iterable[Mapping[str, npt.NDArray[Any]]]
-) -> tuple[str, ...]:
+def too_large_for_half(runnable: ir.Model, names: Iterable[str], batches: Iterable[Feed]) -> tuple[str, ...]:
     """Those of the named float32 values that come within a factor of ROOM of float16's largest number, by name.
 
     ``runnable`` runs on ONNX Runtime's CPU and is left as it was. The maxima are taken inside the graph: no activation
@@ -38,7 +35,7 @@ def too_large_for_half(
         graph.outputs.append(peak.outputs[0])
     if not watched:
         return ()
-    session = open_session(model)
+    session = calibration_session(model)
     wanted = {value.name for value in session.get_inputs()}
     peaks = np.zeros(len(watched))
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Both sides of residual additions in 8 bits, around zero and with one scale a tensor, as TensorRT fuses them.
+"""Both sides of residual additions in 8 bits, around zero and with one scale a tensor, as engines fuse them.
 
 A side that a quantized layer reads too is rounded as that layer has it, smoothed or not
 (:mod:`edgecompress.quantize.smoothing`): the norm before it then writes nothing but 8 bits. The other side, what a
@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.graph.linears import constant
 from edgecompress.graph.ops import DOMAIN
+from edgecompress.graph.rewrite import constant
 from edgecompress.quantize.activations import activation_scale
 from edgecompress.quantize.calibration import ActivationStatistics
-from edgecompress.quantize.numerics import Float, range_to_int8
+from edgecompress.quantize.numerics import range_to_int8
 from edgecompress.quantize.smoothing import WORTH_A_PRODUCT, smoothed
+from edgecompress.types.arrays import FloatArray
 from edgecompress.types.recipe import CalibrationRecipe
 
 
@@ -39,7 +40,7 @@ def quantize_residuals(
         for index, value in enumerate(list(node.inputs)):
             assert value is not None
             side, factor, (low, high) = _side(model.graph, node, value, statistics, static)
-            scale = activation_scale(model.graph, side, low, high, symmetric=True)
+            scale = activation_scale(model.graph, side, low, high, signed=True)
             steps = [ir.node("Rounded", [side, *scale], domain=DOMAIN, name=f"{node.name}/side_{index}/Rounded")]
             if factor is not None:
                 back = constant(model.graph, f"{side.name}.factor", factor)
@@ -59,7 +60,7 @@ def _side(
     value: ir.Value,
     statistics: Mapping[str, ActivationStatistics],
     static: CalibrationRecipe,
-) -> tuple[ir.Value, Float | None, tuple[float, float]]:
+) -> tuple[ir.Value, FloatArray | None, tuple[float, float]]:
     """What is to be rounded for ``value``, the factor a channel [K] that leads back to it, and the range to cover."""
     shared = smoothed(value)
     if shared is not None:
@@ -83,7 +84,7 @@ def _side(
     return side, factor, (-limit, limit)
 
 
-def _rounding_error(x: Float, low: float, high: float) -> float:
+def _rounding_error(x: FloatArray, low: float, high: float) -> float:
     """Squared error of int8 over the square of x [rows, K], channel by channel, and the mean of the channels.
 
     They count alike, because the norm behind an addition scales them to one size.

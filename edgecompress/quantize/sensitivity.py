@@ -1,4 +1,4 @@
-"""What each weight alone costs a decoder's logits, and which weights deserve eight bits (docs/adr/0008).
+"""What each weight alone costs a graph's logits, and which weights deserve eight bits (docs/adr/0008).
 
 The float graph runs once for every weight, with that one weight put in its rounded form and all others as they are. The
 weights are initializers that a run may override, and what lies before them is not run again. No Hessian is needed and
@@ -10,18 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from edgecompress.errors import CalibrationError
-from edgecompress.kinds.decoder.metric import DecoderFidelity
-from edgecompress.quantize.blockwise import Blocks
-from edgecompress.quantize.hessians import Batches
-from edgecompress.quantize.numerics import Float
+from edgecompress.graph.blocks import Blocks
 from edgecompress.quantize.parts import Chain, FloatGraph, Part, ends_by_weight, readers
+from edgecompress.runtime.metrics import divergences
+from edgecompress.types.arrays import Array, Batches, FloatArray
 
 TEXTS = 2  # calibration texts that a weight is measured on
 TOKENS = 64  # of each of them: more do not rank better (docs/adr/0008), and each weight costs a run over them
@@ -31,7 +29,7 @@ _STEPS = 200_000  # of all weights' sizes that the choice reckons in, at most
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixed:
+class BitAllocation:
     """Which weights get 8 bits, by the names that :class:`Linear` and :class:`Embedding` give them."""
 
     raised: frozenset[str] = frozenset()
@@ -39,7 +37,7 @@ class Mixed:
     blocks: Mapping[str, Blocks] = field(default_factory=dict, repr=False)  # made already, of layers left in 4 bits
 
 
-UNIFORM = Mixed()
+UNIFORM = BitAllocation()
 """All weights in the same bits."""
 
 
@@ -66,18 +64,19 @@ class LoneCost:
             raise CalibrationError("there is no calibration text", hint="Give --calibration FILE, one text a line.")
         self._open: tuple[int, Part] | None = None
         # What every part is given, of each text: small beside a weight.
-        self._given: list[list[dict[str, npt.NDArray[Any]]]] = [[{} for _ in self._feeds]]
+        self._given: list[list[dict[str, Array]]] = [[{} for _ in self._feeds]]
         self._reference = self._run({}, 0, keep=True)
 
-    def measure(self, replaced: Mapping[str, Float]) -> float:
+    def measure(self, replaced: Mapping[str, FloatArray]) -> float:
         """Mean KL divergence in nats a position when ``replaced``, name -> float32 of the weight's shape, is put in."""
-        found = DecoderFidelity()
+        total = 0.0
         logits = self._run(replaced, min(self._first[name] for name in replaced))
         for reference, other in zip(self._reference, logits, strict=True):
-            found.add(reference, other)
-        return max(found.kl / found.positions, 0.0)
+            for divergence in divergences(reference, other):
+                total += divergence
+        return max(total / sum(map(len, self._reference)), 0.0)
 
-    def _run(self, replaced: Mapping[str, Float], first: int, *, keep: bool = False) -> list[Float]:
+    def _run(self, replaced: Mapping[str, FloatArray], first: int, *, keep: bool = False) -> list[FloatArray]:
         """The logits float32 [T, V] of each text, from part ``first`` on."""
         carried, found = self._given[first], []
         for index in range(first, len(self._chain)):

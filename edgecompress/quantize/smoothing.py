@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.graph.linears import Linear, constant
+from edgecompress.graph.linears import Linear
+from edgecompress.graph.rewrite import constant
 from edgecompress.quantize.calibration import ActivationStatistics
-from edgecompress.quantize.numerics import Float, fake_quantize_uint8, per_column_int8, range_to_uint8
+from edgecompress.quantize.numerics import fake_quantize_uint8, per_column_int8, range_to_uint8
+from edgecompress.types.arrays import FloatArray
 
 WORTH_A_PRODUCT = 5e-4  # how much of the square of what is computed a product a channel must save
 _SMOOTH = "/Smooth"
@@ -40,7 +42,7 @@ def smooth(
     return served
 
 
-def smoothed(value: ir.Value) -> tuple[ir.Value, Float] | None:
+def smoothed(value: ir.Value) -> tuple[ir.Value, FloatArray] | None:
     """The smoothed form of ``value`` that some layer reads, and the factor a channel [K] that leads back; or None."""
     for node, index in value.uses():
         if index == 0 and node.op_type == "Mul" and (node.name or "").endswith(_SMOOTH):
@@ -51,7 +53,7 @@ def smoothed(value: ir.Value) -> tuple[ir.Value, Float] | None:
     return None
 
 
-def _factor(group: Sequence[Linear], seen: ActivationStatistics, alpha: float) -> Float | None:
+def _factor(group: Sequence[Linear], seen: ActivationStatistics, alpha: float) -> FloatArray | None:
     """Factor a channel [K], or None if smoothing does not pay."""
     weights = np.concatenate([linear.weight_array() for linear in group], axis=1)
     weight_max = np.maximum(np.abs(weights).max(axis=1), 1e-5)
@@ -65,7 +67,7 @@ def _factor(group: Sequence[Linear], seen: ActivationStatistics, alpha: float) -
     return factor if plain - smoothed > WORTH_A_PRODUCT else None
 
 
-def _layer_error(x: Float, weight: Float, bounds: tuple[float, float]) -> float:
+def _layer_error(x: FloatArray, weight: FloatArray, bounds: tuple[float, float]) -> float:
     """Squared error of the layer's output on the sample, relative to the output. x [rows, K], weight [K, N]."""
     quantized, scale = per_column_int8(weight)
     exact = x @ weight
@@ -73,7 +75,7 @@ def _layer_error(x: Float, weight: Float, bounds: tuple[float, float]) -> float:
     return float(np.square(exact - approximate).sum() / max(np.square(exact).sum(), 1e-12))
 
 
-def _apply(graph: ir.Graph, group: Sequence[Linear], factor: Float) -> None:
+def _apply(graph: ir.Graph, group: Sequence[Linear], factor: FloatArray) -> None:
     first = group[0]
     inverse = constant(graph, f"{first.name}.smoothing", (1 / factor).astype(np.float32))
     product = ir.node("Mul", [first.x, inverse], name=f"{first.name}{_SMOOTH}")

@@ -12,11 +12,15 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.graph.linears import Embedding, Linear, constant, replace_linear
+from edgecompress.graph.blocks import BlockFormat, Blocks
+from edgecompress.graph.linears import Embedding, Linear, replace_linear
 from edgecompress.graph.ops import DOMAIN
-from edgecompress.quantize.blockwise import BlockFormat, Blocks, quantize_blocks
+from edgecompress.graph.rewrite import constant
+from edgecompress.quantize.blockwise import quantize_blocks
 from edgecompress.quantize.gptq import gptq
-from edgecompress.quantize.numerics import Float, per_row_int8
+from edgecompress.quantize.numerics import per_row_int8
+from edgecompress.types.arrays import FloatArray
+from edgecompress.types.limits import DEFAULT_LIMITS, WeightLimits
 
 SMALLEST_BLOCK = 16  # that GatherBlockQuantized takes
 
@@ -30,23 +34,20 @@ def quantize_weights(
     method: str = "rtn",
     symmetric: bool = True,
     accuracy_level: int = 4,
-    hessians: Mapping[str, Float] | None = None,
+    hessians: Mapping[str, FloatArray] | None = None,
     ready: Mapping[str, Blocks] | None = None,
-    positive: bool = False,
+    limits: WeightLimits = DEFAULT_LIMITS,
 ) -> int:
     """Replace layers by ``edgecompress::BlockLinear`` in place, one by one; return how many. Inputs stay float32.
 
     Inputs of the op: x, uint8 weight [N, blocks, block * bits / 8], float32 scales [N, blocks] and, where there are
     any, uint8 zero points [N, ceil(blocks * bits / 8)] and float32 bias [N]. ``hessians`` maps the name of a layer's
     input to float32 [K, K]; method ``gptq`` needs it, and asks for each when its layer's turn comes. ``ready`` maps the
-    names of layers to blocks of this format that :func:`round_linear` has made of them before. ``positive``, for
-    TensorRT: no scale is below zero, and 4-bit blocks fill the width, two at least: a builder takes one block a column
-    for another scheme, and writes the whole weight out in float16 before each product. It does so with 8-bit blocks
-    too, unless they are whole columns.
+    names of layers to blocks of this format that :func:`round_linear` has made of them before.
     """
-    form = BlockFormat(bits=bits, block_size=block_size, symmetric=symmetric, positive=positive)
+    form = BlockFormat(bits=bits, block_size=block_size, symmetric=symmetric, positive_scales=limits.positive_scales)
     for linear in linears:
-        fitted = replace(form, block_size=_builders_block(linear.width, form)) if positive else form
+        fitted = replace(form, block_size=fitting_block(linear.width, form, limits))
         blocks = (ready or {}).get(linear.name) or round_linear(linear, fitted, method, hessians)
         names = f"{linear.name}.weight"
         packed = constant(model.graph, f"{names}_int{bits}", blocks.packed)
@@ -55,7 +56,7 @@ def quantize_weights(
     return len(linears)
 
 
-def round_linear(linear: Linear, form: BlockFormat, method: str, hessians: Mapping[str, Float] | None) -> Blocks:
+def round_linear(linear: Linear, form: BlockFormat, method: str, hessians: Mapping[str, FloatArray] | None) -> Blocks:
     """The layer's weight [K, N] in blocks; the layer stays as it is."""
     if method == "gptq":
         assert hessians is not None, "gptq is calibrated: it needs the Hessian of every layer's input"
@@ -107,11 +108,13 @@ def let_go(graph: ir.Graph, weight: ir.Value) -> None:
     weight.const_value = None
 
 
-def quantize_embeddings(model: ir.Model, embeddings: Sequence[Embedding], *, half_scales: bool = False) -> int:
+def quantize_embeddings(
+    model: ir.Model, embeddings: Sequence[Embedding], *, limits: WeightLimits = DEFAULT_LIMITS
+) -> int:
     """Replace lookups by ``edgecompress::QuantizedEmbedding`` (int8 [V, H], float32 [V, 1], ids); return how many."""
     for embedding in embeddings:
         assert embedding.table.const_value is not None
-        table, scale = per_row_int8(embedding.table.const_value.numpy(), half_scales=half_scales)
+        table, scale = per_row_int8(embedding.table.const_value.numpy(), half_scales=limits.half_scales)
         inputs = [
             constant(model.graph, f"{embedding.table.name}.int8", table),
             constant(model.graph, f"{embedding.table.name}.scale", scale),
@@ -151,12 +154,17 @@ def block_that_divides(width: int, block_size: int) -> int:
     return block
 
 
-def _builders_block(width: int, form: BlockFormat) -> int:
-    """Whole columns of 8 bits; of 4, as :func:`block_that_divides`, so short that there are two blocks or more."""
+def fitting_block(width: int, form: BlockFormat, limits: WeightLimits) -> int:
+    """The block size of a column of ``width`` weights: the format's, unless the limits ask for another.
+
+    Where they want several blocks, it is as :func:`block_that_divides` has it and so short that there are as many.
+    """
     if form.bits == 8:
-        return width
-    half = 1 << (max(width // 2, 1).bit_length() - 1)
-    return block_that_divides(width, min(form.block_size, half))
+        return width if limits.whole_columns else form.block_size
+    if limits.least_blocks == 1:
+        return form.block_size
+    longest = 1 << (max(width // limits.least_blocks, 1).bit_length() - 1)
+    return block_that_divides(width, min(form.block_size, longest))
 
 
 def tied_to(embedding: Embedding, linear: Linear) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ Outputs = Sequence[Sequence[npt.NDArray[Any]]]  # a list of output arrays for ea
 EMBEDDING_TASKS = ("sentence-similarity", "feature-extraction", "image-feature-extraction")
 _NEIGHBOURS = 10
 _DIGITS = 6  # of what goes into a report: differences beyond are those of the summation order
+_SLICE_ELEMENTS = 1 << 21  # of logits, 16 MB of float64
 
 
 def measure(task: str, reference: Outputs, outputs: Outputs) -> Fidelity:
@@ -57,7 +58,7 @@ def _heads(reference: Outputs, outputs: Outputs, largest: float) -> Fidelity:
             p, q = _rows(a).astype(np.float64), np.nan_to_num(_rows(b).astype(np.float64), nan=-1e9)
             if p.shape[1] == 1:  # a reranker's one score: the sigmoid makes it a choice of two
                 p, q = np.concatenate([p, -p], 1) / 2, np.concatenate([q, -q], 1) / 2
-            log_p, log_q = _log_softmax(p), _log_softmax(q)
+            log_p, log_q = log_softmax(p), log_softmax(q)
             divergences.append(float((np.exp(log_p) * (log_p - log_q)).sum(1).mean()))
             agreements.append(float((p.argmax(1) == q.argmax(1)).mean()))
     return Fidelity(
@@ -82,9 +83,35 @@ def _cosine(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]
     return np.asarray(np.nan_to_num((a * b).sum(-1) / lengths, nan=0.0))
 
 
-def _log_softmax(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def log_softmax(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Log-probabilities of logits [rows, classes]."""
     shifted = x - x.max(1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+
+
+def row_slices(rows: int, columns: int) -> Iterator[slice]:
+    """Slices of logits [rows, columns] that are small enough to be copied as float64."""
+    step = max(_SLICE_ELEMENTS // columns, 1)
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
+
+
+def summed_divergence(log_p: npt.NDArray[np.float64], log_q: npt.NDArray[np.float64]) -> float:
+    """KL divergence in nats, summed over the rows of log-probabilities [rows, classes]. Overwrites both."""
+    log_q -= log_p
+    np.exp(log_p, out=log_p)
+    return -float(np.einsum("tv,tv->", log_p, log_q))
+
+
+def divergences(reference: npt.NDArray[Any], logits: npt.NDArray[Any]) -> Iterator[float]:
+    """KL divergence in nats of logits [rows, classes] from the reference's, summed over each of their slices.
+
+    A row whose logits are not all finite counts as one where nothing is known: uniform.
+    """
+    for part in row_slices(*reference.shape):
+        q = logits[part].astype(np.float64)
+        q[~np.isfinite(q).all(axis=1)] = 0.0
+        yield summed_divergence(log_softmax(reference[part].astype(np.float64)), log_softmax(q))
 
 
 def neighbour_agreement(reference: npt.NDArray[Any], vectors: npt.NDArray[Any]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ IntArray = npt.NDArray[np.int64]
 
 Feed = Mapping[str, Array]
 """A model's inputs by name."""
+
+Batches = Callable[[], Iterable[Feed]]
+"""Feeds that can be gone through more than once."""
 
 Run = Callable[[Feed], Sequence[Array]]
 """A model as a function from its inputs to its outputs."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgecompress.types.precision import FP32
+
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
@@ -12,7 +14,7 @@ class Graph:
 
     path: Path
     stage: str  # "captured", "quantized", "lowered", "compiled"
-    precision: str = "fp32"
+    precision: str = FP32
     weights_of: Path | None = None  # a graph file in the same folder whose data file this one reads; None: its own
 
     library: Path | None = None  # custom ops that it needs, built for the target

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from edgecompress.types.precision import AUTO, FP8, FP16, INT4_WEIGHTS, INT8_STATIC, INT8_WEIGHTS, MIXED_WEIGHTS
 from edgecompress.types.provenance import ProvenanceRecipe
 
 SCHEMA_VERSION = 1
 
-PRECISIONS = ("fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "int4-weights", "mixed-weights", "fp8")
-"""Concrete precisions; ``auto`` measures the candidates among them and takes the fastest inside the budget."""
-
-MIXED = "mixed-weights"
-"""int8 for the weights of a decoder that cost its logits most, int4 for the others; only made when it is asked for."""
-
-FP8 = "fp8"
-"""E4M3 for weights and activations, one scale a tensor; an engine's."""
-
-SHORT_PRECISIONS = {"int4": "int4-weights", "int8": "int8-weights", "mixed": MIXED}
+SHORT_PRECISIONS = {"int4": INT4_WEIGHTS, "int8": INT8_WEIGHTS, "mixed": MIXED_WEIGHTS}
 """What decoders may say for short. For encoders "int8" could mean three things, so there it is refused."""
 
-ENGINE_PRECISIONS = {"fp16": "fp16", "int8": "int8-static", "int4": "int4-weights", "fp8": FP8}
+ENGINE_PRECISIONS = {FP16: FP16, "int8": INT8_STATIC, "int4": INT4_WEIGHTS, FP8: FP8}
 """What an encoder's engine is built in, by its short name: each means one thing there."""
 
-DECODER_ENGINE_PRECISIONS = {**ENGINE_PRECISIONS, "int8": "int8-weights"}
+DECODER_ENGINE_PRECISIONS = {**ENGINE_PRECISIONS, "int8": INT8_WEIGHTS}
 """A decoder's: its activations have outliers that one scale a tensor does not hold."""
 
 ONNXRUNTIME, TENSORRT_RTX, TENSORRT = "onnxruntime", "tensorrt-rtx", "tensorrt"
@@ -140,7 +132,7 @@ class EngineRecipe:
 class Recipe:
     target: str = "local"
     backend: str | None = None  # one of the target's; None: the first of them that this version has
-    precision: str = "auto"
+    precision: str = AUTO  # a name of types/precision.py, a short one, or AUTO
     format: str = "bundle"  # one of FORMATS
     student: StudentRecipe = field(default_factory=StudentRecipe)
     quantize: QuantizeRecipe = field(default_factory=QuantizeRecipe)

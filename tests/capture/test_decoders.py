@@ -17,7 +17,7 @@ from edgecompress.export.inventory import expert_notes
 from edgecompress.kinds.architectures import ARCHITECTURES
 from edgecompress.kinds.decoder.generation import chat_template, generation_settings
 from edgecompress.kinds.student import load_student
-from edgecompress.lower.onnxruntime import lower
+from edgecompress.lower.microsoft import lower
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Student

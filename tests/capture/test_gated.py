@@ -11,7 +11,7 @@ import torch
 from torch.nn import Linear, Module, functional
 
 from edgecompress.capture.gated import ACTIVATIONS, recognise_mlp
-from edgecompress.lower.onnxruntime import lower, lower_model
+from edgecompress.lower.microsoft import lower, lower_model
 from tests.capture.test_decoders import captured, ops
 from tests.graphs import graph_with_weights
 from tests.quantize.test_quantize_graph import run

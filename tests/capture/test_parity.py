@@ -16,7 +16,7 @@ from edgecompress.capture.model import Encoder, example_inputs, load_model
 from edgecompress.errors import StudentError
 from edgecompress.kinds.architectures import ARCHITECTURES
 from edgecompress.kinds.student import load_student
-from edgecompress.lower.onnxruntime import lower
+from edgecompress.lower.microsoft import lower
 from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Student
 from tests.tiny import CONFIGS, tiny_checkpoint

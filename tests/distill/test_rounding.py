@@ -10,7 +10,8 @@ import torch
 
 from edgecompress.distill.rounding import BlockRounding, Rounding, round_activation, round_rows, straight_through
 from edgecompress.errors import RecipeError
-from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
+from edgecompress.graph.blocks import BlockFormat
+from edgecompress.quantize.blockwise import quantize_blocks
 from edgecompress.quantize.numerics import fake_quantize_uint8, per_column_int8, range_to_uint8
 
 

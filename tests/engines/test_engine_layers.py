@@ -8,7 +8,7 @@ import pytest
 
 from edgecompress.backends.engine_layers import most_bytes, quantized_products, read_layers, require_claimed
 from edgecompress.errors import EngineError
-from edgecompress.lower.tensorrt import OPSET
+from edgecompress.lower.standard import OPSET
 from tests.graphs import graph_with_weights
 
 K = 128

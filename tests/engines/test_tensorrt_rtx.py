@@ -11,7 +11,7 @@ import pytest
 from edgecompress.backends.engine_layers import read_layers
 from edgecompress.backends.tensorrt_rtx.engine import Engine, build_engine, profile_of, require_builder
 from edgecompress.errors import EngineError, HostError
-from edgecompress.lower.tensorrt import OPSET, lower
+from edgecompress.lower.standard import OPSET, lower
 from edgecompress.targets import find_target
 from edgecompress.types.bundle import ShapeRange
 from edgecompress.types.graph import Graph

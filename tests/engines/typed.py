@@ -13,16 +13,17 @@ from edgecompress.graph.sessions import open_session
 from edgecompress.kinds.encoder.reference import reference_outputs
 from edgecompress.kinds.encoder.samples import Feed, in_batches, text_feeds
 from edgecompress.kinds.student import load_student
-from edgecompress.lower import tensorrt
+from edgecompress.lower import standard
 from edgecompress.lower.half_rounding import rounded_graph
-from edgecompress.lower.onnxruntime import lower_model
+from edgecompress.lower.microsoft import lower_model
 from edgecompress.quantize.peaks import too_large_for_half
-from edgecompress.quantize.stage import calibrate, quantize
+from edgecompress.quantize.stage import Calibration, calibrate, quantize
 from edgecompress.quantize.texts import load_texts
 from edgecompress.runtime.metrics import measure
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import CalibrationRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity
+from tests.limits import ENGINE
 
 PRECISIONS = ("fp16", "int8-static", "int4-weights", "fp8")
 SAMPLES = 64
@@ -44,17 +45,19 @@ def write_typed(student_dir: Path, folder: Path) -> None:
         text_feeds(tokenizer, student, part, recipe.calibration.max_length_tokens)
         for part in (texts.calibration, texts.held_out)
     )
-    captured = capture(student, folder, opset=tensorrt.CAPTURED_OPSET)
-    calibrated = calibrate(captured, recipe, lambda: calibration, lower_model, folder, residuals=True)
+    captured = capture(student, folder, opset=standard.CAPTURED_OPSET)
+    calibrated = calibrate(captured, recipe, lambda: calibration, lower_model, folder, limits=ENGINE)
     model = ir.load(captured.path)
-    wide = too_large_for_half(lower_model(model.clone()), tensorrt.computed_in_half(model), calibration)
+    wide = too_large_for_half(lower_model(model.clone()), standard.computed_in_half(model), calibration)
     assert wide == (), "no value of MiniLM comes near float16's limit"
     for precision in PRECISIONS:
         quantized = quantize(
-            captured, precision, recipe, calibrated, folder, batches=lambda: calibration, make_runnable=lower_model,
-            symmetric=True,
+            captured, precision, recipe, folder, limits=ENGINE,
+            calibration=Calibration(
+                statistics=calibrated, batches=lambda: calibration, make_runnable=lower_model
+            ),
         )  # fmt: skip
-        tensorrt.lower(quantized, folder)
+        standard.lower(quantized, folder)
     np.savez(
         folder / "held-out.npz",
         vectors=np.concatenate([outputs[0] for outputs in reference_outputs(student, held_out)]),

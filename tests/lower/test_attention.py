@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from edgecompress.errors import RecipeError
-from edgecompress.lower.onnxruntime import lower_model
+from edgecompress.lower.microsoft import lower_model
 
 
 def attention_graph(

@@ -12,7 +12,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from edgecompress.errors import RecipeError
 from edgecompress.graph.packing import pack_linears
-from edgecompress.lower.onnxruntime import lower_model
+from edgecompress.lower.microsoft import lower_model
 from tests.graphs import graph_with_weights
 
 HIDDEN, CAPACITY = 24, 40

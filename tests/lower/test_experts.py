@@ -9,9 +9,10 @@ import onnx_ir as ir
 import pytest
 
 from edgecompress.export.inventory import expert_notes, weight_layers
+from edgecompress.graph.blocks import BlockFormat
 from edgecompress.lower.experts import REASON, never_negative, why_not
-from edgecompress.lower.onnxruntime import lower_model
-from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
+from edgecompress.lower.microsoft import lower_model
+from edgecompress.quantize.blockwise import quantize_blocks
 from edgecompress.quantize.experts import find_experts, quantize_experts, routers
 from edgecompress.types.recipe import QuantizeRecipe
 from tests.graphs import graph_with_weights

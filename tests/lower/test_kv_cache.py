@@ -9,7 +9,7 @@ import pytest
 
 from edgecompress.errors import RecipeError
 from edgecompress.lower.kv_cache import quantize_cache
-from edgecompress.lower.onnxruntime import lower_model
+from edgecompress.lower.microsoft import lower_model
 from tests.graphs import graph_with_weights
 from tests.lower.test_cached_attention import CAPACITY, HIDDEN, decoder_graph, shaped, weights_for
 

@@ -8,17 +8,19 @@ import onnxruntime as ort
 import pytest
 
 from edgecompress.errors import RecipeError
+from edgecompress.graph.blocks import BlockFormat
 from edgecompress.graph.linears import find_embeddings, find_linears, find_residuals
 from edgecompress.lower.qdq import lower_to_qdq
-from edgecompress.lower.tensorrt import OPSET
+from edgecompress.lower.standard import OPSET
 from edgecompress.quantize.activations import quantize_linears
-from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
+from edgecompress.quantize.blockwise import quantize_blocks
 from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
 from edgecompress.quantize.numerics import per_column_int8, per_row_int8, range_to_int8
 from edgecompress.quantize.residuals import quantize_residuals
 from edgecompress.quantize.weights import quantize_embeddings, quantize_weights
 from edgecompress.types.recipe import CalibrationRecipe
 from tests.graphs import graph_with_weights
+from tests.limits import ENGINE
 
 K, N, TOKENS = 64, 48, 33
 STATIC = CalibrationRecipe()
@@ -72,7 +74,7 @@ def quantized_residuals(
     linears = find_linears(model)
     additions = find_residuals(linears)
     assert [node.name for node in additions] == ["Add_3"]
-    quantize_linears(model, linears, statistics, static=STATIC, symmetric=True)
+    quantize_linears(model, linears, statistics, static=STATIC, limits=ENGINE)
     balanced = quantize_residuals(model, additions, statistics, STATIC) if residuals else 0
     lower_to_qdq(model)
     return model, balanced
@@ -113,7 +115,7 @@ def test_a_layer_reads_8_bits_on_both_sides(rng: np.random.Generator) -> None:
     x = rng.normal(size=(2, TOKENS, K)).astype(np.float32)
     weight, bias = (model.graph.initializers[name].const_value.numpy() for name in ("w1", "b1"))  # type: ignore[union-attr]
     quantize_linears(
-        model, find_linears(model), statistics_of(model, ["x"], x), static=STATIC, symmetric=True, bias_correction=False
+        model, find_linears(model), statistics_of(model, ["x"], x), static=STATIC, limits=ENGINE, bias_correction=False
     )
     assert lower_to_qdq(model) == 2
     assert kinds(model).count("QuantizeLinear") == 1, "all readers of an input share its Q"
@@ -180,7 +182,7 @@ def test_a_weight_in_blocks_stands_behind_its_dq(rng: np.random.Generator, bits:
         """,
         {"w": weight, "bias": np.arange(N, dtype=np.float32)},
     )
-    quantize_weights(model, find_linears(model), bits=bits, block_size=128, positive=True)
+    quantize_weights(model, find_linears(model), bits=bits, block_size=128, limits=ENGINE)
     assert lower_to_qdq(model) == 1
     assert kinds(model) == ["DequantizeLinear", "MatMul", "Add"]
     dequantize = model.graph[0]
@@ -192,7 +194,7 @@ def test_a_weight_in_blocks_stands_behind_its_dq(rng: np.random.Generator, bits:
     assert (dequantize.attributes["axis"].as_int(), dequantize.attributes["block_size"].as_int()) == (0, block)
     assert tuple(scale.shape) == (width // block, N)
     assert (scale.numpy() > 0).all()
-    blocks = quantize_blocks(weight, BlockFormat(bits=bits, block_size=block, positive=True))
+    blocks = quantize_blocks(weight, BlockFormat(bits=bits, block_size=block, positive_scales=True))
     x = rng.normal(size=(5, width)).astype(np.float32)
     np.testing.assert_allclose(run(model, x=x)[0], x @ blocks.dequantize() + np.arange(N), rtol=1e-4, atol=1e-4)
 
@@ -207,7 +209,7 @@ def test_8_bits_have_one_scale_a_column(rng: np.random.Generator) -> None:
         """,
         {"w": weight},
     )
-    quantize_weights(model, find_linears(model), bits=8, block_size=32, positive=True)
+    quantize_weights(model, find_linears(model), bits=8, block_size=32, limits=ENGINE)
     assert lower_to_qdq(model) == 1
     dequantize = model.graph[0]
     stored, scale = (value.const_value for value in dequantize.inputs[:2])  # type: ignore[union-attr]
@@ -225,7 +227,7 @@ def test_8_bits_have_one_scale_a_column(rng: np.random.Generator) -> None:
 def test_zero_points_of_weights_are_refused(rng: np.random.Generator) -> None:
     model = two_readers(rng)
     quantize_weights(model, find_linears(model), bits=4, block_size=32, symmetric=False)
-    with pytest.raises(RecipeError, match="TensorRT takes weights around zero only"):
+    with pytest.raises(RecipeError, match="Q/DQ takes weights around zero only"):
         lower_to_qdq(model)
 
 
@@ -246,7 +248,7 @@ def test_a_table_stands_behind_its_dq_and_is_looked_up_after(rng: np.random.Gene
         """,
         {"table": table},
     )
-    quantize_embeddings(model, find_embeddings(model), half_scales=True)
+    quantize_embeddings(model, find_embeddings(model), limits=ENGINE)
     assert lower_to_qdq(model) == 1
     assert kinds(model) == ["DequantizeLinear", "Gather"]
     assert model.graph[0].attributes["axis"].as_int() == 0

@@ -7,8 +7,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from edgecompress.lower.standard import OPSET
 from edgecompress.lower.standard_attention import lower_to_standard_attention
-from edgecompress.lower.tensorrt import OPSET
 from tests.lower.test_attention import attention_graph, check_against_float64, reference
 
 

@@ -9,13 +9,14 @@ import pytest
 
 from edgecompress.graph.linears import find_linears
 from edgecompress.lower.half_rounding import round_explicitly
-from edgecompress.lower.tensorrt import OPSET, computed_in_half, lower_model
+from edgecompress.lower.standard import OPSET, computed_in_half, lower_model
 from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.calibration import collect_statistics
 from edgecompress.quantize.peaks import too_large_for_half
 from edgecompress.quantize.weights import quantize_weights
 from edgecompress.types.recipe import CalibrationRecipe
 from tests.graphs import graph_with_weights
+from tests.limits import ENGINE
 
 K = 64
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
@@ -107,10 +108,10 @@ def test_what_half_cannot_hold_stays_float_behind_rounded_weights(bits: int, rng
     def lowered(wide: tuple[str, ...]) -> ir.Model:
         model = block(np.random.default_rng(1), size=1e4)
         if bits == 4:
-            quantize_weights(model, find_linears(model), bits=4, block_size=32, positive=True)
+            quantize_weights(model, find_linears(model), bits=4, block_size=32, limits=ENGINE)
         else:
             statistics = collect_statistics(model, {"x": K, "r": K}, [{"x": x}])
-            quantize_linears(model, find_linears(model), statistics, static=CalibrationRecipe(), symmetric=True)
+            quantize_linears(model, find_linears(model), statistics, static=CalibrationRecipe(), limits=ENGINE)
         return lower_model(model, wide)
 
     assert not np.isfinite(run(lowered(()), x)).all()

@@ -9,17 +9,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from edgecompress.quantize.blockwise import (
-    BlockFormat,
-    Blocks,
-    encode,
-    into_blocks,
-    pack,
-    quantize_blocks,
-    refine_half_quadratic,
-    search_scales,
-    unpack,
-)
+from edgecompress.graph.blocks import BlockFormat, Blocks, pack, unpack
+from edgecompress.quantize.blockwise import encode, into_blocks, quantize_blocks, refine_half_quadratic, search_scales
 from edgecompress.quantize.gptq import feedback, gptq
 
 EPSILON = np.finfo(np.float32).eps
@@ -333,7 +324,7 @@ def test_positive_scales_are_positive_and_nearly_as_good(method: str, rng: np.ra
     weight = rng.normal(size=(256, 24)).astype(np.float32)
     form = BlockFormat(bits=4, block_size=64)
     free = quantize_blocks(weight, form, method)
-    bound = quantize_blocks(weight, replace(form, positive=True), method)
+    bound = quantize_blocks(weight, replace(form, positive_scales=True), method)
     assert (free.scales < 0).any()
     assert (bound.scales > 0).all()
     error = [float(np.square(blocks.dequantize() - weight).mean()) for blocks in (free, bound)]

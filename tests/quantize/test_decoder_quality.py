@@ -17,8 +17,8 @@ from edgecompress.graph.sessions import make_session
 from edgecompress.kinds.decoder.check import logits_of, text_feed
 from edgecompress.kinds.decoder.metric import DecoderFidelity, measure_decoder
 from edgecompress.kinds.student import load_student
-from edgecompress.lower.onnxruntime import lower, lower_model
-from edgecompress.quantize.stage import quantize
+from edgecompress.lower.microsoft import lower, lower_model
+from edgecompress.quantize.stage import Calibration, quantize
 from edgecompress.quantize.texts import load_texts
 from edgecompress.runtime.metrics import shortfall
 from edgecompress.types.graph import Graph
@@ -74,10 +74,11 @@ def fidelity_of(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> C
             trained.captured,
             precision,
             Recipe(quantize=QuantizeRecipe(**options)),  # type: ignore[arg-type]
-            None,
             folder,
-            batches=lambda: [text_feed(ids, trained.past) for ids in trained.calibration],
-            make_runnable=lower_model,
+            calibration=Calibration(
+                batches=lambda: [text_feed(ids, trained.past) for ids in trained.calibration],
+                make_runnable=lower_model,
+            ),
         )
         run = logits_of(make_session(lower(quantized, folder).path, 1))
         pairs = zip(trained.reference, trained.held_out, strict=True)

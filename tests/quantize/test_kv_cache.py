@@ -13,7 +13,7 @@ from edgecompress.capture.export import capture
 from edgecompress.errors import CalibrationError
 from edgecompress.kinds.decoder.check import text_feed
 from edgecompress.kinds.student import load_student
-from edgecompress.lower.onnxruntime import lower
+from edgecompress.lower.microsoft import lower
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
 from edgecompress.quantize.texts import affordable_texts
 from edgecompress.types.recipe import StudentRecipe

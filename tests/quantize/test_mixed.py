@@ -11,15 +11,16 @@ import onnx_ir as ir
 import pytest
 
 from edgecompress.errors import CalibrationError
+from edgecompress.graph.blocks import BlockFormat
 from edgecompress.graph.linears import find_embeddings, find_linears
-from edgecompress.lower.onnxruntime import lower_model
+from edgecompress.lower.microsoft import lower_model
 from edgecompress.quantize import parts
-from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
+from edgecompress.quantize.blockwise import quantize_blocks
+from edgecompress.quantize.head_and_tables import quantize_every_weight
 from edgecompress.quantize.hessians import StreamedHessians
-from edgecompress.quantize.language_model import quantize_decoder
 from edgecompress.quantize.mixed import mix
 from edgecompress.quantize.sensitivity import LoneCost, choose_raised
-from edgecompress.quantize.stage import quantize
+from edgecompress.quantize.stage import Calibration, quantize
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import QuantizeRecipe, Recipe
 from edgecompress.types.report import ALONE_KEY
@@ -119,7 +120,7 @@ def test_what_costs_most_is_raised_and_the_mean_is_kept(rng: np.random.Generator
     assert found.raised == chosen
     worst = max(found.costs, key=lambda name: found.costs[name] if sizes[name] <= sizes[HEAD] else 0.0)
     assert worst in found.raised
-    quantize_decoder(model, recipe, bits=4, mixed=found)
+    quantize_every_weight(model, find_linears(model), recipe, bits=4, allocation=found)
     assert bits_of(model) == {name: 8 if name in found.raised else 4 for name in sizes}
 
 
@@ -136,7 +137,7 @@ def test_the_graph_holds_what_was_measured(rng: np.random.Generator, method: str
     assert not found.raised
     assert find_linears(model)
     assert find_embeddings(model)
-    quantize_decoder(model, recipe, bits=4, hessians=needed, mixed=found)
+    quantize_every_weight(model, find_linears(model), recipe, bits=4, hessians=needed, allocation=found)
     rounded = {
         {UP: "up", DOWN: "down", HEAD: "head"}[name]: blocks.dequantize() for name, blocks in found.blocks.items()
     }
@@ -153,7 +154,7 @@ def test_a_tied_head_and_table_are_one_choice(rng: np.random.Generator) -> None:
     found = mix(model, QuantizeRecipe(method="rtn", block_size=32, mean_bits=8.0), lambda: texts)
     assert TABLE not in found.costs
     assert {HEAD, TABLE} <= found.raised
-    assert quantize_decoder(model, RECIPE, bits=4, mixed=found).tied
+    assert quantize_every_weight(model, find_linears(model), RECIPE, bits=4, allocation=found).tied
 
 
 def test_what_the_recipe_says_of_head_and_table_stays(rng: np.random.Generator) -> None:
@@ -162,7 +163,7 @@ def test_what_the_recipe_says_of_head_and_table_stays(rng: np.random.Generator) 
     recipe = QuantizeRecipe(method="rtn", block_size=32, head_bits=8, embedding_bits=4, mean_bits=6.0)
     found = mix(model, recipe, lambda: texts)
     assert set(found.costs) == {UP, DOWN}
-    quantize_decoder(model, recipe, bits=4, mixed=found)
+    quantize_every_weight(model, find_linears(model), recipe, bits=4, allocation=found)
     bits = bits_of(model)
     assert (bits[HEAD], bits[TABLE]) == (8, 4)
     assert sorted((bits[UP], bits[DOWN])) == [4, 8]
@@ -170,17 +171,14 @@ def test_what_the_recipe_says_of_head_and_table_stays(rng: np.random.Generator) 
 
 def test_the_stage_writes_the_costs_down(rng: np.random.Generator, tmp_path: Path) -> None:
     model = decoder(rng)
-    model.metadata_props["edgecompress.task"] = "text-generation"
     ir.save(model, tmp_path / "captured.onnx")
     texts = batch(rng)
     made = quantize(
         Graph(path=tmp_path / "captured.onnx", stage="captured"),
         "mixed-weights",
         Recipe(quantize=QuantizeRecipe(block_size=32, mean_bits=7.0)),
-        None,
         tmp_path,
-        probes=lambda: texts,
-        make_runnable=lower_model,
+        calibration=Calibration(probes=lambda: texts, make_runnable=lower_model),
     )
     written = ir.load(made.path)
     assert set(json.loads(written.metadata_props[ALONE_KEY])) == {UP, DOWN, HEAD, TABLE}

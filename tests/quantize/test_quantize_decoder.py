@@ -9,11 +9,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgecompress.graph.blocks import BlockFormat
 from edgecompress.graph.linears import find_embeddings, find_linears
-from edgecompress.lower.onnxruntime import lower_model
-from edgecompress.quantize.blockwise import BlockFormat, quantize_blocks
+from edgecompress.lower.microsoft import lower_model
+from edgecompress.quantize.blockwise import quantize_blocks
+from edgecompress.quantize.head_and_tables import QuantizedWeights, find_head, quantize_every_weight
 from edgecompress.quantize.hessians import StreamedHessians
-from edgecompress.quantize.language_model import Quantized, find_head, quantize_decoder
 from edgecompress.quantize.weights import block_that_divides, quantize_weights, tied_to
 from edgecompress.types.recipe import QuantizeRecipe
 from tests.graphs import graph_with_weights
@@ -69,7 +70,9 @@ def test_the_graph_computes_with_the_rounded_weights(
     model = decoder(rng, tied=tied)
     floats = arrays_of(model)
     recipe = QuantizeRecipe(method="rtn", symmetric=symmetric, accuracy_level=0, block_size=64)
-    assert quantize_decoder(model, recipe, bits=bits) == Quantized(layers=3, head="MatMul_6", tables=1, tied=tied)
+    assert quantize_every_weight(model, find_linears(model), recipe, bits=bits) == QuantizedWeights(
+        layers=3, head="MatMul_6", tables=1, tied=tied
+    )
     assert not set(floats) & set(arrays_of(model)) - {"up_bias", "cap"}
     expected = floats | {name: rounded(floats[name], bits, 64, symmetric) for name in ("up", "down", "head")}
     expected["table"] = rounded(floats["table"].T, bits, 64, symmetric).T
@@ -87,7 +90,7 @@ def test_a_tied_head_and_table_are_stored_once(rng: np.random.Generator) -> None
     sizes = {}
     for tied in (True, False):
         model = decoder(rng, tied=tied)
-        quantize_decoder(model, recipe, bits=8)
+        quantize_every_weight(model, find_linears(model), recipe, bits=8)
         lowered = lower_model(model)
         kinds = [node.op_type for node in lowered.graph]
         assert kinds.count("GatherBlockQuantized") == 1
@@ -99,7 +102,9 @@ def test_a_tied_head_and_table_are_stored_once(rng: np.random.Generator) -> None
 
 def test_head_and_table_may_have_bits_of_their_own(rng: np.random.Generator) -> None:
     model = decoder(rng, tied=True)
-    made = quantize_decoder(model, QuantizeRecipe(method="rtn", head_bits=8, block_size=32), bits=4)
+    made = quantize_every_weight(
+        model, find_linears(model), QuantizeRecipe(method="rtn", head_bits=8, block_size=32), bits=4
+    )
     assert not made.tied
     bits = {node.name: node.attributes["bits"].as_int() for node in model.graph if "bits" in node.attributes}
     assert sorted(bits.values()) == [4, 4, 4, 8]
@@ -193,6 +198,6 @@ def test_gptq_beats_rounding_on_the_graph_s_own_inputs(rng: np.random.Generator)
         tensors = {linear.x.name or "": linear.width for linear in find_linears(model)}
         hessians = StreamedHessians(lower_model(model.clone()), tensors, lambda: [{"ids": ids}])
         recipe = QuantizeRecipe(method=method, block_size=32, accuracy_level=0, quantize_embeddings=False)
-        quantize_decoder(model, recipe, bits=4, hessians=hessians)
+        quantize_every_weight(model, find_linears(model), recipe, bits=4, hessians=hessians)
         errors[method] = np.linalg.norm(run(model, ids=unseen)[0] - exact)
     assert errors["gptq"] < 0.97 * errors["rtn"]

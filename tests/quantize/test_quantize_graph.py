@@ -10,20 +10,22 @@ import onnxruntime as ort
 import pytest
 
 from edgecompress.graph.linears import find_embeddings, find_linears
-from edgecompress.lower.onnxruntime import lower_model
+from edgecompress.lower.microsoft import lower_model
 from edgecompress.quantize.activations import quantize_linears
 from edgecompress.quantize.calibration import ActivationStatistics, collect_statistics
 from edgecompress.quantize.numerics import fake_quantize_uint8, per_column_int8, range_to_uint8
 from edgecompress.quantize.smoothing import smooth
-from edgecompress.quantize.stage import quantize
+from edgecompress.quantize.stage import Calibration, quantize
 from edgecompress.quantize.weights import quantize_embeddings, quantize_weights
 from edgecompress.targets import find_target
 from edgecompress.types.graph import Graph
+from edgecompress.types.limits import WeightLimits
 from edgecompress.types.recipe import CalibrationRecipe, QuantizeRecipe, Recipe
 from tests.graphs import graph_with_weights
 
 K, N = 64, 48
 BITS = 7 if find_target("local").u8s8_saturates else 8  # of weights, as an export for this machine has them
+LIMITS = WeightLimits(integer_bits=BITS)
 
 
 def two_linears(rng: np.random.Generator, outlier: float = 1.0) -> ir.Model:
@@ -71,7 +73,7 @@ def test_static_int8_is_the_arithmetic_it_claims_to_be(rng: np.random.Generator)
         seen,
         static=CalibrationRecipe(method="minmax"),
         bias_correction=False,
-        weight_bits=BITS,
+        limits=LIMITS,
     )
     quantized, scale = per_column_int8(weight, BITS)
     expected = fake_quantize_uint8(x, *range_to_uint8(float(x.min()), float(x.max()))) @ (quantized * scale) + bias
@@ -84,7 +86,7 @@ def test_int8_is_near_float32_and_quantizes_a_shared_input_once(
 ) -> None:
     model, x = two_linears(rng), inputs(rng)
     exact = run(model, x=x)
-    quantize_linears(model, find_linears(model), statistics_of(model, x), static=static, weight_bits=BITS)
+    quantize_linears(model, find_linears(model), statistics_of(model, x), static=static, limits=LIMITS)
     lowered = lower_model(model.clone())
     kinds = [node.op_type for node in lowered.graph]
     assert kinds.count("DynamicQuantizeLinear") + kinds.count("QuantizeLinear") == 1
@@ -100,7 +102,9 @@ def test_bias_correction_removes_the_mean_error(rng: np.random.Generator) -> Non
     for correct in (False, True):
         model = two_linears(np.random.default_rng(7))
         seen = statistics_of(model, x)
-        quantize_linears(model, find_linears(model), seen, static=None, weight_bits=4, bias_correction=correct)
+        quantize_linears(
+            model, find_linears(model), seen, static=None, limits=WeightLimits(integer_bits=4), bias_correction=correct
+        )
         errors.append(np.abs((run(model, x=x)[0] - exact).mean(axis=(0, 1))).mean())
     assert errors[1] < errors[0] / 5
 
@@ -165,7 +169,11 @@ def test_gptq_is_calibrated_by_the_stage(rng: np.random.Generator, tmp_path: Pat
     for method in ("rtn", "gptq"):
         recipe = Recipe(quantize=QuantizeRecipe(method=method, block_size=32, accuracy_level=0))
         made = quantize(
-            captured, "int4-weights", recipe, None, tmp_path, batches=lambda: [{"x": x}], make_runnable=lower_model
+            captured,
+            "int4-weights",
+            recipe,
+            tmp_path,
+            calibration=Calibration(batches=lambda: [{"x": x}], make_runnable=lower_model),
         )
         found = run(ir.load(made.path), x=unseen)
         errors.append(sum(float(np.linalg.norm(a - b)) for a, b in zip(exact, found, strict=True)))
@@ -191,7 +199,7 @@ def test_a_layer_that_reads_another_directly(static: bool, rng: np.random.Genera
     tensors = {linear.x.name or "": linear.width for linear in find_linears(model)}
     statistics = collect_statistics(lower_model(model.clone()), tensors, [{"x": x}])
     static_recipe = CalibrationRecipe() if static else None
-    quantize_linears(model, find_linears(model), statistics, static=static_recipe, weight_bits=BITS)
+    quantize_linears(model, find_linears(model), statistics, static=static_recipe, limits=LIMITS)
     (found,) = run(model, x=x)
     exact = x @ weights["w1"] @ weights["w2"]
     assert float((found * exact).sum() / np.linalg.norm(found) / np.linalg.norm(exact)) > 0.999

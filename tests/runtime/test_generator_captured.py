@@ -13,7 +13,7 @@ from edgecompress.capture.export import capture
 from edgecompress.kinds.decoder.generation import generation_settings
 from edgecompress.kinds.decoder.runtime import Generator
 from edgecompress.kinds.student import load_student
-from edgecompress.lower.onnxruntime import lower
+from edgecompress.lower.microsoft import lower
 from edgecompress.runtime import load
 from edgecompress.types.recipe import StudentRecipe
 from tests.decoder_bundle import write_decoder_bundle

@@ -26,6 +26,7 @@ from edgecompress.backends.onnxruntime_cpu.kernels import (
 from edgecompress.graph import timing as latency
 from edgecompress.graph.ops import DOMAIN
 from edgecompress.graph.sessions import open_session
+from edgecompress.types.arrays import Feed
 from edgecompress.types.graph import Graph
 from edgecompress.types.report import KernelUse
 from edgecompress.types.target import Target
@@ -68,7 +69,7 @@ def use_layers(
     threads: int,
     out_dir: Path,
     *,
-    shapes: Mapping[tuple[int, int], latency.Feed] | None,
+    shapes: Mapping[tuple[int, int], Feed] | None,
 ) -> Kerneled:
     """Write ``layers-<precision>.onnx`` and return it in the place of the graph that has our kernels, or that graph.
 
@@ -105,9 +106,7 @@ def use_layers(
     return replace(made, graph=graph if used else made.graph, uses=(*made.uses, use))
 
 
-def _speedups(
-    apart: Graph, joined: Graph, threads: int, shapes: Mapping[tuple[int, int], latency.Feed]
-) -> dict[str, float]:
+def _speedups(apart: Graph, joined: Graph, threads: int, shapes: Mapping[tuple[int, int], Feed]) -> dict[str, float]:
     """The whole graphs in turn: shape -> how many times as fast as our kernels one by one."""
     sides = {name: open_session(g.path, threads, g.library) for name, g in (("apart", apart), ("joined", joined))}
     found = {}

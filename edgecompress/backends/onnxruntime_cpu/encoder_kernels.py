@@ -27,6 +27,7 @@ from edgecompress.backends.onnxruntime_cpu.kernels import (
 from edgecompress.graph import timing as latency
 from edgecompress.graph.model import write_model
 from edgecompress.graph.sessions import open_session
+from edgecompress.types.arrays import Feed
 from edgecompress.types.graph import Graph
 from edgecompress.types.report import KernelUse
 from edgecompress.types.target import Target
@@ -41,7 +42,7 @@ def use_encoder_kernels(
     threads: int,
     out_dir: Path,
     *,
-    shapes: Mapping[tuple[int, int], latency.Feed] | None,
+    shapes: Mapping[tuple[int, int], Feed] | None,
 ) -> Kerneled:
     """Write ``kernels-<precision>.onnx`` and the library and return the graph, or the given one as it is.
 
@@ -87,9 +88,7 @@ def _packed(model: ir.Model, chain: Chain, graph: Graph, out_dir: Path, isa: Any
     return replace(graph, path=path, weights_of=None, library=library, library_here=library_here)
 
 
-def _speedups(
-    stock: Graph, ours: Graph, threads: int, shapes: Mapping[tuple[int, int], latency.Feed]
-) -> dict[str, float]:
+def _speedups(stock: Graph, ours: Graph, threads: int, shapes: Mapping[tuple[int, int], Feed]) -> dict[str, float]:
     """The whole graphs in turn: shape -> how many times as fast as ONNX Runtime's ops."""
     sides = {side: open_session(g.path, threads, g.library) for side, g in (("stock", stock), ("ours", ours))}
     found = {}

@@ -57,7 +57,7 @@ def _name(value: ir.Value, name: str, dtype: ir.DataType, shape: list[int | str]
 
 def _pack_lookups(graph: ir.Graph, chain: Chain, anchor: ir.Node, rows: ir.Value) -> None:
     """Each lookup reads the packed indices: those of tokens only, in one row."""
-    flat = constant(graph, ir.tensor(np.array([-1], dtype=np.int64), name="packed/flat"))
+    flat = constant(graph, "packed/flat", np.array([-1], dtype=np.int64))
     made: dict[ir.Value, ir.Value] = {}
     whole: ir.Value | None = None
     for lookup in [node for node in graph if node in chain.lookups]:
@@ -96,8 +96,8 @@ def _linear(graph: ir.Graph, parts: Sequence[Linear]) -> list[ir.Value | None]:
     bias = np.concatenate([part.bias for part in parts])
     name = parts[0].name
     return [
-        constant(graph, ir.tensor(pack_panels(weights), name=f"{name}.panels")),
-        constant(graph, ir.tensor(pack_columns(weights, scales, bias), name=f"{name}.columns")),
+        constant(graph, f"{name}.panels", pack_panels(weights)),
+        constant(graph, f"{name}.columns", pack_columns(weights, scales, bias)),
         parts[0].smooth,
     ]
 
@@ -150,7 +150,7 @@ def _give_out(graph: ir.Graph, old: ir.Value, x: ir.Value, rows: ir.Value, start
         if not _is_sum_over_mask(node, old, chain.mask):
             continue
         total = ir.node("SumTokens", [x, starts], domain=DOMAIN, name="packed/SumTokens")
-        axis = constant(graph, ir.tensor(np.array([1], dtype=np.int64), name="packed/axis_1"))
+        axis = constant(graph, "packed/axis_1", np.array([1], dtype=np.int64))
         apart = ir.node("Unsqueeze", [total.outputs[0], axis], name="packed/SumTokens/Unsqueeze")
         graph.insert_before(node, [total, apart])
         _name(total.outputs[0], "packed/sums", ir.DataType.FLOAT, ["batch", chain.hidden])

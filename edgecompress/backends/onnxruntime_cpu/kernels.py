@@ -345,8 +345,8 @@ def _replace_matmul(model: ir.Model, node: ir.Node) -> None:
         scales = scales.astype(np.float16)
     new: list[ir.Value | None] = [
         inputs[0],
-        constant(model.graph, ir.tensor(packed, name=f"{name}.tiles")),
-        constant(model.graph, ir.tensor(scales, name=f"{name}.tile_scales")),
+        constant(model.graph, f"{name}.tiles", packed),
+        constant(model.graph, f"{name}.tile_scales", scales),
         None,
         inputs[5],
     ]
@@ -354,7 +354,7 @@ def _replace_matmul(model: ir.Model, node: ir.Node) -> None:
         points = _array(inputs[3]).reshape(n, -1)
         if attributes["bits"] == 4:
             points = np.stack([points & 15, points >> 4], axis=-1).reshape(n, -1)[:, :blocks]
-        new[3] = constant(model.graph, ir.tensor(pack_lanes(points), name=f"{name}.tile_zero_points"))
+        new[3] = constant(model.graph, f"{name}.tile_zero_points", pack_lanes(points))
     while new[-1] is None:
         new.pop()
     _swap(model, node, "MatMulBlocks", new, attributes)

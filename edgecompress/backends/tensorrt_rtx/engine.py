@@ -1,6 +1,6 @@
 """Compile for TensorRT-RTX: an engine for one compute capability, built without a GPU.
 
-The engine is made from a strongly typed graph (:mod:`edgecompress.lower.tensorrt`); no precision is chosen here. Its
+The engine is made from a strongly typed graph (:mod:`edgecompress.lower.standard`); no precision is chosen here. Its
 kernels are finished on the GPU that runs it when it is first loaded there. It is not loaded here: that needs a GPU.
 """
 

@@ -28,16 +28,18 @@ from edgecompress.kinds.decoder.genai import GRAPH, genai_files, require_tokeniz
 from edgecompress.kinds.decoder.generation import CHAT_TEMPLATE, chat_template, generation_settings
 from edgecompress.kinds.decoder.metric import measure_decoder
 from edgecompress.kinds.decoder.reference import reference_logits
-from edgecompress.lower import tensorrt
+from edgecompress.lower import standard
 from edgecompress.lower.kv_cache import lower_cache
-from edgecompress.lower.onnxruntime import lower, lower_model
+from edgecompress.lower.microsoft import lower, lower_model
 from edgecompress.quantize import sensitivity
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
-from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration, quantize
+from edgecompress.quantize.stage import Calibrated, Calibration, calibrate, every_layer, quantize
 from edgecompress.quantize.texts import affordable_texts, load_texts
 from edgecompress.runtime.metrics import require
 from edgecompress.types.bundle import GenerationSettings, Manifest
 from edgecompress.types.graph import Graph
+from edgecompress.types.limits import WeightLimits
+from edgecompress.types.precision import FP16, FP32, PRECISIONS
 from edgecompress.types.recipe import TENSORRT, TENSORRT_RTX
 from edgecompress.types.report import Fidelity, QuantizedCache
 
@@ -70,6 +72,19 @@ class DecoderRun:
         self.cache_dtype = np.dtype(np.int8 if self.recipe.quantize.kv_cache == "int8" else np.float32)
         self.float_cache: dict[str, Fidelity] = {}  # candidate -> what it is with a float32 cache
         self.engine = GpuStage(plan, folder, clock) if plan.for_gpu else None
+        self.limits = (
+            WeightLimits(
+                signed_activations=True,
+                positive_scales=True,
+                half_scales=True,
+                residuals=True,
+                least_blocks=2,
+                whole_columns=True,
+                table_rows=True,
+            )
+            if self.engine is not None
+            else WeightLimits(integer_bits=7 if self.target.u8s8_saturates else 8)
+        )
         self.calibrated: Calibrated | None = None
         self.cache_calibration_tokens = 0
         self.gptq_calibration_tokens = 0
@@ -77,7 +92,7 @@ class DecoderRun:
     def all(self) -> Made:
         calibration, held_out = self._texts()
         with self.clock.stage("capture"):
-            opset = tensorrt.CAPTURED_OPSET if self.engine else self.target.opset
+            opset = standard.CAPTURED_OPSET if self.engine else self.target.opset
             captured = capture(self.student, self.folder, opset=opset)
             self.past = past_shapes(captured)
             generation = generation_settings(self.student, captured, self.tokenizer)
@@ -89,7 +104,7 @@ class DecoderRun:
         if self.engine is not None:
             texts = self._affordable(calibration)
             self.engine.look_for_wide_values(captured.path, (text_feed(ids, self.past) for ids in texts))
-            if needs_calibration(self.recipe.precision):
+            if PRECISIONS[self.recipe.precision].calibrated:
                 self.calibrated = self._calibrated(captured, texts)
 
         def compiled(name: str) -> Graph:
@@ -143,7 +158,8 @@ class DecoderRun:
         recipe = replace(self.recipe, quantize=replace(self.recipe.quantize, smooth_alpha=0.0))
         with self.clock.stage("calibrate"):
             feeds = [text_feed(ids, self.past) for ids in texts]
-            return calibrate(captured, recipe, lambda: feeds, lower_model, self.folder)
+            limits = replace(self.limits, residuals=False)  # those of float8 stay floats
+            return calibrate(captured, recipe, lambda: feeds, lower_model, self.folder, limits=limits)
 
     def _texts(self) -> tuple[list[Ids], list[Ids]]:
         """Token sequences int64 [T] for calibration and, from other topics, for the figures of quality."""
@@ -199,7 +215,7 @@ class DecoderRun:
         captured: Graph,
         precision: str,
         calibration: Sequence[Ids],
-        only: Callable[[Linear], bool] = lambda _: True,
+        only: Callable[[Linear], bool] = every_layer,
     ) -> Graph:
         def batches() -> Iterator[Feed]:
             for ids in self._affordable(calibration):
@@ -209,20 +225,19 @@ class DecoderRun:
             for ids in calibration[:: max(len(calibration) // sensitivity.TEXTS, 1)][: sensitivity.TEXTS]:
                 yield text_feed(ids[: sensitivity.TOKENS], self.past)
 
-        if self.recipe.quantize.method == "gptq" and precision not in ("fp32", "fp16"):
+        if self.recipe.quantize.method == "gptq" and precision not in (FP32, FP16):
             self.gptq_calibration_tokens = sum(map(len, self._affordable(calibration)))
         with self.clock.stage("quantize", precision):
             quantized = quantize(
                 captured,
                 precision,
                 self.recipe,
-                self.calibrated,
                 self.folder,
-                batches=batches,
-                probes=probes,
-                make_runnable=lower_model,
+                calibration=Calibration(
+                    statistics=self.calibrated, batches=batches, probes=probes, make_runnable=lower_model
+                ),
+                limits=self.limits,
                 only=only,
-                symmetric=self.engine is not None,
             )
         with self.clock.stage("lower", precision):
             if self.engine is not None:

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgecompress.runtime.metrics import log_softmax, row_slices, summed_divergence
 from edgecompress.types.report import Fidelity
 
 Logits = npt.NDArray[Any]  # [positions, vocabulary]
 
-_SLICE_ELEMENTS = 1 << 21  # 16 MB of float64
 _DIGITS = 6  # of what goes into a report: differences beyond are those of the summation order
 _LARGEST = 1e300  # a perplexity ratio beyond is reported as this: JSON has no infinity
 
@@ -48,9 +48,7 @@ class DecoderFidelity:
         targets = targets if targets is not None else np.zeros(0, dtype=np.int64)
         if len(targets) > len(reference):
             raise ValueError(f"{len(targets)} targets for {len(reference)} positions")
-        step = max(_SLICE_ELEMENTS // reference.shape[1], 1)
-        for start in range(0, len(reference), step):
-            part = slice(start, start + step)
+        for part in row_slices(*reference.shape):
             self._add_slice(reference[part], logits[part], targets[part])
         self.sequences += 1
 
@@ -61,15 +59,11 @@ class DecoderFidelity:
         self.agreed += int(((p.argmax(1) == q.argmax(1)) & ~broken).sum())
         difference = float(np.abs(p - q).max(initial=0.0))
         self.largest_difference = max(self.largest_difference, math.inf if broken.any() else difference)
-        for x in (p, q):
-            x -= x.max(1, keepdims=True)
-            x -= np.log(np.exp(x).sum(1, keepdims=True))
+        p, q = log_softmax(p), log_softmax(q)
         rows = np.arange(len(targets))
         self.reference_nll -= float(p[rows, targets].sum())
         self.nll -= float(q[rows, targets].sum())
-        q -= p
-        np.exp(p, out=p)
-        self.kl -= float(np.einsum("tv,tv->", p, q))
+        self.kl += summed_divergence(p, q)
         self.positions += len(p)
         self.scored += len(targets)
 

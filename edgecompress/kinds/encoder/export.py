@@ -28,12 +28,14 @@ from edgecompress.kinds.encoder.parity import parity_feeds, require_parity
 from edgecompress.kinds.encoder.reference import reference_outputs
 from edgecompress.kinds.encoder.samples import Feed, image_feeds, in_batches, text_feeds
 from edgecompress.kinds.vision.image import image_settings
-from edgecompress.lower import tensorrt
-from edgecompress.lower.onnxruntime import lower, lower_model
-from edgecompress.quantize.stage import Calibrated, calibrate, needs_calibration, quantize
+from edgecompress.lower import standard
+from edgecompress.lower.microsoft import lower, lower_model
+from edgecompress.quantize.stage import Calibrated, Calibration, calibrate, every_layer, quantize
 from edgecompress.quantize.texts import load_texts
 from edgecompress.runtime.metrics import measure, require, shortfall
 from edgecompress.types.graph import Graph
+from edgecompress.types.limits import WeightLimits
+from edgecompress.types.precision import PRECISIONS
 from edgecompress.types.recipe import TENSORRT, TENSORRT_RTX
 from edgecompress.types.report import Fidelity, LayerCost
 
@@ -60,14 +62,27 @@ class Run:
         self.kernels: dict[str, Kerneled] = {}  # by precision
         self.held_out: list[Feed] = []
         self.engine = GpuStage(plan, folder, clock) if plan.for_gpu else None
+        self.limits = (
+            WeightLimits(
+                signed_activations=True,
+                positive_scales=True,
+                half_scales=True,
+                residuals=True,
+                least_blocks=2,
+                whole_columns=True,
+                table_rows=True,
+            )
+            if self.engine is not None
+            else WeightLimits(integer_bits=7 if self.target.u8s8_saturates else 8)
+        )
 
     def all(self) -> Made:
         calibration, held_out = self._feeds()
         self.calibration, self.held_out = calibration, held_out
         with self.clock.stage("capture"):
-            opset = tensorrt.CAPTURED_OPSET if self.engine else self.target.opset
+            opset = standard.CAPTURED_OPSET if self.engine else self.target.opset
             captured = capture(self.student, self.folder, opset=opset)
-        if any(needs_calibration(name) for name in self.plan.candidates):
+        if any(PRECISIONS[name].calibrated for name in self.plan.candidates):
             with self.clock.stage("calibrate"):
                 self.calibrated = calibrate(
                     captured,
@@ -75,7 +90,7 @@ class Run:
                     lambda: calibration,
                     lower_model,
                     self.folder,
-                    residuals=self.engine is not None,
+                    limits=self.limits,
                 )
         if self.engine is not None:
             source = captured.path if self.calibrated is None else self.calibrated.path
@@ -139,16 +154,19 @@ class Run:
     def _compile(self, captured: Graph, precision: str, only: Any = None, tag: str = "") -> Graph:
         folder = self.folder / tag if tag else self.folder
         folder.mkdir(exist_ok=True)
-        bits = 7 if self.target.u8s8_saturates else 8
-        options: dict[str, Any] = {
-            "batches": lambda: self.calibration,
-            "make_runnable": lower_model,
-            "symmetric": self.engine is not None,
-        }
-        if only is not None:
-            options["only"] = only
+        calibration = Calibration(
+            statistics=self.calibrated, batches=lambda: self.calibration, make_runnable=lower_model
+        )
         with self.clock.stage("quantize", precision):
-            quantized = quantize(captured, precision, self.recipe, self.calibrated, folder, weight_bits=bits, **options)
+            quantized = quantize(
+                captured,
+                precision,
+                self.recipe,
+                folder,
+                calibration=calibration,
+                limits=self.limits,
+                only=only or every_layer,
+            )
         with self.clock.stage("lower", precision):
             if self.engine is not None:
                 return self.engine.lower(quantized, folder)
@@ -192,7 +210,7 @@ class Run:
         """Quantize one layer at a time and see what that alone costs; the most costly first."""
         from edgecompress.graph.linears import find_linears
 
-        source = self.calibrated.path if needs_calibration(precision) and self.calibrated else captured.path
+        source = self.calibrated.path if PRECISIONS[precision].calibrated and self.calibrated else captured.path
         feeds, reference = feeds[:_COSTLY_SAMPLES], reference[:_COSTLY_SAMPLES]
         costs = []
         for linear in find_linears(ir.load(source)):
@@ -220,7 +238,7 @@ class Run:
             files={"tokenizer.json": self.tokenizer} if self.tokenizer else {},
         )
 
-    def _shapes(self, feed: Feed) -> Mapping[tuple[int, int], latency.Feed]:
+    def _shapes(self, feed: Feed) -> Mapping[tuple[int, int], Mapping[str, npt.NDArray[Any]]]:
         return latency.shape_feeds(self.student.is_vision, feed, self.student.max_length_tokens)
 
 

@@ -1,4 +1,4 @@
-"""Students of several kinds lowered for TensorRT: their typed graphs compute what the captured ones do."""
+"""Students of several kinds lowered to standard ops: their typed graphs compute what the captured ones do."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from edgecompress.errors import RecipeError
 from edgecompress.graph.sessions import open_session
 from edgecompress.kinds.encoder.samples import Feed, image_feeds, stack, text_feeds
 from edgecompress.kinds.student import load_student
-from edgecompress.lower import onnxruntime as cpu
-from edgecompress.lower import tensorrt
+from edgecompress.lower import microsoft, standard
 from edgecompress.lower.half_rounding import rounded_graph
-from edgecompress.quantize.stage import calibrate, quantize
+from edgecompress.quantize.stage import Calibration, calibrate, quantize
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import Recipe, StudentRecipe
+from tests.limits import ENGINE
 from tests.tiny import SENTENCES, tiny_checkpoint
 
 # A window, rotary embeddings and a gate; attention that is no single op; images without a mask; norms in front.
@@ -37,7 +37,7 @@ def captured(
         feeds = image_feeds(student, 4, 0)
     else:
         feeds = text_feeds(save_tokenizer(student, folder), student, SENTENCES, 64)
-    return capture(student, folder, opset=tensorrt.CAPTURED_OPSET), feeds, folder
+    return capture(student, folder, opset=standard.CAPTURED_OPSET), feeds, folder
 
 
 def outputs(graph: Graph, batch: Feed) -> np.ndarray:
@@ -51,14 +51,16 @@ def outputs(graph: Graph, batch: Feed) -> np.ndarray:
 def test_a_typed_graph_computes_what_was_captured(captured: tuple[Graph, list[Feed], Path], precision: str) -> None:
     graph, feeds, folder = captured
     recipe = Recipe()
-    calibrated = calibrate(graph, recipe, lambda: feeds, cpu.lower_model, folder, residuals=True)
-    quantized = quantize(graph, precision, recipe, calibrated, folder, symmetric=True)
-    lowered = tensorrt.lower(quantized, folder)
+    calibrated = calibrate(graph, recipe, lambda: feeds, microsoft.lower_model, folder, limits=ENGINE)
+    quantized = quantize(
+        graph, precision, recipe, folder, calibration=Calibration(statistics=calibrated), limits=ENGINE
+    )
+    lowered = standard.lower(quantized, folder)
     model = ir.load(lowered.path)
     assert {node.domain for node in model.graph.all_nodes()} == {""}
-    assert model.opset_imports == {"": tensorrt.OPSET}
+    assert model.opset_imports == {"": standard.OPSET}
     batch = stack(feeds[:3], 0)
-    expected = outputs(cpu.lower(graph, folder), batch)
+    expected = outputs(microsoft.lower(graph, folder), batch)
     found = outputs(rounded_graph(lowered, folder), batch)
     lengths = np.linalg.norm(expected, axis=-1) * np.linalg.norm(found, axis=-1)
     assert ((expected * found).sum(-1) / lengths).mean() >= (0.99999 if precision == "fp16" else 0.995)
@@ -71,5 +73,5 @@ def test_an_op_without_a_standard_form_is_refused() -> None:
         g (float[b,4] x) => (float[b,4] y) { y = edgecompress.Experts <top_k = 2> (x, x) }
         """
     )
-    with pytest.raises(RecipeError, match="Experts of this student cannot be lowered for TensorRT"):
-        tensorrt.lower_model(model)
+    with pytest.raises(RecipeError, match="Experts of this student cannot be lowered to standard ops"):
+        standard.lower_model(model)

@@ -1,7 +1,7 @@
-"""The lowering for ONNX Runtime's CUDA provider: its own fused ops, as on the CPU, with the types said in the graph.
+"""The lowering to ONNX Runtime's own operator set in float16: its fused ops, with the types said in the graph.
 
-Attention, rotations and products are float16, norms and sums float32, chosen as for TensorRT
-(:mod:`edgecompress.lower.typed`); a decoder's KV cache is float16, and appended to in place.
+Attention, rotations and products are float16, norms and sums float32, as :mod:`edgecompress.lower.typed` chooses them;
+a KV cache is float16, and appended to in place.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from edgecompress.errors import RecipeError
 from edgecompress.graph.model import write_model
-from edgecompress.lower import onnxruntime as cpu
+from edgecompress.lower import microsoft
 from edgecompress.lower.typed import strongly_typed
 from edgecompress.types.graph import Graph
 
 
 def lower_model(model: ir.Model, wide: Collection[str] = ()) -> ir.Model:
-    """Rewrite a portable float graph in place for the CUDA provider, float16; return it.
+    """Rewrite a portable float graph in place to standard and com.microsoft ops in float16; return it.
 
     ``wide`` names values that float16 could not hold. Raises RecipeError where a value's type cannot be told.
     """
-    model = ShapeInferencePass()(cpu.to_ops(model)).model
+    model = ShapeInferencePass()(microsoft.to_ops(model)).model
     untyped = [value.name for node in model.graph for value in node.outputs if value.uses() and value.dtype is None]
     if untyped:
         raise RecipeError(
@@ -36,7 +36,7 @@ def lower_model(model: ir.Model, wide: Collection[str] = ()) -> ir.Model:
 
 
 def lower(graph: Graph, out_dir: Path, wide: Collection[str] = ()) -> Graph:
-    """Write ``cuda-<precision>.onnx``."""
-    path = out_dir / f"cuda-{graph.precision}.onnx"
+    """Write ``half-<precision>.onnx``."""
+    path = out_dir / f"half-{graph.precision}.onnx"
     write_model(lower_model(ir.load(graph.path), wide), path)
     return Graph(path=path, stage="lowered", precision=graph.precision)

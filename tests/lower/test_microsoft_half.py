@@ -13,9 +13,9 @@ from edgecompress.errors import HostError, RecipeError
 from edgecompress.export.pipeline import plan
 from edgecompress.formats.manifest import open_bundle, read_report
 from edgecompress.kinds.student import load_student
-from edgecompress.lower import cuda
+from edgecompress.lower import microsoft_half
 from edgecompress.lower.half_rounding import rounded_graph
-from edgecompress.lower.tensorrt import CAPTURED_OPSET
+from edgecompress.lower.standard import CAPTURED_OPSET
 from edgecompress.runtime import load
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
@@ -29,7 +29,7 @@ BASE = Recipe(target="h200", backend="onnxruntime")
 def test_a_decoder_computes_what_pytorch_does(tmp_path: Path, kind: str) -> None:
     student = load_student(StudentRecipe(source=str(tiny_decoder(tmp_path / "student", kind))))
     captured = capture(student, tmp_path, opset=CAPTURED_OPSET)
-    graph = cuda.lower(Graph(path=captured.path, stage="quantized", precision="fp16"), tmp_path)
+    graph = microsoft_half.lower(Graph(path=captured.path, stage="quantized", precision="fp16"), tmp_path)
     model = ir.load(graph.path)
     types = {
         op: {n.outputs[0].dtype for n in model.graph if n.op_type == op} for op in ("GroupQueryAttention", "MatMul")

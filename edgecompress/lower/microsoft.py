@@ -1,4 +1,4 @@
-"""The lowering for ONNX Runtime's CPU kernels."""
+"""The lowering to ONNX Runtime's own operator set: its fused ops, in float32 unless float16 is asked for."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from onnx_ir.passes.common import (
 )
 
 from edgecompress.graph.model import write_model
+from edgecompress.graph.ops import has_cached_attention
 from edgecompress.graph.packing import pack_linears
 from edgecompress.lower.attention import lower_attention
 from edgecompress.lower.cached_attention import lower_cached_attention
@@ -24,10 +25,11 @@ from edgecompress.lower.padding import skip_mask_when_unpadded
 from edgecompress.lower.quantized import lower_quantized
 from edgecompress.lower.rotary import lower_rms_norm, lower_rotary
 from edgecompress.types.graph import Graph
+from edgecompress.types.precision import FP16
 
 
 def lower_model(model: ir.Model) -> ir.Model:
-    """Rewrite ``model`` in place so that ONNX Runtime's CPU provider can run it; return it."""
+    """Rewrite ``model`` in place to standard and com.microsoft ops, as a CPU runs them best; return it."""
     to_ops(model)
     skip_mask_when_unpadded(model)
     TopologicalSortPass()(model)
@@ -39,7 +41,7 @@ def to_ops(model: ir.Model) -> ir.Model:
     """As :func:`lower_model`, without branches, for providers that need none."""
     # Weights that are shared (ALBERT's layers) were written once a use by the exporter.
     DeduplicateInitializersPass()(model)
-    if any(node.op_type == "CachedAttention" for node in model.graph):
+    if has_cached_attention(model):
         pack_linears(model)  # finds what is still in float: packed before, if its weights were quantized
     lower_attention(model)
     lower_cached_attention(model)
@@ -60,5 +62,5 @@ def lower(graph: Graph, out_dir: Path) -> Graph:
     """Write ``lowered-<precision>.onnx``, which holds standard and com.microsoft ops only."""
     path = out_dir / f"lowered-{graph.precision}.onnx"
     model = lower_model(ir.load(graph.path))
-    write_model(to_float16(model) if graph.precision == "fp16" else model, path)
+    write_model(to_float16(model) if graph.precision == FP16 else model, path)
     return Graph(path=path, stage="lowered", precision=graph.precision)

@@ -1,17 +1,16 @@
-"""Which weights of a decoder go into which blocks: its layers, its head and its embedding table."""
+"""Graphs whose head and embedding tables have bits of their own: which weights go into which blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgecompress.graph.linears import Linear, find_embeddings, find_linears
-from edgecompress.quantize.blockwise import BlockFormat
+from edgecompress.graph.blocks import BlockFormat
+from edgecompress.graph.linears import Linear, find_embeddings
 from edgecompress.quantize.experts import quantize_experts
-from edgecompress.quantize.numerics import Float
-from edgecompress.quantize.sensitivity import UNIFORM, Mixed
+from edgecompress.quantize.sensitivity import UNIFORM, BitAllocation
 from edgecompress.quantize.weights import (
     quantize_embedding_blocks,
     quantize_embeddings,
@@ -19,6 +18,8 @@ from edgecompress.quantize.weights import (
     round_table,
     tied_to,
 )
+from edgecompress.types.arrays import FloatArray
+from edgecompress.types.limits import DEFAULT_LIMITS, WeightLimits
 from edgecompress.types.recipe import QuantizeRecipe
 
 # What may stand between the head and the logits: soft-capping (gemma 2), a scale (granite), a cut of the padding.
@@ -26,51 +27,49 @@ _BEHIND_THE_HEAD = ("Div", "Mul", "Tanh", "Cast", "Reshape", "Slice", "Identity"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantized:
+class QuantizedWeights:
     layers: int
     head: str | None  # name of the layer that was taken for the head
     tables: int
     tied: bool  # the table and the head are one tensor
 
 
-def quantize_decoder(
+def quantize_every_weight(
     model: ir.Model,
+    linears: Sequence[Linear],
     recipe: QuantizeRecipe,
     *,
     bits: int,
-    hessians: Mapping[str, Float] | None = None,
-    only: Callable[[Linear], bool] = lambda _: True,
-    mixed: Mixed = UNIFORM,
-    for_engine: bool = False,
-) -> Quantized:
-    """Quantize the weights of a text-generation graph in place.
+    hessians: Mapping[str, FloatArray] | None = None,
+    allocation: BitAllocation = UNIFORM,
+    limits: WeightLimits = DEFAULT_LIMITS,
+) -> QuantizedWeights:
+    """Quantize a graph's layers, its head, its embedding tables and its experts to blocks in place.
 
     The head and the table have bits of their own in the recipe. Where the head is the table's transpose and both have
-    the same bits, one tensor serves both; with different bits each has its own. ``mixed`` raises some weights to 8
+    the same bits, one tensor serves both; with different bits each has its own. ``allocation`` raises some weights to 8
     bits; these are never rounded by ``gptq``, which gains nothing there that could be seen beside those in 4.
-    ``for_engine``, for TensorRT: scales are positive, 8 bits have one a column, and tables are int8 with one a row.
     """
-    linears = [linear for linear in find_linears(model) if only(linear)]
     head = find_head(model, linears)
-    head_bits = recipe.head_bits or (8 if head is not None and head.name in mixed.raised else bits)
+    head_bits = recipe.head_bits or (8 if head is not None and head.name in allocation.raised else bits)
     tables = find_embeddings(model) if recipe.quantize_embeddings else []
     shared = None
     for table in tables:
-        if for_engine:
-            quantize_embeddings(model, [table], half_scales=True)
+        if limits.table_rows:
+            quantize_embeddings(model, [table], limits=limits)
             continue
-        table_bits = recipe.embedding_bits or (8 if table.name in mixed.raised else bits)
+        table_bits = recipe.embedding_bits or (8 if table.name in allocation.raised else bits)
         tied = head if head is not None and table_bits == head_bits and tied_to(table, head) else None
-        blocks = round_table(table, _form(recipe, table_bits), recipe.method)
+        blocks = round_table(table, _form(recipe, table_bits, limits), recipe.method)
         if blocks is None:
-            quantize_embeddings(model, [table])
+            quantize_embeddings(model, [table], limits=limits)
             continue
         quantize_embedding_blocks(model, table, blocks, tied=tied, accuracy_level=recipe.first_accuracy_level)
         shared = tied or shared
     for linear in [*_without(linears, head), *_just(head, shared)]:
-        raised = linear.name in mixed.raised
+        raised = linear.name in allocation.raised
         width = head_bits if linear is head else 8 if raised else bits
-        by_columns = for_engine and width == 8
+        by_columns = limits.whole_columns and width == 8
         quantize_weights(
             model,
             [linear],
@@ -80,15 +79,22 @@ def quantize_decoder(
             symmetric=recipe.symmetric,
             accuracy_level=recipe.first_accuracy_level,
             hessians=hessians,
-            ready=mixed.blocks,
-            positive=for_engine,
+            ready=allocation.blocks,
+            limits=limits,
         )
-    quantize_experts(model, recipe, bits=bits)
-    return Quantized(layers=len(linears), head=head.name if head else None, tables=len(tables), tied=shared is not None)
+    quantize_experts(model, recipe, bits=bits, limits=limits)
+    return QuantizedWeights(
+        layers=len(linears), head=head.name if head else None, tables=len(tables), tied=shared is not None
+    )
 
 
-def _form(recipe: QuantizeRecipe, bits: int) -> BlockFormat:
-    return BlockFormat(bits=bits, block_size=recipe.block_size, symmetric=recipe.symmetric)
+def _form(recipe: QuantizeRecipe, bits: int, limits: WeightLimits) -> BlockFormat:
+    return BlockFormat(
+        bits=bits,
+        block_size=recipe.block_size,
+        symmetric=recipe.symmetric,
+        positive_scales=limits.positive_scales,
+    )
 
 
 def _without(linears: Sequence[Linear], head: Linear | None) -> list[Linear]:

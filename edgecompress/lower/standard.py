@@ -1,4 +1,4 @@
-"""The lowering for TensorRT: standard ops only, explicit Q/DQ, strongly typed."""
+"""The lowering to the standard operator set: no other ops, explicit Q/DQ, strongly typed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onnx_ir.passes.common import (
 
 from edgecompress.errors import RecipeError
 from edgecompress.graph.model import write_model
-from edgecompress.graph.ops import DOMAIN
+from edgecompress.graph.ops import DOMAIN, has_cached_attention
 from edgecompress.graph.packing import pack_linears
 from edgecompress.lower.qdq import lower_to_qdq
 from edgecompress.lower.standard_attention import lower_to_standard_attention
@@ -37,10 +37,10 @@ _COMPUTED_IN_HALF = ("Gated", "Rotary")  # of our own ops
 
 
 def lower_model(model: ir.Model, wide: Collection[str] = (), *, capacity_tokens: int = 0) -> ir.Model:
-    """Rewrite ``model``, of CAPTURED_OPSET, in place so that TensorRT's parsers can take it; return it.
+    """Rewrite ``model``, of CAPTURED_OPSET, in place to standard ops of float16 and float32; return it.
 
-    ``wide`` names values that float16 could not hold; ``capacity_tokens`` is what a decoder's KV cache holds of each
-    row, which becomes float16 [B, Hk, capacity_tokens, D]. Raises RecipeError for an op that has no standard form.
+    ``wide`` names values that float16 could not hold; ``capacity_tokens`` is what a KV cache holds of each row:
+    it becomes float16 [B, Hk, capacity_tokens, D]. Raises RecipeError for an op that has no standard form.
     """
     model = to_standard_ops(model, capacity_tokens=capacity_tokens)
     strongly_typed(model, wide)
@@ -49,10 +49,10 @@ def lower_model(model: ir.Model, wide: Collection[str] = (), *, capacity_tokens:
 
 def to_standard_ops(model: ir.Model, *, capacity_tokens: int = 0) -> ir.Model:
     """The first half of :func:`lower_model`, still in float32 but for what is quantized; every value has its type."""
-    decodes = any(node.op_type == "CachedAttention" for node in model.graph)
-    model.opset_imports[""] = OPSET_OF_CACHES if decodes else OPSET
+    cached = has_cached_attention(model)
+    model.opset_imports[""] = OPSET_OF_CACHES if cached else OPSET
     DeduplicateInitializersPass()(model)
-    if decodes:
+    if cached:
         assert capacity_tokens > 0, "an engine's cache is as long as it is built"
         pack_linears(model)  # finds what is still in float: packed before, if its weights were quantized
         lower_to_standard_cached_attention(model, capacity_tokens)
@@ -66,7 +66,7 @@ def to_standard_ops(model: ir.Model, *, capacity_tokens: int = 0) -> ir.Model:
     left = sorted({node.op_type for node in model.graph.all_nodes() if node.domain == DOMAIN})
     if left:
         raise RecipeError(
-            f"{', '.join(left)} of this student cannot be lowered for TensorRT by this version",
+            f"{', '.join(left)} of this student cannot be lowered to standard ops by this version",
             hint="Export it for a CPU target.",
         )
     model = ShapeInferencePass()(model).model

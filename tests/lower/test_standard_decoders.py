@@ -1,4 +1,4 @@
-"""Decoders of several kinds lowered for TensorRT: prefill and decode compute what eager PyTorch does."""
+"""Decoders of several kinds lowered to standard ops: prefill and decode compute what eager PyTorch does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgecompress.capture.export import capture
 from edgecompress.errors import RecipeError
 from edgecompress.graph.model import write_model
 from edgecompress.kinds.student import load_student
-from edgecompress.lower import tensorrt
+from edgecompress.lower import standard
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import StudentRecipe
@@ -26,24 +26,24 @@ POISON = 1e4  # behind what was written: a key that is seen too early is not ove
 
 def captured(folder: Path, kind: str) -> Graph:
     student = load_student(StudentRecipe(source=str(tiny_decoder(folder / "student", kind))))
-    return capture(student, folder, opset=tensorrt.CAPTURED_OPSET)
+    return capture(student, folder, opset=standard.CAPTURED_OPSET)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_standard_ops_compute_what_pytorch_does(tmp_path: Path, kind: str) -> None:
     graph = captured(tmp_path, kind)
-    model = tensorrt.to_standard_ops(ir.load(graph.path), capacity_tokens=CAPACITY)
+    model = standard.to_standard_ops(ir.load(graph.path), capacity_tokens=CAPACITY)
     assert {node.domain for node in model.graph.all_nodes()} == {""}
     write_model(model, tmp_path / "standard.onnx")
     assert largest_difference(tmp_path / "student", tmp_path / "standard.onnx", poison=POISON) <= 2e-4
-    half = rounded_graph(tensorrt.lower(Graph(path=graph.path, stage="quantized", precision="fp16"), tmp_path,
+    half = rounded_graph(standard.lower(Graph(path=graph.path, stage="quantized", precision="fp16"), tmp_path,
                                         capacity_tokens=CAPACITY), tmp_path)  # fmt: skip
     assert largest_difference(tmp_path / "student", half.path, poison=POISON) <= 0.05
 
 
 def test_the_cache_is_float16_of_its_capacity_and_everything_else_keeps_its_type(tmp_path: Path) -> None:
     graph = captured(tmp_path, "qwen2")
-    model = tensorrt.lower_model(ir.load(graph.path), capacity_tokens=CAPACITY)
+    model = standard.lower_model(ir.load(graph.path), capacity_tokens=CAPACITY)
     caches = [
         v for v in (*model.graph.inputs, *model.graph.outputs) if "key" in (v.name or "") or "value" in (v.name or "")
     ]
@@ -77,4 +77,4 @@ def test_the_cache_is_float16_of_its_capacity_and_everything_else_keeps_its_type
 def test_what_standard_ops_cannot_say_is_refused(tmp_path: Path, kind: str, message: str) -> None:
     graph = captured(tmp_path, kind)
     with pytest.raises(RecipeError, match=message):
-        tensorrt.lower_model(ir.load(graph.path), capacity_tokens=CAPACITY)
+        standard.lower_model(ir.load(graph.path), capacity_tokens=CAPACITY)
