@@ -71,7 +71,8 @@ def _struct(name: str, members: Members) -> str:
 def _assertions(parameters: Parameters) -> str:
     name = parameters.name
     found = [
-        f'_Static_assert(offsetof({name}, {member}) == {offset}, "kernels read {name}.{member} at {offset}");'
+        f"_Static_assert(offsetof({name}, {member}) == {offset} && sizeof((({name} *)0)->{member}) == 8, "
+        f'"kernels read 8 bytes at {offset} as {name}.{member}");'
         for member, offset in parameters.offsets.items()
     ]
     size = 8 * len(parameters.offsets)

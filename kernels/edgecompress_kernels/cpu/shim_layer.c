@@ -89,7 +89,7 @@ static Status *check_step(const AttentionState *s, Layer *layer, int64_t i) {
     if (step[FIELD_KIND] == STEP_GATE) width /= 2;
     if (step[FIELD_KIND] == STEP_MATMUL) {
         static const Tensor none;
-        const MatmulState state = {step[FIELD_INPUTS], step[FIELD_OUTPUTS], step[FIELD_BITS], step[FIELD_BLOCK]};
+        const MatmulState state = {.inputs = step[FIELD_INPUTS], .outputs = step[FIELD_OUTPUTS], .bits = step[FIELD_BITS], .block = step[FIELD_BLOCK]};
         const Tensor *const zeros = step[FIELD_ZEROS] < 0 ? &none : &layer->value[step[FIELD_ZEROS]], *const bias = step[FIELD_BIAS] < 0 ? &none : &layer->value[step[FIELD_BIAS]];
         if (state.block < 1 || state.inputs < 1 || state.outputs < 1 || state.inputs % state.block) return WRONG("a product of no size");
         layer->multiplied[i] = (MatmulInputs){*x, *other, layer->value[step[FIELD_SCALES]], *zeros, *bias};
@@ -118,7 +118,7 @@ static void plan_layer(void *call, Room *memory, Job *job) {
         const int64_t *const step = layer->program + (i + 1) * FIELDS;
         void *const made = layer->value[step[FIELD_MADE]].data, *const x = layer->value[step[FIELD_X]].data;
         if (step[FIELD_KIND] == STEP_MATMUL) {
-            const MatmulState state = {step[FIELD_INPUTS], step[FIELD_OUTPUTS], step[FIELD_BITS], step[FIELD_BLOCK]};
+            const MatmulState state = {.inputs = step[FIELD_INPUTS], .outputs = step[FIELD_OUTPUTS], .bits = step[FIELD_BITS], .block = step[FIELD_BLOCK]};
             layer->multiplied[i].x.data = x;
             plan_matmul(&state, layer->matmuls[i], &layer->multiplied[i], made, memory, job, &layer->of[i].matmul);
         } else if (step[FIELD_KIND] == STEP_ATTENTION) {
@@ -128,7 +128,9 @@ static void plan_layer(void *call, Room *memory, Job *job) {
             RowsParameters *const p = &layer->of[i].rows;
             const int64_t width = layer->value[step[FIELD_MADE]].dims[2];
             const int64_t columns = step[FIELD_KIND] == STEP_NORM ? width : columns_of_part(rows, width);
-            *p = (RowsParameters){x, step[FIELD_KIND] == STEP_GATE ? NULL : layer->value[step[FIELD_OTHER]].data, made, width, columns, {.slot = step[FIELD_CONSTANT]}};
+            *p = (RowsParameters){
+                .x = x, .other = step[FIELD_KIND] == STEP_GATE ? NULL : layer->value[step[FIELD_OTHER]].data, .y = made,
+                .width = width, .columns = columns, .constant.slot = step[FIELD_CONSTANT]};
             const Kernel run = step[FIELD_KIND] == STEP_NORM ? normalize_rows : step[FIELD_KIND] == STEP_ADD ? add_rows : gate_rows;
             add_row_work(job, run, p, rows, width, columns);
         }

@@ -52,8 +52,10 @@ static void plan_matmul(const MatmulState *s, const Matmul *found, const MatmulI
     int64_t columns = columns_of_part(rows, s->inputs);
     if (columns % s->block) columns = s->inputs;
     void *const q = room(memory, rows * s->inputs), *const scales = room(memory, rows * blocks * 4);
-    *p = (MatmulParameters){in->x.data, q, scales, room(memory, rows * blocks * 4), in->weights.data, in->scales.data,
-                            in->zeros.data, in->bias.data, y, rows, s->outputs, s->inputs, each, columns};
+    *p = (MatmulParameters){
+        .x = in->x.data, .q = q, .x_scales = scales, .x_sums = room(memory, rows * blocks * 4), .weights = in->weights.data,
+        .scales = in->scales.data, .zeros = in->zeros.data, .bias = in->bias.data, .y = y, .rows = rows,
+        .outputs = s->outputs, .inputs = s->inputs, .tiles_per_part = each, .columns = columns};
     add_row_work(job, found->quantize, p, rows, s->inputs, columns);
     add_work(job, found->multiply, p, (tiles + each - 1) / each);
 }
