@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
+from edgecompress_kernels.cpu.abi import DECODER_LAYER, StepKind
 
 from edgecompress.profile.shapes import Case, Shape
 
@@ -30,8 +31,8 @@ _NOTHING = (
     "Flatten",
 )
 _LOOKUPS = ("Gather", "GatherElements", "GatherND", "GatherBlockQuantized", "Slice")
-_MATMUL_STEP = 4  # of a DecoderLayer's program: kind, made, x, other, scales, zeros, bias, K, N, bits, …
-_PROGRAM = 9  # its place among the op's inputs
+_MATMUL_STEP = StepKind.MATMUL
+_PROGRAM = DECODER_LAYER.input_index("program")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,7 +100,7 @@ assert np.array_equal(values[:, past], reference.rounded_cache(v[:, None], v_sca
 expected = reference.attention(q.reshape(group, 1, size), keys * k_scales, values * v_scales, past, 0.125)[:, 0]
 assert np.abs(y - expected).max() < 2e-3 * np.abs(values * v_scales).max()  # its 64 weights a block in 15 bits
 y *= 0  # and all splits by one part, joined as they come
-p[[attention.SLOTS.index(name) for name in ("rows_per_part", "split_parts")]] = attention_int8.ROWS, 1
+p[[attention.SLOTS.index(name) for name in ("rows_per_part", "split_parts")]] = attention_int8.INT8_ROWS, 1
 attention_int8.attend(size, plain)(p.ctypes.data, 0)
 assert np.abs(y - expected).max() < 2e-3 * np.abs(values * v_scales).max()
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from edgecompress_kernels.cpu.abi import DECODER_LAYER, StepField, StepKind
 
 from edgecompress.backends.onnxruntime_cpu.kernels import (
     Kerneled,
@@ -32,10 +33,10 @@ from edgecompress.types.report import KernelUse
 from edgecompress.types.target import Target
 
 KERNEL = "layer"
-FIELDS = 12  # of a step: kind, made, x, other, scales, zeros, bias, K, N, bits, block, constant
-NORM, ADD, GATE, MATMUL, ATTENTION = 1, 2, 3, 4, 5  # as shim_layer.c reads them
+FIELDS = len(StepField)
+NORM, ADD, GATE, MATMUL, ATTENTION = StepKind
 _MOST_STEPS = 12  # of at most five values each, and what they start from: the op has room for 64
-_PROGRAM = 9  # its place among the op's inputs; the values are behind it
+_PROGRAM = DECODER_LAYER.input_index("program")  # the values are behind it
 _ATTENTIONS = ("CachedAttention", "CachedAttentionInt8")
 _OF_ATTENTION = ("num_heads", "kv_num_heads", "scale", "head_size", "local_window_size")
 

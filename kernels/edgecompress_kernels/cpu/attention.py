@@ -15,25 +15,17 @@ from typing import Any
 import numba
 
 from edgecompress_kernels.cpu import vector as v
+from edgecompress_kernels.cpu.abi import ATTENTION_PARAMETERS, SPLIT
 from edgecompress_kernels.cpu.vector_rows import panel
 
-SPLIT = 512  # keys with a softmax of their own; a multiple of BLOCK
-BLOCK = 32  # keys whose scores are on the stack at once
+BLOCK = 32  # keys whose scores are on the stack at once; a divisor of SPLIT
 TILES = (8, 6, 4, 2, 1)  # rows that are computed together
-SLOTS = (
-    "q_in", "k_in", "v_in", "q_stride", "k_stride", "v_stride",  # strides in bytes, of a token
-    "past", "positions", "cos", "sin", "rotary",  # past: int64 [B]; rotary: the width that is turned, 0 for none
-    "q", "keys", "values", "partials", "y",  # q: float32 [B, Hk, T * group, D]
-    "batch", "tokens", "kv_heads", "group", "capacity", "window", "scale",
-    "rows_per_part", "row_parts", "splits", "split_parts",
-    "k_scales", "v_scales",  # of an int8 cache, attention_int8.py: float32 [Hk, D]
-)  # fmt: skip
-_AT = {name: 8 * i for i, name in enumerate(SLOTS)}
+SLOTS = ATTENTION_PARAMETERS.names
 (
     Q_IN, K_IN, V_IN, Q_STRIDE, K_STRIDE, V_STRIDE, PAST, POSITIONS, COS, SIN, ROTARY, Q, KEYS, VALUES, PARTIALS, Y,
     BATCH, TOKENS, KV_HEADS, GROUP, CAPACITY, WINDOW, SCALE, ROWS_PER_PART, ROW_PARTS, SPLITS, SPLIT_PARTS,
     K_SCALES, V_SCALES,
-) = _AT.values()  # fmt: skip
+) = ATTENTION_PARAMETERS.offsets.values()  # fmt: skip
 INFINITY = float("inf")
 
 

@@ -23,10 +23,9 @@ from edgecompress_kernels.cpu import attention as a
 from edgecompress_kernels.cpu import attention_vector as w
 from edgecompress_kernels.cpu import encoder_vector as e
 from edgecompress_kernels.cpu import vector as v
+from edgecompress_kernels.cpu.abi import INT8_ROWS, SPLIT
 
-SPLIT = a.SPLIT
 BLOCK = 64  # keys whose weights have one scale; a divisor of SPLIT
-ROWS = 24  # of a part that goes over all keys
 TILES = (6, 4, 3, 2, 1)  # rows whose sums are in registers together
 LEVELS = 32767.0  # of 15 bits and a sign
 LEAST = 1.1754944e-38  # a smaller step has no finite inverse
@@ -259,7 +258,7 @@ def attend(size: int, jit: Any) -> Callable[[int, int], None]:
     six, four, three, two, single = (attend_block(size, count, jit) for count in TILES)
     lay, finish, join = lay_out(size, jit), finishing(size, jit), a.joining(size, jit)[0]
     result_bytes, q_stride = 4 * size + 64, query_bytes(size)
-    results_of, others_of = v.stack(ROWS * result_bytes), v.stack(ROWS * result_bytes)
+    results_of, others_of = v.stack(INT8_ROWS * result_bytes), v.stack(INT8_ROWS * result_bytes)
     keys_of, values_of = v.stack(BLOCK * size), v.stack(BLOCK * size)
     nothing = numba.float32(0.0)
 

@@ -22,17 +22,13 @@ import numba
 
 from edgecompress_kernels.cpu import encoder_vector as e
 from edgecompress_kernels.cpu import vector as v
+from edgecompress_kernels.cpu.abi import MATMUL_PARAMETERS
 from edgecompress_kernels.cpu.vector_rows import rows
 
-# The kernel's parameters: 64-bit integers, addresses and counts, at the place that it is given.
-SLOTS = (
-    "x", "q", "x_scales", "x_sums", "weights", "scales", "zeros", "bias", "y",
-    "rows", "outputs", "inputs", "tiles_per_part", "columns",  # columns: of a part of the rounding, whole blocks
-)  # fmt: skip
-_AT = {name: 8 * i for i, name in enumerate(SLOTS)}
+SLOTS = MATMUL_PARAMETERS.names
 (
     X, Q, X_SCALES, X_SUMS, WEIGHTS, SCALES, ZEROS, BIAS, Y, ROWS, OUTPUTS, INPUTS, TILES_PER_PART, COLUMNS,
-) = _AT.values()  # fmt: skip
+) = MATMUL_PARAMETERS.offsets.values()  # fmt: skip
 
 
 @cache

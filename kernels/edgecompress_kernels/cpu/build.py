@@ -5,19 +5,22 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from edgecompress_kernels.cpu import attention, attention_int8, blockwise, encoder_layer, rows
+from edgecompress_kernels.cpu import abi, attention, attention_int8, blockwise, encoder_attention, encoder_layer, rows
+from edgecompress_kernels.cpu.abi_header import checks, header, kernel_declarations, variant_row
 from edgecompress_kernels.cpu.compile import to_assembly
 from edgecompress_kernels.cpu.encoder_layer import Encoder
 from edgecompress_kernels.cpu.ir import KernelError, kernel_of
 from edgecompress_kernels.cpu.isa import Isa
 
 _PARTS = ("cpu", "shim", "shim_job", "shim_matmul", "shim_attention", "shim_layer", "shim_encoder", "shim_register")
-SOURCES = tuple(Path(__file__).with_name(f"{name}.c") for name in _PARTS)  # one unit
+SHIMS = Path(__file__).parent  # the folder of these and of shim.h
+SOURCES = tuple(SHIMS / f"{name}.c" for name in _PARTS)  # one unit
+_HEAD_SIZES = range(16, 257, 16)
 _FLAGS = (
     "-O2", "-fPIC", "-fvisibility=hidden", "-fno-stack-protector", "-fno-sanitize=all", "-nostdlib", "-shared", "-s",
     "-Wl,--build-id=none", "-Wl,-z,noexecstack",
@@ -54,21 +57,19 @@ def build(
 
     Raises KernelError if a kernel cannot be compiled or linked.
     """
-    kernels = {
-        "add_rows": kernel_of(rows.add_rows),
-        "normalize_rows": kernel_of(rows.normalize_rows),
-        "gate_rows": kernel_of(rows.gate_rows),
-    }
-    tables = {"Matmul MATMULS": [], "Attention ATTENTIONS": []}  # type: dict[str, list[str]]
-    tables |= {"Attention INT8_ATTENTIONS": [], "Encoder ENCODERS": []}
+    kernels = {name: kernel_of(getattr(rows, name)) for name in abi.ROW_KERNELS}
+    tables: dict[str, list[str]] = {table: [] for variants in abi.VARIANTS for table in variants.tables}
     for matmul in sorted(set(matmuls)):
         quantizer = f"quantize_{matmul.block}"
         kernels[quantizer] = kernel_of(blockwise.quantize_rows, matmul.block)
         kernels[matmul.name] = kernel_of(
             blockwise.multiply, matmul.bits, matmul.block, matmul.half, matmul.zero_points, isa.signed, isa.most_rows
         )
-        flags = f"{int(matmul.half)}, {int(matmul.zero_points)}"
-        tables["Matmul MATMULS"].append(f"{{{matmul.bits}, {matmul.block}, {flags}, {quantizer}, {matmul.name}}}")
+        row = variant_row(
+            abi.MATMUL_VARIANTS, bits=matmul.bits, block=matmul.block, half=int(matmul.half),
+            zeros=int(matmul.zero_points), quantize=quantizer, multiply=matmul.name,
+        )  # fmt: skip
+        tables["MATMULS"].append(row)
     for kind in sorted(set(attentions)):
         size = kind.head_size
         of: ModuleType = attention_int8 if kind.int8 else attention
@@ -76,32 +77,45 @@ def build(
             table, suffix, attend = "INT8_ATTENTIONS", f"int8_{size}", kernel_of(attention_int8.attend, size)
         else:
             table, suffix, attend = "ATTENTIONS", f"{size}", kernel_of(attention.attend, size, isa.vectors)
-        names = {
-            f"append_{suffix}": kernel_of(of.append, size),
-            f"attend_{suffix}": attend,
-            f"combine_{suffix}": kernel_of(of.combine, size),
-        }
-        kernels |= names
-        tables[f"Attention {table}"].append(f"{{{size}, {', '.join(names)}}}")
+        parts = {"append": kernel_of(of.append, size), "attend": attend, "combine": kernel_of(of.combine, size)}
+        kernels |= {f"{part}_{suffix}": kernel for part, kernel in parts.items()}
+        names = {part: f"{part}_{suffix}" for part in parts}
+        tables[table].append(variant_row(abi.ATTENTION_VARIANTS, size=size, **names))
     for encoder in sorted(set(encoders)):
-        made = {"project": encoder_layer.project_first, "layer": encoder_layer.layer}
-        names = {
-            f"{part}_{encoder.name}": kernel_of(make, encoder, isa.vectors, isa.matrices) for part, make in made.items()
-        }
-        kernels |= names
-        sizes = f"{encoder.hidden}, {encoder.heads}, {encoder.feed_forward}, {encoder.weight_bits}"
-        tables["Encoder ENCODERS"].append(f"{{{sizes}, {', '.join(names)}}}")
-    source = "\n".join(
-        [path.read_text(encoding="utf-8") for path in SOURCES]
-        + [f"extern void {name}(void *, size_t);" for name in kernels]
-        + [
+        makers = {"project": encoder_layer.project_first, "layer": encoder_layer.layer}
+        names = {part: f"{part}_{encoder.name}" for part in makers}
+        kernels |= {names[part]: kernel_of(make, encoder, isa.vectors, isa.matrices) for part, make in makers.items()}
+        row = variant_row(
+            abi.ENCODER_VARIANTS, hidden=encoder.hidden, heads=encoder.heads, feed_forward=encoder.feed_forward,
+            weight_bits=encoder.weight_bits, **names,
+        )  # fmt: skip
+        tables["ENCODERS"].append(row)
+    return link(to_assembly(kernels, isa), shim_source(list(kernels), tables, isa), isa)
+
+
+def shim_source(kernels: Sequence[str], tables: Mapping[str, Sequence[str]], isa: Isa) -> str:
+    """The shims as one translation unit in C, with the ``tables`` of these kernels' names, table -> rows."""
+    types = {table: variants.name for variants in abi.VARIANTS for table in variants.tables}
+    return "\n".join(
+        [
+            *(f'#include "{path.name}"' for path in SOURCES),
+            checks(),
+            *(_same_bytes("QUERY_BYTES", attention_int8.query_bytes)),
+            *(_same_bytes("BLOCK_BYTES", encoder_attention.block_bytes)),
+            kernel_declarations([name for name in kernels if name not in abi.ROW_KERNELS]),
             f"const int MATRICES = {int(isa.matrices)};",
             f'const char ISA[] = "{isa.name}";',
             f"const char *const NEEDS[] = {{{_quoted(isa.needs)}, NULL}};",
+            *(f"const {types[table]} {table}[] = {{{', '.join([*rows, '{0}'])}}};" for table, rows in tables.items()),
+            "",
         ]
-        + [f"const {table}[] = {{{', '.join([*rows, '{0}'])}}};" for table, rows in tables.items()]
     )
-    return link(to_assembly(kernels, isa), source, isa)
+
+
+def _same_bytes(macro: str, bytes_of: Callable[[int], int]) -> Iterator[str]:
+    """C that does not compile where the shims leave other room than the kernels take."""
+    for size in _HEAD_SIZES:
+        yield f'_Static_assert({macro}({size}) == {bytes_of(size)}, "{macro} is not what the kernels take");'
 
 
 def _quoted(names: Sequence[str]) -> str:
@@ -109,13 +123,15 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 def link(kernels: str, source: str, isa: Isa) -> bytes:
-    """The shim compiled by zig's C compiler and linked with the kernels. Raises KernelError."""
+    """The shims compiled by zig's C compiler and linked with the kernels. Raises KernelError."""
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
         (where / "kernels.s").write_text(isa.assembler + kernels, encoding="utf-8")
-        (where / "shim.c").write_text(source, encoding="utf-8")
-        command = [sys.executable, "-m", "ziglang", "cc", *_FLAGS, "-target", isa.zig, "-o", "library.so"]
-        done = subprocess.run([*command, "shim.c", "kernels.s"], cwd=where, capture_output=True, text=True, check=False)
+        (where / "library.c").write_text(source, encoding="utf-8")
+        (where / "abi.h").write_text(header(), encoding="utf-8")
+        command = [sys.executable, "-m", "ziglang", "cc", *_FLAGS, "-I", str(SHIMS), "-I", ".", "-target", isa.zig]
+        command += ["-o", "library.so", "library.c", "kernels.s"]
+        done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
         if done.returncode:
             raise KernelError(f"the C compiler failed: {done.stderr.strip()[-500:]}")
         return (where / "library.so").read_bytes()

@@ -1,8 +1,7 @@
 /* Does this CPU have the features that the kernels were compiled for? Asked once, when the library is registered, so that a
  * library for another CPU is refused with a message instead of an illegal instruction. Nothing is taken from libc. */
 
-#include <stddef.h>
-#include <stdint.h>
+#include "shim.h"
 
 typedef struct Feature {
     const char *name; /* as a target's file has it */

@@ -13,22 +13,12 @@ from functools import cache
 from typing import Any
 
 from edgecompress_kernels.cpu import vector as v
+from edgecompress_kernels.cpu.abi import ENCODER_PARAMETERS, ENCODER_ROWS, SPARE_ROWS
 from edgecompress_kernels.cpu.encoder_attention import attend_rows, block_bytes, pack_rows, tile_sizes
 from edgecompress_kernels.cpu.encoder_linear import normalize, padded, product, quantize
 
-TILE_ROWS = 32  # at most; a part's rows are a multiple of eight
-_SPARE_ROWS = 8  # that a register tile may write beyond the last
-
-_READ = ("x", "q", "q_scales", "q_sums", "keys", "values", "starts")
-_WEIGHTS = (
-    "out_smooth", "out_weights", "out_columns", "norm1_gamma", "norm1_beta",
-    "up_smooth", "up_weights", "up_columns", "down_smooth", "down_weights", "down_columns", "norm2_gamma", "norm2_beta",
-    "qkv_smooth", "qkv_weights", "qkv_columns",
-)  # fmt: skip
-_WRITTEN = ("y", "next_q", "next_q_scales", "next_q_sums", "next_keys", "next_values")
-# The kernel's parameters: 64-bit integers, addresses and counts; the last three are floats in the low half.
-SLOTS = (*_READ, *_WEIGHTS, *_WRITTEN, "tokens", "rows_per_part", "scale", "epsilon1", "epsilon2")
-_AT = {name: 8 * i for i, name in enumerate(SLOTS)}
+SLOTS = ENCODER_PARAMETERS.names
+_AT = ENCODER_PARAMETERS.offsets
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -57,7 +47,9 @@ def project(kind: Encoder, vectors: int, matrices: bool, jit: Any) -> Any:
     round_row, multiply = quantize(hidden, jit), product(hidden, 3 * hidden, kind.weight_bits, vectors, matrices, jit)
     pack = pack_rows(heads, size, 4 * wide, jit)
     smooth_at, weights_at, columns_at = _AT["qkv_smooth"], _AT["qkv_weights"], _AT["qkv_columns"]
-    q_at, scales_at, sums_at, keys_at, values_at = (_AT[name] for name in _WRITTEN[1:])
+    q_at, scales_at, sums_at, keys_at, values_at = (
+        _AT[f"next_{name}"] for name in ("q", "q_scales", "q_sums", "keys", "values")
+    )
     tokens_at, scale_at = _AT["tokens"], _AT["scale"]
 
     def run(p: int, x: int, first: int, rows: int, wide_rows: int, bytes_of: int, scales: int, lows: int) -> None:
@@ -112,7 +104,7 @@ def attention(kind: Encoder, vectors: int, jit: Any) -> Any:
 
 def _space(kind: Encoder) -> tuple[int, int, int, int]:
     """Bytes of a tile's rounded rows, its products, its rows between the two halves, and its scales."""
-    rows = TILE_ROWS + _SPARE_ROWS
+    rows = ENCODER_ROWS + SPARE_ROWS
     wide = max(padded(3 * kind.hidden), padded(kind.feed_forward))
     return rows * max(kind.hidden, kind.feed_forward), 4 * rows * wide, 4 * rows * kind.hidden, 4 * rows
 

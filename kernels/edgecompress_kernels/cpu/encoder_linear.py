@@ -26,9 +26,9 @@ import numba
 from edgecompress_kernels.cpu import encoder_vector as e
 from edgecompress_kernels.cpu import matrices as m
 from edgecompress_kernels.cpu import vector as v
+from edgecompress_kernels.cpu.abi import PANEL
 
-_VECTORS = 3  # of outputs in a panel
-PANEL = 16 * _VECTORS
+_VECTORS = PANEL // 16
 _PANEL_BYTES = 64 * _VECTORS
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-PANEL = 48  # outputs side by side: three vectors
+from edgecompress_kernels.cpu.abi import PANEL
 
 
 def pack_panels(weights: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:

@@ -13,10 +13,10 @@ import numba
 
 from edgecompress_kernels.cpu import encoder_vector as e
 from edgecompress_kernels.cpu import vector as v
+from edgecompress_kernels.cpu.abi import ROWS_PARAMETERS
 
-SLOTS = ("x", "other", "y", "width", "columns", "constant")  # constant: a float32, epsilon or alpha
-_AT = {name: 8 * i for i, name in enumerate(SLOTS)}
-X, OTHER, Y, WIDTH, COLUMNS, CONSTANT = _AT.values()
+SLOTS = ROWS_PARAMETERS.names
+X, OTHER, Y, WIDTH, COLUMNS, CONSTANT = ROWS_PARAMETERS.offsets.values()
 
 
 @cache

@@ -1,52 +1,24 @@
 /* ---- CachedAttention: attention.py, and CachedAttentionInt8: attention_int8.py ---- */
 
-enum { SPLIT = 512, TILE_ROWS = 8, INT8_ROWS = 24 }; /* SPLIT of both, and ROWS, as in these */
-enum { INPUTS = 10, K_SCALE = 10, V_SCALE = 11, INT8_INPUTS = 12 };
-
-typedef struct Attention {
-    int64_t size;
-    Kernel append, attend, combine;
-} Attention;
-
-extern const Attention ATTENTIONS[], INT8_ATTENTIONS[]; /* made by build.py, ended by a size of zero */
-
-typedef struct AttentionState {
-    int64_t heads, kv_heads, size, window;
-    float scale;
-    int int8; /* what the cache is made of */
-} AttentionState;
+#include "shim.h"
 
 /* A message of either operator; ``int8`` tells which. */
 #define SAY(text) (int8 ? "edgecompress CachedAttentionInt8: " text : "edgecompress CachedAttention: " text)
 #define BAD(text) create_status(INVALID_ARGUMENT, SAY(text))
 
-typedef struct AttentionParameters { /* attention.SLOTS */
-    const char *q_in, *k_in, *v_in;
-    int64_t q_stride, k_stride, v_stride;
-    void *past, *positions, *cos, *sin;
-    int64_t rotary;
-    void *q, *keys, *values, *partials, *y;
-    int64_t batch, tokens, kv_heads, group, capacity, window;
-    union {
-        float value;
-        int64_t slot;
-    } scale;
-    int64_t rows_per_part, row_parts, splits, split_parts;
-    void *k_scales, *v_scales;
-} AttentionParameters;
-
-static const CustomOp INT8_ATTENTION;
 static const char *attention_name(const CustomOp *op) {
-    return op == &INT8_ATTENTION ? "CachedAttentionInt8" : "CachedAttention";
+    return op == &INT8_ATTENTION ? INT8_ATTENTION_NAME : ATTENTION_NAME;
 }
-static size_t attention_inputs(const CustomOp *op) { return op == &INT8_ATTENTION ? INT8_INPUTS : INPUTS; }
+static size_t attention_inputs(const CustomOp *op) { return op == &INT8_ATTENTION ? INT8_ATTENTION_INPUTS : ATTENTION_INPUTS; }
 static size_t attention_outputs(const CustomOp *op) { return 3; }
 static int attention_input_kind(const CustomOp *op, size_t index) {
-    return index == 1 || index == 2 || (index > 6 && index < INPUTS) ? OPTIONAL : REQUIRED;
+    const int turned = index > ATTENTION_TOTAL && index < ATTENTION_INPUTS;
+    return index == ATTENTION_K || index == ATTENTION_V || turned ? OPTIONAL : REQUIRED;
 }
 static int type_of_input(int int8, size_t index) {
-    const int cache = index == 3 || index == 4;
-    return index == 5 || index == 6 ? INT32 : index == 9 ? INT64 : cache && int8 ? INT8 : FLOAT;
+    const int cache = index == ATTENTION_PAST_KEY || index == ATTENTION_PAST_VALUE;
+    const int length = index == ATTENTION_LAST || index == ATTENTION_TOTAL;
+    return length ? INT32 : index == ATTENTION_POSITIONS ? INT64 : cache && int8 ? INT8 : FLOAT;
 }
 static int attention_input_type(const CustomOp *op, size_t index) { return type_of_input(op == &INT8_ATTENTION, index); }
 static int attention_output_type(const CustomOp *op, size_t index) {
@@ -55,11 +27,7 @@ static int attention_output_type(const CustomOp *op, size_t index) {
 
 static Status *read_attention(int int8, const Info *info, AttentionState *made) {
     made->int8 = int8;
-    TRY(attribute_int(info, "num_heads", &made->heads));
-    TRY(attribute_int(info, "kv_num_heads", &made->kv_heads));
-    TRY(attribute_int(info, "head_size", &made->size));
-    TRY(attribute_int(info, "local_window_size", &made->window));
-    TRY(attribute_float(info, "scale", &made->scale));
+    READ_ATTENTION_ATTRIBUTES(info, made);
     if (made->kv_heads < 1 || made->heads < 1 || made->heads % made->kv_heads)
         return BAD("num_heads must be a multiple of kv_num_heads");
     return NULL;
@@ -86,10 +54,6 @@ static Status *present_of(Context *context, size_t index, const Tensor *past, in
              past->dims[2] * row_bytes);
     return NULL;
 }
-
-typedef struct AttentionInputs {
-    Tensor q, k, v, past_key, past_value, last, total, cos, sin, positions, k_scale, v_scale;
-} AttentionInputs;
 
 /* The sizes of ``p``, from inputs that fit each other. */
 static Status *find_attention(const AttentionState *s, const AttentionInputs *in, const Attention **kind, AttentionParameters *p) {
@@ -146,7 +110,7 @@ static Status *present_caches(const AttentionState *s, Context *context, const A
 /* The work of it, of whose parameters sizes and caches are known. */
 static void plan_attention(const AttentionState *s, const Attention *found, const AttentionInputs *in, void *y, Room *memory,
                            Job *job, AttentionParameters *p) {
-    const int64_t size = s->size, width = s->heads * size, kv_width = s->kv_heads * size, query_bytes = s->int8 ? 2 * size + 64 : size * 4;
+    const int64_t size = s->size, width = s->heads * size, kv_width = s->kv_heads * size, query_bytes = s->int8 ? QUERY_BYTES(size) : size * 4;
     const int64_t batch = p->batch, tokens = p->tokens, longest = *(const int32_t *)in->total.data;
     const int split = in->k.data != NULL;
     p->q_in = in->q.data;
@@ -157,7 +121,7 @@ static void plan_attention(const AttentionState *s, const Attention *found, cons
     p->y = y;
 
     const int64_t rows = tokens * p->group, heads = batch * s->kv_heads;
-    const int64_t most_rows = s->int8 ? INT8_ROWS : TILE_ROWS, row_parts = (rows + most_rows - 1) / most_rows;
+    const int64_t most_rows = s->int8 ? INT8_ROWS : FLOAT_ROWS, row_parts = (rows + most_rows - 1) / most_rows;
     /* Many rows: a few each, over all keys. Few: all rows over a split each, joined afterwards in the same order. */
     const int apart = p->splits > 1 && heads * row_parts < 16;
     p->rows_per_part = apart ? rows : most_rows;
@@ -198,7 +162,8 @@ static Status *attention_compute(void *state, Context *context) {
     AttentionParameters *const p = &call.parameters;
     Tensor *const all[] = {&in->q,     &in->k,   &in->v,   &in->past_key,  &in->past_value, &in->last,
                            &in->total, &in->cos, &in->sin, &in->positions, &in->k_scale,    &in->v_scale};
-    for (size_t i = 0; i < (int8 ? INT8_INPUTS : INPUTS); i++)
+    _Static_assert(sizeof all / sizeof *all == INT8_ATTENTION_INPUTS, "all inputs are read");
+    for (size_t i = 0; i < (int8 ? INT8_ATTENTION_INPUTS : ATTENTION_INPUTS); i++)
         TRY(read_input(context, i, type_of_input(int8, i), SAY("an input is of the wrong type"), all[i]));
     TRY(find_attention(s, in, &call.found, p));
     Value *y = NULL;
@@ -211,13 +176,10 @@ static Status *attention_compute(void *state, Context *context) {
 }
 
 #define AN_ATTENTION { \
-    .version = API_VERSION, .name = attention_name, .provider = on_cpu, \
+    OPERATOR_ON_CPU(one), .name = attention_name, \
     .input_type = attention_input_type, .input_count = attention_inputs, .input_kind = attention_input_kind, \
-    .output_type = attention_output_type, .output_count = attention_outputs, .output_kind = kind_required, \
-    .input_memory = memory_default, .variadic_input_min = one, .variadic_input_same = one, \
-    .variadic_output_min = one, .variadic_output_same = one, \
-    .create_v2 = attention_create, .compute_v2 = attention_compute, .destroy = destroy, \
-    .first_version = one, .last_version = any_version \
+    .output_type = attention_output_type, .output_count = attention_outputs, \
+    .create_v2 = attention_create, .compute_v2 = attention_compute \
 }
 static const CustomOp ATTENTION = AN_ATTENTION;
 static const CustomOp INT8_ATTENTION = AN_ATTENTION; /* the same functions, which ask what they are called on */

@@ -1,37 +1,10 @@
 /* The encoder's operators, behind shim.c in one translation unit: tokens packed, layers over packed rows, pooling. */
 
-typedef struct Encoder {
-    int64_t hidden, heads, feed_forward, weight_bits;
-    Kernel project, layer;
-} Encoder;
-
-extern const Encoder ENCODERS[]; /* made by build.py, ended by a hidden size of zero */
-
-typedef struct EncoderState {
-    int64_t hidden, heads, feed_forward, weight_bits;
-    float scale, epsilon1, epsilon2;
-} EncoderState;
-
-typedef union Number {
-    float value;
-    int64_t slot;
-} Number;
-
-typedef struct EncoderParameters { /* encoder_layer.SLOTS */
-    void *x, *q, *q_scales, *q_sums, *keys, *values, *starts;
-    void *out_smooth, *out_weights, *out_columns, *norm1_gamma, *norm1_beta;
-    void *up_smooth, *up_weights, *up_columns, *down_smooth, *down_weights, *down_columns, *norm2_gamma, *norm2_beta;
-    void *qkv_smooth, *qkv_weights, *qkv_columns;
-    void *y, *next_q, *next_q_scales, *next_q_sums, *next_keys, *next_values;
-    int64_t tokens, rows_per_part;
-    Number scale, epsilon1, epsilon2;
-} EncoderParameters;
-
-enum { SPARE_ROWS = 8, PANEL = 48 }; /* as in encoder_layer.py and encoder_linear.py */
+#include "shim.h"
 
 /* ---- PackTokens: attention_mask [B, T] -> where the tokens are in it [N], and where each sequence starts [B + 1] ---- */
 
-static const char *pack_name(const CustomOp *op) { return "PackTokens"; }
+static const char *pack_name(const CustomOp *op) { return PACK_TOKENS_NAME; }
 static size_t count_two(const CustomOp *op) { return 2; }
 static int type_int64(const CustomOp *op, size_t index) { return INT64; }
 
@@ -60,14 +33,11 @@ static Status *pack_compute(void *state, Context *context) {
     return NULL;
 }
 
-static const CustomOp PACK = {
-    .version = API_VERSION, .name = pack_name, .provider = on_cpu,
+static const CustomOp PACK_TOKENS = {
+    OPERATOR_ON_CPU(one), .name = pack_name,
     .input_type = type_int64, .input_count = count_one, .input_kind = kind_required,
-    .output_type = type_int64, .output_count = count_two, .output_kind = kind_required,
-    .input_memory = memory_default, .variadic_input_min = one, .variadic_input_same = one,
-    .variadic_output_min = one, .variadic_output_same = one,
-    .create_v2 = no_state, .compute_v2 = pack_compute, .destroy = destroy,
-    .first_version = one, .last_version = any_version,
+    .output_type = type_int64, .output_count = count_two,
+    .create_v2 = no_state, .compute_v2 = pack_compute,
 };
 
 /* ---- EncoderProjections and EncoderLayer: encoder_layer.py ---- */
@@ -76,13 +46,7 @@ static Status *encoder_create(const CustomOp *op, const void *table, const Info 
     EncoderState *made;
     TRY(state_of(sizeof *made, state));
     made = *state;
-    TRY(attribute_int(info, "hidden", &made->hidden));
-    TRY(attribute_int(info, "num_heads", &made->heads));
-    TRY(attribute_int(info, "feed_forward", &made->feed_forward));
-    TRY(attribute_int(info, "weight_bits", &made->weight_bits));
-    TRY(attribute_float(info, "scale", &made->scale));
-    TRY(attribute_float(info, "epsilon1", &made->epsilon1));
-    TRY(attribute_float(info, "epsilon2", &made->epsilon2));
+    READ_ENCODER_ATTRIBUTES(info, made);
     if (made->heads < 1 || made->hidden < 16 || made->hidden % made->heads || made->hidden / made->heads % 16 ||
         made->feed_forward < 16 || made->feed_forward % 16)
         return create_status(INVALID_ARGUMENT, "edgecompress EncoderLayer: heads and feed_forward must be multiples of 16 wide");
@@ -103,7 +67,7 @@ static Status *encoder_of(const EncoderState *s, const Encoder **found) {
 static size_t projections(const EncoderState *s, int64_t tokens, char *at, void **q, void **scales, void **sums, void **keys,
                           void **values) {
     const size_t rows = tokens + SPARE_ROWS, blocks = (tokens + 15) / 16;
-    const size_t side = up(rows * s->heads * 4), packed = up(blocks * s->heads * (16 * (s->hidden / s->heads) + 64));
+    const size_t side = up(rows * s->heads * 4), packed = up(blocks * s->heads * BLOCK_BYTES(s->hidden / s->heads));
     char *const start = at;
     *q = at;
     *scales = at += up(rows * s->hidden);
@@ -113,10 +77,8 @@ static size_t projections(const EncoderState *s, int64_t tokens, char *at, void 
     return at + packed - start;
 }
 
-extern const int MATRICES; /* made by build.py: the kernels multiply in tiles of sixteen rows, two of them together */
-
 /* Few rows: eight a part, so that two threads share even a short text; many: enough to use the weights well. */
-static int64_t rows_per_part(int64_t tokens) { return tokens <= 32 ? 8 : tokens <= (MATRICES ? 64 : 128) ? 16 : 32; }
+static int64_t rows_per_part(int64_t tokens) { return tokens <= 32 ? 8 : tokens <= (MATRICES ? 64 : 128) ? 16 : ENCODER_ROWS; }
 
 static Status *read_floats(Context *context, size_t index, int64_t wanted, int optional, void **data) {
     Tensor found;
@@ -166,10 +128,10 @@ static Status *run_parts(Context *context, Kernel kernel, EncoderParameters *p) 
     return NULL;
 }
 
-static const char *project_name(const CustomOp *op) { return "EncoderProjections"; }
-static size_t project_inputs(const CustomOp *op) { return 4; }
-static int project_input_kind(const CustomOp *op, size_t index) { return index == 3 ? OPTIONAL : REQUIRED; }
-static int project_input_type(const CustomOp *op, size_t index) { return index == 1 ? INT8 : FLOAT; }
+static const char *project_name(const CustomOp *op) { return ENCODER_PROJECTIONS_NAME; }
+static size_t project_inputs(const CustomOp *op) { return ENCODER_PROJECTIONS_INPUTS; }
+static int project_input_kind(const CustomOp *op, size_t index) { return index == ENCODER_PROJECTIONS_QKV_SMOOTH ? OPTIONAL : REQUIRED; }
+static int project_input_type(const CustomOp *op, size_t index) { return index == ENCODER_PROJECTIONS_QKV_WEIGHTS ? INT8 : FLOAT; }
 static int type_uint8(const CustomOp *op, size_t index) { return UINT8; }
 
 static Status *project_compute(void *state, Context *context) {
@@ -179,7 +141,7 @@ static Status *project_compute(void *state, Context *context) {
     EncoderParameters p = {0};
     TRY(encoder_of(s, &found));
     TRY(read_rows(s, context, &x));
-    TRY(read_linear(context, 1, s->hidden, 3 * s->hidden, &p.qkv_weights, &p.qkv_columns, &p.qkv_smooth));
+    TRY(read_linear(context, ENCODER_PROJECTIONS_QKV_WEIGHTS, s->hidden, 3 * s->hidden, &p.qkv_weights, &p.qkv_columns, &p.qkv_smooth));
     p.x = x.data;
     p.tokens = x.dims[0];
     p.scale.value = s->scale;
@@ -187,34 +149,34 @@ static Status *project_compute(void *state, Context *context) {
     return p.tokens ? run_parts(context, found->project, &p) : NULL;
 }
 
-static const CustomOp PROJECT = {
-    .version = API_VERSION, .name = project_name, .provider = on_cpu,
+static const CustomOp ENCODER_PROJECTIONS = {
+    OPERATOR_ON_CPU(one), .name = project_name,
     .input_type = project_input_type, .input_count = project_inputs, .input_kind = project_input_kind,
-    .output_type = type_uint8, .output_count = count_one, .output_kind = kind_required,
-    .input_memory = memory_default, .variadic_input_min = one, .variadic_input_same = one,
-    .variadic_output_min = one, .variadic_output_same = one,
-    .create_v2 = encoder_create, .compute_v2 = project_compute, .destroy = destroy,
-    .first_version = one, .last_version = any_version,
+    .output_type = type_uint8, .output_count = count_one,
+    .create_v2 = encoder_create, .compute_v2 = project_compute,
 };
 
-/* Inputs: rows, projections, starts; out, up, down (three each); gamma and beta twice; qkv of the next layer (three). */
-enum { OUT = 3, UP = 6, DOWN = 9, NORM = 12, QKV = 16, LAYER_INPUTS = 19 };
-
-static const char *layer_name(const CustomOp *op) { return "EncoderLayer"; }
-static size_t layer_inputs(const CustomOp *op) { return LAYER_INPUTS; }
+static const char *layer_name(const CustomOp *op) { return ENCODER_LAYER_NAME; }
+static size_t layer_inputs(const CustomOp *op) { return ENCODER_LAYER_INPUTS; }
 static int layer_input_kind(const CustomOp *op, size_t index) {
-    return index >= QKV || (index >= OUT && index < NORM && index % 3 == 2) ? OPTIONAL : REQUIRED;
+    return index >= ENCODER_LAYER_QKV_WEIGHTS ||
+                   (index >= ENCODER_LAYER_OUT_WEIGHTS && index < ENCODER_LAYER_NORM1_GAMMA && index % 3 == 2)
+               ? OPTIONAL
+               : REQUIRED;
 }
 static int layer_input_type(const CustomOp *op, size_t index) {
-    if (index == 1) return UINT8;
-    if (index == 2) return INT64;
-    return index == OUT || index == UP || index == DOWN || index == QKV ? INT8 : FLOAT;
+    if (index == ENCODER_LAYER_PROJECTIONS) return UINT8;
+    if (index == ENCODER_LAYER_STARTS) return INT64;
+    return index == ENCODER_LAYER_OUT_WEIGHTS || index == ENCODER_LAYER_UP_WEIGHTS || index == ENCODER_LAYER_DOWN_WEIGHTS ||
+                   index == ENCODER_LAYER_QKV_WEIGHTS
+               ? INT8
+               : FLOAT;
 }
 static int layer_output_type(const CustomOp *op, size_t index) { return index ? UINT8 : FLOAT; }
 
 static Status *read_starts(Context *context, int64_t tokens, void **starts) {
     Tensor found;
-    TRY(read_input(context, 2, INT64, "edgecompress EncoderLayer: the starts must be int64", &found));
+    TRY(read_input(context, ENCODER_LAYER_STARTS, INT64, "edgecompress EncoderLayer: the starts must be int64", &found));
     const int64_t *at = found.data;
     int good = found.rank == 1 && found.elements > 0 && at[0] == 0 && at[found.elements - 1] == tokens;
     for (int64_t i = 1; good && i < found.elements; i++) good = at[i - 1] <= at[i];
@@ -232,24 +194,24 @@ static Status *layer_compute(void *state, Context *context) {
     TRY(read_rows(s, context, &x));
     p.tokens = x.dims[0];
     p.x = x.data;
-    TRY(read_input(context, 1, UINT8, "edgecompress EncoderLayer: the projections must be uint8", &given));
+    TRY(read_input(context, ENCODER_LAYER_PROJECTIONS, UINT8, "edgecompress EncoderLayer: the projections must be uint8", &given));
     const size_t size = projections(s, p.tokens, given.data, &p.q, &p.q_scales, &p.q_sums, &p.keys, &p.values);
     if (p.tokens && (size_t)given.elements != size)
         return create_status(INVALID_ARGUMENT, "edgecompress EncoderLayer: the projections are not those of these rows");
     TRY(read_starts(context, p.tokens, &p.starts));
-    TRY(read_linear(context, OUT, s->hidden, s->hidden, &p.out_weights, &p.out_columns, &p.out_smooth));
-    TRY(read_linear(context, UP, s->hidden, s->feed_forward, &p.up_weights, &p.up_columns, &p.up_smooth));
-    TRY(read_linear(context, DOWN, s->feed_forward, s->hidden, &p.down_weights, &p.down_columns, &p.down_smooth));
+    TRY(read_linear(context, ENCODER_LAYER_OUT_WEIGHTS, s->hidden, s->hidden, &p.out_weights, &p.out_columns, &p.out_smooth));
+    TRY(read_linear(context, ENCODER_LAYER_UP_WEIGHTS, s->hidden, s->feed_forward, &p.up_weights, &p.up_columns, &p.up_smooth));
+    TRY(read_linear(context, ENCODER_LAYER_DOWN_WEIGHTS, s->feed_forward, s->hidden, &p.down_weights, &p.down_columns, &p.down_smooth));
     void **const norms[4] = {&p.norm1_gamma, &p.norm1_beta, &p.norm2_gamma, &p.norm2_beta};
-    for (size_t i = 0; i < 4; i++) TRY(read_floats(context, NORM + i, s->hidden, 0, norms[i]));
+    for (size_t i = 0; i < 4; i++) TRY(read_floats(context, ENCODER_LAYER_NORM1_GAMMA + i, s->hidden, 0, norms[i]));
     p.scale.value = s->scale;
     p.epsilon1.value = s->epsilon1;
     p.epsilon2.value = s->epsilon2;
     TRY(output(context, 0, x.dims, 2, &y));
     TRY(tensor_data(y, &p.y));
-    TRY(read_input(context, QKV, INT8, "edgecompress EncoderLayer: weights must be int8", &next));
+    TRY(read_input(context, ENCODER_LAYER_QKV_WEIGHTS, INT8, "edgecompress EncoderLayer: weights must be int8", &next));
     if (next.data) {
-        TRY(read_linear(context, QKV, s->hidden, 3 * s->hidden, &p.qkv_weights, &p.qkv_columns, &p.qkv_smooth));
+        TRY(read_linear(context, ENCODER_LAYER_QKV_WEIGHTS, s->hidden, 3 * s->hidden, &p.qkv_weights, &p.qkv_columns, &p.qkv_smooth));
         TRY(next_projections(s, context, 1, &p));
     } else {
         const int64_t none = 0;
@@ -258,20 +220,17 @@ static Status *layer_compute(void *state, Context *context) {
     return p.tokens ? run_parts(context, found->layer, &p) : NULL;
 }
 
-static const CustomOp LAYER = {
-    .version = API_VERSION, .name = layer_name, .provider = on_cpu,
+static const CustomOp ENCODER_LAYER = {
+    OPERATOR_ON_CPU(one), .name = layer_name,
     .input_type = layer_input_type, .input_count = layer_inputs, .input_kind = layer_input_kind,
-    .output_type = layer_output_type, .output_count = count_two, .output_kind = kind_required,
-    .input_memory = memory_default, .variadic_input_min = one, .variadic_input_same = one,
-    .variadic_output_min = one, .variadic_output_same = one,
-    .create_v2 = encoder_create, .compute_v2 = layer_compute, .destroy = destroy,
-    .first_version = one, .last_version = any_version,
+    .output_type = layer_output_type, .output_count = count_two,
+    .create_v2 = encoder_create, .compute_v2 = layer_compute,
 };
 
 /* ---- SumTokens: rows [N, H], starts [B + 1] -> the sum of each sequence's rows [B, H] ---- */
 
-static const char *sum_name(const CustomOp *op) { return "SumTokens"; }
-static size_t sum_inputs(const CustomOp *op) { return 2; }
+static const char *sum_name(const CustomOp *op) { return SUM_TOKENS_NAME; }
+static size_t sum_inputs(const CustomOp *op) { return SUM_TOKENS_INPUTS; }
 static int sum_input_type(const CustomOp *op, size_t index) { return index ? INT64 : FLOAT; }
 
 static Status *sum_compute(void *state, Context *context) {
@@ -297,20 +256,17 @@ static Status *sum_compute(void *state, Context *context) {
     return NULL;
 }
 
-static const CustomOp SUM = {
-    .version = API_VERSION, .name = sum_name, .provider = on_cpu,
+static const CustomOp SUM_TOKENS = {
+    OPERATOR_ON_CPU(one), .name = sum_name,
     .input_type = sum_input_type, .input_count = sum_inputs, .input_kind = kind_required,
-    .output_type = type_float, .output_count = count_one, .output_kind = kind_required,
-    .input_memory = memory_default, .variadic_input_min = one, .variadic_input_same = one,
-    .variadic_output_min = one, .variadic_output_same = one,
-    .create_v2 = no_state, .compute_v2 = sum_compute, .destroy = destroy,
-    .first_version = one, .last_version = any_version,
+    .output_type = type_float, .output_count = count_one,
+    .create_v2 = no_state, .compute_v2 = sum_compute,
 };
 
 /* ---- UnpackTokens: rows [N, H], their places [N], a mask [B, T] -> [B, T, H], zeros where no token is ---- */
 
-static const char *unpack_name(const CustomOp *op) { return "UnpackTokens"; }
-static size_t unpack_inputs(const CustomOp *op) { return 3; }
+static const char *unpack_name(const CustomOp *op) { return UNPACK_TOKENS_NAME; }
+static size_t unpack_inputs(const CustomOp *op) { return UNPACK_TOKENS_INPUTS; }
 
 static Status *unpack_compute(void *state, Context *context) {
     Tensor x, places, mask;
@@ -335,18 +291,15 @@ static Status *unpack_compute(void *state, Context *context) {
     return NULL;
 }
 
-static const CustomOp UNPACK = {
-    .version = API_VERSION, .name = unpack_name, .provider = on_cpu,
+static const CustomOp UNPACK_TOKENS = {
+    OPERATOR_ON_CPU(one), .name = unpack_name,
     .input_type = sum_input_type, .input_count = unpack_inputs, .input_kind = kind_required,
-    .output_type = type_float, .output_count = count_one, .output_kind = kind_required,
-    .input_memory = memory_default, .variadic_input_min = one, .variadic_input_same = one,
-    .variadic_output_min = one, .variadic_output_same = one,
-    .create_v2 = no_state, .compute_v2 = unpack_compute, .destroy = destroy,
-    .first_version = one, .last_version = any_version,
+    .output_type = type_float, .output_count = count_one,
+    .create_v2 = no_state, .compute_v2 = unpack_compute,
 };
 
 static Status *add_encoder_ops(void *domain) {
-    const CustomOp *const ops[] = {&PACK, &PROJECT, &LAYER, &SUM, &UNPACK};
+    const CustomOp *const ops[] = {&PACK_TOKENS, &ENCODER_PROJECTIONS, &ENCODER_LAYER, &SUM_TOKENS, &UNPACK_TOKENS};
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) TRY(add_to_domain(domain, ops[i]));
     return NULL;
 }

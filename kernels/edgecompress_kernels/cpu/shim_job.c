@@ -4,27 +4,9 @@
  * are taken by whoever is free. Nobody waits for a part that nobody has taken, so a job also ends with one thread, and
  * in whatever order ONNX Runtime runs its threads. */
 
-enum { MOST_WORK = 48, MOST_HELPERS = 64, PATIENCE = 4096 };
+#include "shim.h"
 
-typedef struct Work {
-    Kernel run;
-    void *parameters;
-    int64_t parts;
-    int follows; /* each part right behind the same part of the work before it, by the same thread */
-} Work;
-
-typedef struct Turn { /* two cache lines: a CPU fetches neighbours in pairs */
-    int64_t taken, done;
-    char rest[112];
-} Turn;
-
-typedef struct Job {
-    int count, finished, helpers;
-    int64_t row_parts; /* of the last work, if it goes by rows and columns as the next may; else 0 */
-    int64_t row_width;
-    Work work[MOST_WORK];
-    Turn turns[MOST_WORK];
-} Job;
+enum { MOST_HELPERS = 64, PATIENCE = 4096 };
 
 static void start_job(Job *job) { job->count = job->finished = job->helpers = 0, job->row_parts = 0; }
 
@@ -87,20 +69,11 @@ static Status *run_job(Context *context, Job *job) {
     return NULL;
 }
 
-/* Memory of a job: counted first, with no base, and given when there is one. */
-typedef struct Room {
-    char *base;
-    size_t used;
-} Room;
-
 static void *room(Room *room, size_t bytes) {
     char *const place = room->base ? room->base + room->used : NULL;
     room->used += up(bytes);
     return place;
 }
-
-/* Writes down the work of an operator's call, and where in the memory it lies. */
-typedef void (*Plan)(void *call, Room *memory, Job *job);
 
 /* Run what is planned: once to count the memory, and again with it. */
 static Status *run_planned(Context *context, Plan plan, void *call) {

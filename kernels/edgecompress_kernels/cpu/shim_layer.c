@@ -4,20 +4,7 @@
  * others are values of the program, in order: what it starts from, weights, scales. Values beyond them are rows of
  * float32 that steps make; the last of them is output 0. */
 
-enum { PAST_KEY, PAST_VALUE, LAST, TOTAL, COS, SIN, POSITIONS, LAYER_K_SCALE, LAYER_V_SCALE, PROGRAM, VALUES };
-enum { FIELDS = 12, MOST_VALUES = 64, MOST_STEPS = 20 };
-enum { STEP_NORM = 1, STEP_ADD, STEP_GATE, STEP_MATMUL, STEP_ATTENTION }; /* as compile writes them */
-
-typedef struct RowsParameters { /* rows.SLOTS */
-    void *x, *other, *y;
-    int64_t width, columns;
-    union {
-        float value;
-        int64_t slot;
-    } constant;
-} RowsParameters;
-
-extern void add_rows(void *, size_t), normalize_rows(void *, size_t), gate_rows(void *, size_t);
+#include "shim.h"
 
 typedef struct Layer { /* a call */
     const AttentionState *state;
@@ -37,28 +24,26 @@ typedef struct Layer { /* a call */
     } of[MOST_STEPS];
 } Layer;
 
-static const CustomOp INT8_LAYER;
-static const char *decoder_layer_name(const CustomOp *op) { return op == &INT8_LAYER ? "DecoderLayerInt8" : "DecoderLayer"; }
-static size_t decoder_layer_inputs(const CustomOp *op) { return VALUES + 1; }
+static const char *decoder_layer_name(const CustomOp *op) { return op == &INT8_DECODER_LAYER ? INT8_DECODER_LAYER_NAME : DECODER_LAYER_NAME; }
+static size_t decoder_layer_inputs(const CustomOp *op) { return DECODER_LAYER_INPUTS; }
 static int decoder_layer_input_kind(const CustomOp *op, size_t index) {
-    return index == VALUES ? VARIADIC : index >= COS && index <= LAYER_V_SCALE ? OPTIONAL : REQUIRED;
+    return index == DECODER_LAYER_VALUES ? VARIADIC : index >= DECODER_LAYER_COS && index <= DECODER_LAYER_V_SCALE ? OPTIONAL : REQUIRED;
 }
 static int type_of_layer_input(int int8, size_t index) {
-    if (index == VALUES) return 0;
-    if (index == PAST_KEY || index == PAST_VALUE) return int8 ? INT8 : FLOAT;
-    return index == LAST || index == TOTAL ? INT32 : index == POSITIONS || index == PROGRAM ? INT64 : FLOAT;
+    if (index == DECODER_LAYER_VALUES) return ANY;
+    if (index == DECODER_LAYER_PAST_KEY || index == DECODER_LAYER_PAST_VALUE) return int8 ? INT8 : FLOAT;
+    return index == DECODER_LAYER_LAST || index == DECODER_LAYER_TOTAL ? INT32 : index == DECODER_LAYER_POSITIONS || index == DECODER_LAYER_PROGRAM ? INT64 : FLOAT;
 }
-static int decoder_layer_input_type(const CustomOp *op, size_t index) { return type_of_layer_input(op == &INT8_LAYER, index); }
+static int decoder_layer_input_type(const CustomOp *op, size_t index) { return type_of_layer_input(op == &INT8_DECODER_LAYER, index); }
 static int decoder_layer_output_type(const CustomOp *op, size_t index) {
-    return index && op == &INT8_LAYER ? INT8 : FLOAT;
+    return index && op == &INT8_DECODER_LAYER ? INT8 : FLOAT;
 }
-static int no(const CustomOp *op) { return 0; }
 
 #define WRONG(text) create_status(INVALID_ARGUMENT, "edgecompress DecoderLayer: " text)
 
 typedef struct LayerState {
     AttentionState attention;
-    Tensor constants[VALUES + MOST_VALUES]; /* by input: asking ONNX Runtime for each at each call takes longer than a norm */
+    Tensor constants[DECODER_LAYER_VALUES + MOST_VALUES]; /* by input: asking ONNX Runtime for each at each call takes longer than a norm */
 } LayerState;
 
 static Status *decoder_layer_create(const CustomOp *op, const void *table, const Info *info, void **state) {
@@ -67,7 +52,7 @@ static Status *decoder_layer_create(const CustomOp *op, const void *table, const
     TRY(input_names(info, &inputs));
     TRY(state_of(sizeof *made, state));
     made = *state;
-    TRY(read_attention(op == &INT8_LAYER, info, &made->attention));
+    TRY(read_attention(op == &INT8_DECODER_LAYER, info, &made->attention));
     for (size_t i = 0; i < sizeof made->constants / sizeof *made->constants; i++) {
         const Value *value = NULL;
         int constant = 0;
@@ -87,38 +72,38 @@ static Status *read_layer_input(const LayerState *state, Context *context, size_
 /* What a step reads and makes; every number of a value is checked here, once. */
 static Status *check_step(const AttentionState *s, Layer *layer, int64_t i) {
     const int64_t *const step = layer->program + (i + 1) * FIELDS;
-    const int reads = step[0] == STEP_MATMUL ? 5 : step[0] == STEP_NORM || step[0] == STEP_ADD ? 2 : 1;
-    if (step[0] < STEP_NORM || step[0] > STEP_ATTENTION) return WRONG("a step of another kind");
+    const int reads = step[FIELD_KIND] == STEP_MATMUL ? 5 : step[FIELD_KIND] == STEP_NORM || step[FIELD_KIND] == STEP_ADD ? 2 : 1;
+    if (step[FIELD_KIND] < STEP_NORM || step[FIELD_KIND] > STEP_ATTENTION) return WRONG("a step of another kind");
     for (int j = 0; j < reads; j++)
-        if (step[2 + j] >= layer->values || (step[2 + j] < 0 ? j < 3 : !layer->value[step[2 + j]].type))
+        if (step[FIELD_X + j] >= layer->values || (step[FIELD_X + j] < 0 ? j < 3 : !layer->value[step[FIELD_X + j]].type))
             return WRONG("a step reads a value that is not there");
-    if (step[1] < layer->inputs || step[1] >= layer->values || layer->value[step[1]].type)
+    if (step[FIELD_MADE] < layer->inputs || step[FIELD_MADE] >= layer->values || layer->value[step[FIELD_MADE]].type)
         return WRONG("a step makes a value that is not its own");
-    const Tensor *const x = &layer->value[step[2]];
+    const Tensor *const x = &layer->value[step[FIELD_X]];
     if (x->type != FLOAT || x->rank != 3 || x->dims[0] != layer->batch || x->dims[1] != layer->tokens)
         return WRONG("a step's rows are not those of the tokens");
     int64_t width = x->dims[2];
-    const Tensor *const other = reads > 1 ? &layer->value[step[3]] : x;
-    if (step[0] == STEP_NORM && (other->type != FLOAT || other->elements != width)) return WRONG("a norm's weight is of another width");
-    if (step[0] == STEP_ADD && (other->type != FLOAT || other->elements != x->elements)) return WRONG("what is added is of another width");
-    if (step[0] == STEP_GATE) width /= 2;
-    if (step[0] == STEP_MATMUL) {
+    const Tensor *const other = reads > 1 ? &layer->value[step[FIELD_OTHER]] : x;
+    if (step[FIELD_KIND] == STEP_NORM && (other->type != FLOAT || other->elements != width)) return WRONG("a norm's weight is of another width");
+    if (step[FIELD_KIND] == STEP_ADD && (other->type != FLOAT || other->elements != x->elements)) return WRONG("what is added is of another width");
+    if (step[FIELD_KIND] == STEP_GATE) width /= 2;
+    if (step[FIELD_KIND] == STEP_MATMUL) {
         static const Tensor none;
-        const MatmulState state = {step[7], step[8], step[9], step[10]};
-        const Tensor *const zeros = step[5] < 0 ? &none : &layer->value[step[5]], *const bias = step[6] < 0 ? &none : &layer->value[step[6]];
+        const MatmulState state = {.inputs = step[FIELD_INPUTS], .outputs = step[FIELD_OUTPUTS], .bits = step[FIELD_BITS], .block = step[FIELD_BLOCK]};
+        const Tensor *const zeros = step[FIELD_ZEROS] < 0 ? &none : &layer->value[step[FIELD_ZEROS]], *const bias = step[FIELD_BIAS] < 0 ? &none : &layer->value[step[FIELD_BIAS]];
         if (state.block < 1 || state.inputs < 1 || state.outputs < 1 || state.inputs % state.block) return WRONG("a product of no size");
-        layer->multiplied[i] = (MatmulInputs){*x, *other, layer->value[step[4]], *zeros, *bias};
+        layer->multiplied[i] = (MatmulInputs){*x, *other, layer->value[step[FIELD_SCALES]], *zeros, *bias};
         TRY(find_matmul(&state, &layer->multiplied[i], &layer->matmuls[i]));
         width = state.outputs;
     }
-    if (step[0] == STEP_ATTENTION) {
+    if (step[FIELD_KIND] == STEP_ATTENTION) {
         if (layer->attention) return WRONG("more than one attention");
         layer->attended.q = *x;
         TRY(find_attention(s, &layer->attended, &layer->attention, &layer->attending));
         width = s->heads * s->size;
     }
     if (width < 16 || width % 16) return WRONG("a width that is no multiple of sixteen");
-    layer->value[step[1]] = (Tensor){NULL, {layer->batch, layer->tokens, width}, 3, layer->batch * layer->tokens * width, FLOAT};
+    layer->value[step[FIELD_MADE]] = (Tensor){NULL, {layer->batch, layer->tokens, width}, 3, layer->batch * layer->tokens * width, FLOAT};
     return NULL;
 }
 
@@ -131,20 +116,22 @@ static void plan_layer(void *call, Room *memory, Job *job) {
     }
     for (int64_t i = 0; i < layer->steps; i++) {
         const int64_t *const step = layer->program + (i + 1) * FIELDS;
-        void *const made = layer->value[step[1]].data, *const x = layer->value[step[2]].data;
-        if (step[0] == STEP_MATMUL) {
-            const MatmulState state = {step[7], step[8], step[9], step[10]};
+        void *const made = layer->value[step[FIELD_MADE]].data, *const x = layer->value[step[FIELD_X]].data;
+        if (step[FIELD_KIND] == STEP_MATMUL) {
+            const MatmulState state = {.inputs = step[FIELD_INPUTS], .outputs = step[FIELD_OUTPUTS], .bits = step[FIELD_BITS], .block = step[FIELD_BLOCK]};
             layer->multiplied[i].x.data = x;
             plan_matmul(&state, layer->matmuls[i], &layer->multiplied[i], made, memory, job, &layer->of[i].matmul);
-        } else if (step[0] == STEP_ATTENTION) {
+        } else if (step[FIELD_KIND] == STEP_ATTENTION) {
             layer->attended.q.data = x;
             plan_attention(layer->state, layer->attention, &layer->attended, made, memory, job, &layer->attending);
         } else {
             RowsParameters *const p = &layer->of[i].rows;
-            const int64_t width = layer->value[step[1]].dims[2];
-            const int64_t columns = step[0] == STEP_NORM ? width : columns_of_part(rows, width);
-            *p = (RowsParameters){x, step[0] == STEP_GATE ? NULL : layer->value[step[3]].data, made, width, columns, {.slot = step[11]}};
-            const Kernel run = step[0] == STEP_NORM ? normalize_rows : step[0] == STEP_ADD ? add_rows : gate_rows;
+            const int64_t width = layer->value[step[FIELD_MADE]].dims[2];
+            const int64_t columns = step[FIELD_KIND] == STEP_NORM ? width : columns_of_part(rows, width);
+            *p = (RowsParameters){
+                .x = x, .other = step[FIELD_KIND] == STEP_GATE ? NULL : layer->value[step[FIELD_OTHER]].data, .y = made,
+                .width = width, .columns = columns, .constant.slot = step[FIELD_CONSTANT]};
+            const Kernel run = step[FIELD_KIND] == STEP_NORM ? normalize_rows : step[FIELD_KIND] == STEP_ADD ? add_rows : gate_rows;
             add_row_work(job, run, p, rows, width, columns);
         }
     }
@@ -158,7 +145,8 @@ static Status *decoder_layer_compute(void *state, Context *context) {
     Tensor *const fixed[] = {&layer.attended.past_key, &layer.attended.past_value, &layer.attended.last,
                              &layer.attended.total, &layer.attended.cos, &layer.attended.sin,
                              &layer.attended.positions, &layer.attended.k_scale, &layer.attended.v_scale, &program};
-    for (size_t i = 0; i < VALUES; i++) {
+    _Static_assert(sizeof fixed / sizeof *fixed == DECODER_LAYER_VALUES, "all inputs are read");
+    for (size_t i = 0; i < DECODER_LAYER_VALUES; i++) {
         TRY(read_layer_input(kept, context, i, fixed[i]));
         if (fixed[i]->type && fixed[i]->type != type_of_layer_input(s->int8, i)) return WRONG("an input is of the wrong type");
     }
@@ -171,7 +159,7 @@ static Status *decoder_layer_compute(void *state, Context *context) {
         return WRONG("the program is not [2 to 21, 12]");
     layer.inputs = layer.program[0], layer.values = layer.program[1];
     if (layer.inputs < 1 || layer.values <= layer.inputs || layer.values > MOST_VALUES) return WRONG("the program has too many values");
-    for (int64_t i = 0; i < layer.inputs; i++) TRY(read_layer_input(kept, context, VALUES + i, &layer.value[i]));
+    for (int64_t i = 0; i < layer.inputs; i++) TRY(read_layer_input(kept, context, DECODER_LAYER_VALUES + i, &layer.value[i]));
     for (int64_t i = layer.inputs; i < layer.values; i++) layer.value[i].type = 0;
     if (layer.value[0].rank != 3) return WRONG("the first value must be rows [B, T, width]");
     layer.batch = layer.value[0].dims[0], layer.tokens = layer.value[0].dims[1];
@@ -188,13 +176,10 @@ static Status *decoder_layer_compute(void *state, Context *context) {
 }
 
 #define A_DECODER_LAYER { \
-    .version = API_VERSION, .name = decoder_layer_name, .provider = on_cpu, \
+    OPERATOR_ON_CPU(no), .name = decoder_layer_name, \
     .input_type = decoder_layer_input_type, .input_count = decoder_layer_inputs, .input_kind = decoder_layer_input_kind, \
-    .output_type = decoder_layer_output_type, .output_count = attention_outputs, .output_kind = kind_required, \
-    .input_memory = memory_default, .variadic_input_min = one, .variadic_input_same = no, \
-    .variadic_output_min = one, .variadic_output_same = one, \
-    .create_v2 = decoder_layer_create, .compute_v2 = decoder_layer_compute, .destroy = destroy, \
-    .first_version = one, .last_version = any_version \
+    .output_type = decoder_layer_output_type, .output_count = attention_outputs, \
+    .create_v2 = decoder_layer_create, .compute_v2 = decoder_layer_compute \
 }
 static const CustomOp DECODER_LAYER = A_DECODER_LAYER;
-static const CustomOp INT8_LAYER = A_DECODER_LAYER;
+static const CustomOp INT8_DECODER_LAYER = A_DECODER_LAYER;

@@ -1,45 +1,23 @@
 /* ---- MatMulBlocks: blockwise.py ---- */
 
-typedef struct Matmul {
-    int64_t bits, block;
-    int half, zeros;
-    Kernel quantize, multiply;
-} Matmul;
+#include "shim.h"
 
-extern const Matmul MATMULS[]; /* made by build.py: the variants that were compiled, and one of zero bits at the end */
-
-typedef struct MatmulState {
-    int64_t inputs, outputs, bits, block;
-} MatmulState;
-
-typedef struct MatmulParameters { /* blockwise.SLOTS */
-    void *x, *q, *x_scales, *x_sums, *weights, *scales, *zeros, *bias, *y;
-    int64_t rows, outputs, inputs, tiles_per_part, columns;
-} MatmulParameters;
-
-static const char *matmul_name(const CustomOp *op) { return "MatMulBlocks"; }
-static size_t matmul_inputs(const CustomOp *op) { return 5; }
-static int matmul_input_kind(const CustomOp *op, size_t index) { return index < 3 ? REQUIRED : OPTIONAL; }
+static const char *matmul_name(const CustomOp *op) { return MATMUL_NAME; }
+static size_t matmul_inputs(const CustomOp *op) { return MATMUL_INPUTS; }
+static int matmul_input_kind(const CustomOp *op, size_t index) { return index < MATMUL_ZEROS ? REQUIRED : OPTIONAL; }
 static int matmul_input_type(const CustomOp *op, size_t index) {
-    return index == 1 || index == 3 ? UINT8 : index == 2 ? 0 : FLOAT; /* scales: float or float16 */
+    return index == MATMUL_WEIGHTS || index == MATMUL_ZEROS ? UINT8 : index == MATMUL_SCALES ? ANY : FLOAT;
 }
 
 static Status *matmul_create(const CustomOp *op, const void *table, const Info *info, void **state) {
     MatmulState *made;
     TRY(state_of(sizeof *made, state));
     made = *state;
-    TRY(attribute_int(info, "K", &made->inputs));
-    TRY(attribute_int(info, "N", &made->outputs));
-    TRY(attribute_int(info, "bits", &made->bits));
-    TRY(attribute_int(info, "block_size", &made->block));
+    READ_MATMUL_ATTRIBUTES(info, made);
     if (made->block < 1 || made->inputs < 1 || made->outputs < 1 || made->inputs % made->block)
         return create_status(INVALID_ARGUMENT, "edgecompress MatMulBlocks: K must be a multiple of block_size, and N at least 1");
     return NULL;
 }
-
-typedef struct MatmulInputs {
-    Tensor x, weights, scales, zeros, bias; /* scales are float or float16; zeros and bias may be left out */
-} MatmulInputs;
 
 static Status *find_matmul(const MatmulState *s, const MatmulInputs *in, const Matmul **found) {
     const int64_t blocks = s->inputs / s->block, tiles = (s->outputs + 15) / 16;
@@ -74,8 +52,10 @@ static void plan_matmul(const MatmulState *s, const Matmul *found, const MatmulI
     int64_t columns = columns_of_part(rows, s->inputs);
     if (columns % s->block) columns = s->inputs;
     void *const q = room(memory, rows * s->inputs), *const scales = room(memory, rows * blocks * 4);
-    *p = (MatmulParameters){in->x.data, q, scales, room(memory, rows * blocks * 4), in->weights.data, in->scales.data,
-                            in->zeros.data, in->bias.data, y, rows, s->outputs, s->inputs, each, columns};
+    *p = (MatmulParameters){
+        .x = in->x.data, .q = q, .x_scales = scales, .x_sums = room(memory, rows * blocks * 4), .weights = in->weights.data,
+        .scales = in->scales.data, .zeros = in->zeros.data, .bias = in->bias.data, .y = y, .rows = rows,
+        .outputs = s->outputs, .inputs = s->inputs, .tiles_per_part = each, .columns = columns};
     add_row_work(job, found->quantize, p, rows, s->inputs, columns);
     add_work(job, found->multiply, p, (tiles + each - 1) / each);
 }
@@ -98,7 +78,8 @@ static Status *matmul_compute(void *state, Context *context) {
     MatmulCall call = {.state = s};
     MatmulInputs *const in = &call.in;
     Tensor *const all[] = {&in->x, &in->weights, &in->scales, &in->zeros, &in->bias};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) TRY(read_any(context, i, all[i]));
+    _Static_assert(sizeof all / sizeof *all == MATMUL_INPUTS, "all inputs are read");
+    for (size_t i = 0; i < MATMUL_INPUTS; i++) TRY(read_any(context, i, all[i]));
     TRY(find_matmul(s, in, &call.found));
     Value *y = NULL;
     int64_t dims[MOST_DIMENSIONS];
@@ -111,11 +92,8 @@ static Status *matmul_compute(void *state, Context *context) {
 }
 
 static const CustomOp MATMUL = {
-    .version = API_VERSION, .name = matmul_name, .provider = on_cpu,
+    OPERATOR_ON_CPU(one), .name = matmul_name,
     .input_type = matmul_input_type, .input_count = matmul_inputs, .input_kind = matmul_input_kind,
-    .output_type = type_float, .output_count = count_one, .output_kind = kind_required,
-    .input_memory = memory_default, .variadic_input_min = one, .variadic_input_same = one,
-    .variadic_output_min = one, .variadic_output_same = one,
-    .create_v2 = matmul_create, .compute_v2 = matmul_compute, .destroy = destroy,
-    .first_version = one, .last_version = any_version,
+    .output_type = type_float, .output_count = count_one,
+    .create_v2 = matmul_create, .compute_v2 = matmul_compute,
 };

@@ -1,9 +1,9 @@
 /* ---- the library's only entry: its operators, if the CPU has what they were compiled for ---- */
 
-extern const char ISA[]; /* made by build.py: what the kernels were compiled for, and the features of a CPU that it means */
-extern const char *const NEEDS[];
+#include "shim.h"
 
 __attribute__((visibility("default"))) Status *RegisterCustomOps(void *options, const Base *base) {
+    check_operators();
     api = base->get_api(API_VERSION);
     if (!api) {
         api = base->get_api(1); /* the same table, of which the oldest version has all that a message takes */
@@ -24,7 +24,7 @@ __attribute__((visibility("default"))) Status *RegisterCustomOps(void *options, 
     TRY(add_to_domain(domain, &ATTENTION));
     TRY(add_to_domain(domain, &INT8_ATTENTION));
     TRY(add_to_domain(domain, &DECODER_LAYER));
-    TRY(add_to_domain(domain, &INT8_LAYER));
+    TRY(add_to_domain(domain, &INT8_DECODER_LAYER));
     TRY(add_encoder_ops(domain));
     return add_domain(options, domain);
 }
