@@ -10,9 +10,25 @@ A target names backends: "onnxruntime" on a target whose accelerator is "cuda" i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, cast
 
 from edgecompress.registry import PlugIn
+from edgecompress.runtime.accelerators import BackendState, LibraryState
+
+
+class HostModule(Protocol):
+    """``host.py``. Imports nothing heavy, and runs where the backend's packages are missing."""
+
+    PACKAGES: tuple[str, ...]
+    """Distributions that run its models."""
+
+    def state(
+        self, found: Mapping[str, LibraryState], providers: Sequence[str], has: Callable[[str], bool]
+    ) -> BackendState:
+        """``found``: NVIDIA's libraries; ``providers``: ONNX Runtime's; ``has``: whether a module is installed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,3 +40,8 @@ class Backend:
     @property
     def name(self) -> str:
         return self.plug_in.name
+
+    @property
+    def host(self) -> HostModule:
+        """Raises UsageError if the backend has none."""
+        return cast(HostModule, self.plug_in.part("host"))

@@ -16,7 +16,7 @@ import contextlib
 import logging
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -78,18 +78,45 @@ def connect_fleet(address: str) -> Iterator[Any]:
         client.close(timeout=_CONNECT_S)
 
 
+def known_workers(client: Any) -> dict[str, dict[str, Any]]:
+    """Address -> what the scheduler knows of the worker. Raises DeviceError if the connection was lost."""
+    if client.status != "running":
+        raise connection_lost()
+    try:
+        workers: dict[str, dict[str, Any]] = client.scheduler_info(n_workers=-1)["workers"]
+    except OSError:
+        raise connection_lost() from None
+    return workers
+
+
 def labels_of(client: Any) -> dict[str, list[str]]:
-    """Label -> addresses of the workers that carry it."""
+    """Label -> addresses of the workers that carry it. Raises DeviceError if the connection was lost."""
     found: dict[str, list[str]] = {}
-    for address, info in client.scheduler_info(n_workers=-1)["workers"].items():
+    for address, info in known_workers(client).items():
         for name, amount in info.get("resources", {}).items():
             if name.startswith(LABEL) and amount >= 1:
                 found.setdefault(name.removeprefix(LABEL), []).append(address)
     return dict(sorted(found.items()))
 
 
+def wait_for_any(futures: Iterable[Any]) -> list[Any]:
+    """Those that are done. Waits half a second at most for the first of them."""
+    pending = list(futures)
+    until = time.monotonic() + _TURN_S
+    while not any(each.done() for each in pending) and time.monotonic() < until:
+        time.sleep(_LOOK_S)
+    return [each for each in pending if each.done()]
+
+
+def connection_lost() -> DeviceError:
+    return DeviceError(
+        "the connection to the scheduler was lost",
+        hint="Run it again with the same -o: results that arrived are kept there, and are not computed again.",
+    )
+
+
 def wait_for_labels(client: Any, address: str, labels: Sequence[str], wait_s: float) -> dict[str, list[str]]:
-    """Every label of ``labels``, or any if that is empty. Raises DeviceError after a while, with what is there."""
+    """Every label of ``labels``, or any if that is empty. Raises DeviceError after a while, with those that exist."""
     until = time.monotonic() + wait_s
     while True:
         here = labels_of(client)
@@ -160,12 +187,7 @@ class Fleet:
         )
 
     def _here(self) -> dict[str, list[str]]:
-        if self._client.status != "running":
-            raise _lost()
-        try:
-            here = labels_of(self._client)
-        except OSError:
-            raise _lost() from None
+        here = labels_of(self._client)
         now = time.monotonic()
         for label in [*here, *self._waiting]:
             if label in here or label not in self._seen:
@@ -255,14 +277,11 @@ class Fleet:
         return answer
 
     def _collect(self) -> None:
-        until = time.monotonic() + _TURN_S
-        while not any(each.done() for each in self._flying) and time.monotonic() < until:
-            time.sleep(_LOOK_S)
         killed = need("distributed.scheduler").KilledWorker
-        for future in [each for each in self._flying if each.done()]:
+        for future in wait_for_any(self._flying):
             job = self._flying.pop(future)
             if future.status == "cancelled":
-                raise _lost()
+                raise connection_lost()
             try:
                 answer = future.result()
             except killed as error:
@@ -323,13 +342,6 @@ class Fleet:
 
     def _note(self, event: tuple[float, Any]) -> None:
         self._begun[event[1]["job"]] += 1
-
-
-def _lost() -> DeviceError:
-    return DeviceError(
-        "the connection to the scheduler was lost",
-        hint="Run it again with the same -o: what was done is kept there, and is not done again.",
-    )
 
 
 def _killed(error: Any) -> DeviceError:

@@ -24,7 +24,7 @@ from edgecompress.devices import depot
 TOPIC = "edgecompress"  # of events: a job was begun
 _POLL_S = 0.05
 _TAIL = 4000
-_FORSAKEN = ("cancelled", "released", "forgotten")
+_ABANDONED = ("cancelled", "released", "forgotten")
 _LEASH = (  # PR_SET_PDEATHSIG is 1; it lasts through exec
     "import ctypes,os,sys\n"
     "if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, 9)\n"
@@ -91,10 +91,15 @@ def run_job(order: Order) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def is_awaited(worker: Any, key: Any) -> bool:
+    """Whether the client still waits for the task ``key`` of a Dask worker."""
+    task = worker.state.tasks.get(key)
+    return task is not None and task.state not in _ABANDONED
+
+
 def _wait(process: subprocess.Popen[bytes], worker: Any, key: Any) -> int:
     while (code := process.poll()) is None:
-        task = worker.state.tasks.get(key)
-        if task is None or task.state in _FORSAKEN:
+        if not is_awaited(worker, key):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             return process.wait()

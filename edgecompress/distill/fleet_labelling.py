@@ -20,9 +20,10 @@ from typing import Any, TypedDict
 
 from edgecompress import __version__
 from edgecompress.devices import depot
-from edgecompress.devices.fleet import connect_fleet
+from edgecompress.devices.fleet import connect_fleet, connection_lost, known_workers, wait_for_any
 from edgecompress.devices.run import error_of
 from edgecompress.devices.ssh import need
+from edgecompress.devices.worker import is_awaited
 from edgecompress.distill.budget import Budget, Limits, Tokens
 from edgecompress.distill.endpoint import Endpoint, KeySource, parse_endpoint, read_secret
 from edgecompress.distill.labelling import Labelled, Patience, Run, Show, Tally, finish, stopped, summary
@@ -32,8 +33,6 @@ from edgecompress.errors import DeviceError, EdgeCompressError, UsageError
 
 SHARE = 32  # prompts
 _GONE_S = 30.0  # that there may be no worker at all
-_TURN_S, _LOOK_S = 0.5, 0.02
-_FORSAKEN = ("cancelled", "released", "forgotten")
 
 
 class Order(TypedDict):
@@ -137,12 +136,7 @@ class _Shares:
 
     def _workers(self) -> int:
         """Raises DeviceError if the scheduler is lost, or has had no worker for a while."""
-        if self._client.status != "running":
-            raise _lost()
-        try:
-            count = len(self._client.scheduler_info(n_workers=-1)["workers"])
-        except OSError:
-            raise _lost() from None
+        count = len(known_workers(self._client))
         if count:
             self._seen = time.monotonic()
         elif time.monotonic() - self._seen > _GONE_S:
@@ -172,15 +166,12 @@ class _Shares:
         return True
 
     def _collect(self) -> None:
-        until = time.monotonic() + _TURN_S
-        while not any(each.done() for each in self._flying) and time.monotonic() < until:
-            time.sleep(_LOOK_S)
         killed = need("distributed.scheduler").KilledWorker
-        for future in [each for each in self._flying if each.done()]:
+        for future in wait_for_any(self._flying):
             share, bound = self._flying.pop(future)
             self._reserved -= bound
             if future.status == "cancelled":
-                raise _lost()
+                raise connection_lost()
             try:
                 answer: dict[str, Any] = future.result()
             except killed:
@@ -217,11 +208,7 @@ def label_share(order: Order) -> dict[str, Any]:
     from distributed import get_worker
 
     worker = get_worker()
-    key = worker.get_current_task()
-
-    def wanted() -> bool:
-        task = worker.state.tasks.get(key)
-        return task is not None and task.state not in _FORSAKEN
+    task = worker.get_current_task()
 
     answer: dict[str, Any] = {"worker": worker.address}
     try:
@@ -245,7 +232,7 @@ def label_share(order: Order) -> dict[str, Any]:
                 patience=Patience(**order["patience"]),
                 concurrency=order["concurrency"],
                 key=source,
-                wanted=wanted,
+                wanted=lambda: is_awaited(worker, task),
             )
             try:
                 finish(run.all(asked))
@@ -291,10 +278,3 @@ def _beyond(limits: Limits, spent: Tokens) -> Limits:
     """What the worker has of this share already was paid for before, and is no part of what it may spend."""
     money = None if limits.money is None else limits.money + (limits.cost(spent) or 0.0)
     return replace(limits, tokens=None if limits.tokens is None else limits.tokens + spent.total, money=money)
-
-
-def _lost() -> DeviceError:
-    return DeviceError(
-        "the connection to the scheduler was lost",
-        hint="Run it again with the same -o: what was handed in is there, and is not asked again.",
-    )
