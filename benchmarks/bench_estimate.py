@@ -46,7 +46,7 @@ from edgecompress.types.recipe import QualityRecipe, Recipe, RuntimeRecipe, Stud
 THREADS = (1, 2)
 CALLS, NEW_TOKENS = 4, 16
 BOUND = 0.25
-_ANYTHING = QualityRecipe(min_fidelity=1e-6, min_top1=0, max_kl=1e9, max_perplexity_ratio=1e9, samples=4)
+_NO_QUALITY_BUDGET = QualityRecipe(min_fidelity=1e-6, min_top1=0, max_kl=1e9, max_perplexity_ratio=1e9, samples=4)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def typical(rounds: Sequence[Profile]) -> Profile:
     return replace(rounds[0], operators=tuple(calls), peaks=tuple(usual_peaks(threads, peaks) for threads in THREADS))
 
 
-def exported(student: Student, work: Path) -> dict[str, Path]:
+def export_student(student: Student, work: Path) -> dict[str, Path]:
     """Precision and kernels -> a bundle; one that is there already is taken."""
     found = {}
     decoder = student.model_type == "qwen2"
@@ -145,7 +145,12 @@ def exported(student: Student, work: Path) -> dict[str, Path]:
             if not decoder:
                 source = replace(source, task="feature-extraction" if student.shape else None)
             export(
-                Recipe(precision=precision, student=source, quality=_ANYTHING, runtime=RuntimeRecipe(kernels=kernels)),
+                Recipe(
+                    precision=precision,
+                    student=source,
+                    quality=_NO_QUALITY_BUDGET,
+                    runtime=RuntimeRecipe(kernels=kernels),
+                ),
                 bundle,
             )
     return found
@@ -277,7 +282,7 @@ def main() -> int:
     options.work.mkdir(parents=True, exist_ok=True)
     lines: list[dict[str, Any]] = [header()]
     kinds = {"encoders": BERTS, "decoders": QWENS}
-    bundles = {student.name: exported(student, options.work) for of in kinds.values() for student in of}
+    bundles = {student.name: export_student(student, options.work) for of in kinds.values() for student in of}
     everything = {name: path for found in bundles.values() for name, path in found.items()}
     found = {name: typical(each) for name, each in rounds_of(everything, options.rounds, options.work).items()}
     for what, students in kinds.items():

@@ -71,7 +71,7 @@ def receive() -> int:
                 depot.write(file, offset, data)
                 offset += len(data)
             if not depot.settle(file):
-                failed.append(depot.Need(index=each["index"], offset=0))
+                failed.append(depot.MissingPart(index=each["index"], offset=0))
         if not failed:
             say(whole=True)
             return 0

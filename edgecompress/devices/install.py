@@ -1,6 +1,6 @@
-"""A runtime on a device: a Python that is there, an environment of pinned packages, and this edgecompress beside it.
+"""A runtime on a device: its own Python, an environment of pinned packages, and this edgecompress next to it.
 
-Both are named after what they are made of, so that each is made once and never changed.
+Both are named after a hash of their content, so that each is created once and never changed.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _version_of(found: Any) -> str:
 
 
 async def check_python(device: Device, path: str) -> Runtime:
-    """An interpreter of the user's with edgecompress in it, as it is. Raises DeviceError."""
+    """Use the user's own interpreter, which must have edgecompress installed. Raises DeviceError."""
     device.python = path
     code = f"import edgecompress;print('{MARK}'+edgecompress.__version__)"
     _, out, err = await device.ask(shlex.join([path, "-c", code]))
@@ -160,7 +160,7 @@ def wheel_parcels(folder: Path) -> list[Parcel]:
 
 
 async def prepare(device: Device, wheels: list[Parcel], show: Show) -> Runtime:
-    """Make the environment there, or find it. Raises DeviceError."""
+    """Create the environment on the device unless it exists. Raises DeviceError."""
     device.python, version = await find_python(device)
     content, plan = build_wheel(), plan_environment()
     own = parcel(content, "")

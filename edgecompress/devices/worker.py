@@ -1,7 +1,7 @@
-"""What runs on a Dask worker: take a bundle's files, and run ``edgecompress profile`` in a process of its own.
+"""What runs on a Dask worker: store a bundle's files, and run ``edgecompress profile`` in a process of its own.
 
-The process is ended with the worker, however that ends, and when nobody waits for its result any more: a profile that
-is left behind would slow the next one.
+The process ends with the worker, however that ends, and when nobody waits for its result any more: a profile that kept
+running would slow down the next one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Order(TypedDict):
 
 
 async def look(files: list[depot.File]) -> dict[str, Any]:
-    """Which edgecompress this is, and what of the files is missing."""
+    """The version of edgecompress, the files that are missing, and the free disk space."""
     try:
         need = await asyncio.to_thread(depot.missing, files)
         return {"version": __version__, "need": need, "free_bytes": depot.free_bytes()}
@@ -64,7 +64,7 @@ async def settle(file: depot.File) -> dict[str, Any]:
 
 
 def run_job(order: Order) -> dict[str, Any]:
-    """The task: what the command left, or that its files are missing here."""
+    """The Dask task. Returns the command's outcome, or that its files are missing on this worker."""
     from distributed import get_worker
 
     worker = get_worker()
