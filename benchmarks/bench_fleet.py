@@ -24,7 +24,7 @@ from benchmarks.bench_encoder import note
 from benchmarks.local_fleet import LocalFleet
 from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.devices.fleet import Fleet, connect_fleet, wait_for_labels
-from edgecompress.devices.jobs import Plan, Wish
+from edgecompress.devices.jobs import JobRequest, Plan
 from edgecompress.devices.store import open_store
 from edgecompress.profile.run import Asked
 
@@ -69,7 +69,7 @@ def orphans(caches: list[Path]) -> int:
 
 def run(bundle: Path, jobs: int, workers: int, folder: Path) -> dict[str, Any]:
     asked = Asked(shapes="1x16", threads=(1,), duration_s=0.1, percentile=50, cold=False, operators=False)
-    plan = Plan([Wish(bundle=bundle, label=LABEL, asked=asked, run=number) for number in range(jobs)])
+    plan = Plan([JobRequest(bundle=bundle, label=LABEL, asked=asked, run=number) for number in range(jobs)])
     results = folder / "fleet.jsonl"
     killed: list[dict[str, Any]] = []
     with LocalFleet(folder, {"TOKENIZERS_PARALLELISM": "false"}) as fleet:

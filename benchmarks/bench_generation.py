@@ -93,7 +93,7 @@ def drafts(bundle: Path, threads: int, rounds: int) -> dict[str, Any]:
     return row | {"decode_runs": told.decode_runs, "new_tokens": told.new_tokens, **spread(ratios[1:])}
 
 
-class Dictated:
+class ScriptedChoice:
     """In a sampler's place: the text is given, and what the model makes of it is left aside."""
 
     def __init__(self, ids: list[int]) -> None:
@@ -119,7 +119,7 @@ def edit_of_code(bundle: Path, threads: int, rounds: int) -> dict[str, Any]:
         text = generator.token_ids(code.replace("cur_line", "row"))[:_LONG_TOKENS]
         made, ratios = generator_module.Sampler, []
         try:
-            generator_module.Sampler = lambda *_: Dictated(text)  # type: ignore[assignment,misc]
+            generator_module.Sampler = lambda *_: ScriptedChoice(text)  # type: ignore[assignment,misc]
             for _ in range(rounds + 1):
                 seconds = []
                 for tokens in (0, 8):

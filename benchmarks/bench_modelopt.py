@@ -21,7 +21,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from benchmarks.bench_encoder import default_checkpoint, note
+from benchmarks.bench_encoder import note
+from benchmarks.minilm import default_checkpoint
 from benchmarks.peers_encoder import make_onnx, pool
 from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.backends.tensorrt_rtx.engine import build_engine
@@ -66,7 +67,7 @@ def fidelity(path: Path, held_out: list[Feed], reference: list[Any]) -> Fidelity
     return measure("sentence-similarity", reference, outputs)
 
 
-def built(path: Path, work: Path) -> dict[str, Any]:
+def foreign_engine(path: Path, work: Path) -> dict[str, Any]:
     """What the builder makes of a foreign graph, under no check of ours but its own account."""
     inputs = [value.name for value in onnx.load(path, load_external_data=False).graph.input]
     graph = Graph(path=path, stage="lowered", precision="foreign")
@@ -139,7 +140,9 @@ def main() -> int:
         ]
         said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
         for variant, path in said["models"].items():
-            rows.append(row("modelopt", variant, fidelity(Path(path), held_out, reference), built(Path(path), work)))
+            rows.append(
+                row("modelopt", variant, fidelity(Path(path), held_out, reference), foreign_engine(Path(path), work))
+            )
         rows += [{"kind": "absent", "side": "modelopt", "variant": v, "why": why} for v, why in said["failed"].items()]
         rows += [our_row(checkpoint, precision, work) for precision in OURS]
     first = header()

@@ -45,7 +45,7 @@ Way = Callable[[str], tuple[str, float, float]]
 
 
 @contextmanager
-def served(bundle: Path, threads: int) -> Iterator[dict[str, Any]]:
+def serving(bundle: Path, threads: int) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-m", "edgecompress", "serve", str(bundle), "--port", "0", "--json"]
     process = subprocess.Popen(
         [*command, "--threads", str(threads)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -124,7 +124,11 @@ def main() -> None:
     options = parser.parse_args()
     bundle, threads = options.bundle.resolve(), options.threads
     times: dict[str, list[tuple[float, float]]] = {}
-    with served(bundle, threads) as said, load(bundle, threads=threads) as generator, httpx2.Client(timeout=60) as http:
+    with (
+        serving(bundle, threads) as said,
+        load(bundle, threads=threads) as generator,
+        httpx2.Client(timeout=60) as http,
+    ):
         assert isinstance(generator, Generator)
         body = {"model": said["model"], "max_tokens": options.new_tokens, "temperature": 1.0, "seed": SEED}
         client = openai.OpenAI(base_url=said["url"], api_key="none", max_retries=0)

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench_encoder import default_checkpoint, note, spread
+from benchmarks.bench_encoder import note, spread
+from benchmarks.minilm import default_checkpoint
 from benchmarks.ours_encoder import COMMAND
 from benchmarks.peers_encoder import make_onnx
 from benchmarks.result_lines import RESULTS, header, write
@@ -63,7 +64,7 @@ vector = SentenceTransformer(CHECKPOINT, device="cpu").encode([TEXT])[0]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
+class ProcessResult:
     exit_code: int
     wall_s: float
     peak_rss_bytes: int
@@ -86,14 +87,14 @@ A bare interpreter has some 10 MB, which is thus the least that can be told.
 """
 
 
-def run_alone(command: list[str]) -> Finished:
+def run_alone(command: list[str]) -> ProcessResult:
     """Run to the end: wall seconds from before the start, peak resident memory of that process alone."""
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "told.json"
         launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(told)]
         done = subprocess.run([*launch, *command], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
         found = json.loads(told.read_text(encoding="utf-8"))
-    return Finished(
+    return ProcessResult(
         exit_code=found["exit_code"],
         wall_s=found["wall_s"],
         peak_rss_bytes=found["max_rss"] * (1 if sys.platform == "darwin" else 1024),
@@ -112,7 +113,7 @@ def last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no message"])[-1][:200]
 
 
-def summary(runs: list[Finished]) -> dict[str, Any]:
+def summary(runs: list[ProcessResult]) -> dict[str, Any]:
     walls = [run.wall_s for run in runs]
     return {
         "runs": len(runs),
@@ -125,7 +126,7 @@ def summary(runs: list[Finished]) -> dict[str, Any]:
 
 def first_vectors(models: dict[str, str], checkpoint: str, rounds: int) -> list[dict[str, Any]]:
     """A row a side: the sides in turn, the first round (cold disk) left out, ratios against torch round by round."""
-    runs: dict[str, list[Finished]] = {name: [] for name in models}
+    runs: dict[str, list[ProcessResult]] = {name: [] for name in models}
     failed: dict[str, str] = {}
     for _ in range(rounds + 1):
         for name, model in models.items():

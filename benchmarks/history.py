@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.ratios import Key, Ratio, ratios, stored_files, told
 from benchmarks.result_lines import RESULTS, parse
-from benchmarks.suites import BENCHES, Held
+from benchmarks.suites import BENCHES, RatioRule
 from edgecompress.profile.drawing import MARKS, Plot, css_variables, drawing, svg_in_page
 
 Point = tuple[str, Ratio]  # when, and what it was then
@@ -43,7 +43,7 @@ def history(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def series(path: Path, held: Held) -> dict[tuple[Key, str], Line]:
+def series(path: Path, held: RatioRule) -> dict[tuple[Key, str], Line]:
     """Every ratio of a file that is drawn, over time; of another kind of host than the last: left out."""
     made: dict[tuple[Key, str], Line] = defaultdict(list)
     versions = [(day, parse(text)) for day, text in history(path)]

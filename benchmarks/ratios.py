@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.result_lines import HostKind, Results, Row, read
-from benchmarks.suites import Bench, Field, Held
+from benchmarks.suites import Bench, Field, RatioRule
 
 Key = tuple[tuple[str, Any], ...]
 
@@ -51,7 +51,7 @@ def told(key: Iterable[tuple[str, Any]]) -> str:
     return ", ".join(value if isinstance(value, str) else f"{name} {value}" for name, value in key)
 
 
-def ratios(results: Results, held: Held, *, all_sides: bool = False) -> dict[tuple[Key, str], Ratio]:
+def ratios(results: Results, held: RatioRule, *, all_sides: bool = False) -> dict[tuple[Key, str], Ratio]:
     """Those of our rows, or of all. A row that lacks a field of the key is identified by the rest of it."""
     found: dict[tuple[Key, str], Ratio] = {}
     for row in results.rows:
@@ -91,7 +91,7 @@ def _at(place: Mapping[str, Any], path: list[str], name: str = "") -> Iterator[t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checked:
+class Comparison:
     """``worse``: (old, new). ``untouched`` stored ratios were not measured anew. ``why``: nothing was compared."""
 
     compared: int = 0
@@ -118,13 +118,13 @@ def stored_for(folder: Path, bench: Bench, kind: HostKind) -> tuple[Path | None,
     return None, f"not comparable: stored on {'; '.join(dict.fromkeys(others))}; this is {kind}"
 
 
-def check(stored: Results, fresh: Results, held: Held) -> Checked:
+def check(stored: Results, fresh: Results, held: RatioRule) -> Comparison:
     """Of figures of the same kind of host."""
     old, new = ratios(stored, held), ratios(fresh, held)
     both = [(old[key], new[key]) for key in old if key in new]
     if not both:
-        return Checked(untouched=len(old), why="no row is in both")
-    return Checked(
+        return Comparison(untouched=len(old), why="no row is in both")
+    return Comparison(
         compared=len(both),
         untouched=len(old) - len(both),
         worse=tuple((before, now) for before, now in both if now.worse_than(before)),

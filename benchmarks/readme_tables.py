@@ -121,7 +121,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
 }
 
 
-def renewed(text: str) -> tuple[str, list[str]]:
+def updated_text(text: str) -> tuple[str, list[str]]:
     """The text with its tables as the results are, and the names of those that were otherwise."""
     stale = []
 
@@ -138,7 +138,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    text, stale = renewed(README.read_text(encoding="utf-8"))
+    text, stale = updated_text(README.read_text(encoding="utf-8"))
     if options.write:
         part = README.with_name(f".{README.name}.part")
         part.write_text(text, encoding="utf-8")

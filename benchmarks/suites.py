@@ -26,7 +26,7 @@ class Field:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class RatioRule:
     """Which ratios of a file are held: ``key`` identifies a row, ``only`` leaves out rows that are not ours."""
 
     fields: tuple[Field, ...] = (Field(),)
@@ -64,7 +64,7 @@ class Bench:
     memory_bytes: int = 4 * GB
     disk_bytes: int = 2 * GB
     feeds: tuple[str, ...] = ()
-    held: Held | None = None
+    held: RatioRule | None = None
     quick: Part | None = None
     quick_minutes: int = 0
 
@@ -111,13 +111,13 @@ INPUTS: Mapping[str, Input] = {
     ),
 }
 
-_ENCODER = Held(
+_ENCODER = RatioRule(
     fields=(Field(), Field(path="best_peer", drawn=False)),
     key=("shape", "threads", "name"),
     lines=("name",),
     only={"ours": (True,)},
 )
-_DECODER = Held(
+_DECODER = RatioRule(
     fields=(Field(path="against.*"),),
     key=("what", "tokens", "threads", "name"),
     lines=("name",),
@@ -172,7 +172,9 @@ BENCHES: Mapping[str, Bench] = {
         parts=(Part(module="cold_start"),),
         results="cold_start",
         minutes=5,
-        held=Held(fields=(Field(path="against_torch"),), key=("what", "name"), lines=("name",), only={"ours": (True,)}),
+        held=RatioRule(
+            fields=(Field(path="against_torch"),), key=("what", "name"), lines=("name",), only={"ours": (True,)}
+        ),
         quick=Part(
             module="cold_start", arguments=("--bundle", "{minilm}", "--precision", "int8-dynamic", "--rounds", "3")
         ),
@@ -214,7 +216,7 @@ BENCHES: Mapping[str, Bench] = {
         minutes=15,
         memory_bytes=_R1_GB,
         disk_bytes=8 * GB,
-        held=Held(key=("what", "threads", "bundle"), lines=("what",)),
+        held=RatioRule(key=("what", "threads", "bundle"), lines=("what",)),
     ),
     "decode_step": Bench(
         parts=(
@@ -227,7 +229,7 @@ BENCHES: Mapping[str, Bench] = {
         minutes=15,
         memory_bytes=_R1_GB,
         disk_bytes=10 * GB,
-        held=Held(
+        held=RatioRule(
             key=("bundle", "kv_cache", "threads", "context_tokens"),
             lines=("context_tokens",),
             only={"bundle": ("ours-128.bundle",)},
@@ -237,7 +239,7 @@ BENCHES: Mapping[str, Bench] = {
         parts=(Part(module="bench_cpu_attention"),),
         results="cpu_attention",
         minutes=25,
-        held=Held(
+        held=RatioRule(
             fields=(Field(path="times_as_fast"),),
             key=("heads", "kv_heads", "head_size", "tokens", "threads", "name", "against"),
             lines=("tokens",),
@@ -263,7 +265,7 @@ BENCHES: Mapping[str, Bench] = {
         minutes=3,
         packages=("tensorrt_rtx",),
         feeds=("engines",),
-        held=Held(
+        held=RatioRule(
             fields=(Field(value="weights_bytes_over_fp16", better="less"),),
             key=("student", "target", "precision"),
             lines=("precision",),
@@ -282,7 +284,7 @@ BENCHES: Mapping[str, Bench] = {
         parts=(Part(module="bench_compare", arguments=("--bundle", "{minilm}")),),
         results="compare",
         minutes=25,
-        held=Held(
+        held=RatioRule(
             fields=(Field(value="median_ratio", half_width="median_least_difference", better="same"),),
             key=("kind", "planted"),
             lines=("kind",),
@@ -318,7 +320,7 @@ BENCHES: Mapping[str, Bench] = {
         parts=(Part(module="bench_graph_choices"),),
         results="graph_choices",
         minutes=10,
-        held=Held(fields=(_CHOICES,), key=("precision", "variant", "shape", "threads"), lines=("variant",)),
+        held=RatioRule(fields=(_CHOICES,), key=("precision", "variant", "shape", "threads"), lines=("variant",)),
         quick=Part(module="bench_graph_choices", arguments=("--threads", "2")),
         quick_minutes=5,
     ),
@@ -326,13 +328,15 @@ BENCHES: Mapping[str, Bench] = {
         parts=(Part(module="bench_decoder_choices"),),
         results="decoder_choices",
         minutes=5,
-        held=Held(fields=(_CHOICES,), key=("student", "precision", "variant", "shape", "threads"), lines=("shape",)),
+        held=RatioRule(
+            fields=(_CHOICES,), key=("student", "precision", "variant", "shape", "threads"), lines=("shape",)
+        ),
     ),
     "kv_cache": Bench(
         parts=(Part(module="bench_kv_cache"),),
         results="kv_cache",
         minutes=5,
-        held=Held(
+        held=RatioRule(
             fields=(Field(path="time_over_float32", better="less"),),
             key=("new_tokens", "behind", "threads", "cache"),
             lines=("cache",),
@@ -345,7 +349,7 @@ BENCHES: Mapping[str, Bench] = {
         minutes=8,
         gpu=True,
         packages=("triton",),
-        held=Held(
+        held=RatioRule(
             fields=(Field(path="best_peer_time_over_ours"), Field(path="time_over_ours_int8_cache.ours", drawn=False)),
             key=("kind", "head", "batch", "length", "dtype"),
             lines=("length",),
@@ -358,7 +362,7 @@ BENCHES: Mapping[str, Bench] = {
         gpu=True,
         memory_bytes=_R1_GB,
         disk_bytes=20 * GB,
-        held=Held(
+        held=RatioRule(
             fields=tuple(Field(path=f"{what}torch_eager_over_it") for what in ("", "ttft_", "tpot_")),
             key=("kind", "side", "batch", "tokens", "prompt_tokens"),
             lines=("side",),

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-RESULTS = Path(__file__).with_name("results")
-Row = dict[str, Any]
-
-
-def read(path: Path) -> tuple[Row, list[Row]]:
-    """(header, rows) of one file of results."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    header: Row = next((line for line in lines if line["kind"] == "header"), {})
-    return header, [line for line in lines if line["kind"] != "header"]
+from benchmarks.result_lines import RESULTS, Results, Row, read
 
 
 def markdown(headers: list[str], rows: list[list[str]]) -> str:
@@ -23,14 +14,14 @@ def markdown(headers: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def describe(header: Row) -> str:
-    host = header.get("host", {})
+def describe(results: Results) -> str:
+    host = results.host
     versions = host.get("versions", {})
     shown = ("onnxruntime", "openvino", "nncf", "torch", "transformers")
     known = ", ".join(f"{name} {versions[name]}" for name in shown if versions.get(name, "absent") != "absent")
     where = f"{host.get('cpu')} (family/model {host.get('cpu_family_model')}), {host.get('cores')} cores"
     where += ", virtual machine" if host.get("virtual_machine") else ""
-    settings = f" {header['settings']}." if "settings" in header else ""
+    settings = f" {results.about['settings']}." if "settings" in results.about else ""
     return f"{where}; {', '.join(host.get('features', []))}; Python {host.get('python')}; {known}.{settings}"
 
 
@@ -42,9 +33,10 @@ def band(row: Row) -> str:
     return f"{row['ratio_median']:.2f} ({row['ratio_p10']:.2f}-{row['ratio_p90']:.2f})"
 
 
-def encoder_tables(header: Row, rows: list[Row]) -> str:
+def encoder_tables(results: Results) -> str:
     """One table a thread count: speed over the baseline for each shape; then fidelity and size, once a side."""
-    parts = [describe(header)]
+    about, rows = results.about, results.rows
+    parts = [describe(results)]
     timed = [row for row in rows if row["kind"] == "row"]
     shapes = list(dict.fromkeys(row["shape"] for row in timed))
     for threads in dict.fromkeys(row["threads"] for row in timed):
@@ -55,7 +47,7 @@ def encoder_tables(header: Row, rows: list[Row]) -> str:
             found = [cells.get((name, shape)) for shape in shapes]
             body.append([name_of(next(row for row in found if row)), *(band(row) if row else "" for row in found)])
         plural = "s" if threads > 1 else ""
-        title = f"Times as fast as {header['baseline']}, {threads} thread{plural}: median of paired ratios (p10-p90)"
+        title = f"Times as fast as {about['baseline']}, {threads} thread{plural}: median of paired ratios (p10-p90)"
         parts += [title, markdown(["side", *shapes], body)]
         against = [row for row in cells.values() if "best_peer" in row]
         if against:
@@ -74,13 +66,13 @@ def encoder_tables(header: Row, rows: list[Row]) -> str:
         for row in sides.values()
     ]
     headers = ["side", "cosine, sentences: mean / min", "128-256 tokens: mean / min", "top-10 kept", "model, MB"]
-    parts += [f"Fidelity to {header['reference']} on held-out text", markdown(headers, body)]
+    parts += [f"Fidelity to {about['reference']} on held-out text", markdown(headers, body)]
     return "\n\n".join([*parts, *not_run(rows)])
 
 
-def start_tables(header: Row, rows: list[Row]) -> str:
+def start_tables(results: Results) -> str:
     body = []
-    for row in (row for row in rows if row["kind"] == "row"):
+    for row in (row for row in results.rows if row["kind"] == "row"):
         against = band(row["against_torch"]) if "against_torch" in row else ""
         wall = f"{row['wall_s_median']:.2f} ({row['wall_s_p10']:.2f}-{row['wall_s_p90']:.2f})"
         body.append([name_of(row), wall, f"{row['peak_rss_bytes'] / 1e6:.0f}", against, str(row["runs"])])
@@ -91,10 +83,10 @@ def start_tables(header: Row, rows: list[Row]) -> str:
         "times as fast as torch",
         "runs",
     ]
-    return "\n\n".join([describe(header), markdown(headers, body), *not_run(rows)])
+    return "\n\n".join([describe(results), markdown(headers, body), *not_run(results.rows)])
 
 
-def not_run(rows: list[Row]) -> list[str]:
+def not_run(rows: Sequence[Row]) -> list[str]:
     reasons = {row["name"]: row["reason"] for row in rows if row["kind"] == "not run"}
     return [f"Not run: {name}: {why}" for name, why in reasons.items()]
 
@@ -104,8 +96,8 @@ def main() -> int:
     parser.add_argument("files", type=Path, nargs="*", help="default: encoder.jsonl and cold_start.jsonl of results/")
     files = parser.parse_args().files or [RESULTS / "encoder.jsonl", RESULTS / "cold_start.jsonl"]
     for path in (path for path in files if path.exists()):
-        header, rows = read(path)
-        print(encoder_tables(header, rows) if "baseline" in header else start_tables(header, rows), end="\n\n")
+        results = read(path)
+        print(encoder_tables(results) if "baseline" in results.about else start_tables(results), end="\n\n")
     return 0
 
 

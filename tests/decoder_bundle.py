@@ -19,17 +19,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from edgecompress.formats.cpu import host_arch
-from edgecompress.formats.manifest import file_sha256, write_manifest
-from edgecompress.types.bundle import (
-    FileRecord,
-    GenerationSettings,
-    Manifest,
-    RuntimeSettings,
-    TargetRecord,
-    TensorSpec,
-    TextSettings,
-)
+from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.runtime import load
+from edgecompress.types.bundle import GenerationSettings, TensorSpec, TextSettings
+from tests.tiny_bundle import write_tiny_bundle
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>"]
 TAGS = ["<think>", "</think>"]
@@ -251,35 +244,28 @@ def decoder_bundle(
 
 def write_decoder_bundle(folder: Path, files: Mapping[str, Path | bytes], settings: GenerationSettings) -> Path:
     """Write a bundle of ``files``, among them model.onnx and tokenizer.json, for this machine and one thread."""
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content.read_bytes() if isinstance(content, Path) else content)
-    records = {
-        name: FileRecord(sha256=file_sha256(folder / name), bytes=(folder / name).stat().st_size) for name in files
-    }
-    context, vocab_size = settings.context_length_tokens, settings.vocab_size
-    manifest = Manifest(
-        tool_version="0",
+    return write_tiny_bundle(
+        folder,
+        files,
         name="tiny",
         task="text-generation",
-        architecture="tiny",
-        precision="fp32",
-        model="model.onnx",
-        inputs=(TensorSpec(name="input_ids", dtype="int64", shape=("B", "T")),),
-        outputs=(TensorSpec(name="logits", dtype="float32", shape=("B", "N", vocab_size)),),
-        target=TargetRecord(
-            name="here", arch=host_arch(), backend="onnxruntime", providers=("CPUExecutionProvider",), isa=()
-        ),
-        runtime=RuntimeSettings(threads=1, graph_optimization="disabled"),
-        text=TextSettings(tokenizer="tokenizer.json", max_length_tokens=context),
+        inputs=("input_ids",),
+        output=TensorSpec(name="logits", dtype="float32", shape=("B", "N", settings.vocab_size)),
+        text=TextSettings(tokenizer="tokenizer.json", max_length_tokens=settings.context_length_tokens),
         generation=settings,
-        files=records,
     )
-    write_manifest(manifest, folder)
-    return folder
 
 
 def scripted_bundle(folder: Path, prompt_tokens: int, new: Sequence[int], **options: object) -> Path:
     """A bundle that answers any prompt of ``prompt_tokens`` tokens with ``new``, and then </s>."""
     script = {prompt_tokens + i: token for i, token in enumerate([*new, EOS])}
     return decoder_bundle(folder, scripted_weights(256, script), **options)  # type: ignore[arg-type]
+
+
+def thinking_bundle(folder: Path, prompt: str, answer: str) -> Path:
+    """A bundle in ``folder`` that says ``answer`` to ``prompt`` in a chat, reasoning between <think> tags included."""
+    with load(decoder_bundle(folder / "probe")) as probe:
+        assert isinstance(probe, Generator)
+        length = len(probe.token_ids([{"role": "user", "content": prompt}]))
+    new = tokenizer().encode(answer, add_special_tokens=False).ids
+    return scripted_bundle(folder / "b", length, new, think_start="<think>", think_end="</think>")

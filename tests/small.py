@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.small_decoder import Settings, Trained, train
+from benchmarks.small_decoder import Settings, TrainingResult, train
 
 SETTINGS = Settings(
     vocab_size=512,
@@ -25,7 +25,7 @@ SETTINGS = Settings(
 STEPS = 150
 
 
-def small_decoder(folder: Path) -> Trained:
+def small_decoder(folder: Path) -> TrainingResult:
     """Train and save a checkpoint in ``folder``: Qwen2's architecture, half a million parameters, seconds."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the sums, and so the weights, are then the same on every run

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from edgecompress.cli.doctor import check_packages
 from edgecompress.errors import RecipeError, UnknownTargetError
 from edgecompress.formats.cpu import _arm_features, host_features
 from edgecompress.targets import detect, find_target, known_targets, require_backend, require_precision
@@ -93,12 +92,3 @@ def test_a_precision_the_target_cannot_compute() -> None:
     with pytest.raises(RecipeError, match="does not compute in float16"):
         require_precision(find_target("x86-64-amx"), "fp16")
     require_precision(find_target("h200"), "fp16")
-
-
-def test_doctor_names_the_pair_that_does_not_fit() -> None:
-    packages = {p.name: p for p in check_packages({"transformers": "4.57.6", "numpy": "2.4.6", "onnxruntime": None})}
-    assert not packages["transformers"].fits
-    assert "transformers 4.57.6 does not fit edgecompress" in packages["transformers"].remark
-    assert packages["numpy"].fits
-    both = {p.name: p for p in check_packages({"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.32.0"})}
-    assert "overwrite each other" in both["onnxruntime"].remark

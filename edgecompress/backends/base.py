@@ -10,11 +10,26 @@ A target names backends: "onnxruntime" on a target whose accelerator is "cuda" i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 from edgecompress.registry import PlugIn
+from edgecompress.runtime.accelerators import BackendState, LibraryState
 from edgecompress.runtime.model import Loader
+
+
+class HostModule(Protocol):
+    """``host.py``. Imports nothing heavy, and runs where the backend's packages are missing."""
+
+    PACKAGES: tuple[str, ...]
+    """Distributions that run its models."""
+
+    def state(
+        self, found: Mapping[str, LibraryState], providers: Sequence[str], has: Callable[[str], bool]
+    ) -> BackendState:
+        """``found``: NVIDIA's libraries; ``providers``: ONNX Runtime's; ``has``: whether a module is installed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,3 +45,8 @@ class Backend:
     @property
     def load(self) -> Loader:
         return cast("Loader", self.plug_in.part("load"))
+
+    @property
+    def host(self) -> HostModule:
+        """Raises UsageError if the backend has none."""
+        return cast("HostModule", self.plug_in.part("host"))

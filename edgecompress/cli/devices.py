@@ -70,15 +70,15 @@ def run_fleet(options: argparse.Namespace, asked: Asked) -> int:
     """Run the jobs, show what they gave, and return the exit code of the first that failed."""
     from edgecompress.cli.output import emit_json, note, progress
     from edgecompress.devices.fleet import profile_on_fleet
-    from edgecompress.devices.jobs import Wish, read_wishes
+    from edgecompress.devices.jobs import JobRequest, read_job_requests
 
     if options.jobs is not None:
-        wishes = read_wishes(options.jobs, options.bundle, asked)
+        requests = read_job_requests(options.jobs, options.bundle, asked)
     else:
-        wishes = [Wish(bundle=options.bundle, label=None, asked=asked)]
+        requests = [JobRequest(bundle=options.bundle, label=None, asked=asked)]
     path = None if options.output is None else options.output / RESULTS
     with progress() as show:
-        found = profile_on_fleet(wishes, options.fleet, options.label or [], path, show)
+        found = profile_on_fleet(requests, options.fleet, options.label or [], path, show)
     if path is not None:
         note(f"wrote {path}")
     if options.json:

@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import platform
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError
+from typing import TYPE_CHECKING
 
 from edgecompress import __version__
 from edgecompress.cli.output import add_json_flag, emit_json, table
 from edgecompress.errors import HostError
+from edgecompress.formats.packages import DISTRIBUTION, Requirement, gpu_build, installed_version, requirements
 
-# package -> (lowest version that works, first that does not, what needs it)
-_RANGES = {
-    "numpy": ("2.0", "3", "runtime"),
-    "onnxruntime": ("1.24", "2", "runtime"),
-    "tokenizers": ("0.21", "1", "runtime"),
-    "jinja2": ("3.1.6", "4", "runtime"),
-    "rich": ("13", "16", "runtime"),
-    "torch": ("2.13", "2.14", "export"),
-    "transformers": ("5.23", "6", "export"),
-    "onnx": ("1.20", "2", "export"),
-    "onnx-ir": ("1.1", "2", "export"),
-    "onnxscript": ("0.7", "0.8", "export"),
-    "optimum": ("2.3", "3", "export"),
-    "safetensors": ("0.6", "1", "export"),
-    "huggingface_hub": ("1.0", "3", "export"),
-}
+if TYPE_CHECKING:
+    from edgecompress.runtime.accelerators import BackendState, LibraryState
+
+RUNTIME = "runtime"  # "needed by" of the base install; else the name of an extra
 
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
+    """One package in one range. ``fits``: it is installed in a version of that range, or its GPU build is."""
+
     name: str
+    range: str  # ">=2.0,<3"; "" is any version
     version: str | None
-    needed_by: str
+    needed_by: tuple[str, ...]
     fits: bool
     remark: str
+
+    @property
+    def of_runtime(self) -> bool:
+        return RUNTIME in self.needed_by
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,25 +41,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from edgecompress.runtime.accelerators import backends, find_libraries
+    from edgecompress.runtime.accelerators import find_libraries
     from edgecompress.targets import detect, find_target, known_targets, matches_host
 
-    packages = check_packages({name: _installed(name) for name in (*_RANGES, "onnxruntime-gpu")})
+    required, remark = find_requirements()
+    packages = check_packages(required, {each.name: installed_version(each.name) for each in required})
     providers = _providers()
     local = detect()
     stands_for = [name for name in known_targets() if not matches_host(find_target(name))]
     libraries = find_libraries()
-    usable = backends(libraries, providers)
-    broken = [p for p in packages if not p.fits and p.needed_by == "runtime"]
+    states = backend_states(libraries, providers)
+    broken = [p for p in packages if p.of_runtime and not p.fits]
     if options.json:
         emit_json(
             {
                 "edgecompress": __version__,
                 "python": platform.python_version(),
                 "packages": packages,
+                "remark": remark,
                 "providers": providers,
                 "libraries": libraries,
-                "backends": usable,
+                "backends": states,
                 "host": local,
                 "stands_for": stands_for,
                 "fit": not broken,
@@ -69,59 +69,123 @@ def run(options: argparse.Namespace) -> int:
         )
     else:
         print(f"edgecompress {__version__}, Python {platform.python_version()}, {platform.system()} {local.arch}")
-        rows = [[p.name, p.version or "—", p.needed_by, "ok" if p.fits else p.remark] for p in packages]
-        print(table(["package", "version", "for", "state"], rows))
+        print(_package_lines(packages, remark))
         print(f"\nproviders  {', '.join(providers) or 'none'}")
         print(f"cpu        {local.title}, {local.cores} cores: {', '.join(local.isa)}")
         print(f"gpu        {local.notes.removeprefix('GPU: ')}")
-        here = ", ".join(f"{found.title} {found.version}" for found in libraries.values() if found.version)
-        print(f"nvidia     {here or 'none of its libraries'}")
+        installed = ", ".join(f"{library.title} {library.version}" for library in libraries.values() if library.version)
+        print(f"nvidia     {installed or 'none of its libraries'}")
         print(f"stands for {', '.join(stands_for) or 'none of the known targets'}")
-        cells = [
-            [b.name, "yes" if b.builds else "no", "yes" if b.runs else "no", ", ".join(b.lacks) or "—", b.remark]
-            for b in usable
-        ]
-        print("\n" + table(["backend", "builds", "runs here", "lacks", "remark"], cells))
-        misfits = [p for p in packages if not p.fits]
-        print("\nall fits" if not misfits else "\n" + "\n".join(f"does not fit: {p.name}: {p.remark}" for p in misfits))
+        print("\n" + _backend_table(states))
+        print("\n" + _summary(packages))
     return HostError.exit_code if broken else 0
 
 
-def check_packages(installed: dict[str, str | None]) -> list[Package]:
-    """Hold versions against the ranges that this version was made for."""
-    gpu = installed.get("onnxruntime-gpu")
-    packages = []
-    for name, (low, high, needed_by) in _RANGES.items():
-        version = installed.get(name)
-        remark = ""
-        if name == "onnxruntime" and gpu is not None:
-            if version is not None:
-                remark = "onnxruntime and onnxruntime-gpu overwrite each other: uninstall both, then install one"
-            else:
-                name, version = "onnxruntime-gpu", gpu
-        if version is None:
-            remark = "not installed" + ("" if needed_by == "runtime" else ": pip install 'edgecompress[export]'")
-        elif not remark and not _numbers(low) <= _numbers(version) < _numbers(high):
-            remark = f"{name} {version} does not fit edgecompress {__version__}, which needs >={low},<{high}"
-        packages.append(Package(name=name, version=version, needed_by=needed_by, fits=not remark, remark=remark))
-    return packages
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    numbers = []
-    for part in version.partition("+")[0].split("."):
-        digits = "".join(c for c in part if c.isdigit())
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)
-
-
-def _installed(name: str) -> str | None:
+def find_requirements() -> tuple[tuple[Requirement, ...], str]:
+    """What the installed metadata states, and a remark where that is not the metadata of this code."""
     try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        required = requirements()
+    except PackageNotFoundError:
+        return (), (
+            f"{DISTRIBUTION} runs from its source and is not installed as a distribution: "
+            "which versions of other packages it needs is not known"
+        )
+    version = installed_version(DISTRIBUTION)
+    if version != __version__:
+        return required, f"the ranges are those of {DISTRIBUTION} {version}, which is installed; this is {__version__}"
+    return required, ""
+
+
+def check_packages(required: Iterable[Requirement], installed: Mapping[str, str | None]) -> list[Package]:
+    """A row for each package and range: what is installed against the range. ``installed``: name -> version."""
+    needed_by: dict[tuple[str, str], list[str]] = {}
+    ranges: dict[tuple[str, str], Requirement] = {}
+    for each in required:
+        ranges.setdefault((each.name, each.specifier), each)
+        needed_by.setdefault((each.name, each.specifier), []).append(each.extra or RUNTIME)
+    rows = {key: _check(each, installed.get(each.name), needed_by[key]) for key, each in ranges.items()}
+    by_name = {row.name: row for row in rows.values()}
+    return [_or_gpu_build(row, by_name.get(gpu_build(row.name))) for row in rows.values()]
+
+
+def _check(requirement: Requirement, version: str | None, needed_by: Sequence[str]) -> Package:
+    name, extra = requirement.name, requirement.extra
+    remark = ""
+    if version is None:
+        remark = "not installed" + (f": pip install '{DISTRIBUTION}[{extra}]'" if extra is not None else "")
+    elif not requirement.admits(version):
+        remark = f"{name} {version} does not fit {DISTRIBUTION} {__version__}, which needs {requirement.specifier}"
+    return Package(
+        name=name,
+        range=requirement.specifier,
+        version=version,
+        needed_by=tuple(needed_by),
+        fits=not remark,
+        remark=remark,
+    )
+
+
+def _or_gpu_build(row: Package, gpu: Package | None) -> Package:
+    """A package and its GPU build install the same files: one of them is needed, and only one may be installed."""
+    if gpu is None or gpu.version is None:
+        return row
+    if row.version is None:
+        return replace(row, fits=gpu.fits, remark=gpu.remark or f"{gpu.name} {gpu.version} instead")
+    return replace(
+        row,
+        fits=False,
+        remark=f"{row.name} and {gpu.name} overwrite each other: uninstall both, then install one",
+    )
+
+
+def backend_states(libraries: Mapping[str, LibraryState], providers: Sequence[str]) -> list[BackendState]:
+    """Of every installed backend that can tell."""
+    from edgecompress.backends import backends
+    from edgecompress.runtime.accelerators import has_module
+
+    asked = [backend for backend in backends().values() if backend.plug_in.has("host")]
+    return [backend.host.state(libraries, providers, has_module) for backend in asked]
+
+
+def _package_lines(packages: Sequence[Package], remark: str) -> str:
+    """A table of what is installed or needed by the runtime, then what each extra lacks."""
+    shown = [p for p in packages if p.version is not None or p.of_runtime]
+    rows = [[p.name, p.version or "—", p.range, ", ".join(p.needed_by), p.remark or "ok"] for p in shown]
+    lines = [table(["package", "version", "range", "needed by", "state"], rows)] if rows else []
+    lacks: dict[str, list[str]] = {}
+    alternatives = {gpu_build(p.name) for p in packages if p.of_runtime}  # instead of a package, not in addition
+    for p in packages:
+        for extra in p.needed_by if p.version is None and not p.of_runtime else ():
+            if p.name not in alternatives:
+                lacks.setdefault(extra, []).append(p.name)
+    if lacks:
+        lines.append("")
+    for extra, names in lacks.items():
+        lines.append(f"not installed: {', '.join(names)}: pip install '{DISTRIBUTION}[{extra}]'")
+    return "\n".join([*lines, *([remark] if remark else [])])
+
+
+def _backend_table(states: Sequence[BackendState]) -> str:
+    cells = [
+        [
+            state.name,
+            "yes" if state.builds else "no",
+            "yes" if state.runs else "no",
+            ", ".join(state.lacks) or "—",
+            state.remark,
+        ]
+        for state in states
+    ]
+    return table(["backend", "builds", "runs here", "lacks", "remark"], cells)
+
+
+def _summary(packages: Sequence[Package]) -> str:
+    """Packages of extras that are not installed are no misfits: nobody asked for them."""
+    misfits = [p for p in packages if not p.fits and (p.version is not None or p.of_runtime)]
+    lines = [f"does not fit: {p.name}: {p.remark}" for p in misfits]
+    if not packages:
+        return "nothing to check the installed packages against"
+    return "\n".join(lines) or "all that is installed fits"
 
 
 def _providers() -> list[str]:

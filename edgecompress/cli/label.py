@@ -10,7 +10,7 @@ from edgecompress.cli.output import add_json_flag, emit_json, note, progress
 from edgecompress.errors import OutputError
 
 if TYPE_CHECKING:
-    from edgecompress.distill.labelling import Labelled
+    from edgecompress.distill.labelling import LabellingResult
 
 _INCOMPLETE = 3  # the exit code of a run that leaves prompts without a response
 
@@ -70,11 +70,11 @@ def run(options: argparse.Namespace) -> int:
     return 0 if found.complete else _INCOMPLETE
 
 
-def ask(options: argparse.Namespace, data: Path, store: Path, show: object) -> Labelled:
+def ask(options: argparse.Namespace, data: Path, store: Path, show: object) -> LabellingResult:
     """With the flags of :func:`add_asking`; also for `distill`."""
     from edgecompress.distill.budget import Limits
     from edgecompress.distill.endpoint import KeySource
-    from edgecompress.distill.labelling import Patience, label
+    from edgecompress.distill.labelling import RetryPolicy, label
     from edgecompress.distill.prompts import Sampling
 
     assert callable(show)
@@ -92,7 +92,7 @@ def ask(options: argparse.Namespace, data: Path, store: Path, show: object) -> L
             price_in=options.price_in,
             price_out=options.price_out,
         ),
-        "patience": Patience(tries=options.tries, timeout_s=options.timeout),
+        "patience": RetryPolicy(tries=options.tries, timeout_s=options.timeout),
         "key": KeySource(
             variable=options.api_key_env, file=None if options.api_key_file is None else str(options.api_key_file)
         ),
@@ -114,7 +114,7 @@ def paths(output: Path) -> tuple[Path, Path | None]:
     raise OutputError(f"{output} is neither .sqlite nor .jsonl", hint="Give -o responses.sqlite or -o responses.jsonl.")
 
 
-def describe(found: Labelled) -> str:
+def describe(found: LabellingResult) -> str:
     """For a terminal."""
     counts = [f"{found.found + found.answered} of {found.prompts} prompts have a response"]
     counts += [f"{found.found} of them from earlier runs"] * bool(found.found)

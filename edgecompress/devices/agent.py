@@ -71,7 +71,7 @@ def receive() -> int:
                 depot.write(file, offset, data)
                 offset += len(data)
             if not depot.settle(file):
-                failed.append(depot.Need(index=each["index"], offset=0))
+                failed.append(depot.MissingPart(index=each["index"], offset=0))
         if not failed:
             say(whole=True)
             return 0
@@ -81,9 +81,9 @@ def receive() -> int:
 
 
 def install() -> int:
-    """Unpack edgecompress, and make an environment for it: the first of ``tries`` that pip can fulfil.
+    """Unpack edgecompress, and make an environment for it: the first of ``attempts`` that pip can install.
 
-    What is there is told as it is. Our code lies beside the environment, so that a new version of it needs no new one.
+    An environment that exists is reported as it is. Our code lies beside it, so that a new version needs no new one.
     """
     order = _order()
     env, name = depot.root() / "envs" / order["env"], order["env"]
@@ -129,9 +129,9 @@ def _make_env(order: dict[str, Any], env: Path, running: list[subprocess.Popen[s
     if order["wheels"] is not None:
         pip += ["--no-index", "--find-links", str(depot.place(order["wheels"]))]
     complaints = []
-    for number, wanted in enumerate(order["tries"]):
+    for number, packages in enumerate(order["attempts"]):
         pinned = ["-c", str(env / "constraints.txt")] if number == 0 else []
-        code, said = _follow([*pip, *pinned, *wanted], running)
+        code, said = _follow([*pip, *pinned, *packages], running)
         if code == 0:
             return None
         complaints.append(said[-_TAIL:])

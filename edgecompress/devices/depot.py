@@ -20,7 +20,7 @@ class File(TypedDict):
     bytes: int
 
 
-class Need(TypedDict):
+class MissingPart(TypedDict):
     index: int  # of the file
     offset: int  # from which byte on it is missing
 
@@ -38,14 +38,16 @@ def place(path: str) -> Path:
     return root() / pure
 
 
-def missing(files: list[File]) -> list[Need]:
+def missing(files: list[File]) -> list[MissingPart]:
     """What is not here with the right sha256, and how much of each is here as a part."""
     return [
-        Need(index=i, offset=_part_bytes(file)) for i, file in enumerate(files) if not _is(place(file["path"]), file)
+        MissingPart(index=i, offset=_part_bytes(file))
+        for i, file in enumerate(files)
+        if not _is(place(file["path"]), file)
     ]
 
 
-def needed_bytes(files: list[File], need: list[Need]) -> int:
+def needed_bytes(files: list[File], need: list[MissingPart]) -> int:
     return sum(files[each["index"]]["bytes"] - each["offset"] for each in need)
 
 

@@ -5,9 +5,8 @@ The user starts one worker a device, with one thread and the device's label amon
     dask worker tcp://scheduler:8786 --nthreads 1 --resources "target:raspberry-pi-5=1"
 
 Dask's resources are numbers, which is why the label is the name: ``target=raspberry-pi-5`` is refused by Dask itself.
-A job that was with a worker when it was lost is given to another one by the scheduler, until it was lost more often
-than the scheduler's ``distributed.scheduler.allowed-failures``. Whoever reaches a Dask scheduler can run anything on
-its workers: keep it in a network of your own, or use ``tls://``.
+When a worker is lost, the scheduler gives its job to another, up to ``distributed.scheduler.allowed-failures`` times.
+Anybody who reaches a Dask scheduler can run anything on its workers: keep it in a private network, or use ``tls://``.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +23,10 @@ from typing import Any
 
 from edgecompress import __version__
 from edgecompress.devices import depot, worker
-from edgecompress.devices.jobs import Job, Plan, Wish
+from edgecompress.devices.jobs import Job, JobRequest, Plan
 from edgecompress.devices.push import Show, refusal
 from edgecompress.devices.run import read_outcome
-from edgecompress.devices.ssh import need
+from edgecompress.devices.ssh import require_package
 from edgecompress.devices.store import ResultStore, open_store
 from edgecompress.errors import DeviceError, EdgeCompressError, UsageError
 from edgecompress.types.fleet import Failure, FleetResult, FleetRow
@@ -42,14 +41,14 @@ _START = 'dask worker {address} --nthreads 1 --resources "target:{label}=1"'
 
 
 def profile_on_fleet(
-    wishes: Sequence[Wish], address: str, labels: Sequence[str], output: Path | None, show: Show
+    requests: Sequence[JobRequest], address: str, labels: Sequence[str], output: Path | None, show: Show
 ) -> FleetResult:
-    """Profile on the workers of the scheduler at ``address``; ``labels``: for wishes that name none (all).
+    """Profile on the workers of the scheduler at ``address``; ``labels``: for requests that name none (all).
 
-    ``output``: a file of JSON lines; what is in it is not done again. Raises DeviceError if a label is not there or the
-    scheduler is lost, UsageError and BundleError for wishes that make no sense, before anything runs.
+    ``output``: a file of JSON lines; jobs with a result in it are not run again. Raises DeviceError if no worker has a
+    label or the scheduler is lost, UsageError and BundleError for invalid requests, before anything runs.
     """
-    plan = Plan(wishes)
+    plan = Plan(requests)
     show(f"connecting to {address}")
     with connect_fleet(address) as client:
         here = wait_for_labels(client, address, plan.labels(labels), _WAIT_S)
@@ -63,8 +62,8 @@ def connect_fleet(address: str) -> Iterator[Any]:
     """A Dask client. Raises UsageError and DeviceError."""
     if not address.startswith(("tcp://", "tls://", "ucx://")):
         raise UsageError(f"'{address}' is no address of a scheduler", hint="Give --fleet tcp://scheduler:8786.")
-    distributed = need("distributed")
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what fails is raised, and said in our words
+    distributed = require_package("distributed")
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what fails is raised as our own errors
     try:
         client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
@@ -78,18 +77,45 @@ def connect_fleet(address: str) -> Iterator[Any]:
         client.close(timeout=_CONNECT_S)
 
 
+def known_workers(client: Any) -> dict[str, dict[str, Any]]:
+    """Address -> what the scheduler knows of the worker. Raises DeviceError if the connection was lost."""
+    if client.status != "running":
+        raise connection_lost()
+    try:
+        workers: dict[str, dict[str, Any]] = client.scheduler_info(n_workers=-1)["workers"]
+    except OSError:
+        raise connection_lost() from None
+    return workers
+
+
 def labels_of(client: Any) -> dict[str, list[str]]:
-    """Label -> addresses of the workers that carry it."""
+    """Label -> addresses of the workers that carry it. Raises DeviceError if the connection was lost."""
     found: dict[str, list[str]] = {}
-    for address, info in client.scheduler_info(n_workers=-1)["workers"].items():
+    for address, info in known_workers(client).items():
         for name, amount in info.get("resources", {}).items():
             if name.startswith(LABEL) and amount >= 1:
                 found.setdefault(name.removeprefix(LABEL), []).append(address)
     return dict(sorted(found.items()))
 
 
+def wait_for_any(futures: Iterable[Any]) -> list[Any]:
+    """Those that are done. Waits half a second at most for the first of them."""
+    pending = list(futures)
+    until = time.monotonic() + _TURN_S
+    while not any(each.done() for each in pending) and time.monotonic() < until:
+        time.sleep(_LOOK_S)
+    return [each for each in pending if each.done()]
+
+
+def connection_lost() -> DeviceError:
+    return DeviceError(
+        "the connection to the scheduler was lost",
+        hint="Run it again with the same -o: results that arrived are kept there, and are not computed again.",
+    )
+
+
 def wait_for_labels(client: Any, address: str, labels: Sequence[str], wait_s: float) -> dict[str, list[str]]:
-    """Every label of ``labels``, or any if that is empty. Raises DeviceError after a while, with what is there."""
+    """Every label of ``labels``, or any if that is empty. Raises DeviceError after a while, with those that exist."""
     until = time.monotonic() + wait_s
     while True:
         here = labels_of(client)
@@ -108,7 +134,7 @@ def wait_for_labels(client: Any, address: str, labels: Sequence[str], wait_s: fl
 
 
 class Fleet:
-    """One run of jobs. ``task`` is what runs on a worker; ``gone_s``: how long a label may be without any worker."""
+    """One run of jobs. ``task`` runs on a worker; ``gone_s``: how long a label may be without any worker."""
 
     def __init__(
         self,
@@ -121,15 +147,15 @@ class Fleet:
     ) -> None:
         self._client, self._store, self._show, self._task, self._gone_s = client, store, show, task, gone_s
         self._waiting: dict[str, deque[Job]] = defaultdict(deque)
-        self._flying: dict[Any, Job] = {}
-        self._sending: dict[tuple[str, str], Future[None]] = {}  # by worker and cargo
+        self._running: dict[Any, Job] = {}
+        self._sending: dict[tuple[str, str], Future[None]] = {}  # by worker and payload
         self._sender = ThreadPoolExecutor(max_workers=8, thread_name_prefix="edgecompress-send")
-        self._begun: Counter[str] = Counter()  # attempts
-        self._missed: Counter[str] = Counter()
+        self._attempts: Counter[str] = Counter()
+        self._missing_reports: Counter[str] = Counter()
         self._seen: dict[str, float] = {}  # when a label was last there
 
     def run(self, jobs: Sequence[Job]) -> FleetResult:
-        """Until each has a profile or a failure. Raises DeviceError if the scheduler is lost; results are kept."""
+        """Run until each job has a result or a failure. Raises DeviceError if the scheduler is lost; results are kept."""
         found = sum(self._store.has(job.id) for job in jobs)
         for job in jobs:
             if not self._store.has(job.id):
@@ -137,16 +163,16 @@ class Fleet:
         self._client.subscribe_topic(worker.TOPIC, self._note)
         at_first: dict[str, int] | None = None
         try:
-            while self._flying or any(self._waiting.values()):
+            while self._running or any(self._waiting.values()):
                 here = self._here()
                 at_first = at_first or {label: len(workers) for label, workers in here.items()}
                 self._hand_out(here)
                 self._collect()
                 done = sum(job.id in self._store.rows for job in jobs)
-                self._show(f"{done} of {len(jobs)} jobs done, {len(self._flying)} are running")
+                self._show(f"{done} of {len(jobs)} jobs done, {len(self._running)} are running")
         finally:
             with contextlib.suppress(Exception):  # the scheduler may be gone
-                self._client.cancel(list(self._flying), force=True)
+                self._client.cancel(list(self._running), force=True)
                 self._client.unsubscribe_topic(worker.TOPIC)
             self._sender.shutdown(wait=False, cancel_futures=True)
         rows = tuple(self._store.rows[job.id] for job in jobs)
@@ -155,17 +181,12 @@ class Fleet:
             rows=rows,
             found=found,
             duplicates=self._store.duplicates,
-            retried=sum(max(0, self._begun[job.id] - 1) for job in jobs),
+            retried=sum(max(0, self._attempts[job.id] - 1) for job in jobs),
             workers=at_first or {},
         )
 
     def _here(self) -> dict[str, list[str]]:
-        if self._client.status != "running":
-            raise _lost()
-        try:
-            here = labels_of(self._client)
-        except OSError:
-            raise _lost() from None
+        here = labels_of(self._client)
         now = time.monotonic()
         for label in [*here, *self._waiting]:
             if label in here or label not in self._seen:
@@ -173,8 +194,8 @@ class Fleet:
         return here
 
     def _hand_out(self, here: dict[str, list[str]]) -> None:
-        """As many of a label's jobs as it has workers: which job was with a lost worker is then no question."""
-        flying = Counter(job.label for job in self._flying.values())
+        """Submit as many of a label's jobs as it has workers, so that a lost worker identifies its job."""
+        running = Counter(job.label for job in self._running.values())
         for label, queue in self._waiting.items():
             workers = here.get(label, [])
             if not workers and time.monotonic() - self._seen[label] > self._gone_s:
@@ -184,26 +205,26 @@ class Fleet:
                 ready = self._ready(job, workers)
                 if ready is None:
                     queue.popleft()
-                elif flying[label] < ready:
+                elif running[label] < ready:
                     self._submit(queue.popleft())
-                    flying[label] += 1
+                    running[label] += 1
                 else:
                     break
 
     def _submit(self, job: Job) -> None:
         order = worker.Order(job=job.id, files=[each.file for each in job.parcels], command=list(job.command))
-        number = self._begun[job.id] + self._missed[job.id]
+        number = self._attempts[job.id] + self._missing_reports[job.id]
         key = f"edgecompress-{job.id}-{number}-{time.monotonic_ns()}"
         future = self._client.submit(
             self._task, order, key=key, pure=False, retries=2, resources={LABEL + job.label: 1}
         )
-        self._flying[future] = job
+        self._running[future] = job
 
     def _ready(self, job: Job, workers: list[str]) -> int | None:
-        """How many of the workers have the job's files; they are sent to the others. None: it cannot be done."""
+        """How many workers have the job's files; the others are being sent them. None: the job failed."""
         ready = 0
         for address in workers:
-            key = address, job.cargo
+            key = address, job.payload
             sending = self._sending.get(key)
             if sending is None:
                 self._sending[key] = self._sender.submit(self._send, job, address)
@@ -212,14 +233,14 @@ class Fleet:
                 if isinstance(error, EdgeCompressError):
                     self._fail(job, error, address)
                     return None
-                if error is not None:  # the worker was lost while it took them, most likely
+                if error is not None:  # most likely the worker was lost while it received them
                     del self._sending[key]
                 else:
                     ready += 1
         return ready
 
     def _send(self, job: Job, address: str) -> None:
-        """Once for each bundle and disk: what is there is not sent again. Raises DeviceError for what is refused."""
+        """Send the files that the worker lacks. Raises DeviceError if it cannot store them."""
         parcels = job.parcels
         for _ in range(2):
             answer = self._call(address, worker.look, [each.file for each in parcels])
@@ -255,18 +276,15 @@ class Fleet:
         return answer
 
     def _collect(self) -> None:
-        until = time.monotonic() + _TURN_S
-        while not any(each.done() for each in self._flying) and time.monotonic() < until:
-            time.sleep(_LOOK_S)
-        killed = need("distributed.scheduler").KilledWorker
-        for future in [each for each in self._flying if each.done()]:
-            job = self._flying.pop(future)
+        killed = require_package("distributed.scheduler").KilledWorker
+        for future in wait_for_any(self._running):
+            job = self._running.pop(future)
             if future.status == "cancelled":
-                raise _lost()
+                raise connection_lost()
             try:
                 answer = future.result()
             except killed as error:
-                self._fail(job, _killed(error), error.last_worker.address)
+                self._fail(job, _worker_lost(error), error.last_worker.address)
             except Exception as error:  # of the task, after its retries
                 self._fail(job, DeviceError(f"{type(error).__name__}: {error}", hint="See the worker's log."), None)
             else:
@@ -277,11 +295,11 @@ class Fleet:
     def _take(self, job: Job, answer: dict[str, Any]) -> None:
         address = answer["worker"]
         if answer.get("missing"):
-            self._missed[job.id] += 1
-            sending = self._sending.get((address, job.cargo))
+            self._missing_reports[job.id] += 1
+            sending = self._sending.get((address, job.payload))
             if sending is not None and sending.done():
-                del self._sending[address, job.cargo]
-                if self._missed[job.id] > _MISSING_TIMES:
+                del self._sending[address, job.payload]
+                if self._missing_reports[job.id] > _MISSING_TIMES:
                     error = DeviceError(f"the worker {address} does not keep the bundle", hint="Is its disk full?")
                     self._fail(job, error, address)
                     return
@@ -303,8 +321,8 @@ class Fleet:
             f"no worker has carried the label '{label}' for {self._gone_s:g} s",
             hint=f"Start one, and run it again: {_START.format(address='SCHEDULER', label=label)}",
         )
-        for future in [each for each, job in self._flying.items() if job.label == label]:
-            self._waiting[label].append(self._flying.pop(future))
+        for future in [each for each, job in self._running.items() if job.label == label]:
+            self._waiting[label].append(self._running.pop(future))
             future.cancel(force=True)
         while self._waiting[label]:
             self._fail(self._waiting[label].popleft(), error, None)
@@ -317,22 +335,15 @@ class Fleet:
             target=job.label,
             asked=job.flags,
             run=job.run,
-            attempts=max(1, self._begun[job.id]),
+            attempts=max(1, self._attempts[job.id]),
             **outcome,
         )
 
     def _note(self, event: tuple[float, Any]) -> None:
-        self._begun[event[1]["job"]] += 1
+        self._attempts[event[1]["job"]] += 1
 
 
-def _lost() -> DeviceError:
-    return DeviceError(
-        "the connection to the scheduler was lost",
-        hint="Run it again with the same -o: what was done is kept there, and is not done again.",
-    )
-
-
-def _killed(error: Any) -> DeviceError:
+def _worker_lost(error: Any) -> DeviceError:
     return DeviceError(
         f"its worker was lost {error.allowed_failures + 1} times, {error.last_worker.address} last",
         hint="Its memory may be full, or its power weak: see the worker's log. Then run it again.",

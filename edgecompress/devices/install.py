@@ -1,16 +1,15 @@
-"""A runtime on a device: a Python that is there, an environment of pinned packages, and this edgecompress beside it.
+"""A runtime on a device: its own Python, an environment of pinned packages, and this edgecompress next to it.
 
-Both are named after what they are made of, so that each is made once and never changed.
+Both are named after a hash of their content, so that each is created once and never changed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import re
 import shlex
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,18 @@ from edgecompress import __version__
 from edgecompress.devices.agent import MARK, NO_NETWORK
 from edgecompress.devices.push import Parcel, Show, parcel, push, refusal
 from edgecompress.devices.ssh import Device
-from edgecompress.devices.wheel import NAME, build_wheel, requirements
+from edgecompress.devices.wheel import NAME, base_requirements, build_wheel
 from edgecompress.errors import DeviceError, UsageError
+from edgecompress.formats.packages import gpu_build, installed_version, requirements
 
 _PYTHONS = ("python3", "python3.14", "python3.13", "python3.12", "python3.11")
 _OLDEST = (3, 11)
-_OPERATORS = ("onnx", "onnx-ir")  # beside the base install: to time the graph's nodes
+_PROFILE_EXTRA = "profile"  # beside the base install: to time the graph's nodes
 _LOOK = (
     "import sys,json,platform,importlib.util as u;"
     f"print('{MARK}'+json.dumps([sys.executable,sys.version_info[:3],platform.machine(),"
     "[m for m in ('venv','ensurepip') if u.find_spec(m) is None]]))"
 )
-_NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;.*)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +39,12 @@ class Runtime:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """``tries``: the versions of this machine, else the nearest below, else any that edgecompress takes."""
+class EnvironmentPlan:
+    """The packages of the environment on a device."""
 
     packages: tuple[str, ...]
-    pins: tuple[str | None, ...]
-    tries: tuple[tuple[str, ...], ...]
+    pins: tuple[str | None, ...]  # versions of this machine
+    attempts: tuple[tuple[str, ...], ...]  # this machine's versions, else the nearest below, else any in range
     constraints: tuple[str, ...]
 
 
@@ -82,7 +81,7 @@ def _version_of(found: Any) -> str:
 
 
 async def check_python(device: Device, path: str) -> Runtime:
-    """An interpreter of the user's with edgecompress in it, as it is. Raises DeviceError."""
+    """Use the user's own interpreter, which must have edgecompress installed. Raises DeviceError."""
     device.python = path
     code = f"import edgecompress;print('{MARK}'+edgecompress.__version__)"
     _, out, err = await device.ask(shlex.join([path, "-c", code]))
@@ -101,56 +100,46 @@ async def check_python(device: Device, path: str) -> Runtime:
     return Runtime(python=path)
 
 
-def wanted() -> Wanted:
-    ranges: dict[str, str] = {}
-    for text in importlib.metadata.requires("edgecompress") or []:
-        if (match := _NAME.fullmatch(text)) is not None:
-            ranges.setdefault(_normal(match[1]), match[2].strip())
-    names = [_normal(match[1]) for text in requirements() if (match := _NAME.fullmatch(text)) is not None]
-    names += [name for name in _OPERATORS if name not in names]
-    pins = [_installed(name) for name in names]
-    specs = [ranges.get(name, "") for name in names]
+def plan_environment() -> EnvironmentPlan:
+    """What `profile` needs on a device, pinned to this machine. Raises HostError without metadata of ourselves."""
+    needed = base_requirements()
+    needed += [each for each in requirements() if each.extra == _PROFILE_EXTRA]
+    ranges = {each.name: each.specifier for each in needed}
+    names, specs = list(ranges), list(ranges.values())
+    pins = [_pin(name) for name in names]
     exact = [f"{n}=={pin}" if pin else f"{n}{spec}" for n, pin, spec in zip(names, pins, specs, strict=True)]
-    below = [
+    at_most = [
         f"{n}{spec}{',' if spec else ''}<={pin}" if pin else f"{n}{spec}"
         for n, pin, spec in zip(names, pins, specs, strict=True)
     ]
-    whole = [f"{n}{spec}" for n, spec in zip(names, specs, strict=True)]
-    return Wanted(
+    any_version = [f"{n}{spec}" for n, spec in zip(names, specs, strict=True)]
+    return EnvironmentPlan(
         packages=tuple(names),
         pins=tuple(pins),
-        tries=(tuple(exact), tuple(below), tuple(whole)),
-        constraints=tuple(f"{name}=={pin}" for name in _all_below(names) if (pin := _installed(name))),
+        attempts=(tuple(exact), tuple(at_most), tuple(any_version)),
+        constraints=tuple(f"{name}=={pin}" for name in _with_dependencies(names) if (pin := _pin(name))),
     )
 
 
-def _all_below(names: list[str]) -> list[str]:
-    """What they need, what that needs, and so on; names that are not for every system are among them."""
-    found, open_ones = set(names), list(names)
-    while open_ones:
+def _with_dependencies(names: list[str]) -> list[str]:
+    """These, what they need, what that needs, and so on; packages for other systems are among them."""
+    found, pending = set(names), list(names)
+    while pending:
         try:
-            texts = importlib.metadata.requires(open_ones.pop()) or []
-        except importlib.metadata.PackageNotFoundError:
+            needed = requirements(pending.pop())
+        except PackageNotFoundError:
             continue
-        for text in texts:
-            match = _NAME.fullmatch(text)
-            if match is not None and "extra ==" not in text and (name := _normal(match[1])) not in found:
+        for name in (each.name for each in needed if each.extra is None):
+            if name not in found:
                 found.add(name)
-                open_ones.append(name)
+                pending.append(name)
     return sorted(found)
 
 
-def _installed(name: str) -> str | None:
-    for package in (name, f"{name}-gpu") if name == "onnxruntime" else (name,):
-        try:
-            return importlib.metadata.version(package).partition("+")[0]
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def _pin(name: str) -> str | None:
+    """The version of this machine, of the package or of its GPU build, without what says for which hardware it is."""
+    version = installed_version(name) or installed_version(gpu_build(name))
+    return version.partition("+")[0] if version is not None else None
 
 
 def wheel_parcels(folder: Path) -> list[Parcel]:
@@ -171,21 +160,21 @@ def wheel_parcels(folder: Path) -> list[Parcel]:
 
 
 async def prepare(device: Device, wheels: list[Parcel], show: Show) -> Runtime:
-    """Make the environment there, or find it. Raises DeviceError."""
+    """Create the environment on the device unless it exists. Raises DeviceError."""
     device.python, version = await find_python(device)
-    content, want = build_wheel(), wanted()
+    content, plan = build_wheel(), plan_environment()
     own = parcel(content, "")
     own = parcel(content, f"wheels/{own.sha256[:16]}/{NAME}")
     folder = wheels[0].path.rpartition("/")[0] if wheels else None
-    key = json.dumps([version, want.tries, want.constraints, folder])
+    key = json.dumps([version, plan.attempts, plan.constraints, folder])
     await push(device, [own, *wheels], show)
     async with device.talk("install") as talk:
         await talk.order(
             {
                 "env": hashlib.sha256(key.encode()).hexdigest()[:16],
-                "packages": want.packages,
-                "tries": want.tries,
-                "constraints": want.constraints,
+                "packages": plan.packages,
+                "attempts": plan.attempts,
+                "constraints": plan.constraints,
                 "wheel": own.path,
                 "wheels": folder,
             }
@@ -193,16 +182,18 @@ async def prepare(device: Device, wheels: list[Parcel], show: Show) -> Runtime:
         while True:
             answer = await talk.answer()
             if "python" in answer:
-                return Runtime(python=answer["python"], code=answer["code"], remarks=_others(want, answer["versions"]))
+                return Runtime(
+                    python=answer["python"], code=answer["code"], remarks=_version_remarks(plan, answer["versions"])
+                )
             if "error" in answer:
                 raise _failure(answer, device)
             show(f"{device.address}: {answer.get('show', '')}")
 
 
-def _others(want: Wanted, versions: dict[str, str]) -> tuple[str, ...]:
+def _version_remarks(plan: EnvironmentPlan, versions: dict[str, str]) -> tuple[str, ...]:
     return tuple(
         f"{name} {versions[name]} on the device: {pin}, which is here, was not to be had there"
-        for name, pin in zip(want.packages, want.pins, strict=True)
+        for name, pin in zip(plan.packages, plan.pins, strict=True)
         if pin is not None and versions[name] != pin
     )
 

@@ -1,4 +1,4 @@
-"""Jobs for a fleet: a bundle, the label of the devices that it is for, and what is asked of it."""
+"""Jobs for a fleet: a bundle, the label of the devices to measure it on, and the settings of the profile."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAMED = re.compile(r"'([A-Za-z_]+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    id: str  # of what it is: the same job has the same
+    id: str  # a hash of its content: the same job has the same id
     bundle: Path
     identity: str
     label: str
@@ -34,23 +34,23 @@ class Job:
     parcels: tuple[Parcel, ...]
 
     @property
-    def cargo(self) -> str:
-        """What it needs there, told from what others need."""
+    def payload(self) -> str:
+        """Names the set of files that the job needs on a device."""
         return ",".join(sorted({each.path.rpartition("/")[0] for each in self.parcels}))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class JobRequest:
     bundle: Path
     label: str | None  # None: of every device
     asked: Asked
     run: int = 0  # a number that tells repetitions apart
-    where: str = ""  # it was read, for messages
+    where: str = ""  # where it was read, for messages
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """One line of a file of jobs. What is None is as the command line says."""
+class JobLine:
+    """One line of a file of jobs. A field that is None takes the command line's value."""
 
     bundle: str | None = None
     target: str | None = None
@@ -69,7 +69,7 @@ class Line:
     allow_mismatch: bool | None = None
 
 
-def read_lines(path: Path) -> list[tuple[int, Line]]:
+def read_lines(path: Path) -> list[tuple[int, JobLine]]:
     """Number and content of each. Raises UsageError with line and column of the first that is broken."""
     try:
         texts = path.read_text(encoding="utf-8").splitlines()
@@ -80,7 +80,7 @@ def read_lines(path: Path) -> list[tuple[int, Line]]:
         if not text.strip():
             continue
         try:
-            found.append((number, from_jsonable(Line, json.loads(text))))
+            found.append((number, from_jsonable(JobLine, json.loads(text))))
         except json.JSONDecodeError as error:
             raise UsageError(f"{path}, line {number}, column {error.colno}: {error.msg}", hint=_LIKE) from None
         except ValueError as error:
@@ -98,21 +98,21 @@ def _column(text: str, message: str) -> int:
     return 1 + max(0, text.find(f'"{named[1]}"')) if named else 1
 
 
-def read_wishes(path: Path, bundle: Path | None, asked: Asked) -> list[Wish]:
+def read_job_requests(path: Path, bundle: Path | None, asked: Asked) -> list[JobRequest]:
     """Of a file. ``bundle`` and ``asked`` are for what a line leaves out. Raises UsageError, naming the line."""
-    wishes = []
+    requests = []
     for number, line in read_lines(path):
         where = f"{path}, line {number}"
         source = Path(line.bundle) if line.bundle is not None else bundle
         if source is None:
             raise UsageError(f"{where}: it names no bundle", hint=_LIKE)
-        wishes.append(
-            Wish(bundle=source, label=line.target, asked=_asked(line, asked), run=line.run, where=f"{where}: ")
+        requests.append(
+            JobRequest(bundle=source, label=line.target, asked=_asked(line, asked), run=line.run, where=f"{where}: ")
         )
-    return wishes
+    return requests
 
 
-def _asked(line: Line, base: Asked) -> Asked:
+def _asked(line: JobLine, base: Asked) -> Asked:
     names = {field.name for field in dataclasses.fields(Asked)}
     given: dict[str, Any] = {
         field.name: value
@@ -127,54 +127,54 @@ def _asked(line: Line, base: Asked) -> Asked:
 class Plan:
     """Wishes that were found to make sense, and their bundles, opened once each."""
 
-    def __init__(self, wishes: Sequence[Wish]) -> None:
+    def __init__(self, requests: Sequence[JobRequest]) -> None:
         """Raises UsageError and BundleError, naming the line."""
-        self._wishes = wishes
+        self._requests = requests
         self._bundles: dict[Path, tuple[str, tuple[Parcel, ...]]] = {}
-        self._made: list[tuple[Wish, Job]] = []  # for no label yet
-        for wish in wishes:
+        self._templates: list[tuple[JobRequest, Job]] = []  # for no label yet
+        for request in requests:
             try:
-                self._made.append((wish, self._job(wish)))
+                self._templates.append((request, self._job(request)))
             except EdgeCompressError as error:
-                raise type(error)(f"{wish.where}{error.message}", hint=error.hint) from None
+                raise type(error)(f"{request.where}{error.message}", hint=error.hint) from None
 
     def labels(self, given: Sequence[str]) -> list[str]:
-        """Those that must be there. ``given``: for wishes that name none; empty is for all that there are."""
-        named = [wish.label for wish in self._wishes if wish.label is not None]
-        return list(dict.fromkeys([*named, *given] if len(named) < len(self._wishes) else named))
+        """Labels that need a worker. ``given``: for requests that name none; empty means every label of the fleet."""
+        named = [request.label for request in self._requests if request.label is not None]
+        return list(dict.fromkeys([*named, *given] if len(named) < len(self._requests) else named))
 
     def jobs(self, labels: Sequence[str]) -> list[Job]:
-        """``labels``: for wishes that name none. Raises UsageError if two wishes are for the same job."""
+        """``labels``: for requests that name none. Raises UsageError if two requests are for the same job."""
         found: dict[str, Job] = {}
-        by: dict[str, Wish] = {}
-        for wish, made in self._made:
-            for label in [wish.label] if wish.label is not None else dict.fromkeys(labels):
-                key = json.dumps([made.identity, label, made.command, made.run])
-                job = replace(made, label=label, id=hashlib.sha256(key.encode()).hexdigest()[:16])
+        by: dict[str, JobRequest] = {}
+        for request, template in self._templates:
+            for label in [request.label] if request.label is not None else dict.fromkeys(labels):
+                key = json.dumps([template.identity, label, template.command, template.run])
+                job = replace(template, label=label, id=hashlib.sha256(key.encode()).hexdigest()[:16])
                 if job.id in found:
                     raise UsageError(
-                        f"{wish.where}it is the same job as {by[job.id].where.removesuffix(': ')}",
+                        f"{request.where}it is the same job as {by[job.id].where.removesuffix(': ')}",
                         hint='Remove it; a repetition has a number of its own: "run": 1.',
                     )
-                found[job.id], by[job.id] = job, wish
+                found[job.id], by[job.id] = job, request
         return list(found.values())
 
-    def _job(self, wish: Wish) -> Job:
-        check(wish.asked)
-        if any(threads < 1 for threads in wish.asked.threads):
+    def _job(self, request: JobRequest) -> Job:
+        check(request.asked)
+        if any(threads < 1 for threads in request.asked.threads):
             raise UsageError("threads are at least 1", hint="Leave them out for the target's choice.")
-        if wish.bundle not in self._bundles:
-            manifest, folder = open_bundle(wish.bundle)
-            self._bundles[wish.bundle] = file_sha256(folder / MANIFEST), tuple(bundle_parcels(manifest, folder))
-        identity, parcels = self._bundles[wish.bundle]
-        shapes, traces = send_traces(wish.asked.shapes)
+        if request.bundle not in self._bundles:
+            manifest, folder = open_bundle(request.bundle)
+            self._bundles[request.bundle] = file_sha256(folder / MANIFEST), tuple(bundle_parcels(manifest, folder))
+        identity, parcels = self._bundles[request.bundle]
+        shapes, traces = send_traces(request.asked.shapes)
         return Job(
             id="",
-            bundle=wish.bundle,
+            bundle=request.bundle,
             identity=identity,
             label="",
-            flags=tuple(flags_of(wish.asked)),
-            command=tuple(profile_command(identity, flags_of(replace(wish.asked, shapes=shapes)))),
-            run=wish.run,
+            flags=tuple(flags_of(request.asked)),
+            command=tuple(profile_command(identity, flags_of(replace(request.asked, shapes=shapes)))),
+            run=request.run,
             parcels=(*parcels, *traces),
         )

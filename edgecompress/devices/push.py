@@ -85,7 +85,7 @@ async def push(device: Device, parcels: list[Parcel], show: Show) -> int:
                 return sent
             if "error" in answer:
                 raise refusal(answer, str(device.address))
-            need: list[depot.Need] = answer["need"]
+            need: list[depot.MissingPart] = answer["need"]
             whole = depot.needed_bytes([each.file for each in parcels], need)
             done = 0
             for each in need:

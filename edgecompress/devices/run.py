@@ -23,7 +23,7 @@ from edgecompress import errors
 from edgecompress.devices import depot
 from edgecompress.devices.install import Runtime, check_python, prepare, wheel_parcels
 from edgecompress.devices.push import Parcel, Show, bundle_folder, bundle_parcels, parcel, push, refusal
-from edgecompress.devices.ssh import Address, Device, LostError, connect
+from edgecompress.devices.ssh import Address, ConnectionLostError, Device, connect
 from edgecompress.errors import DeviceError, EdgeCompressError
 from edgecompress.formats.codec import from_jsonable
 from edgecompress.formats.manifest import MANIFEST, file_sha256, open_bundle
@@ -162,10 +162,10 @@ def error_of(error: dict[str, Any], where: str) -> EdgeCompressError:
         or cls.__init__ is not EdgeCompressError.__init__
     ):
         cls = EdgeCompressError
-    made = cls(f"{where}: {error.get('message')}", hint=str(error.get("hint", "")))
+    found = cls(f"{where}: {error.get('message')}", hint=str(error.get("hint", "")))
     if isinstance(code := error.get("exit_code"), int):
-        made.exit_code = code
-    return made
+        found.exit_code = code
+    return found
 
 
 def _signal_name(number: int) -> str:
@@ -194,7 +194,7 @@ def _pending(address: str, command: list[str]) -> Iterator[str]:
             file.flush()
         try:
             yield f"{key}-{nonce}"
-        except LostError:
+        except ConnectionLostError:
             raise
         except BaseException:
             Path(file.name).unlink(missing_ok=True)

@@ -28,7 +28,7 @@ _USER_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 _HEED_S = 10.0
 
 
-def need(package: str) -> Any:
+def require_package(package: str) -> Any:
     """The package of the extra ``devices``. Raises HostError."""
     try:
         return importlib.import_module(package)
@@ -74,24 +74,24 @@ def parse_address(text: str) -> Address:
     return Address(host=parts.hostname, user=parts.username or None, port=port)
 
 
-class LostError(DeviceError):
-    """The connection broke; what was begun there may go on."""
+class ConnectionLostError(DeviceError):
+    """The connection broke; what was started on the device may still be running."""
 
 
-class Talk:
-    """A command of :mod:`edgecompress.devices.agent` that runs there: orders go in, answers come out."""
+class AgentSession:
+    """A command of :mod:`edgecompress.devices.agent` that runs on a device: orders go in, answers come out."""
 
     def __init__(self, process: Any, device: Device, what: str) -> None:
         self._process, self._device, self._what = process, device, what
         self._rest = b""
-        self._other: list[str] = []  # lines that are no answers: complaints, most likely
+        self._other: list[str] = []  # lines that are no answers, most likely error messages
 
     async def send(self, data: bytes) -> bool:
-        """False: it ended, and what it said before that is still to be read."""
+        """False: the command ended; its last answers are still to be read."""
         try:
             self._process.stdin.write(data)
             await self._process.stdin.drain()
-        except (OSError, need("asyncssh").Error):
+        except (OSError, require_package("asyncssh").Error):
             return False
         return not self._process.stdin.is_closing()
 
@@ -113,7 +113,7 @@ class Talk:
             self._other.append(before.strip())
 
     async def say(self, word: str, until: str) -> None:
-        """A word to what runs there; wait until it says that it was heeded, for a while."""
+        """Send a word to the command and wait, for a while, until it acknowledges it."""
         with contextlib.suppress(DeviceError, TimeoutError):
             async with asyncio.timeout(_HEED_S):
                 await self.send(f"{word}\n".encode())
@@ -121,7 +121,7 @@ class Talk:
                     pass
 
     async def _line(self) -> bytes | None:
-        asyncssh = need("asyncssh")
+        asyncssh = require_package("asyncssh")
         while b"\n" not in self._rest:
             try:
                 data = await self._process.stdout.read(1 << 16)
@@ -156,11 +156,11 @@ class Device:
         self.when_lost = "Run the same command again: it goes on where it was."
 
     def lost(self) -> DeviceError:
-        return LostError(f"the connection to {self.address} was lost", hint=self.when_lost)
+        return ConnectionLostError(f"the connection to {self.address} was lost", hint=self.when_lost)
 
     async def ask(self, command: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of a command for a POSIX shell."""
-        asyncssh = need("asyncssh")
+        asyncssh = require_package("asyncssh")
         try:
             done = await self._connection.run(f"sh -c {shlex.quote(command)}", request_pty=False)
         except (OSError, asyncssh.Error):
@@ -170,9 +170,9 @@ class Device:
         return done.exit_status, done.stdout, done.stderr
 
     @contextlib.asynccontextmanager
-    async def talk(self, what: str) -> AsyncIterator[Talk]:
-        """Start ``what`` of the agent. If we are interrupted, what it started there is ended."""
-        asyncssh = need("asyncssh")
+    async def talk(self, what: str) -> AsyncIterator[AgentSession]:
+        """Start the agent's command ``what``. If we are interrupted, what it started on the device is stopped."""
+        asyncssh = require_package("asyncssh")
         try:
             process = await self._connection.create_process(
                 f"{shlex.quote(self.python)} -c {shlex.quote(agent_source())} {what}",
@@ -182,7 +182,7 @@ class Device:
             )
         except (OSError, asyncssh.Error):
             raise self.lost() from None
-        talk = Talk(process, self, what)
+        talk = AgentSession(process, self, what)
         try:
             yield talk
         except asyncio.CancelledError:
@@ -214,8 +214,8 @@ def agent_source() -> str:
 @contextlib.asynccontextmanager
 async def connect(address: Address) -> AsyncIterator[Device]:
     """Log in with the user's keys, agent and ~/.ssh/config. Raises DeviceError."""
-    asyncssh = need("asyncssh")
-    refused: list[Any] = []  # the key that the device showed, if it is not known
+    asyncssh = require_package("asyncssh")
+    refused: list[Any] = []  # the device's key, if it is unknown
 
     class Client(asyncssh.SSHClient):  # type: ignore[misc, name-defined]
         def validate_host_public_key(self, host: str, addr: str, port: int, key: Any) -> bool:
@@ -254,15 +254,15 @@ async def connect(address: Address) -> AsyncIterator[Device]:
 
 def _options(address: Address) -> Any:
     """With ~/.ssh/config read."""
-    asyncssh = need("asyncssh")
+    asyncssh = require_package("asyncssh")
     return asyncssh.SSHClientConnectionOptions(
         host=address.host, port=address.port or (), username=address.user or (), config=()
     )
 
 
 async def _look_at_key(address: Address, options: Any, known: Any, refused: list[Any]) -> None:
-    """Only keys of the kinds that are known are asked for, so that a device with another kind just hangs up."""
-    asyncssh = need("asyncssh")
+    """Find the device's new key: only known kinds of keys are requested, so a device with another kind hangs up."""
+    asyncssh = require_package("asyncssh")
     host = options.host_key_alias or options.host
     if _keys(known, host, "", options.port):
         with contextlib.suppress(OSError, asyncssh.Error, TimeoutError):
@@ -277,16 +277,16 @@ def _keys(known: Any, host: str, addr: str, port: int) -> list[Any]:
 
 
 def _known_hosts(options: Any) -> Any:
-    """Read as ssh reads them. asyncssh takes ``UserKnownHostsFile none`` for a wish to check nothing; ssh does not."""
+    """Read as ssh reads them. asyncssh takes ``UserKnownHostsFile none`` to mean no check at all; ssh does not."""
     user = options.config.get("UserKnownHostsFile", _USER_KNOWN_HOSTS)
     system = options.config.get("GlobalKnownHostsFile", _GLOBAL_KNOWN_HOSTS)
     paths = [Path(name).expanduser() for name in (*user, *system)]
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file()]
-    return need("asyncssh").import_known_hosts("\n".join(texts))
+    return require_package("asyncssh").import_known_hosts("\n".join(texts))
 
 
 def _reason(error: Exception, address: Address, options: Any, known: Any, refused: list[Any]) -> DeviceError:
-    asyncssh = need("asyncssh")
+    asyncssh = require_package("asyncssh")
     if refused:
         host, addr, port, key = refused[0]
         fingerprint = key.get_fingerprint()

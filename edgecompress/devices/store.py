@@ -1,4 +1,4 @@
-"""Results of a fleet's jobs: one JSON line each, the first profile of a job kept, whatever comes twice counted."""
+"""Results of a fleet's jobs, one JSON line each: the first profile of a job is kept, duplicates are counted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgecompress.types.fleet import FleetRow
 
 
 class ResultStore:
-    """Of one run. A failure is written too, but is no result: another run tries the job again."""
+    """Results of one run. A failure is written too, but is no result: another run retries the job."""
 
     def __init__(self, file: IO[bytes] | None = None) -> None:
         self._file = file
@@ -28,7 +28,7 @@ class ResultStore:
         return row is not None and row.profile is not None
 
     def add(self, row: FleetRow) -> bool:
-        """Whole on the disk, or not there. False: the job has a profile already, and this one is dropped."""
+        """Write the row completely or not at all. False: the job has a profile already, and this one is dropped."""
         if self.has(row.job):
             self.duplicates += row.profile is not None
             return False

@@ -1,7 +1,7 @@
-"""What runs on a Dask worker: take a bundle's files, and run ``edgecompress profile`` in a process of its own.
+"""What runs on a Dask worker: store a bundle's files, and run ``edgecompress profile`` in a process of its own.
 
-The process is ended with the worker, however that ends, and when nobody waits for its result any more: a profile that
-is left behind would slow the next one.
+The process ends with the worker, however that ends, and when nobody waits for its result any more: a profile that kept
+running would slow down the next one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgecompress.devices import depot
 TOPIC = "edgecompress"  # of events: a job was begun
 _POLL_S = 0.05
 _TAIL = 4000
-_FORSAKEN = ("cancelled", "released", "forgotten")
+_ABANDONED = ("cancelled", "released", "forgotten")
 _LEASH = (  # PR_SET_PDEATHSIG is 1; it lasts through exec
     "import ctypes,os,sys\n"
     "if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, 9)\n"
@@ -40,7 +40,7 @@ class Order(TypedDict):
 
 
 async def look(files: list[depot.File]) -> dict[str, Any]:
-    """Which edgecompress this is, and what of the files is missing."""
+    """The version of edgecompress, the files that are missing, and the free disk space."""
     try:
         need = await asyncio.to_thread(depot.missing, files)
         return {"version": __version__, "need": need, "free_bytes": depot.free_bytes()}
@@ -64,7 +64,7 @@ async def settle(file: depot.File) -> dict[str, Any]:
 
 
 def run_job(order: Order) -> dict[str, Any]:
-    """The task: what the command left, or that its files are missing here."""
+    """The Dask task. Returns the command's outcome, or that its files are missing on this worker."""
     from distributed import get_worker
 
     worker = get_worker()
@@ -91,10 +91,15 @@ def run_job(order: Order) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def is_awaited(worker: Any, key: Any) -> bool:
+    """Whether the client still waits for the task ``key`` of a Dask worker."""
+    task = worker.state.tasks.get(key)
+    return task is not None and task.state not in _ABANDONED
+
+
 def _wait(process: subprocess.Popen[bytes], worker: Any, key: Any) -> int:
     while (code := process.poll()) is None:
-        task = worker.state.tasks.get(key)
-        if task is None or task.state in _FORSAKEN:
+        if not is_awaited(worker, key):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             return process.wait()

@@ -1,4 +1,4 @@
-"""One request to the endpoint, and what its failure means: the end of the run, of the prompt, or another try."""
+"""One request to the endpoint. A failure ends the run, ends the prompt, or is retried."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_b
 
 
 class TryAgainError(Exception):
-    """``after_s``: not before, for anybody. ``paid``: the endpoint may have generated, and counted, a response."""
+    """``after_s``: how long every request must wait. ``paid``: the endpoint may have billed a response."""
 
     def __init__(self, reason: str, *, after_s: float = 0.0, paid: bool) -> None:
         super().__init__(reason)
@@ -33,7 +33,7 @@ class TryAgainError(Exception):
 
 
 class RefusedError(Exception):
-    """The endpoint does not take this prompt, and will not take it at another time. ``paid``: it generated for it."""
+    """The endpoint rejects this prompt for good. ``paid``: it generated a response first."""
 
     def __init__(self, reason: str, *, paid: bool = False) -> None:
         super().__init__(reason)
@@ -41,8 +41,8 @@ class RefusedError(Exception):
 
 
 @dataclass(kw_only=True)
-class _Read:
-    """What has come of a stream so far."""
+class _StreamedResponse:
+    """What a stream has delivered so far."""
 
     text: list[str]
     reasoning: list[str]
@@ -50,8 +50,8 @@ class _Read:
     tokens: Tokens | None = None
 
 
-class Asker:
-    """A context: the client's connections are closed with it. Its own retries are off."""
+class TeacherClient:
+    """Use as a context: it closes the client's connections. The client library's own retries are off."""
 
     def __init__(
         self, endpoint: Endpoint, secret: Secret, sampling: Sampling, *, timeout_s: float, key: KeySource
@@ -64,7 +64,7 @@ class Asker:
                 "a teacher behind an endpoint needs the package 'openai'", hint="pip install 'edgecompress[distill]'"
             ) from None
         self._openai, self._endpoint, self._secret, self._key = openai, endpoint, secret, key
-        self._asked = {
+        self._options = {
             endpoint.limit_name: sampling.max_tokens,
             **{
                 name: value
@@ -79,15 +79,15 @@ class Asker:
             timeout=openai.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
         )
 
-    async def __aenter__(self) -> Asker:
+    async def __aenter__(self) -> TeacherClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.close()
 
     async def ask(self, prompt: Prompt) -> Answer:
-        """Raises TryAgainError, RefusedError, and EndpointError for what no other try would change."""
-        read = _Read(text=[], reasoning=[])
+        """Raises TryAgainError, RefusedError, and EndpointError for what no retry would change."""
+        read = _StreamedResponse(text=[], reasoning=[])
         try:
             await self._read(prompt, read)
         except self._openai.APIStatusError as error:
@@ -112,14 +112,14 @@ class Asker:
             tokens=read.tokens,
         )
 
-    async def _read(self, prompt: Prompt, read: _Read) -> None:
+    async def _read(self, prompt: Prompt, read: _StreamedResponse) -> None:
         messages: Any = list(prompt.messages)
         stream = await self._client.chat.completions.create(
             model=self._endpoint.model,
             messages=messages,
             stream=True,
             stream_options={"include_usage": True},
-            **self._asked,
+            **self._options,
         )
         async with stream:
             async for chunk in stream:
@@ -187,7 +187,7 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 def _unsent(error: BaseException) -> bool:
-    """The connection was never made."""
+    """Whether the connection was never established."""
     return any(type(cause).__name__ in ("ConnectError", "ConnectTimeout", "PoolTimeout") for cause in _causes(error))
 
 

@@ -1,8 +1,8 @@
-"""What a labelling may spend: checked before a request is sent, with a reserve for all that are on their way.
+"""What a labelling may spend: checked before a request is sent, with a reserve for every request in flight.
 
-A request is reserved for with the most that it can cost: a token for every byte of its prompt, what the endpoint's
-template may add, and all the new tokens that it may give. What came back is counted as the endpoint counts it; what
-was sent and never came back counts in full, because it may have been paid for.
+A request reserves the most that it can cost: a token for every byte of its prompt, what the endpoint's template may
+add, and all the new tokens that it may generate. A response counts as the endpoint counts it; a request without a
+response counts in full, because it may have been paid for.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ class Budget:
         self._settled = asyncio.Event()
 
     def bound(self, messages: Sequence[Message], max_tokens: int) -> Tokens:
-        """The most that it can take; a tokenizer that makes several tokens of a byte is not known."""
+        """The most tokens that a request can take: no known tokenizer makes several tokens of one byte."""
         return Tokens(_bytes(messages) + self._overhead + _PER_MESSAGE * len(messages), max_tokens)
 
     def learn(self, messages: Sequence[Message], prompt_tokens: int) -> None:
         self._overhead = max(self._overhead, prompt_tokens - _bytes(messages) - _PER_MESSAGE * len(messages))
 
     async def reserve(self, bound: Tokens) -> bool:
-        """False if it cannot be paid for, even once everything on its way has been counted."""
+        """False if the budget does not allow it, even after every request in flight has been counted."""
         while not self.limits.allow(self.spent + self._reserved + bound):
             if not self._reserved.total:
                 return False
@@ -94,7 +94,7 @@ class Budget:
         return True
 
     def settle(self, bound: Tokens, actual: Tokens) -> None:
-        """``actual``: nothing, if it cannot have cost anything; the bound, if that is not known."""
+        """``actual``: zero if the request cannot have cost anything; the bound if its cost is not known."""
         self._reserved -= bound
         self.spent += actual
         self._settled.set()

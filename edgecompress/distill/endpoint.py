@@ -19,7 +19,7 @@ SCHEME = "openai:"
 API_KEY_ENV = "OPENAI_API_KEY"
 _LIKE = "Give openai:https://host/v1#model."
 _HIDDEN = "***"
-_TELLING = 8  # characters of a key in a row are too many to show
+_LONGEST_SHOWN = 8  # characters of a key in a row are too many to show
 _PRIVATE_ENDINGS = (".local", ".internal", ".lan", ".localhost")
 
 
@@ -38,7 +38,7 @@ class Endpoint:
 
 
 class Secret:
-    """A key that does not show itself: not in a message, not in a traceback, not in a pickle."""
+    """A key that appears in no message, no traceback and no pickle."""
 
     __slots__ = ("_value",)
 
@@ -55,27 +55,27 @@ class Secret:
         raise TypeError("a key is not sent anywhere")
 
     def reveal(self) -> str:
-        """For the one header that it is made for; endpoints that ask for none get a word without meaning."""
+        """The key, for the request's header only; a placeholder for endpoints that need none."""
         return self._value or "none"
 
     def within(self, text: str) -> bool:
         return self._value is not None and self._value in text
 
     def scrub_whole(self, text: str) -> str:
-        """For a response, which is somebody's text: without the key as a whole."""
+        """Text of a response without the whole key."""
         return text.replace(self._value, _HIDDEN) if self._value else text
 
     def scrub(self, text: str) -> str:
-        """The text without the key, and without any stretch of it that is long enough to tell something."""
+        """The text without the key, and without any part of it that is long enough to be useful."""
         key = self._value
         if not key:
             return text
         text = text.replace(key, _HIDDEN)
-        if len(key) <= _TELLING:
+        if len(key) <= _LONGEST_SHOWN:
             return text
         parts, at = [], 0
         while at < len(text):
-            end = at + _TELLING
+            end = at + _LONGEST_SHOWN
             if end <= len(text) and text[at:end] in key:
                 while end < len(text) and text[at : end + 1] in key:
                     end += 1
@@ -122,7 +122,7 @@ class KeySource:
 
 
 def read_secret(endpoint: Endpoint, source: KeySource | None = None) -> Secret:
-    """The key, or none. Raises UsageError where it would be shown or go over a network unhidden."""
+    """The key, or none. Raises UsageError if it would be shown, or sent over a network unencrypted."""
     source = source or KeySource()
     if source.file is not None:
         value = read_key(Path(source.file))

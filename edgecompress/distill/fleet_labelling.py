@@ -1,9 +1,8 @@
-"""Labelling by the workers of a Dask scheduler: shares of the prompts, a store for each, merged as they come.
+"""Labelling by the workers of a Dask scheduler: each share of the prompts has its own store, merged when it is done.
 
-A share that was with a worker when it was lost is given to another by the scheduler. A worker keeps a share's store
-until it was handed in, so that it does not ask twice; what another worker had been answered and not handed in is
-asked again, which is why shares are small. The API key is no part of what is sent: each worker has it in its own
-environment.
+When a worker is lost, the scheduler gives its share to another. A worker keeps a share's store until the store has been
+merged, so that it asks for nothing twice. Responses that were lost with a worker are requested again, which is why
+shares are small. The API key is never sent: each worker reads it from its own environment.
 """
 
 from __future__ import annotations
@@ -20,24 +19,32 @@ from typing import Any, TypedDict
 
 from edgecompress import __version__
 from edgecompress.devices import depot
-from edgecompress.devices.fleet import connect_fleet
+from edgecompress.devices.fleet import connect_fleet, connection_lost, known_workers, wait_for_any
 from edgecompress.devices.run import error_of
-from edgecompress.devices.ssh import need
+from edgecompress.devices.ssh import require_package
+from edgecompress.devices.worker import is_awaited
 from edgecompress.distill.budget import Budget, Limits, Tokens
 from edgecompress.distill.endpoint import Endpoint, KeySource, parse_endpoint, read_secret
-from edgecompress.distill.labelling import Labelled, Patience, Run, Show, Tally, finish, stopped, summary
+from edgecompress.distill.labelling import (
+    LabellingResult,
+    RetryPolicy,
+    Run,
+    Show,
+    Tally,
+    interruption,
+    run_to_end,
+    summary,
+)
 from edgecompress.distill.prompts import Message, Prompt, Sampling, read_prompts
 from edgecompress.distill.responses import ResponseStore, open_store
 from edgecompress.errors import DeviceError, EdgeCompressError, UsageError
 
 SHARE = 32  # prompts
-_GONE_S = 30.0  # that there may be no worker at all
-_TURN_S, _LOOK_S = 0.5, 0.02
-_FORSAKEN = ("cancelled", "released", "forgotten")
+_GONE_S = 30.0  # without any worker before the run fails
 
 
 class Order(TypedDict):
-    """What a worker is sent; plain values, and no key."""
+    """What is sent to a worker: plain values, without the key."""
 
     share: str
     version: str
@@ -66,19 +73,19 @@ def label_on_fleet(
     concurrency: int = 8,
     sampling: Sampling | None = None,
     limits: Limits | None = None,
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
     key: KeySource | None = None,
     share: int = SHARE,
     show: Show = lambda _: None,
-) -> Labelled:
+) -> LabellingResult:
     """As :func:`edgecompress.distill.labelling.label`; ``concurrency`` is that of each worker.
 
     Raises DeviceError too: no scheduler, no worker, or a share whose workers were lost again and again.
     """
-    sampling, limits, patience = sampling or Sampling(), limits or Limits(), patience or Patience()
+    sampling, limits, patience = sampling or Sampling(), limits or Limits(), patience or RetryPolicy()
     endpoint = parse_endpoint(teacher)
-    if key is None or key.file is None:  # else it is a file of the workers'
-        read_secret(endpoint, key)  # refuses a key in the address
+    if key is None or key.file is None:  # else the file is on the workers
+        read_secret(endpoint, key)  # raises if the address holds a key
     asked, repeated = read_prompts(prompts, endpoint, sampling)
     began, tally = time.monotonic(), Tally()
     with open_store(store, endpoint, sampling) as kept, connect_fleet(address) as client:
@@ -98,51 +105,46 @@ def label_on_fleet(
         try:
             _Shares(client, kept, order, Budget(limits, kept.spent()), tally, show).run(asked, share)
         except KeyboardInterrupt:
-            raise stopped(tally, store) from None
+            raise interruption(tally, store) from None
         return summary(endpoint, store, kept, tally, limits, len(asked), repeated, time.monotonic() - began)
 
 
 class _Shares:
-    """One run, for as many shares at a time as there are workers."""
+    """One run, with as many shares at a time as there are workers."""
 
     def __init__(
         self, client: Any, store: ResponseStore, order: Order, budget: Budget, tally: Tally, show: Show
     ) -> None:
         self._client, self._store, self._order = client, store, order
         self._budget, self._tally, self._show = budget, tally, show
-        self._flying: dict[Any, tuple[Share, Tokens]] = {}
+        self._running: dict[Any, tuple[Share, Tokens]] = {}
         self._reserved = Tokens()
-        self._seen = time.monotonic()  # when a worker was last there
+        self._seen = time.monotonic()  # when there last was a worker
 
     def run(self, prompts: Sequence[Prompt], size: int) -> None:
         waiting = deque(each for each in _cut(prompts, size) if self._open(each))
         total = len(prompts)
         try:
-            while waiting or self._flying:
+            while waiting or self._running:
                 workers = self._workers()
-                while waiting and len(self._flying) < workers and self._submit(waiting[0]):
+                while waiting and len(self._running) < workers and self._submit(waiting[0]):
                     waiting.popleft()
-                if workers and not self._flying:  # the budget reaches for no further share
+                if workers and not self._running:  # the budget allows no further share
                     self._tally.left += sum(len(self._open(each)) for each in waiting)
                     break
                 self._collect()
                 done = self._tally.found + self._tally.answered
-                self._show(f"{done} of {total} prompts have a response; {len(self._flying)} shares are with workers")
+                self._show(f"{done} of {total} prompts have a response; {len(self._running)} shares are with workers")
         finally:
             with contextlib.suppress(Exception):  # the scheduler may be gone
-                self._client.cancel(list(self._flying), force=True)
+                self._client.cancel(list(self._running), force=True)
 
     def _open(self, share: Share) -> list[Prompt]:
         return [prompt for prompt in share.prompts if not self._store.has(prompt.key)]
 
     def _workers(self) -> int:
         """Raises DeviceError if the scheduler is lost, or has had no worker for a while."""
-        if self._client.status != "running":
-            raise _lost()
-        try:
-            count = len(self._client.scheduler_info(n_workers=-1)["workers"])
-        except OSError:
-            raise _lost() from None
+        count = len(known_workers(self._client))
         if count:
             self._seen = time.monotonic()
         elif time.monotonic() - self._seen > _GONE_S:
@@ -150,7 +152,7 @@ class _Shares:
         return count
 
     def _submit(self, share: Share) -> bool:
-        """With as much of the budget as it can need, or as there is. False if there is none, as yet or for good."""
+        """Submit as many of its prompts as the budget allows. False if that is none, for now or for good."""
         pending = self._open(share)
         limits, budget = self._budget.limits, self._budget
         bound = Tokens()
@@ -168,19 +170,16 @@ class _Shares:
             "prompts": [(prompt.place, prompt.key, list(prompt.messages)) for prompt in pending],
         }
         key = f"edgecompress-label-{share.id}-{time.monotonic_ns()}"
-        self._flying[self._client.submit(label_share, order, key=key, pure=False)] = share, bound
+        self._running[self._client.submit(label_share, order, key=key, pure=False)] = share, bound
         return True
 
     def _collect(self) -> None:
-        until = time.monotonic() + _TURN_S
-        while not any(each.done() for each in self._flying) and time.monotonic() < until:
-            time.sleep(_LOOK_S)
-        killed = need("distributed.scheduler").KilledWorker
-        for future in [each for each in self._flying if each.done()]:
-            share, bound = self._flying.pop(future)
+        killed = require_package("distributed.scheduler").KilledWorker
+        for future in wait_for_any(self._running):
+            share, bound = self._running.pop(future)
             self._reserved -= bound
             if future.status == "cancelled":
-                raise _lost()
+                raise connection_lost()
             try:
                 answer: dict[str, Any] = future.result()
             except killed:
@@ -193,7 +192,7 @@ class _Shares:
             self._take(share, answer)
 
     def _take(self, share: Share, answer: dict[str, Any]) -> None:
-        """Merge its store, then let the worker forget it."""
+        """Merge the share's store, then let the worker delete it."""
         if (content := answer.get("store")) is not None:
             before = self._store.spent()
             with tempfile.TemporaryDirectory() as folder:
@@ -208,20 +207,16 @@ class _Shares:
             self._tally.reasons[reason] = self._tally.reasons.get(reason, 0) + count
         if (error := answer.get("error")) is not None:
             raise error_of(error, f"the worker {answer['worker']}")
-        with contextlib.suppress(Exception):  # lost since: then it keeps a file that nobody needs
+        with contextlib.suppress(Exception):  # the worker was lost: it keeps a file that nobody needs
             self._client.run(forget, share.id, workers=[answer["worker"]])
 
 
 def label_share(order: Order) -> dict[str, Any]:
-    """The task: the share's responses as the content of a store, or the error that ended it, or both."""
+    """The Dask task. Returns the share's responses as the content of a store, the error that ended it, or both."""
     from distributed import get_worker
 
     worker = get_worker()
-    key = worker.get_current_task()
-
-    def wanted() -> bool:
-        task = worker.state.tasks.get(key)
-        return task is not None and task.state not in _FORSAKEN
+    task = worker.get_current_task()
 
     answer: dict[str, Any] = {"worker": worker.address}
     try:
@@ -242,13 +237,13 @@ def label_share(order: Order) -> dict[str, Any]:
                 secret,
                 sampling,
                 limits=_beyond(Limits(**order["limits"]), store.spent()),
-                patience=Patience(**order["patience"]),
+                patience=RetryPolicy(**order["patience"]),
                 concurrency=order["concurrency"],
                 key=source,
-                wanted=wanted,
+                wanted=lambda: is_awaited(worker, task),
             )
             try:
-                finish(run.all(asked))
+                run_to_end(run.all(asked))
             finally:
                 tally = asdict(run.tally)
                 answer |= {name: tally[name] for name in ("cut", "failed", "left", "retries", "reasons")}
@@ -261,7 +256,7 @@ def label_share(order: Order) -> dict[str, Any]:
 
 
 def forget(share: str) -> None:
-    """A share that was handed in."""
+    """Delete the store of a share that was merged."""
     _path(share).unlink(missing_ok=True)
 
 
@@ -270,7 +265,7 @@ def _path(share: str) -> Path:
 
 
 def _cut(prompts: Sequence[Prompt], size: int) -> list[Share]:
-    """Named by what is in them: the same prompts give the same shares in another run."""
+    """Shares are named after their content: the same prompts give the same shares in another run."""
     shares = []
     for start in range(0, len(prompts), size):
         part = tuple(prompts[start : start + size])
@@ -288,13 +283,6 @@ def _within(limits: Limits, bound: Tokens) -> dict[str, Any]:
 
 
 def _beyond(limits: Limits, spent: Tokens) -> Limits:
-    """What the worker has of this share already was paid for before, and is no part of what it may spend."""
+    """Responses that the worker already has of this share were paid for before, so they do not count."""
     money = None if limits.money is None else limits.money + (limits.cost(spent) or 0.0)
     return replace(limits, tokens=None if limits.tokens is None else limits.tokens + spent.total, money=money)
-
-
-def _lost() -> DeviceError:
-    return DeviceError(
-        "the connection to the scheduler was lost",
-        hint="Run it again with the same -o: what was handed in is there, and is not asked again.",
-    )

@@ -1,8 +1,8 @@
-"""Ask a teacher behind an endpoint for a response to each of many prompts: each is asked for until it is stored, once.
+"""Collects a teacher's response to each of many prompts from an endpoint, and retries each until it is stored, once.
 
-What can be paid for twice, in theory: a response that the endpoint generated and that was lost on its way, because a
-connection broke or a process was killed. Nobody but the endpoint knows of it. It is asked for again, counted in
-``Labelled.lost``, and the budget counts it in full.
+Only one kind of response can be paid for twice: one that the endpoint generated and that was lost on its way, because
+a connection broke or a process was killed. It is requested again, counted in ``LabellingResult.lost``, and charged to
+the budget in full.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgecompress.distill.asking import Asker, RefusedError, TryAgainError, UnknownHostError
+from edgecompress.distill.asking import RefusedError, TeacherClient, TryAgainError, UnknownHostError
 from edgecompress.distill.budget import Budget, Limits, Tokens
 from edgecompress.distill.endpoint import Endpoint, KeySource, Secret, parse_endpoint, read_secret
 from edgecompress.distill.prompts import Prompt, Sampling, read_prompts
@@ -29,15 +29,15 @@ from edgecompress.errors import EndpointError, InterruptedRunError, UsageError
 
 T = TypeVar("T")
 Show = Callable[[str], None]
-_FEWEST_BARREN = 8  # prompts in a row that all failed: something is wrong that no further prompt will mend
+_LEAST_FAILURES_IN_A_ROW = 8  # that all failed: something is wrong that no further prompt will fix
 _TOLD_TIMES = 10
 _LOOK_S = 0.25
 _SHOWN_FAILURES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How often a prompt is tried, and how long it is waited: exponentially, with jitter, up to ``most_s``."""
+class RetryPolicy:
+    """How often a prompt is tried, and the pause between tries: exponential, with jitter, up to ``most_s``."""
 
     tries: int = 8
     base_s: float = 0.5
@@ -50,22 +50,22 @@ class Patience:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """What is in the store now, and what this run did for it."""
+class LabellingResult:
+    """What the store holds now, and what this run added."""
 
     teacher: str
     store: str
     prompts: int  # in the file, each counted once
     repeated: int  # lines that repeat another
-    found: int  # had a response from an earlier run
+    found: int  # answered by an earlier run
     answered: int  # by this run
-    cut: int  # of those: at the most tokens
+    cut: int  # of those: at max_tokens
     failed: int
     reasons: tuple[str, ...]  # of failures, some of them
-    left: int  # not asked for: the budget does not reach
+    left: int  # not requested: the budget is used up
     retries: int
-    lost: int  # requests of all runs whose response never came, and which may have been paid for
-    prompt_tokens: int  # of all runs, lost requests with the most that they can have taken
+    lost: int  # requests of all runs that may have been paid for without a response
+    prompt_tokens: int  # of all runs, lost requests at their upper bound
     completion_tokens: int
     money: float | None  # None: the prices are not known
     seconds: float
@@ -77,7 +77,7 @@ class Labelled:
 
 @dataclass(kw_only=True)
 class Tally:
-    """What happens in a run."""
+    """Counters of a run in progress."""
 
     found: int = 0
     answered: int = 0
@@ -85,7 +85,7 @@ class Tally:
     failed: int = 0
     left: int = 0
     retries: int = 0
-    barren: int = 0  # prompts that failed since one was answered
+    failures_in_a_row: int = 0  # since the last answer
     reasons: dict[str, int] = field(default_factory=dict)
 
 
@@ -97,14 +97,14 @@ def label(
     concurrency: int = 8,
     sampling: Sampling | None = None,
     limits: Limits | None = None,
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
     key: KeySource | None = None,
     show: Show = lambda _: None,
-) -> Labelled:
-    """Responses of ``openai:https://host/v1#model`` to every prompt of a file, in ``store``; a run that ended goes on.
+) -> LabellingResult:
+    """Store responses of ``openai:https://host/v1#model`` to every prompt of a file; resumes an interrupted run.
 
-    Raises EndpointError for what no other prompt would change (the key, the model, the host), UsageError for prompts or
-    an address without sense, OutputError for the store, InterruptedRunError; the store is whole whatever ends it.
+    Raises EndpointError for what affects every prompt (the key, the model, the host), UsageError for invalid prompts or
+    an invalid address, OutputError for the store, InterruptedRunError. The store stays consistent in every case.
     """
     sampling = sampling or Sampling()
     endpoint = parse_endpoint(teacher)
@@ -120,16 +120,16 @@ def label(
             secret,
             sampling,
             limits=limits or Limits(),
-            patience=patience or Patience(),
+            patience=patience or RetryPolicy(),
             concurrency=concurrency,
             key=key,
             show=show,
         )
         began = time.monotonic()
         try:
-            finish(run.all(asked))
+            run_to_end(run.all(asked))
         except KeyboardInterrupt:
-            raise stopped(run.tally, store) from None
+            raise interruption(run.tally, store) from None
         return summary(endpoint, store, kept, run.tally, run.limits, len(asked), repeated, time.monotonic() - began)
 
 
@@ -142,10 +142,10 @@ def summary(
     prompts: int,
     repeated: int,
     seconds: float,
-) -> Labelled:
+) -> LabellingResult:
     spent = kept.spent()
     most_common = sorted(tally.reasons.items(), key=lambda item: -item[1])[:_SHOWN_FAILURES]
-    return Labelled(
+    return LabellingResult(
         teacher=str(endpoint),
         store=str(store),
         prompts=prompts,
@@ -165,7 +165,7 @@ def summary(
     )
 
 
-def stopped(tally: Tally, store: Path) -> InterruptedRunError:
+def interruption(tally: Tally, store: Path) -> InterruptedRunError:
     return InterruptedRunError(
         f"interrupted; {tally.found + tally.answered} responses are in {store}",
         hint="The same command goes on from there.",
@@ -173,7 +173,7 @@ def stopped(tally: Tally, store: Path) -> InterruptedRunError:
 
 
 class Run:
-    """One run over some prompts. ``wanted`` is asked now and then whether anybody still waits for it."""
+    """One run over some prompts. ``wanted`` is polled: False means that nobody waits for the result any more."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class Run:
         sampling: Sampling,
         *,
         limits: Limits,
-        patience: Patience,
+        patience: RetryPolicy,
         concurrency: int,
         key: KeySource | None = None,
         show: Show = lambda _: None,
@@ -196,25 +196,25 @@ class Run:
         self._patience, self._concurrency, self._key = patience, concurrency, key or KeySource()
         self._show, self._wanted = show, wanted
         self._waiting: deque[Prompt] = deque()
-        self._resume_at = 0.0  # nobody asks before
+        self._resume_at = 0.0  # no request is sent before
         self._total, self._began = 0, time.monotonic()
 
     async def all(self, prompts: Sequence[Prompt]) -> None:
-        """Until each has a response or a failure, or the budget is spent."""
+        """Run until each prompt has a response or a failure, or the budget is spent."""
         self._waiting.extend(prompt for prompt in prompts if not self._store.has(prompt.key))
         self._total, self.tally.found = len(prompts), len(prompts) - len(self._waiting)
         self._budget = Budget(self.limits, self._store.spent())
         # One thread: SQLite waits for the disk at every step, and the other requests need not.
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="edgecompress-store") as self._disk:
-            async with Asker(
+            async with TeacherClient(
                 self._endpoint,
                 self._secret,
                 self._sampling,
                 timeout_s=self._patience.timeout_s,
                 key=self._key,
-            ) as self._asker:
+            ) as self._client:
                 work = [self._work() for _ in range(min(self._concurrency, len(self._waiting)))]
-                await together(work, self._watch())
+                await run_concurrently(work, self._watch())
 
     async def _work(self) -> None:
         while self._waiting:
@@ -224,7 +224,7 @@ class Run:
         self._tell()
 
     async def _one(self, prompt: Prompt) -> None:
-        failed = told = 0  # told when to come again: no fault of the prompt's, but not for ever
+        failed = told = 0  # told: the endpoint said when to retry; not the prompt's fault, but limited too
         while True:
             bound = self._budget.bound(prompt.messages, self._sampling.max_tokens)
             if not await self._budget.reserve(bound):
@@ -246,8 +246,8 @@ class Run:
                 await asyncio.sleep(self._patience.pause_s(max(failed, 1)))
 
     async def _attempt(self, prompt: Prompt, bound: Tokens) -> None:
-        """Written down, sent, and counted, whatever becomes of it."""
-        actual = bound  # until it is known better
+        """Record the attempt, send it, and count it whatever its outcome."""
+        actual = bound  # until the endpoint reports its usage
         try:
             while (pause := self._resume_at - time.monotonic()) > 0:
                 await asyncio.sleep(pause + random.uniform(0, 0.1))
@@ -272,36 +272,37 @@ class Run:
 
     async def _ask(self, prompt: Prompt) -> Answer:
         try:
-            return await self._asker.ask(prompt)
+            return await self._client.ask(prompt)
         except UnknownHostError as error:
-            if self.tally.answered:  # the host was known before: the network has gone
+            if self.tally.answered:  # the host resolved before: the network is down
                 raise TryAgainError("its host is not known any more", paid=False) from None
             raise EndpointError(error.message, hint=error.hint) from None
 
     def _count(self, prompt: Prompt, answer: Answer, tokens: Tokens) -> None:
         self.tally.answered += 1
-        self.tally.barren = 0
+        self.tally.failures_in_a_row = 0
         self.tally.cut += answer.finish == "length"
         if answer.tokens is not None:
             self._budget.learn(prompt.messages, tokens.prompt)
 
     async def _fail(self, prompt: Prompt, reason: str, tries: int) -> None:
-        """Raises EndpointError if prompts have failed and failed, and nothing else happened."""
+        """Raises EndpointError if too many prompts have failed in a row."""
         await self._write(self._store.fail, prompt, reason, tries)
         self.tally.failed += 1
-        self.tally.barren += 1
+        self.tally.failures_in_a_row += 1
         self.tally.reasons[reason] = self.tally.reasons.get(reason, 0) + 1
-        if self.tally.barren >= max(_FEWEST_BARREN, self._concurrency):
+        if self.tally.failures_in_a_row >= max(_LEAST_FAILURES_IN_A_ROW, self._concurrency):
             raise EndpointError(
-                f"the last {self.tally.barren} prompts failed at {self._endpoint.url}, one after the other: {reason}",
-                hint="Run it again when that is mended: it goes on from what is stored.",
+                f"the last {self.tally.failures_in_a_row} prompts failed at {self._endpoint.url}, "
+                f"one after the other: {reason}",
+                hint="Run it again once that is fixed: it continues from what is stored.",
             )
 
     async def _write(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, lambda: function(*arguments))
 
     async def _watch(self) -> None:
-        """Raises InterruptedRunError when nobody waits for them any more."""
+        """Raises InterruptedRunError when the run is no longer wanted."""
         while self._wanted():
             await asyncio.sleep(_LOOK_S)
         raise InterruptedRunError("nobody waits for these responses any more")
@@ -320,8 +321,8 @@ class Run:
         self._show("; ".join(parts))
 
 
-async def together(work: Sequence[Coroutine[Any, Any, None]], watch: Coroutine[Any, Any, None]) -> None:
-    """All of the work; the first that fails, or ``watch``, ends the others, and its error is the one that is raised."""
+async def run_concurrently(work: Sequence[Coroutine[Any, Any, None]], watch: Coroutine[Any, Any, None]) -> None:
+    """Run all of ``work``. The first failure, of ``watch`` too, cancels the rest and is raised."""
     watching = asyncio.ensure_future(watch)
     tasks = {asyncio.ensure_future(each) for each in work}
     try:
@@ -337,10 +338,10 @@ async def together(work: Sequence[Coroutine[Any, Any, None]], watch: Coroutine[A
         await asyncio.gather(*tasks, watching, return_exceptions=True)
 
 
-def finish(work: Coroutine[Any, Any, None]) -> None:
-    """Run it. Ctrl-C and SIGTERM end it in order: what is being written is written, connections are closed.
+def run_to_end(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work``. Ctrl-C and SIGTERM end it cleanly: pending writes finish, connections are closed.
 
-    Raises KeyboardInterrupt for both. An exception out of a signal handler would be lost in the event loop.
+    Raises KeyboardInterrupt for both. An exception from a signal handler would be lost in the event loop.
     """
     ended = False
 
@@ -373,4 +374,4 @@ def finish(work: Coroutine[Any, Any, None]) -> None:
         raise
     finally:
         with contextlib.suppress(RuntimeError):
-            work.close()  # if it never began
+            work.close()  # if it never started

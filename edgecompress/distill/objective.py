@@ -18,7 +18,7 @@ from edgecompress.distill.losses import (
     similarity_difference,
     vector_distance,
 )
-from edgecompress.distill.recording import Heads, recording
+from edgecompress.distill.recording import Heads, record_heads
 from edgecompress.distill.shapes import layers_of, taught_by
 from edgecompress.errors import RecipeError
 from edgecompress.types.distill import LossRecipe
@@ -158,7 +158,7 @@ class Objective:
         options: dict[str, Any] = {"output_hidden_states": True} if loss.hidden else {}
         if _decodes(model):
             options["use_cache"] = False
-        with recording() as heads:
+        with record_heads() as heads:
             out = model(input_ids=ids, attention_mask=mask, **options)
         wants_vector = any(getattr(loss, name) for name in _VECTORS)
         return Told(

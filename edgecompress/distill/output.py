@@ -36,7 +36,7 @@ _SENTENCE = ("modules.json", "sentence_bert_config.json", "config_sentence_trans
 
 
 def check_free(output: Path) -> None:
-    """Raises OutputError if it is there, or cannot be written."""
+    """Raises OutputError if the output exists, or cannot be written."""
     if output.exists() or output.is_symlink():
         raise OutputError(f"{output} already exists", hint="Give another --output.")
     parent = output.absolute().parent
@@ -55,7 +55,10 @@ def write_student(
     *,
     origin: Student,
 ) -> Distillation:
-    """Beside it, then renamed; the record with the hashes of the weights. Raises OutputError; nothing is left then."""
+    """Write to a temporary folder that is renamed. Returns the record with the weights' hashes.
+
+    Raises OutputError, and leaves nothing behind.
+    """
     output = output.absolute()
     beside = output.parent / f".{output.name}.{os.getpid()}.tmp"
     try:
@@ -82,7 +85,7 @@ def write_student(
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Byte for byte: the student reads exactly what its teacher did."""
+    """Copy the tokenizer byte for byte: the student reads exactly what its teacher did."""
     for pattern in _TOKENIZER:
         for path in source.glob(pattern):
             if path.is_file():

@@ -27,13 +27,13 @@ class Heads(NamedTuple):
     value: torch.Tensor
 
 
-_seen: ContextVar[list[Heads] | None] = ContextVar("attention_heads", default=None)
+_recorded: ContextVar[list[Heads] | None] = ContextVar("attention_heads", default=None)
 
 
 def _attention(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **named: Any
 ) -> Any:
-    seen = _seen.get()
+    seen = _recorded.get()
     if seen is not None:
         seen.append(Heads(query, key, value))
     return sdpa_attention_forward(module, query, key, value, *rest, **named)
@@ -46,11 +46,11 @@ def register() -> None:
 
 
 @contextmanager
-def recording() -> Iterator[list[Heads]]:
+def record_heads() -> Iterator[list[Heads]]:
     """The heads of every attention that runs inside, in order."""
     seen: list[Heads] = []
-    token = _seen.set(seen)
+    token = _recorded.set(seen)
     try:
         yield seen
     finally:
-        _seen.reset(token)
+        _recorded.reset(token)

@@ -1,7 +1,7 @@
-"""The store of a teacher's responses: SQLite, one row a prompt, whole on the disk before it counts.
+"""The store of a teacher's responses: SQLite, one row a prompt, on the disk before it counts.
 
-An attempt is written down before it is sent and removed in the same transaction that brings its response. So one that
-is still there when the store is opened was on its way when a run was killed: it may have been paid for, and counts so.
+An attempt is recorded before it is sent and removed in the transaction that stores its response. An attempt that is
+still recorded when the store is opened was in flight when a run was killed: it may have been paid for, and counts.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ _NO_STORE = "Give the .sqlite file that `edgecompress label` wrote."
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the endpoint said. ``tokens`` None: it did not say how many they were."""
+    """A response of the endpoint. ``tokens`` None: it did not report its usage."""
 
     text: str
     reasoning: str = ""
-    finish: str = "stop"  # "length": it was cut at the most tokens
+    finish: str = "stop"  # "length": cut at max_tokens
     tokens: Tokens | None = None
 
 
 class ResponseStore:
-    """Of one teacher in one file. Used by one thread at a time."""
+    """Responses of one teacher in one file. For one thread at a time."""
 
     def __init__(self, connection: sqlite3.Connection, endpoint: Endpoint, sampling: Sampling) -> None:
         self._connection = connection
         row = (endpoint.url, endpoint.model, sampling.text)
         with self._transaction():
             connection.execute("INSERT OR IGNORE INTO teachers (url, model, sampling) VALUES (?, ?, ?)", row)
-            # what was on its way when a run was killed
+            # in flight when a run was killed
             self.orphans = connection.execute("UPDATE attempts SET lost = 1 WHERE lost = 0").rowcount
         query = "SELECT id FROM teachers WHERE url = ? AND model = ? AND sampling = ?"
         self._teacher: int = connection.execute(query, row).fetchone()[0]
@@ -72,14 +72,14 @@ class ResponseStore:
         return self._connection.execute("SELECT 1 FROM responses WHERE key = ?", (key,)).fetchone() is not None
 
     def begin(self, prompt: Prompt, bound: Tokens) -> int:
-        """An attempt's number; it is on the disk before the request is sent."""
+        """Record an attempt and return its number. It is on the disk before the request is sent."""
         row = (prompt.key, self._teacher, bound.prompt, bound.completion)
         cursor = self._connection.execute(f"INSERT INTO attempts ({_ATTEMPT}) VALUES (?, ?, ?, ?)", row)
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
     def settle(self, attempt: int, prompt: Prompt, answer: Answer, tokens: Tokens) -> None:
-        """Response in, attempt out, in one step."""
+        """Store the response and remove the attempt in one transaction."""
         counted = answer.tokens is not None
         with self._transaction() as execute:
             execute(
@@ -93,11 +93,11 @@ class ResponseStore:
             execute("DELETE FROM attempts WHERE id = ?", (attempt,))
 
     def lose(self, attempt: int) -> None:
-        """It was sent, and what came back, if anything, was no whole response."""
+        """Mark an attempt that was sent and brought no complete response."""
         self._connection.execute("UPDATE attempts SET lost = 1 WHERE id = ?", (attempt,))
 
     def drop(self, attempt: int) -> None:
-        """It cannot have cost anything: it was refused, or never sent."""
+        """Remove an attempt that cannot have cost anything: it was refused, or never sent."""
         self._connection.execute("DELETE FROM attempts WHERE id = ?", (attempt,))
 
     def fail(self, prompt: Prompt, reason: str, tries: int) -> None:
@@ -105,7 +105,7 @@ class ResponseStore:
         self._connection.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def spent(self) -> Tokens:
-        """By every run, for this endpoint's model: of responses as they were counted, of lost attempts the bounds."""
+        """By every run, for this endpoint's model: the usage of responses and the upper bounds of lost attempts."""
         total = Tokens()
         for table in ("responses", "attempts"):
             row = self._connection.execute(
@@ -123,7 +123,7 @@ class ResponseStore:
         return count
 
     def merge(self, other: Path) -> tuple[int, int]:
-        """Take another store's responses and failures; how many were new, and how many were here already."""
+        """Copy another store's responses and failures. Returns how many responses were new and how many were not."""
         with contextlib.closing(_connect(other)) as source:
             responses = source.execute("SELECT * FROM responses").fetchall()
             failures = source.execute("SELECT * FROM failures").fetchall()
@@ -158,9 +158,9 @@ class ResponseStore:
 
 @contextlib.contextmanager
 def open_store(path: Path, endpoint: Endpoint, sampling: Sampling) -> Iterator[ResponseStore]:
-    """Made if it is not there. Raises OutputError if another run writes to it, or it is no store."""
+    """Created if it does not exist. Raises OutputError if another run writes to it, or it is no store."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path), contextlib.closing(_connect(path, new=True)) as connection, said_in_our_words(path):
+    with _locked(path), contextlib.closing(_connect(path, new=True)) as connection, store_errors(path):
         yield ResponseStore(connection, endpoint, sampling)
 
 
@@ -170,7 +170,7 @@ def read_pairs(
     """Each prompt's messages and its response, in the prompts' order; empty responses are left out.
 
     ``think``: the reasoning goes before the response, between these tags. ``whole``: without responses that were cut at
-    the most tokens. A .jsonl file that :func:`write_jsonl` wrote is read as well. Raises UsageError and OutputError.
+    max_tokens. A .jsonl file that :func:`write_jsonl` wrote is read as well. Raises UsageError and OutputError.
     """
     for row in read_rows(store):
         text = str(row["response"])
@@ -201,7 +201,7 @@ def read_rows(store: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_jsonl(store: Path, output: Path) -> int:
-    """A line a response, beside it and then renamed; how many."""
+    """Write one line a response, to a temporary file that is renamed. Returns how many."""
     part = output.with_name(f".{output.name}.part")
     count = 0
     with part.open("w", encoding="utf-8") as file:
@@ -219,7 +219,7 @@ def failures(store: Path) -> list[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def said_in_our_words(path: Path) -> Iterator[None]:
+def store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
@@ -265,7 +265,7 @@ def _connect(path: Path, *, new: bool = False) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """By a file beside it: SQLite's own locks on the store are lost when another descriptor of it is closed."""
+    """Locks a file next to the store: SQLite's own locks are lost when another descriptor of it is closed."""
     lock = path.with_name(f".{path.name}.lock")
     with _take(lock, path):
         try:
@@ -285,7 +285,7 @@ def _take(lock: Path, path: Path) -> IO[bytes]:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 return file
-        file.close()  # whoever held it removed it just now
+        file.close()  # its holder removed it just now
 
 
 def _now() -> str:

@@ -16,21 +16,21 @@ _RUN, _SECONDS, _STATE = "run.json", "seconds", "trainer_state.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """``of``: what a run that goes on must have in common with it, by name."""
+    """A training. ``of``: what a resumed run must have in common with it, by name."""
 
     of: Mapping[str, str]
     steps: int
 
 
 class WorkFolder:
-    """``.<output>.distill``. It is there as long as a training is under way or was cut off."""
+    """``.<output>.distill``. It exists while a training runs, and after one was interrupted."""
 
     def __init__(self, output: Path) -> None:
         output = output.absolute()
         self.path = output.parent / f".{output.name}.distill"
 
     def begin(self, *, resume: bool) -> Run | None:
-        """What is gone on with; None: nothing. Raises UsageError, OutputError."""
+        """The training to resume, or None. Raises UsageError, OutputError."""
         run = self._read()
         if run is None:
             if resume:
@@ -53,7 +53,7 @@ class WorkFolder:
         part.replace(self.path / _RUN)
 
     def last_checkpoint(self) -> Path | None:
-        """The newest one that was written to its end: its state is what is written last."""
+        """The newest complete checkpoint: its state is the last file written."""
         found = [path for path in self.path.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
         for path in sorted(found, key=lambda path: -int(path.name.partition("-")[2])):
             try:
@@ -65,7 +65,7 @@ class WorkFolder:
 
     @property
     def seconds(self) -> float:
-        """That were spent on what the checkpoints hold."""
+        """Time spent on the steps that the checkpoints hold."""
         try:
             return float((self.path / _SECONDS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -86,7 +86,7 @@ class WorkFolder:
 
 
 def require_same(was: Run, now: Mapping[str, str], steps: int | None) -> None:
-    """Raises UsageError that names what changed since the run was cut off."""
+    """Raises UsageError that names what changed since the run was interrupted."""
     changed = [name for name, value in now.items() if was.of.get(name) != value]
     if steps is not None and steps != was.steps:
         changed.append(f"number of steps ({was.steps}, now {steps})")

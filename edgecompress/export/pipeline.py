@@ -17,7 +17,7 @@ from edgecompress.backends.gpu_plan import check_engine, cuda_precision, resolve
 from edgecompress.errors import OutputError, RecipeError
 from edgecompress.export.bundle import check_output, write_bundle
 from edgecompress.formats.recipe import resolve_precision, validate_recipe
-from edgecompress.lineage.collect import Checkpoint, Collected, collect
+from edgecompress.lineage.collect import Checkpoint, LineageFiles, collect
 from edgecompress.lineage.policy import check
 from edgecompress.runtime.memory import check_available
 from edgecompress.targets import computable, find_target, matches_host, require_backend, require_precision
@@ -58,7 +58,7 @@ class Plan:
 
     recipe: Recipe  # resolved: nothing in it is None that the checkpoint or the target decides
     student: Student
-    origin: Collected  # where the student comes from
+    origin: LineageFiles  # where the student comes from
     warning: str | None  # of the provenance policy, in one line
     target: Target
     backend: str

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgecompress.lineage.card import Card, read_card
-from edgecompress.lineage.distilled import Distilled, read_distilled, terms_of
+from edgecompress.lineage.distilled import DistillationLineage, read_distillation, terms_of
 from edgecompress.lineage.notices import find_notices
 from edgecompress.lineage.policy import objection
 from edgecompress.types.distill import RECORD, TeacherRecord
@@ -44,19 +44,19 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """Without the folders above it, which are nobody's business."""
+        """Without the folders above it, which are private."""
         return self.source if self.revision is not None else Path(self.source).resolve().name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collected:
-    """``notices``: file of the bundle -> what is copied there."""
+class LineageFiles:
+    """A checkpoint's lineage, and its ``notices``: file of the bundle -> the file to copy there."""
 
     lineage: Lineage
     notices: Mapping[str, Path]
 
 
-def collect(checkpoint: Checkpoint, recipe: ProvenanceRecipe) -> Collected:
+def collect(checkpoint: Checkpoint, recipe: ProvenanceRecipe) -> LineageFiles:
     """Read what lies in the folder and in those that it names; the network is never asked.
 
     Raises RecipeError if a notice file that the recipe declares is not there.
@@ -75,9 +75,9 @@ def collect(checkpoint: Checkpoint, recipe: ProvenanceRecipe) -> Collected:
         files=dict(checkpoint.files),
         policy=recipe.policy,
     )
-    found = _Found(first=checkpoint.path)
+    found = _AncestryReader(first=checkpoint.path)
     if recipe.policy != OFF:
-        distilled, problem = read_distilled(checkpoint.path, checkpoint.files)
+        distilled, problem = read_distillation(checkpoint.path, checkpoint.files)
         found.remark(f"the card of {name} is not read: {card.problem}" if card.problem else None)
         found.remark(problem)
         found.follow(checkpoint.path, card, distilled, name, None, 0)
@@ -96,17 +96,17 @@ def collect(checkpoint: Checkpoint, recipe: ProvenanceRecipe) -> Collected:
     )
     if recipe.accept is not None and objection(lineage) is not None:
         lineage = replace(lineage, accepted=Statement(value=recipe.accept, said_by=DECLARED, where=RECIPE))
-    return Collected(lineage=lineage, notices={path: notice.path for path, notice in notices.items()})
+    return LineageFiles(lineage=lineage, notices={path: notice.path for path, notice in notices.items()})
 
 
 @dataclass
-class _Found:
-    """Filled while generation after generation is read."""
+class _AncestryReader:
+    """Collects what each generation of a checkpoint's ancestors says."""
 
     first: Path  # the checkpoint's folder
     ancestors: list[Ancestor] = field(default_factory=list)
     terms: list[Terms] = field(default_factory=list)
-    folders: dict[str, Path] = field(default_factory=dict)  # ancestor -> where it lies, if it does
+    folders: dict[str, Path] = field(default_factory=dict)  # ancestor -> its folder, if it exists
     remarks: list[str] = field(default_factory=list)
 
     def remark(self, text: str | None) -> None:
@@ -114,9 +114,9 @@ class _Found:
             self.remarks.append(text)
 
     def follow(
-        self, folder: Path, card: Card, distilled: Distilled | None, name: str, place: int | None, depth: int
+        self, folder: Path, card: Card, distilled: DistillationLineage | None, name: str, place: int | None, depth: int
     ) -> None:
-        """What the checkpoint in ``folder`` was made of, and what that was made of."""
+        """Read the ancestors of the checkpoint in ``folder``, and their ancestors."""
         if depth >= _DEEPEST:
             self.remark(f"the chain of base models is longer than {_DEEPEST}, and is left there")
             return
@@ -140,7 +140,13 @@ class _Found:
                 self._step(folder, base, relation, place, depth)
 
     def _start(
-        self, folder: Path, distilled: Distilled, start: TeacherRecord, said_by: str, of: int | None, depth: int
+        self,
+        folder: Path,
+        distilled: DistillationLineage,
+        start: TeacherRecord,
+        said_by: str,
+        of: int | None,
+        depth: int,
     ) -> None:
         """What a student began as: with its own ancestors where its folder still lies, else what the record says."""
         if distilled.start is not None and _where(folder, distilled.start) is not None:
@@ -193,8 +199,8 @@ class _Found:
             )
         )
         self.remark(f"the card of {name} is not read: {card.problem}" if card.problem else None)
-        # Its weights are not hashed for the sake of a descendant, so its record is taken as declared.
-        distilled, problem = read_distilled(there, None)
+        # The weights of an ancestor are not hashed, so its record counts as declared.
+        distilled, problem = read_distillation(there, None)
         self.remark(problem)
         self.follow(there, card, distilled, name, len(self.ancestors) - 1, depth + 1)
 

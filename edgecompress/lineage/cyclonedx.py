@@ -52,7 +52,7 @@ def bundle_bom(
         "properties": [
             _property("precision", manifest.precision),
             _property("target", manifest.target.name),
-            *_said("proposed_name", lineage.proposed_name),
+            *_statement_properties("proposed_name", lineage.proposed_name),
             *(_property("licence_file", f"{path} ({origin})") for path, origin in sorted(lineage.licences.items())),
         ],
     }
@@ -104,7 +104,7 @@ def _student(lineage: Lineage) -> dict[str, Any]:
         "status": lineage.status,
         "accepted": lineage.accepted,
     }
-    properties = [entry for name, statement in statements.items() for entry in _said(name, statement)]
+    properties = [entry for name, statement in statements.items() for entry in _statement_properties(name, statement)]
     teaching = lineage.distillation
     if teaching is not None:
         who = "verified" if teaching.verified else "declared"
@@ -155,10 +155,10 @@ def _ancestors(ancestors: tuple[Ancestor, ...], of: int | None) -> list[dict[str
                 ),
                 **({"pedigree": {"ancestors": own}} if own else {}),
                 "properties": [
-                    *_said("relation", ancestor.relation),
-                    *_said("licence", ancestor.licence),
-                    *_said("datasets", ancestor.datasets),
-                    *_said("endpoint", ancestor.endpoint),
+                    *_statement_properties("relation", ancestor.relation),
+                    *_statement_properties("licence", ancestor.licence),
+                    *_statement_properties("datasets", ancestor.datasets),
+                    *_statement_properties("endpoint", ancestor.endpoint),
                 ],
             }
         )
@@ -232,7 +232,7 @@ def _hashes(sha256: str | None) -> dict[str, Any]:
     return {"hashes": [{"alg": "SHA-256", "content": sha256}]} if sha256 else {}
 
 
-def _said(name: str, statement: Statement) -> list[dict[str, str]]:
+def _statement_properties(name: str, statement: Statement) -> list[dict[str, str]]:
     said = [_property(name, statement.value or "unknown"), _property(f"{name}:said_by", statement.said_by)]
     return said + ([_property(f"{name}:where", statement.where)] if statement.where else [])
 

@@ -18,7 +18,7 @@ _RECIPE = "distill.toml"  # beside the record: what it was made by, with every c
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distilled:
+class DistillationLineage:
     """``start``: the checkpoint whose weights the student began with, if the recipe beside the record names one."""
 
     record: Distillation
@@ -26,7 +26,7 @@ class Distilled:
     start: str | None
 
 
-def read_distilled(folder: Path, files: Mapping[str, str] | None) -> tuple[Distilled | None, str | None]:
+def read_distillation(folder: Path, files: Mapping[str, str] | None) -> tuple[DistillationLineage | None, str | None]:
     """The record of ``folder`` and what is wrong with it. ``files`` (name -> sha256): None where they were not hashed.
 
     It is verified only if every weight that it names is there with that hash, and no other weights are.
@@ -50,7 +50,7 @@ def read_distilled(folder: Path, files: Mapping[str, str] | None) -> tuple[Disti
         recipe_sha256=record.recipe_sha256,
         tool_version=record.tool_version,
     )
-    return Distilled(record=record, teaching=teaching, start=_start(folder, record)), problem
+    return DistillationLineage(record=record, teaching=teaching, start=_start(folder, record)), problem
 
 
 def _mismatch(record: Distillation, files: Mapping[str, str]) -> str | None:

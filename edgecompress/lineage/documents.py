@@ -1,4 +1,4 @@
-"""The files of a bundle that say what it is in the formats of others; made last, of the other files' hashes."""
+"""The files of a bundle that describe it in standard formats. They are written last, from the other files' hashes."""
 
 from __future__ import annotations
 
@@ -27,23 +27,26 @@ def documents(
 ) -> Callable[[Records], Mapping[str, str]]:
     """What an export writes last: the bill of materials, and the statement of how the bundle was built."""
 
-    def written(records: Records) -> Mapping[str, str]:
+    def write(records: Records) -> Mapping[str, str]:
         sbom = codec.dumps(bundle_bom(manifest, lineage, report, records))
         subjects = {**records, SBOM: _record(sbom)}
         return {SBOM: sbom, STATEMENT: codec.dumps(build_statement(manifest, lineage, recipe, subjects))}
 
-    return written
+    return write
 
 
-def engine_documents(folder: Path, manifest: Manifest, made: Collection[str]) -> Callable[[Records], Mapping[str, str]]:
-    """What is written last when an engine is put into the bundle in ``folder``: a statement of its own.
+def engine_documents(
+    folder: Path, manifest: Manifest, engine_files: Collection[str]
+) -> Callable[[Records], Mapping[str, str]]:
+    """What is written last when an engine is added to the bundle in ``folder``: a statement about the engine.
 
-    The export's documents stay as they are, unless they speak of a file that is now another: of it they speak no more.
+    ``engine_files``: their names. The export's documents stay as they are, except that entries for a file that
+    the engine replaces are removed.
     """
 
-    def written(records: Records) -> Mapping[str, str]:
+    def write(records: Records) -> Mapping[str, str]:
         files: dict[str, str] = {}
-        gone = set(made) & set(manifest.files)
+        gone = set(engine_files) & set(manifest.files)
         if gone and SBOM in manifest.files:
             bom = json.loads((folder / SBOM).read_bytes())
             bom["components"] = [part for part in bom["components"] if part["name"] not in gone]
@@ -56,12 +59,12 @@ def engine_documents(folder: Path, manifest: Manifest, made: Collection[str]) ->
             statement["subject"] = sorted(kept, key=lambda entry: str(entry["name"]))
             files[STATEMENT] = codec.dumps(statement)
         for variant in manifest.variants:
-            if variant.engine is not None and variant.engine.path in made:
-                new = {name: records[name] for name in made}
+            if variant.engine is not None and variant.engine.path in engine_files:
+                new = {name: records[name] for name in engine_files}
                 files[ENGINE_STATEMENT] = codec.dumps(engine_statement(variant, variant.engine, new, records))
         return files
 
-    return written
+    return write
 
 
 def _record(content: str) -> FileRecord:

@@ -14,9 +14,9 @@ from edgecompress.lineage.policy import check
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.provenance import Lineage
 
-_KEPT = ".gitattributes"  # the hub's own
+_HUB_FILE = ".gitattributes"  # the hub's own
 _LOGIN = "`hf auth login`, or HF_TOKEN, gives one that may write there."
-_REFUSED = (401, 403)
+_DENIED_STATUSES = (401, 403)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def push(parcel: Parcel, *, private: bool) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi()
-    with _told(parcel.repository):
+    with _hub_errors(parcel.repository):
         api.whoami()
         api.create_repo(parcel.repository, private=private or None, exist_ok=True)
         if private and not api.model_info(parcel.repository).private:
@@ -72,7 +72,7 @@ def push(parcel: Parcel, *, private: bool) -> str:
                 f"{parcel.repository} is there already, and it is public",
                 hint="Make it private on the hub, or give another name.",
             )
-        there = set(api.list_repo_files(parcel.repository)) - {_KEPT}
+        there = set(api.list_repo_files(parcel.repository)) - {_HUB_FILE}
         old = sorted(there - set(parcel.files))
         if old and MANIFEST not in there:
             raise OutputError(
@@ -91,8 +91,8 @@ def push(parcel: Parcel, *, private: bool) -> str:
 
 
 @contextmanager
-def _told(repository: str) -> Iterator[None]:
-    """Every way in which the hub can fail, as one message."""
+def _hub_errors(repository: str) -> Iterator[None]:
+    """Turns every failure of the hub into a HubError with one message."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
@@ -107,7 +107,7 @@ def _told(repository: str) -> Iterator[None]:
         raise HubError("HF_HUB_OFFLINE is set, so the hub is not asked", hint="Unset it to push.") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        if status in _REFUSED:
+        if status in _DENIED_STATUSES:
             raise HubError(f"the hub does not let this token write to {repository} ({status})", hint=_LOGIN) from error
         raise HubError(f"the hub answers {status}: {_line(error)}", hint=again) from error
     except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:

@@ -1,7 +1,7 @@
-"""Signatures of bundles as OpenSSF's model-signing makes them, with an elliptic-curve key of the user's own; offline.
+"""Signatures of bundles in the format of OpenSSF's model-signing, with the user's own elliptic-curve key; offline.
 
-Every file is hashed for itself with sha256, several at once: the digests in the signature are those in the manifest,
-and anyone can hold them against each other. Shards and BLAKE3 were measured too (ADR 24).
+Every file has its own sha256, several are hashed at once: the digests in the signature are those in the manifest, so
+anyone can compare them. Shards and BLAKE3 were measured too (ADR 24).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Signed:
+class SignatureInfo:
     path: Path  # of the signature
     files: int
     key: str  # sha256 of the public key, as the signature names it
@@ -36,7 +36,7 @@ def signature_of(folder: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def sign(folder: Path, key: Path, *, force: bool = False, password: str | None = None) -> Signed:
+def sign(folder: Path, key: Path, *, force: bool = False, password: str | None = None) -> SignatureInfo:
     """Sign the bundle in ``folder``, whose hashes the caller has checked. Raises OutputError, UsageError."""
     path = folder / SIGNATURE
     if path.exists() and not force:
@@ -53,10 +53,10 @@ def sign(folder: Path, key: Path, *, force: bool = False, password: str | None =
         raise OutputError(f"cannot write {path}: {reason}", hint="Nothing was left behind.") from error
     finally:
         part.unlink(missing_ok=True)
-    return _told(path)
+    return _read_signature(path)
 
 
-def verify(folder: Path, key: Path) -> Signed:
+def verify(folder: Path, key: Path) -> SignatureInfo:
     """Hold every file of ``folder`` against its signature, made by the private half of ``key``.
 
     Raises UsageError if ``key`` is no public key, and BundleError for anything that is not as it was signed.
@@ -68,7 +68,7 @@ def verify(folder: Path, key: Path) -> Signed:
             f"{folder} is not signed: there is no {SIGNATURE} in it and no {folder.resolve().name}.sig beside it",
             hint="`edgecompress sign` signs it, if it is yours to sign.",
         )
-    told = _told(path)
+    told = _read_signature(path)
     digest = _key_digest(key)
     if told.key != digest:
         raise BundleError(
@@ -79,7 +79,7 @@ def verify(folder: Path, key: Path) -> Signed:
     try:
         config.use_elliptic_key_verifier(public_key=key).verify(folder, path)
     except Exception as error:  # the library raises whatever its parsers and ciphers raise
-        raise _altered(folder, path, error) from error
+        raise _difference(folder, path, error) from error
     return told
 
 
@@ -89,11 +89,11 @@ def _hashing() -> Any:
     return hashing.set_ignored_paths(paths=UNSIGNED, ignore_git_paths=False)
 
 
-def _altered(folder: Path, path: Path, error: Exception) -> BundleError:
+def _difference(folder: Path, path: Path, error: Exception) -> BundleError:
     """The difference in words: by name, the first of each kind."""
     again = "Copy the bundle again from where it was signed; do not trust this one."
     try:
-        here, signed = _here(folder), _resources(path)
+        here, signed = _file_digests(folder), _resources(path)
     except ValueError as odd:  # a link, or what is neither a file nor a folder
         return BundleError(f"{folder.name} is not what was signed: {_first_line(odd)}", hint=again)
     reasons = [
@@ -107,7 +107,7 @@ def _altered(folder: Path, path: Path, error: Exception) -> BundleError:
     return BundleError(f"{folder.name} is not what was signed: {reasons[0]} after it was{more}", hint=again)
 
 
-def _here(folder: Path) -> Mapping[str, str]:
+def _file_digests(folder: Path) -> Mapping[str, str]:
     found = _hashing().hash(folder)
     return {item.identifier: item.digest.digest_hex for item in found.resource_descriptors()}
 
@@ -116,8 +116,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["it was not made by that key over what it says"])[0][:200]
 
 
-def _told(path: Path) -> Signed:
-    """What a signature says of itself; nothing of it is believed until it is verified. Raises BundleError."""
+def _read_signature(path: Path) -> SignatureInfo:
+    """What a signature claims; not to be trusted before it is verified. Raises BundleError."""
     said = _payload(path)
     try:
         key = str(json.loads(path.read_bytes())["verificationMaterial"]["publicKey"]["hint"])
@@ -130,7 +130,7 @@ def _told(path: Path) -> Signed:
             f"the signature {path.name} leaves out '{more[0]}'",
             hint="A signature of `edgecompress sign` is over every file but measurements.json.",
         )
-    return Signed(path=path, files=len(_resources(path)), key=key)
+    return SignatureInfo(path=path, files=len(_resources(path)), key=key)
 
 
 def _resources(path: Path) -> Mapping[str, str]:

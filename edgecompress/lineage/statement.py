@@ -1,8 +1,7 @@
 """How a bundle was built: an in-toto Statement v1 with SLSA's provenance v1 as its predicate.
 
-SLSA has fields for times and for the id of a run. They are left out: they would make the bytes of every build others
-(ADR 3).
-It is not signed: the bundle's signature is over it, as over every file.
+SLSA has fields for times and for the id of a run. They are left out, because every build would then have other bytes
+(ADR 3). The statement itself is not signed: the bundle's signature covers it, as it covers every file.
 """
 
 from __future__ import annotations
@@ -41,18 +40,18 @@ def build_statement(
 
 
 def engine_statement(
-    variant: Variant, engine: EngineRecord, made: Mapping[str, FileRecord], records: Mapping[str, FileRecord]
+    variant: Variant, engine: EngineRecord, built: Mapping[str, FileRecord], records: Mapping[str, FileRecord]
 ) -> dict[str, Any]:
-    """``made``: what the build of an engine wrote, of the graph that lies among ``records``."""
+    """``built``: the files that the build of an engine wrote from the graph, which is among ``records``."""
     parameters = {"build": to_jsonable(variant.build), "engine": to_jsonable(engine)}
     graph = {
         name: record.sha256
         for name, record in records.items()
-        if name not in made and name in (variant.path, variant.data)
+        if name not in built and name in (variant.path, variant.data)
     }
     versions = {"edgecompress": __version__, engine.builder: engine.version}
     return _statement(
-        ENGINE_BUILD_TYPE, made, parameters, [_resource(*item) for item in sorted(graph.items())], versions
+        ENGINE_BUILD_TYPE, built, parameters, [_resource(*item) for item in sorted(graph.items())], versions
     )
 
 

@@ -6,12 +6,14 @@ import hashlib
 import os
 import platform
 import time
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
 
+from edgecompress.backends import backends
 from edgecompress.formats.cpu import host_arch, host_cores, host_cpu_name, host_features, host_memory_bytes
+from edgecompress.formats.packages import DEVELOPMENT_EXTRAS, DISTRIBUTION, installed_version, requirements
 from edgecompress.targets import detect_gpus
 from edgecompress.types.profile import Host, Noise
 
@@ -19,17 +21,13 @@ _CPUS = Path("/sys/devices/system/cpu")
 _GROUP = Path("/sys/fs/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
 _POWER_MODE = Path("/etc/nvpmodel.conf"), Path("/var/lib/nvpmodel/status")
-_PACKAGES = (
-    "edgecompress", "numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "tensorrt", "tensorrt-rtx", "openvino",
-    "torch", "transformers",
-)  # fmt: skip
 _LOOP = bytes(1 << 16)  # hashed: one core's work, and nothing of memory or Python in it
 _LOOPS = 40
 _NOISY_SPREAD, _NOISY_DRIFT = 0.10, 1.10
 
 
 def describe_host() -> Host:
-    """This machine now. What it does not say is None."""
+    """This machine now. A fact that the system does not tell is None."""
     return Host(
         cpu=host_cpu_name(),
         arch=host_arch(),
@@ -46,15 +44,15 @@ def describe_host() -> Host:
         virtual_machine="hypervisor" in (_text(_CPUINFO) or ""),
         power_mode=_power_mode(),
         gpus=tuple(gpu.name for gpu in detect_gpus()),
-        versions={name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        versions=_versions(),
     )
 
 
 class Calibration:
-    """A loop of known work; :meth:`take` before, between and after what is measured."""
+    """A loop of known work; :meth:`take` times it before, between and after what is measured."""
 
     def __init__(self) -> None:
-        self._taken: list[list[float]] = []
+        self._seconds: list[list[float]] = []
 
     def take(self) -> None:
         hashlib.sha256(_LOOP).digest()
@@ -63,11 +61,11 @@ class Calibration:
             started = time.perf_counter()
             hashlib.sha256(_LOOP).digest()
             seconds.append(time.perf_counter() - started)
-        self._taken.append(seconds)
+        self._seconds.append(seconds)
 
     def noise(self) -> Noise:
-        every = np.array(self._taken).ravel()
-        medians = np.array([np.median(seconds) for seconds in self._taken])
+        every = np.array(self._seconds).ravel()
+        medians = np.array([np.median(seconds) for seconds in self._seconds])
         low, middle, high = np.percentile(every, (10, 50, 90))
         spread, apart = float((high - low) / middle), float(medians.max() / medians.min())
         return Noise(
@@ -121,8 +119,12 @@ def _power_mode() -> str | None:
     return _text(status) if conf.exists() else None
 
 
-def _version(package: str) -> str | None:
+def _versions() -> dict[str, str]:
+    """Of ourselves, of what we require and of what the backends run on: whatever of these is installed."""
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+        required = [each.name for each in requirements() if each.extra not in DEVELOPMENT_EXTRAS]
+    except PackageNotFoundError:  # runs from its source
+        required = []
+    run_on = [name for each in backends().values() if each.plug_in.has("host") for name in each.host.PACKAGES]
+    names = dict.fromkeys([DISTRIBUTION, *required, *run_on])
+    return {name: version for name in names if (version := installed_version(name)) is not None}

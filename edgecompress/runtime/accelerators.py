@@ -1,7 +1,7 @@
-"""NVIDIA's libraries on this machine, and which backends they are enough for. Nothing is imported or started for it.
+"""NVIDIA's libraries on this machine, and what a backend finds of what it needs. Nothing is imported or started for it.
 
-A library is looked for where the loader finds it and where its own package puts it. Versions are asked of the library,
-not of a package manager: what is loaded is what counts.
+A library is searched for where the loader finds it and where its own package puts it. The version is asked of the
+library, not of a package manager: what is loaded is what counts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ctypes
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,18 @@ _FOLDERS = ("nvidia/*/lib", "tensorrt_libs", "tensorrt_rtx_libs")  # below site-
 
 @dataclass(frozen=True, kw_only=True)
 class Library:
-    """``files``: of its versions, the latest first; ``asks``: the function that tells its version, and how."""
+    """A library by the names of its files."""
 
     title: str
-    files: tuple[str, ...]
-    asks: str
-    read: Callable[[Any], int]
+    files: tuple[str, ...]  # one a version, the latest first
+    version_function: str
+    read: Callable[[Any], int]  # calls that function
     spell: Callable[[int], str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What is here of a library: ``version`` is empty where it is not, and ``remark`` says what is missing then."""
+class LibraryState:
+    """A library on this machine: where it is missing, ``version`` is empty and ``remark`` names the missing files."""
 
     title: str
     version: str
@@ -39,26 +39,26 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backend:
-    """``builds``, ``runs``: whether this version does it and finds here what that takes; ``lacks``: what is missing.
+class BackendState:
+    """Whether a backend builds and runs on this machine. What it lacks is named.
 
-    A GPU itself is not looked for: that the driver has one is seen when a bundle is loaded.
+    A GPU itself is not searched for: whether the driver has one shows when a bundle is loaded.
     """
 
     name: str
     builds: bool
     runs: bool
-    lacks: tuple[str, ...] = field(default=())
+    lacks: tuple[str, ...] = ()
     remark: str = ""
 
 
-def _out(function: Any) -> int:
-    """What a function writes through its only argument."""
+def _by_pointer(function: Any) -> int:
+    """The value that a function writes through its only argument."""
     value = ctypes.c_int()
     return value.value if function(ctypes.byref(value)) == 0 else 0
 
 
-def _returned(function: Any) -> int:
+def _by_return(function: Any) -> int:
     function.restype = ctypes.c_size_t
     return int(function())
 
@@ -75,22 +75,28 @@ def _decimals(version: int) -> str:
 
 LIBRARIES = {
     "driver": Library(
-        title="CUDA driver", files=("libcuda.so.1",), asks="cuDriverGetVersion", read=_out, spell=_thousands
+        title="CUDA driver",
+        files=("libcuda.so.1",),
+        version_function="cuDriverGetVersion",
+        read=_by_pointer,
+        spell=_thousands,
     ),
     "cudart": Library(
         title="CUDA runtime",
         files=("libcudart.so.13", "libcudart.so.12"),
-        asks="cudaRuntimeGetVersion",
-        read=_out,
+        version_function="cudaRuntimeGetVersion",
+        read=_by_pointer,
         spell=_thousands,
     ),
-    "cudnn": Library(title="cuDNN", files=("libcudnn.so.9",), asks="cudnnGetVersion", read=_returned, spell=_decimals),
+    "cudnn": Library(
+        title="cuDNN", files=("libcudnn.so.9",), version_function="cudnnGetVersion", read=_by_return, spell=_decimals
+    ),
     **{
         f"tensorrt{major}": Library(
             title=f"TensorRT {major}",
             files=(f"libnvinfer.so.{major}",),
-            asks="getInferLibVersion",
-            read=_returned,
+            version_function="getInferLibVersion",
+            read=_by_return,
             spell=_decimals,
         )
         for major in (10, 11)
@@ -98,75 +104,38 @@ LIBRARIES = {
 }
 
 
-def find_libraries(load: Loader = ctypes.CDLL, places: Sequence[str] | None = None) -> dict[str, Found]:
+def find_libraries(load: Loader = ctypes.CDLL, places: Sequence[str] | None = None) -> dict[str, LibraryState]:
     """Each of LIBRARIES, by its key. ``places``: folders with packages in them; None for Python's own."""
     roots = [Path(place) for place in (sys.path if places is None else places)]
     return {key: _find(library, load, roots) for key, library in LIBRARIES.items()}
 
 
-def _find(library: Library, load: Loader, roots: Sequence[Path]) -> Found:
+def _find(library: Library, load: Loader, roots: Sequence[Path]) -> LibraryState:
     for name in library.files:
         beside = [str(path) for root in roots for folder in _FOLDERS for path in sorted(root.glob(f"{folder}/{name}"))]
         for place in (name, *beside):
             try:
-                version = library.read(getattr(load(place), library.asks))
+                version = library.read(getattr(load(place), library.version_function))
             except (OSError, AttributeError):
                 continue
-            return Found(title=library.title, version=library.spell(version) if version else "of no known version")
-    return Found(title=library.title, version="", remark=f"no {' or '.join(library.files)}")
+            return LibraryState(
+                title=library.title, version=library.spell(version) if version else "of no known version"
+            )
+    return LibraryState(title=library.title, version="", remark=f"no {' or '.join(library.files)}")
 
 
-def _installed(module: str) -> bool:
+def missing_libraries(found: Mapping[str, LibraryState], *keys: str) -> list[str]:
+    """The files of each library of ``keys`` that is not on this machine."""
+    return [found[key].remark.removeprefix("no ") for key in keys if not found[key].version]
+
+
+def missing_package(package: str, module: str, has: Callable[[str], bool]) -> list[str]:
+    """``has``: whether a module is installed."""
+    return [] if has(module) else [f"the package {package}"]
+
+
+def has_module(name: str) -> bool:
     try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that it is in
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of the package that holds it
         return False
-
-
-def backends(
-    found: Mapping[str, Found],
-    providers: Sequence[str],
-    has: Callable[[str], bool] = _installed,
-) -> list[Backend]:
-    """What can be built and run here. ``providers``: of ONNX Runtime; ``has``: whether a package is installed."""
-
-    def missing(*keys: str) -> list[str]:
-        return [found[key].remark.removeprefix("no ") for key in keys if not found[key].version]
-
-    def provider(name: str) -> list[str]:
-        return [] if name in providers else [f"onnxruntime-gpu with {name}"]
-
-    def package(name: str, module: str) -> list[str]:
-        return [] if has(module) else [f"the package {name}"]
-
-    untried = "not yet run on a GPU"
-    bindings = package("cuda-bindings", "cuda.bindings")
-    cuda = [*missing("driver", "cudart", "cudnn"), *bindings, *provider("CUDAExecutionProvider")]
-    rtx = package("tensorrt-rtx", "tensorrt_rtx")
-    either = " or ".join(missing("tensorrt10", "tensorrt11"))
-    tensorrt = [*missing("driver"), *([either] if " or " in either else []), *package("tensorrt", "tensorrt")]
-    return [
-        Backend(name="onnxruntime, CPU", builds=True, runs="CPUExecutionProvider" in providers),
-        Backend(name="onnxruntime, CUDA", builds=True, runs=not cuda, lacks=tuple(cuda), remark=untried),
-        Backend(
-            name="onnxruntime, TensorRT",
-            builds=False,
-            runs=False,
-            lacks=tuple([*missing("driver", "tensorrt10"), *provider("TensorrtExecutionProvider")]),  # not with 11
-            remark="this version does not use it",
-        ),
-        Backend(
-            name="tensorrt",
-            builds=not tensorrt,
-            runs=not tensorrt and not bindings,
-            lacks=tuple([*tensorrt, *bindings]),
-            remark=f"engines are built on the device; {untried}",
-        ),
-        Backend(
-            name="tensorrt-rtx",
-            builds=not rtx,
-            runs=not rtx and not bindings and not missing("driver"),
-            lacks=tuple([*rtx, *bindings, *missing("driver")]),
-            remark=f"engines are built without a GPU; {untried}",
-        ),
-    ]

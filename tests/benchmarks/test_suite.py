@@ -14,9 +14,9 @@ import pytest
 from benchmarks import readme_tables, suite
 from benchmarks.history import history, series, write_page
 from benchmarks.peer_venvs import LISTS, PEERS, WITH_OURS, Venv, ready, requirements, steps
-from benchmarks.ratios import Checked, check, ratios, stored_for
+from benchmarks.ratios import Comparison, check, ratios, stored_for
 from benchmarks.result_lines import RESULTS, HostKind, parse, read
-from benchmarks.suites import BENCHES, INPUTS, Held
+from benchmarks.suites import BENCHES, INPUTS, RatioRule
 
 FOLDER = Path(suite.__file__).parent
 HOST = {"cpu": "A", "cpu_family_model": "25/17", "features": ["avx2"]}
@@ -33,7 +33,7 @@ def text(ratio: float, *, spread: float = 0.05, host: dict[str, Any] = HOST, nam
     return "".join(json.dumps(line) + "\n" for line in ({"kind": "header", "host": host}, row))
 
 
-def against(old: str, new: str, held: Held = ENCODER) -> Checked:
+def against(old: str, new: str, held: RatioRule = ENCODER) -> Comparison:
     return check(parse(old), parse(new), held)
 
 
@@ -63,9 +63,9 @@ def test_arguments_are_those_that_each_benchmark_takes() -> None:
 
 def test_the_readme_says_what_the_results_say() -> None:
     text = readme_tables.README.read_text(encoding="utf-8")
-    assert readme_tables.renewed(text) == (text, [])
+    assert readme_tables.updated_text(text) == (text, [])
     assert {name for name in readme_tables.TABLES if f"<!-- table {name} -->" in text} == {*readme_tables.TABLES}
-    assert readme_tables.renewed(text.replace("| 2.90 |", "| 2.95 |", 1))[1] == ["encoder-1"]
+    assert readme_tables.updated_text(text.replace("| 2.90 |", "| 2.95 |", 1))[1] == ["encoder-1"]
 
 
 def test_a_regression_is_seen_and_noise_is_not() -> None:
@@ -190,7 +190,9 @@ def test_a_peer_that_cannot_be_installed_is_left_out_and_named(
         asked.append([*words])
         Path(words[-1]).write_text(text(3.0))
 
-    suite.measured(BENCHES["decoder"], BENCHES["decoder"].parts, suite.Made(tmp_path, run), run, tmp_path / "out.jsonl")
+    suite.run_parts(
+        BENCHES["decoder"], BENCHES["decoder"].parts, suite.Inputs(tmp_path, run), run, tmp_path / "out.jsonl"
+    )
     assert "without a peer: the peer llama cannot be installed: no compiler" in capsys.readouterr().out
     assert "--python-llama" not in asked[0]
     assert asked[0][asked[0].index("--python-genai") + 1] == "genai"
@@ -236,7 +238,7 @@ def test_what_is_needed_is_made_once(tmp_path: Path) -> None:
         }[words[2]]  # fmt: skip
         (tmp_path / target).mkdir()
 
-    made = suite.Made(tmp_path, run)
+    made = suite.Inputs(tmp_path, run)
     for _ in range(2):
         words = made.words(BENCHES["generation"].parts[0].arguments)
     assert words == ["--bundle", str(tmp_path / "ours-128.bundle"), "--trained", str(tmp_path / "small.bundle")]

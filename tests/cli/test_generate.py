@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 
 from edgecompress.cli import main
-from edgecompress.kinds.decoder.runtime import Generator
-from edgecompress.runtime import load
-from tests.decoder_bundle import decoder_bundle, scripted_bundle, tokenizer
+from tests.decoder_bundle import scripted_bundle, thinking_bundle, tokenizer
 
 PROMPT = "why is the sky blue?"
 ANSWER = "<think>hm</think>It is 😀."
@@ -23,12 +21,7 @@ ANSWER = "<think>hm</think>It is 😀."
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Says ANSWER to PROMPT, reasoning included."""
-    folder = tmp_path_factory.mktemp("d")
-    with load(decoder_bundle(folder / "probe")) as probe:
-        assert isinstance(probe, Generator)
-        length = len(probe.token_ids([{"role": "user", "content": PROMPT}]))
-    new = tokenizer().encode(ANSWER, add_special_tokens=False).ids
-    return scripted_bundle(folder / "b", length, new, think_start="<think>", think_end="</think>")
+    return thinking_bundle(tmp_path_factory.mktemp("d"), PROMPT, ANSWER)
 
 
 def cli(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -18,7 +18,7 @@ import pytest
 from benchmarks.local_fleet import LocalFleet
 from edgecompress.cli import main
 from edgecompress.devices.fleet import Fleet, connect_fleet, labels_of
-from edgecompress.devices.jobs import Job, Plan, Wish
+from edgecompress.devices.jobs import Job, JobRequest, Plan
 from edgecompress.devices.store import open_store
 from edgecompress.errors import DeviceError
 from edgecompress.formats.codec import dumps, from_jsonable
@@ -88,7 +88,7 @@ def client(fleet: LocalFleet) -> Iterator[Any]:
 
 
 def jobs_of(bundle: Path, number: int, label: str) -> list[Job]:
-    return Plan([Wish(bundle=bundle, label=label, asked=QUICK, run=run) for run in range(number)]).jobs([])
+    return Plan([JobRequest(bundle=bundle, label=label, asked=QUICK, run=run) for run in range(number)]).jobs([])
 
 
 def run(client: Any, jobs: list[Job], path: Path | None = None, **options: Any) -> FleetResult:
@@ -157,7 +157,7 @@ def test_a_worker_that_lacks_the_files_says_so(fleet: LocalFleet, client: Any, m
         sent: Future[None] = Future()
         sent.set_result(None)
         (address,) = labels_of(client)["other"]
-        one._sending[address, job.cargo] = sent
+        one._sending[address, job.payload] = sent
         for there in fleet.cache("five").glob("edgecompress/device/bundles/*/model.onnx"):
             there.unlink()
         (row,) = one.run([job]).rows
@@ -171,7 +171,7 @@ def test_what_fails_there(client: Any, minilm_bundle: Path, monkeypatch: pytest.
     (row,) = run(client, jobs_of(minilm_bundle, 1, "other"), task=standin.raising).rows
     assert row.failure is not None
     assert (row.failure.type, row.failure.message) == ("DeviceError", "RuntimeError: a defect")
-    refused = Plan([Wish(bundle=minilm_bundle, label="other", asked=Asked(shapes="1x9999"))]).jobs([])
+    refused = Plan([JobRequest(bundle=minilm_bundle, label="other", asked=Asked(shapes="1x9999"))]).jobs([])
     (row,) = run(client, refused).rows
     assert row.failure is not None
     assert (row.failure.type, row.failure.exit_code) == ("UsageError", 2)

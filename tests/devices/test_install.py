@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from edgecompress import __version__
-from edgecompress.devices.install import Runtime, _failure, check_python, find_python, prepare, wanted, wheel_parcels
+from edgecompress.devices.install import (
+    Runtime,
+    _failure,
+    check_python,
+    find_python,
+    plan_environment,
+    prepare,
+    wheel_parcels,
+)
 from edgecompress.devices.ssh import Device, connect, parse_address
 from edgecompress.devices.wheel import NAME, build_wheel
 from edgecompress.errors import DeviceError, UsageError
@@ -101,13 +109,13 @@ def test_a_python_of_the_users_own(loopback: Loopback) -> None:
 
 
 def test_what_is_wanted_is_what_is_here() -> None:
-    found = wanted()
+    found = plan_environment()
     assert sorted(found.packages) == list(ROOTS)
-    exact, below, whole = found.tries
+    exact, below, whole = found.attempts
     here = importlib.metadata.version("onnxruntime")
     assert f"onnxruntime=={here}" in exact
-    assert f"onnxruntime<2,>=1.24,<={here}" in below
-    assert "onnxruntime<2,>=1.24" in whole
+    assert f"onnxruntime>=1.24,<2,<={here}" in below
+    assert "onnxruntime>=1.24,<2" in whole
     assert any(text.startswith("protobuf==") for text in found.constraints), "what they need is pinned too"
     assert not any(text.startswith(("torch==", "pytest==")) for text in found.constraints)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgecompress.cli import main
-from edgecompress.devices.jobs import Plan, read_wishes
+from edgecompress.devices.jobs import Plan, read_job_requests
 from edgecompress.devices.store import open_store
 from edgecompress.errors import OutputError, UsageError
 from edgecompress.formats.codec import to_jsonable
@@ -33,21 +33,21 @@ def test_a_line_says_what_differs(minilm_bundle: Path, tmp_path: Path) -> None:
         '{"target": "b", "shapes": "8x8", "threads": [1, 2], "scenarios": ["offline"]}',
         '{"shapes": "2x8"}',
     )
-    wishes = read_wishes(path, minilm_bundle, BASE)
-    assert [wish.asked for wish in wishes] == [
+    requests = read_job_requests(path, minilm_bundle, BASE)
+    assert [request.asked for request in requests] == [
         BASE,
         Asked(shapes="1x16", threads=(4,), duration_s=1, cold=False),
         Asked(shapes="8x8", threads=(1, 2), scenarios=("offline",)),
         Asked(shapes="2x8", threads=(2,)),
     ]
-    plan = Plan(wishes)
+    plan = Plan(requests)
     assert plan.labels([]) == ["a", "b"]
     assert plan.labels(["c"]) == ["a", "b", "c"]
     jobs = plan.jobs(["a", "c", "c"])
     assert [job.label for job in jobs] == ["a", "a", "b", "a", "c"]
     assert len({job.id for job in jobs}) == 5
-    assert [job.id for job in Plan(wishes).jobs(["a", "c"])] == [job.id for job in jobs], "they are what they ask"
-    assert len({job.cargo for job in jobs}) == 1
+    assert [job.id for job in Plan(requests).jobs(["a", "c"])] == [job.id for job in jobs], "they are what they ask"
+    assert len({job.payload for job in jobs}) == 1
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_line_says_what_differs(minilm_bundle: Path, tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_line(minilm_bundle: Path, tmp_path: Path, line: str, message: str) -> None:
     path = write(tmp_path / "jobs.jsonl", '{"target": "a"}', line)
     with pytest.raises(Exception, match=message) as caught:
-        Plan(read_wishes(path, minilm_bundle, BASE)).jobs([])
+        Plan(read_job_requests(path, minilm_bundle, BASE)).jobs([])
     assert getattr(caught.value, "exit_code", 0) in (2, 7)
     assert getattr(caught.value, "hint", "")
 
@@ -80,9 +80,9 @@ def test_files_of_jobs_that_are_none(minilm_bundle: Path, tmp_path: Path, capsys
     ]:
         (tmp_path / "jobs").write_bytes(content)
         with pytest.raises(UsageError, match=message):
-            read_wishes(tmp_path / "jobs", None, BASE)
+            read_job_requests(tmp_path / "jobs", None, BASE)
     with pytest.raises(UsageError, match="cannot be read"):
-        read_wishes(tmp_path / "nothing", None, BASE)
+        read_job_requests(tmp_path / "nothing", None, BASE)
     (tmp_path / "jobs").write_text('{"target": "a"\n')
     assert main(["profile", str(minilm_bundle), "--fleet", "tcp://127.0.0.1:9", "--jobs", str(tmp_path / "jobs")]) == 2
     assert "jobs, line 1, column " in capsys.readouterr().err, "before a scheduler is asked"

@@ -13,7 +13,7 @@ import pytest
 
 from edgecompress.devices import ssh
 from edgecompress.devices.push import Parcel, parcel, push
-from edgecompress.devices.ssh import LostError, agent_source, connect, parse_address
+from edgecompress.devices.ssh import ConnectionLostError, agent_source, connect, parse_address
 from edgecompress.errors import BundleError, DeviceError
 from tests.devices.conftest import Loopback
 
@@ -57,7 +57,7 @@ def test_what_is_there_is_not_sent_again(loopback: Loopback) -> None:
 def test_a_push_that_breaks_off_goes_on(loopback: Loopback, tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(LARGE)
     parcels = [parcel(b"small", "a/small"), parcel(tmp_path / "large", "a/large")]
-    with pytest.raises(LostError) as caught:
+    with pytest.raises(ConnectionLostError) as caught:
         send(parcels, at=48, loopback=loopback)
     assert "it goes on where it was" in caught.value.hint
     (part,) = parts(loopback)
@@ -70,7 +70,7 @@ def test_a_push_that_breaks_off_goes_on(loopback: Loopback, tmp_path: Path) -> N
 
 def test_a_part_that_was_altered_meanwhile_is_sent_whole(loopback: Loopback) -> None:
     file = parcel(LARGE, "a/large")
-    with pytest.raises(LostError):
+    with pytest.raises(ConnectionLostError):
         send([file], at=48, loopback=loopback)
     (part,) = parts(loopback)
     came = part.stat().st_size

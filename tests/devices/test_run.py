@@ -18,7 +18,7 @@ import pytest
 from edgecompress import errors
 from edgecompress.cli import main
 from edgecompress.devices.run import _pending, error_of, flags_of, read_outcome
-from edgecompress.devices.ssh import LostError
+from edgecompress.devices.ssh import ConnectionLostError
 from edgecompress.errors import BundleError, DeviceError, EdgeCompressError, HostError
 from edgecompress.formats.codec import from_jsonable
 from edgecompress.formats.manifest import read_manifest, write_manifest
@@ -254,7 +254,7 @@ def test_what_is_no_profile(code: int, stdout: str, stderr: str, message: str) -
 def test_a_job_keeps_its_name_only_while_it_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     names = []
-    for raised in (LostError("lost"), LostError("lost"), DeviceError("known"), None):
+    for raised in (ConnectionLostError("lost"), ConnectionLostError("lost"), DeviceError("known"), None):
         try:
             with _pending("device", ["profile"]) as name:
                 names.append(name)

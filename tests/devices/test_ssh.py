@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecompress.devices.ssh import LostError, connect, parse_address
+from edgecompress.devices.ssh import ConnectionLostError, connect, parse_address
 from edgecompress.errors import DeviceError, HostError, UsageError
 from tests.devices.conftest import Loopback, make_key
 
@@ -159,7 +159,7 @@ def test_a_connection_that_breaks_is_said(loopback: Loopback) -> None:
             asked = asyncio.create_task(device.ask("sleep 30"))
             await asyncio.sleep(0.3)
             assert loopback.cut() == 1
-            with pytest.raises(LostError, match="the connection to device was lost"):
+            with pytest.raises(ConnectionLostError, match="the connection to device was lost"):
                 await asked
 
     asyncio.run(there())

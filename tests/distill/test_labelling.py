@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 from edgecompress.cli import main
 from edgecompress.distill.budget import Limits
-from edgecompress.distill.labelling import Labelled, Patience, label
+from edgecompress.distill.labelling import LabellingResult, RetryPolicy, label
 from edgecompress.distill.prompts import Sampling
 from edgecompress.distill.responses import read_pairs
 from edgecompress.errors import EndpointError, OutputError, UsageError
@@ -31,7 +31,7 @@ from tests.serve.running import running, wait_until
 
 pytest.importorskip("openai")
 pytest.importorskip("fastapi")
-QUICK = Patience(tries=3, base_s=0.01, timeout_s=1.0)
+QUICK = RetryPolicy(tries=3, base_s=0.01, timeout_s=1.0)
 SHORT = Sampling(max_tokens=5)
 
 
@@ -40,7 +40,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def ask(folder: Path, teacher: TeacherServer, count: int, **options: Any) -> Labelled:
+def ask(folder: Path, teacher: TeacherServer, count: int, **options: Any) -> LabellingResult:
     prompts = write_prompts(folder / "prompts.jsonl", count)
     wishes = {"sampling": SHORT, "patience": QUICK} | options
     return label(prompts, teacher.url, folder / "store.sqlite", **wishes)
@@ -100,7 +100,7 @@ def test_an_endpoint_says_when_to_come_again(tmp_path: Path) -> None:
         return "ok" if len(times) > 4 else Response(status_code=429, headers={"Retry-After": "1"})
 
     with teaching(script) as teacher:  # tries=1: being told to wait is no failure
-        found = ask(tmp_path, teacher, 1, concurrency=1, patience=Patience(tries=1, base_s=0.01))
+        found = ask(tmp_path, teacher, 1, concurrency=1, patience=RetryPolicy(tries=1, base_s=0.01))
     assert found.answered == 1
     assert all(later - earlier >= 0.99 for earlier, later in itertools.pairwise(times))
 
@@ -157,7 +157,7 @@ def test_a_prompt_that_is_refused_is_recorded_and_tried_by_the_next_run(
 def test_prompts_that_fail_one_after_the_other_end_it(tmp_path: Path, trouble: Any) -> None:
     with teaching(lambda *_: trouble) as teacher:
         with pytest.raises(EndpointError, match="prompts failed at"):
-            ask(tmp_path, teacher, 100, patience=Patience(tries=2, base_s=0.01))
+            ask(tmp_path, teacher, 100, patience=RetryPolicy(tries=2, base_s=0.01))
         assert len(teacher.asked) < 30
 
 
@@ -173,7 +173,7 @@ def test_a_server_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
 
 def test_not_more_at_a_time_than_was_said(tmp_path: Path) -> None:
     with teaching(lambda *_: "wait") as teacher:
-        done: list[Labelled] = []
+        done: list[LabellingResult] = []
         thread = threading.Thread(target=lambda: done.append(ask(tmp_path, teacher, 20, concurrency=3)))
         thread.start()
         wait_until("three are there", lambda: teacher.flying == 3)

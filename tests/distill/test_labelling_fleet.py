@@ -15,7 +15,7 @@ from edgecompress.devices.fleet import connect_fleet
 from edgecompress.distill import fleet_labelling
 from edgecompress.distill.budget import Limits
 from edgecompress.distill.fleet_labelling import label_on_fleet
-from edgecompress.distill.labelling import Labelled, Patience
+from edgecompress.distill.labelling import LabellingResult, RetryPolicy
 from edgecompress.distill.prompts import Sampling
 from edgecompress.distill.responses import read_pairs
 from edgecompress.errors import DeviceError, EdgeCompressError, InterruptedRunError
@@ -26,7 +26,7 @@ pytest.importorskip("distributed")
 pytest.importorskip("openai")
 pytest.importorskip("fastapi")
 KEY = "sk-of-the-fleet-Zq7Secret0815"
-QUICK = Patience(tries=2, base_s=0.01, timeout_s=10.0)
+QUICK = RetryPolicy(tries=2, base_s=0.01, timeout_s=10.0)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
         yield made
 
 
-def ask(folder: Path, fleet: LocalFleet, teacher: TeacherServer, count: int, **options: Any) -> Labelled:
+def ask(folder: Path, fleet: LocalFleet, teacher: TeacherServer, count: int, **options: Any) -> LabellingResult:
     prompts = write_prompts(folder / "prompts.jsonl", count)
     wishes = {"sampling": Sampling(max_tokens=5), "patience": QUICK, "concurrency": 2, "share": 4} | options
     return label_on_fleet(prompts, teacher.url, folder / "store.sqlite", fleet.address, **wishes)
@@ -113,7 +113,7 @@ def test_the_share_of_a_lost_worker_goes_to_another(tmp_path: Path, monkeypatch:
             fleet.add_worker(name, "any")
         with connect_fleet(fleet.address) as client:
             client.wait_for_workers(2, timeout=60)
-        done: list[Labelled] = []
+        done: list[LabellingResult] = []
         thread = threading.Thread(target=lambda: done.append(ask(tmp_path, fleet, teacher, 12)))
         thread.start()
         wait_until("each has a share", lambda: teacher.flying == 4)

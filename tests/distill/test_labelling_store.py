@@ -15,7 +15,7 @@ import pytest
 from edgecompress.cli import main
 from edgecompress.distill.data import read_data
 from edgecompress.distill.endpoint import Endpoint, KeySource, Secret, parse_endpoint, read_secret
-from edgecompress.distill.labelling import Patience, label
+from edgecompress.distill.labelling import RetryPolicy, label
 from edgecompress.distill.prompts import Sampling
 from edgecompress.distill.responses import failures, open_store, read_pairs, read_rows, write_jsonl
 from edgecompress.errors import OutputError, UsageError
@@ -24,7 +24,7 @@ from tests.distill.teacher_server import teaching, texts_of, write_prompts
 pytest.importorskip("openai")
 pytest.importorskip("fastapi")
 KEY = "sk-proj-Zq7TheSecretOfTheTest0815Xw"
-QUICK = Patience(tries=2, base_s=0.01, timeout_s=1.0)
+QUICK = RetryPolicy(tries=2, base_s=0.01, timeout_s=1.0)
 HERE = Endpoint("http://localhost/v1", "m")
 
 

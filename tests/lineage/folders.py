@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from edgecompress.capture.checkpoint import hashes
 from edgecompress.export.bundle import write_bundle
 from edgecompress.formats.codec import dumps
-from edgecompress.lineage.collect import Checkpoint, Collected, collect
+from edgecompress.lineage.collect import Checkpoint, LineageFiles, collect
 from edgecompress.lineage.documents import documents
 from edgecompress.types.distill import DataRecord, Distillation, DistillRecipe, TeacherRecord
 from edgecompress.types.provenance import ProvenanceRecipe
@@ -37,7 +37,7 @@ def checkpoint(folder: Path, card: str | None = None, weights: bytes = b"weights
     return folder
 
 
-def collected(folder: Path, recipe: ProvenanceRecipe = NOTHING) -> Collected:
+def collected(folder: Path, recipe: ProvenanceRecipe = NOTHING) -> LineageFiles:
     return collect(Checkpoint(source=str(folder), path=folder, revision=None, files=hashes(folder)), recipe)
 
 

@@ -95,7 +95,7 @@ def test_offline_counts_texts() -> None:
 def test_noise_is_what_the_loop_says(monkeypatch: pytest.MonkeyPatch) -> None:
     def noise(*medians: float, wobble: float = 0.0) -> host.Noise:
         made = Calibration()
-        made._taken = [[m * (1 + wobble * (i % 5)) for i in range(40)] for m in medians]
+        made._seconds = [[m * (1 + wobble * (i % 5)) for i in range(40)] for m in medians]
         return made.noise()
 
     assert not noise(1e-4, 1.01e-4).noisy

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from edgecompress.runtime.accelerators import LIBRARIES, backends, find_libraries
+from edgecompress.backends import backends
+from edgecompress.runtime.accelerators import LIBRARIES, BackendState, find_libraries
 
 
 class Double:
@@ -74,10 +75,19 @@ def test_a_library_that_tells_nothing_has_no_version(library: Any) -> None:
     assert (found.version, found.remark) == (("of no known version", "") if told else ("", "no libcuda.so.1"))
 
 
+def states(here: dict[str, Any], providers: list[str], *, packages: bool) -> dict[str, BackendState]:
+    found = find_libraries(loader(here), [])
+    return {name: each.host.state(found, providers, lambda module: packages) for name, each in backends().items()}
+
+
+def test_a_state_has_the_name_of_its_backend() -> None:
+    assert all(name == state.name for name, state in states({}, [], packages=False).items())
+
+
 def test_what_is_missing_is_named() -> None:
-    usable = {b.name: b for b in backends(find_libraries(loader({}), []), ["CPUExecutionProvider"], lambda name: False)}
-    assert (usable["onnxruntime, CPU"].builds, usable["onnxruntime, CPU"].runs) == (True, True)
-    assert usable["onnxruntime, CUDA"].lacks == (
+    usable = states({}, ["CPUExecutionProvider"], packages=False)
+    assert (usable["onnxruntime-cpu"].builds, usable["onnxruntime-cpu"].runs) == (True, True)
+    assert usable["onnxruntime-cuda"].lacks == (
         "libcuda.so.1",
         "libcudart.so.13 or libcudart.so.12",
         "libcudnn.so.9",
@@ -91,20 +101,19 @@ def test_what_is_missing_is_named() -> None:
         "the package cuda-bindings",
     )
     assert usable["tensorrt-rtx"].lacks == ("the package tensorrt-rtx", "the package cuda-bindings", "libcuda.so.1")
-    assert {name for name, b in usable.items() if b.builds} == {"onnxruntime, CPU", "onnxruntime, CUDA"}
-    assert {name for name, b in usable.items() if b.runs} == {"onnxruntime, CPU"}
+    assert {name for name, state in usable.items() if state.builds} == {"onnxruntime-cpu", "onnxruntime-cuda"}
+    assert {name for name, state in usable.items() if state.runs} == {"onnxruntime-cpu"}
 
 
-def test_onnxruntime_takes_tensorrt_10_and_not_11() -> None:
+@pytest.mark.parametrize("version", [10, 11])
+def test_either_version_of_tensorrt_is_enough(version: int) -> None:
     here = {name: library for name, library in ALL.items() if "nvinfer" not in name}
-    here["libnvinfer.so.11"] = Double(110000)
-    providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-    usable = {b.name: b for b in backends(find_libraries(loader(here), []), providers, lambda name: True)}
-    assert usable["onnxruntime, TensorRT"].lacks == ("libnvinfer.so.10",)
+    here[f"libnvinfer.so.{version}"] = Double(version * 10000)
+    usable = states(here, ["CUDAExecutionProvider", "CPUExecutionProvider"], packages=True)
     assert usable["tensorrt"].lacks == ()
-    assert usable["onnxruntime, CUDA"].lacks == ()
+    assert usable["onnxruntime-cuda"].lacks == ()
     assert usable["tensorrt-rtx"].builds
-    assert {name for name, b in usable.items() if not b.runs} == {"onnxruntime, TensorRT"}, "not used by this version"
+    assert all(state.runs for state in usable.values())
 
 
 def test_every_library_is_looked_for() -> None:

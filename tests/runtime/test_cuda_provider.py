@@ -12,12 +12,14 @@ from onnx import TensorProto, helper
 from edgecompress.backends.onnxruntime_cuda import provider as module
 from edgecompress.backends.onnxruntime_cuda.provider import CUDA_PROVIDER, RECORD_PLACES, cuda_provider, require_on_gpu
 from edgecompress.errors import HostError
-from edgecompress.runtime.accelerators import Found
+from edgecompress.runtime.accelerators import LibraryState
 
 
-def found(**missing: str) -> dict[str, Found]:
+def found(**missing: str) -> dict[str, LibraryState]:
     keys = ("driver", "cudart", "cudnn", "tensorrt10")
-    return {k: Found(title=f"The {k}", version="" if k in missing else "1", remark=missing.get(k, "")) for k in keys}
+    return {
+        k: LibraryState(title=f"The {k}", version="" if k in missing else "1", remark=missing.get(k, "")) for k in keys
+    }
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,17 +8,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecompress.formats.cpu import host_arch
-from edgecompress.formats.manifest import file_sha256, write_manifest
-from edgecompress.types.bundle import (
-    FileRecord,
-    Manifest,
-    RuntimeSettings,
-    TargetRecord,
-    TensorSpec,
-    TextSettings,
-)
+from edgecompress.types.bundle import TensorSpec, TextSettings
 from tests.decoder_bundle import VOCAB, tokenizer
+from tests.tiny_bundle import write_tiny_bundle
 
 SIZE, LONGEST = 32, 100
 
@@ -47,35 +39,17 @@ def _model() -> onnx.ModelProto:
 
 
 def encoder_bundle(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(_model().SerializeToString())
-    (folder / "tokenizer.json").write_text(tokenizer().to_str())
-    records = {
-        name: FileRecord(sha256=file_sha256(folder / name), bytes=(folder / name).stat().st_size)
-        for name in ("model.onnx", "tokenizer.json")
-    }
-    manifest = Manifest(
-        tool_version="0",
+    return write_tiny_bundle(
+        folder,
+        {"model.onnx": _model().SerializeToString(), "tokenizer.json": tokenizer().to_str().encode()},
         name="tiny-encoder",
         task="sentence-similarity",
-        architecture="tiny",
-        precision="fp32",
-        model="model.onnx",
-        inputs=tuple(
-            TensorSpec(name=name, dtype="int64", shape=("B", "T")) for name in ("input_ids", "attention_mask")
-        ),
-        outputs=(TensorSpec(name="sentence_embedding", dtype="float32", shape=("B", SIZE)),),
-        target=TargetRecord(
-            name="here", arch=host_arch(), backend="onnxruntime", providers=("CPUExecutionProvider",), isa=()
-        ),
-        runtime=RuntimeSettings(threads=1, graph_optimization="disabled"),
+        inputs=("input_ids", "attention_mask"),
+        output=TensorSpec(name="sentence_embedding", dtype="float32", shape=("B", SIZE)),
         text=TextSettings(
             tokenizer="tokenizer.json",
             max_length_tokens=LONGEST,
             prompts={"query": "why is "},
             default_prompt="query",
         ),
-        files=records,
     )
-    write_manifest(manifest, folder)
-    return folder

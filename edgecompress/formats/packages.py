@@ -1,0 +1,107 @@
+"""Which packages a distribution requires, as its installed metadata states, and which versions are installed.
+
+The metadata is the only source: ranges, extras and lists of packages are never repeated in code. ``packaging`` is no
+dependency of the runtime, so the few operators that pyproject.toml uses are parsed here.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import operator
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+DISTRIBUTION = "edgecompress"
+DEVELOPMENT_EXTRAS = ("test", "dev")  # packages that no command of ours imports
+
+_REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;(.*))?")
+_EXTRA = re.compile(r"""\bextra\s*==\s*['"]([^'"]+)['"]""")
+_CLAUSE = re.compile(r"(>=|<=|==|!=|>|<)\s*(\d+(?:\.\d+)*)")
+_RELEASE = re.compile(r"\d+(?:\.\d+)*")
+_OPERATORS: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """One package of a distribution's metadata."""
+
+    name: str  # as PEP 503 normalizes it
+    specifier: str  # ">=2.0,<3"; "" admits every version
+    extra: str | None = None  # None: of the base install
+
+    def admits(self, version: str) -> bool:
+        """Whether the release numbers of ``version`` fit. Raises ValueError for an operator that is not known."""
+        installed = _release(version)
+        return all(_OPERATORS[comparison](installed, bound) for comparison, bound in _clauses(self.specifier))
+
+
+def parse_requirement(text: str) -> Requirement | None:
+    """A line of ``Requires-Dist``, or of pyproject.toml's dependencies; None for what is neither.
+
+    Of its marker only the extra is kept: packages for other systems are among the results. The lower bound comes first.
+    """
+    match = _REQUIREMENT.fullmatch(text)
+    if match is None:
+        return None
+    extra = _EXTRA.search(match[3] or "")
+    clauses = sorted((part.strip() for part in match[2].split(",") if part.strip()), key=_lower_bound_first)
+    return Requirement(
+        name=normalized(match[1]), specifier=",".join(clauses), extra=extra[1] if extra is not None else None
+    )
+
+
+def parse_requirements(texts: Iterable[str]) -> tuple[Requirement, ...]:
+    return tuple(found for text in texts if (found := parse_requirement(text)) is not None)
+
+
+def requirements(distribution: str = DISTRIBUTION) -> tuple[Requirement, ...]:
+    """Of the base install and of every extra. Raises PackageNotFoundError if it is not installed as a distribution."""
+    return parse_requirements(importlib.metadata.requires(distribution) or ())
+
+
+def installed_version(package: str) -> str | None:
+    """None if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def gpu_build(package: str) -> str:
+    """The distribution that installs the same modules as ``package``, built for GPUs, where a package has one."""
+    return f"{package}-gpu"
+
+
+def _lower_bound_first(clause: str) -> tuple[bool, str]:
+    return clause.startswith("<"), clause
+
+
+def _clauses(specifier: str) -> list[tuple[str, tuple[int, ...]]]:
+    clauses = []
+    for text in filter(None, specifier.split(",")):
+        match = _CLAUSE.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(f"'{text}' is no version clause that is known here")
+        clauses.append((match[1], _release(match[2])))
+    return clauses
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Its numbers without trailing zeros: 2.0 equals 2. Suffixes such as rc1 or +cpu do not count."""
+    match = _RELEASE.match(version)
+    numbers = [int(part) for part in match[0].split(".")] if match is not None else []
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
