@@ -8,8 +8,8 @@ import platform
 from dataclasses import dataclass
 
 from edgecompress import __version__
-from edgecompress.cli.output import add_json_flag, emit_json, table
 from edgecompress.errors import HostError
+from edgecompress.terminal import add_json_flag, emit_json, table
 
 # package -> (lowest version that works, first that does not, what needs it)
 _RANGES = {
