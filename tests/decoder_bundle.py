@@ -19,16 +19,21 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from edgecompress.formats.codec import to_jsonable
 from edgecompress.formats.cpu import host_arch
 from edgecompress.formats.manifest import file_sha256, write_manifest
+from edgecompress.kinds.decoder.settings import DecoderSettings
 from edgecompress.types.bundle import (
+    MODEL,
     FileRecord,
     GenerationSettings,
     Manifest,
+    ModelRecord,
     RuntimeSettings,
     TargetRecord,
     TensorSpec,
     TextSettings,
+    Variant,
 )
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>"]
@@ -258,21 +263,25 @@ def write_decoder_bundle(folder: Path, files: Mapping[str, Path | bytes], settin
         name: FileRecord(sha256=file_sha256(folder / name), bytes=(folder / name).stat().st_size) for name in files
     }
     context, vocab_size = settings.context_length_tokens, settings.vocab_size
+    text = TextSettings(tokenizer="tokenizer.json", max_length_tokens=context)
+    variant = Variant(
+        backend="onnxruntime-cpu",
+        path="model.onnx",
+        inputs=(TensorSpec(name="input_ids", dtype="int64", shape=("B", "T")),),
+        outputs=(TensorSpec(name="logits", dtype="float32", shape=("B", "N", vocab_size)),),
+        runtime=RuntimeSettings(threads=1, graph_optimization="disabled"),
+        providers=("CPUExecutionProvider",),
+    )
     manifest = Manifest(
         tool_version="0",
         name="tiny",
+        kind="decoder",
         task="text-generation",
         architecture="tiny",
         precision="fp32",
-        model="model.onnx",
-        inputs=(TensorSpec(name="input_ids", dtype="int64", shape=("B", "T")),),
-        outputs=(TensorSpec(name="logits", dtype="float32", shape=("B", "N", vocab_size)),),
-        target=TargetRecord(
-            name="here", arch=host_arch(), backend="onnxruntime", providers=("CPUExecutionProvider",), isa=()
-        ),
-        runtime=RuntimeSettings(threads=1, graph_optimization="disabled"),
-        text=TextSettings(tokenizer="tokenizer.json", max_length_tokens=context),
-        generation=settings,
+        target=TargetRecord(name="here", arch=host_arch(), isa=()),
+        models={MODEL: ModelRecord(variants=(variant,))},
+        settings=to_jsonable(DecoderSettings(text=text, generation=settings)),
         files=records,
     )
     write_manifest(manifest, folder)

@@ -267,12 +267,12 @@ def test_a_decoder_writes_what_its_graph_writes(decoder_bundle: Path, machine: M
         statistics = model.statistics
         assert statistics.kv_cache_dtype == "float16"
         assert statistics.kv_cache_tokens == CONTEXT
-        decoder = model._open()
+        decoder = model.decoder
         cache = decoder.make_cache(1, 1)
         for prompt, text in zip(prompts, alone, strict=True):
             ids = np.array([[*model.token_ids(prompt), *text.token_ids]])
             every = np.arange(ids.shape[1])
-            from edgecompress.runtime.decoder import Cancellation
+            from edgecompress.runtime.cancellation import Cancellation
 
             logits, _ = decoder.run(cache, 0, ids, np.zeros(1, dtype=np.int64), every, Cancellation())
             best = logits[0].argmax(1)
@@ -328,11 +328,11 @@ def test_more_than_a_decoder_was_built_for(decoder_bundle: Path, machine: Machin
             model.generate(["a", "b", "c"], max_new_tokens=2)
         with pytest.raises(UsageError, match=f"context is {CONTEXT}"):
             model.generate("the " * CONTEXT, max_new_tokens=2)
-        cache = model._open().make_cache(2, 8)
+        cache = model.decoder.make_cache(2, 8)
         with pytest.raises(UsageError, match=f"longer than the {CONTEXT} that the engine was built for"):
             cache.ensure(CONTEXT + 1, 0, 10_000)
         with pytest.raises(UsageError, match=f"longer than the {CONTEXT} that the engine was built for"):
-            model._open().make_cache(1, CONTEXT + 1)
+            model.decoder.make_cache(1, CONTEXT + 1)
         del cache
     assert machine.cuda.held == {}
 

@@ -19,7 +19,8 @@ from edgecompress.kinds.decoder.runtime import Generator
 from edgecompress.runtime import decoder as decoder_module
 from edgecompress.runtime import load, memory
 from edgecompress.runtime.cache import KVCache
-from edgecompress.runtime.decoder import Cancellation, CancelledError, Decoder
+from edgecompress.runtime.cancellation import Cancellation, CancelledError
+from edgecompress.runtime.decoder import Decoder
 from edgecompress.runtime.results import Generated, Piece
 from tests.decoder_bundle import BOS, EOS, Reference, decoder_bundle, random_weights, scripted_bundle, tokenizer
 
@@ -100,7 +101,7 @@ def test_generating_needs_no_torch(bundle: Path) -> None:
 
 def test_logits_are_the_reference_at_every_position(generator: Generator, reference: Reference) -> None:
     """Through the decoder itself: prefill in two parts, then tokens one by one, in the third row of a cache."""
-    decoder, cancel = generator._open(), Cancellation()
+    decoder, cancel = generator.decoder, Cancellation()
     ids = tokenizer().encode(PROMPTS[2]).ids
     cache = KVCache(decoder.tensors, 3, 64)
     expected = reference.logits(ids)
@@ -114,7 +115,7 @@ def test_logits_are_the_reference_at_every_position(generator: Generator, refere
 
 def test_the_cache_is_written_in_place(generator: Generator, reference: Reference) -> None:
     """The memory that ONNX Runtime has as past and as present is the buffer itself, before and after every step."""
-    decoder, cancel = generator._open(), Cancellation()
+    decoder, cancel = generator.decoder, Cancellation()
     ids = tokenizer().encode(PROMPTS[0]).ids
     cache = KVCache(decoder.tensors, 1, 64)
     addresses = [buffer.ctypes.data for buffer in cache.buffers]
@@ -375,7 +376,7 @@ def test_cancel_ends_a_run_in_its_middle(tmp_path: Path) -> None:
     """A long prefill does not have to end first: ONNX Runtime itself is told."""
     length = 12_000  # seconds for one run
     with opened(decoder_bundle(tmp_path / "b", context=length, prefill_chunk_tokens=length)) as generator:
-        decoder, cancel = generator._open(), Cancellation()
+        decoder, cancel = generator.decoder, Cancellation()
         cache, ids = KVCache(decoder.tensors, 1, length), np.full((1, length), 7)
         timer = threading.Timer(0.2, cancel.set)
         timer.start()

@@ -8,15 +8,20 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgecompress.formats.codec import to_jsonable
 from edgecompress.formats.cpu import host_arch
 from edgecompress.formats.manifest import file_sha256, write_manifest
+from edgecompress.kinds.encoder.settings import EncoderSettings
 from edgecompress.types.bundle import (
+    MODEL,
     FileRecord,
     Manifest,
+    ModelRecord,
     RuntimeSettings,
     TargetRecord,
     TensorSpec,
     TextSettings,
+    Variant,
 )
 from tests.decoder_bundle import VOCAB, tokenizer
 
@@ -54,27 +59,32 @@ def encoder_bundle(folder: Path) -> Path:
         name: FileRecord(sha256=file_sha256(folder / name), bytes=(folder / name).stat().st_size)
         for name in ("model.onnx", "tokenizer.json")
     }
-    manifest = Manifest(
-        tool_version="0",
-        name="tiny-encoder",
-        task="sentence-similarity",
-        architecture="tiny",
-        precision="fp32",
-        model="model.onnx",
+    text = TextSettings(
+        tokenizer="tokenizer.json",
+        max_length_tokens=LONGEST,
+        prompts={"query": "why is "},
+        default_prompt="query",
+    )
+    variant = Variant(
+        backend="onnxruntime-cpu",
+        path="model.onnx",
         inputs=tuple(
             TensorSpec(name=name, dtype="int64", shape=("B", "T")) for name in ("input_ids", "attention_mask")
         ),
         outputs=(TensorSpec(name="sentence_embedding", dtype="float32", shape=("B", SIZE)),),
-        target=TargetRecord(
-            name="here", arch=host_arch(), backend="onnxruntime", providers=("CPUExecutionProvider",), isa=()
-        ),
         runtime=RuntimeSettings(threads=1, graph_optimization="disabled"),
-        text=TextSettings(
-            tokenizer="tokenizer.json",
-            max_length_tokens=LONGEST,
-            prompts={"query": "why is "},
-            default_prompt="query",
-        ),
+        providers=("CPUExecutionProvider",),
+    )
+    manifest = Manifest(
+        tool_version="0",
+        name="tiny-encoder",
+        kind="encoder",
+        task="sentence-similarity",
+        architecture="tiny",
+        precision="fp32",
+        target=TargetRecord(name="here", arch=host_arch(), isa=()),
+        models={MODEL: ModelRecord(variants=(variant,))},
+        settings=to_jsonable(EncoderSettings(text=text)),
         files=records,
     )
     write_manifest(manifest, folder)
