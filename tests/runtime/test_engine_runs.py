@@ -59,7 +59,7 @@ def generator(bundle: Path) -> Generator:
 
 
 def runner_of(model: Encoder | Generator) -> EngineRunner:
-    found: EngineRunner = model._model.runner if isinstance(model, Encoder) else model._decoder._runner  # type: ignore[union-attr]
+    found: EngineRunner = model.model.runner if isinstance(model, Encoder) else model.decoder.model.runner  # type: ignore[attr-defined]
     return found
 
 
@@ -175,11 +175,12 @@ def test_one_that_nobody_closes_is_freed(encoder_bundle: Path, machine: Machine)
 
 def test_shapes_that_it_was_not_built_for(encoder_bundle: Path, machine: Machine) -> None:
     manifest, _ = open_bundle(encoder_bundle)
-    assert manifest.engine is not None
-    rows, tokens = manifest.engine.profile["input_ids"].largest
+    engine = manifest.variant().engine
+    assert engine is not None
+    rows, tokens = engine.profile["input_ids"].largest
     with encoder(encoder_bundle) as model:
         ids = np.ones((rows + 1, 4), dtype=np.int64)
-        feed = {name: ids for name in model._inputs}
+        feed = {name: ids for name in model.inputs}
         with pytest.raises(UsageError, match=rf"is {rows + 1}×4, and the engine was built for 1×1 to {rows}×{tokens}"):
             model.run(feed)
         assert machine.trt.contexts[0].executed == []
@@ -238,7 +239,8 @@ def test_an_engine_that_does_not_open(encoder_bundle: Path, tmp_path: Path, monk
     machine.install("tensorrt", "11.4.0")
     manifest, folder = open_bundle(encoder_bundle)
     graphs = folder.with_suffix(".graphs")
-    file = engine_file(graphs / manifest.model, graphs / manifest.model, no_memory="OutOfMemory: 4096")
+    graph = graphs / manifest.variant().path
+    file = engine_file(graph, graph, no_memory="OutOfMemory: 4096")
     with pytest.raises(DeviceMemoryError, match="needs 4_096 bytes beside its weights"):
         load(altered(encoder_bundle, tmp_path / "b", file))
     assert machine.cuda.held == {}

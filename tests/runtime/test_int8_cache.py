@@ -51,7 +51,7 @@ def test_the_integers_are_written_in_place(
     ids = tokenizer().encode(PROMPTS[0]).ids
     cache = KVCache(decoder.tensors, 2, 64)
     addresses = [buffer.ctypes.data + buffer[0].nbytes for buffer in cache.buffers]
-    binding = cache.binding(decoder._session, 1, 1).io
+    binding = cache.binding(decoder.model._session, 1, 1).io
     past = 0
     for width in (4, 3, *[1] * (len(ids) - 7)):
         decoder.run(cache, 1, np.array([ids[past : past + width]]), np.array([past]), np.array([0]), cancel)
