@@ -308,18 +308,20 @@ def _decoder_rounding(bench: Bench, seed: int, data: Path) -> Iterator[Row]:
 
 def rounded_vectors(folder: Path, texts: list[str], rounding: str) -> Any:
     model = load(folder)
-    return vectors_of(model, folder, texts, Rounding(model, rounding, 128, decodes=False))
+    return vectors_of(model, folder, texts, Rounding(model, rounding, 128, blocks_tables=False))
 
 
 def rounded_losses(bench: Bench, folder: Path, rounding: str, stream: torch.Tensor) -> Any:
     model = load(folder)
-    return window_losses(model, stream, bench.window, Rounding(model, rounding, 128, decodes=True))
+    return window_losses(model, stream, bench.window, Rounding(model, rounding, 128, blocks_tables=True))
 
 
 def divergences(bench: Bench, start: Path, folder: Path, rounding: str, stream: torch.Tensor) -> Any:
     """From the float32 student that it started as."""
     model = load(folder)
-    return window_divergences(load(start), model, stream, bench.window, Rounding(model, rounding, 128, decodes=True))
+    return window_divergences(
+        load(start), model, stream, bench.window, Rounding(model, rounding, 128, blocks_tables=True)
+    )
 
 
 def bundle_vectors(bench: Bench, folder: Path, texts: list[str], precision: str) -> Any:

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.kinds.decoder.settings import DecoderSettings
 from edgecompress.runtime import load
 from edgecompress.types.bundle import GenerationSettings, TensorSpec, TextSettings
 from tests.tiny_bundle import write_tiny_bundle
@@ -244,15 +245,16 @@ def decoder_bundle(
 
 def write_decoder_bundle(folder: Path, files: Mapping[str, Path | bytes], settings: GenerationSettings) -> Path:
     """Write a bundle of ``files``, among them model.onnx and tokenizer.json, for this machine and one thread."""
+    text = TextSettings(tokenizer="tokenizer.json", max_length_tokens=settings.context_length_tokens)
     return write_tiny_bundle(
         folder,
         files,
         name="tiny",
+        kind="decoder",
         task="text-generation",
         inputs=("input_ids",),
         output=TensorSpec(name="logits", dtype="float32", shape=("B", "N", settings.vocab_size)),
-        text=TextSettings(tokenizer="tokenizer.json", max_length_tokens=settings.context_length_tokens),
-        generation=settings,
+        settings=DecoderSettings(text=text, generation=settings),
     )
 
 

@@ -121,7 +121,7 @@ def _fail(error: EdgeCompressError, as_json: bool) -> int:
     if error.hint:
         print(error.hint, file=sys.stderr)
     if as_json:
-        from edgecompress.cli.output import emit_json
+        from edgecompress.terminal import emit_json
 
         emit_json(
             {

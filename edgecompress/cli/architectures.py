@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from edgecompress.cli.output import add_json_flag, emit_json, table
 from edgecompress.errors import UsageError, nearest
+from edgecompress.terminal import add_json_flag, emit_json, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgecompress.cli.engine_lines import describe_engine
-from edgecompress.cli.output import add_json_flag, emit_json, note, progress
 from edgecompress.errors import BundleError, OutputError
+from edgecompress.terminal import add_json_flag, emit_json, note, progress
 from edgecompress.types.bundle import EngineRecord, Manifest
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edgecompress.cli.output import add_json_flag, emit_json, progress, table, write_json
+from edgecompress.terminal import add_json_flag, emit_json, progress, table, write_json
 from edgecompress.types.profile import Compared, Comparison
 
 _DEFAULT_SHAPE = "1x128"

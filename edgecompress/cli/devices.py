@@ -68,9 +68,9 @@ def run_on_device(options: argparse.Namespace, asked: Asked, show: Callable[[str
 
 def run_fleet(options: argparse.Namespace, asked: Asked) -> int:
     """Run the jobs, show what they gave, and return the exit code of the first that failed."""
-    from edgecompress.cli.output import emit_json, note, progress
     from edgecompress.devices.fleet import profile_on_fleet
     from edgecompress.devices.jobs import JobRequest, read_job_requests
+    from edgecompress.terminal import emit_json, note, progress
 
     if options.jobs is not None:
         requests = read_job_requests(options.jobs, options.bundle, asked)
@@ -90,7 +90,7 @@ def run_fleet(options: argparse.Namespace, asked: Asked) -> int:
 
 def describe(found: FleetResult) -> str:
     """For a terminal."""
-    from edgecompress.cli.output import table
+    from edgecompress.terminal import table
 
     rows = []
     for row in found.rows:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecompress.cli.label import add_asking
-from edgecompress.cli.output import add_json_flag, emit_json, note, progress
 from edgecompress.errors import EndpointError, UsageError
+from edgecompress.terminal import add_json_flag, emit_json, note, progress
 from edgecompress.types.distill import Distillation, DistillRecipe, TeacherRecord
 
 if TYPE_CHECKING:

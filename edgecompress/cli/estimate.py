@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edgecompress.cli.output import add_json_flag, emit_json, table
+from edgecompress.terminal import add_json_flag, emit_json, table
 from edgecompress.types.estimate import Estimate, Estimates
 
 _PER_S = 5  # its column

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecompress.cli.engine_lines import describe_build, describe_engine
-from edgecompress.cli.output import add_json_flag, emit_json, note, progress, table
 from edgecompress.errors import UsageError
+from edgecompress.terminal import add_json_flag, emit_json, note, progress, table
 from edgecompress.types.precision import AUTO, PRECISIONS
 from edgecompress.types.provenance import POLICIES
 from edgecompress.types.recipe import (

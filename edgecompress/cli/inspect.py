@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from edgecompress.cli.output import add_json_flag, emit_json, table
-from edgecompress.types.bundle import Manifest
+from edgecompress.terminal import add_json_flag, emit_json, table
+from edgecompress.types.bundle import MODEL, Manifest, TensorSpec, Variant
 from edgecompress.types.provenance import Lineage, Statement
 from edgecompress.types.report import Measurements, Report
 
@@ -42,30 +43,27 @@ def run(options: argparse.Namespace) -> int:
 def _text(
     manifest: Manifest, report: Report, lineage: Lineage, measurements: Measurements | None, identity: str
 ) -> str:
-    from edgecompress.cli.engine_lines import describe_build, describe_engine
-    from edgecompress.cli.export import candidate_table, describe, kernel_table
+    from edgecompress.cli.export import candidate_table, kernel_table
+    from edgecompress.cli.fidelity_lines import describe
+    from edgecompress.kinds import find_kind
 
-    size = sum(record.bytes for record in manifest.files.values())
-    runtime = manifest.runtime
-    threads = f"{runtime.threads} threads" if runtime.threads else "as many threads as cores"
+    kind = find_kind(manifest.kind)
+    own = kind.inspect.rows(manifest, report) if kind.has("inspect") else ()
+    fidelity = report.fidelity
     parts = [
         f"{manifest.name}: {manifest.architecture}, {manifest.task}, {manifest.precision} for {manifest.target.name}",
         f"identity  sha256 {identity}",
-        f"inputs    {_specs(manifest.inputs)}",
-        f"outputs   {_specs(manifest.outputs)}",
-        f"runtime   {', '.join([manifest.target.backend, *manifest.target.providers, threads])}",
-        *([f"engine    {describe_engine(manifest.engine)}"] if manifest.engine is not None else []),
-        *([f"engine    {describe_build(manifest.build)}"] if manifest.build and not manifest.engine else []),
+        *_models(manifest),
         f"needs     {manifest.target.arch}: {', '.join(manifest.target.isa) or 'no feature in particular'}",
-        *_cache(manifest, report),
-        f"fidelity  {describe(report.fidelity)} ({report.fidelity.samples} held-out samples: {report.held_out_text})",
+        *(f"{title:<9} {text}" for title, text in own),
+        f"fidelity  {describe(kind, fidelity)} ({fidelity.samples} held-out samples: {report.held_out_text})",
     ]
     parts += [f"note      {note}" for note in report.notes]
     if measurements is not None and measurements.kernels:
         parts += ["", kernel_table(measurements.kernels)]
     parts += ["", _precisions(report), "", _ops(report), ""]
     rows = [[name, f"{r.bytes:_}", r.sha256[:16] + "…"] for name, r in manifest.files.items()]
-    parts += [table(["file", "bytes", "sha256"], [*rows, ["total", f"{size:_}", ""]]), ""]
+    parts += [table(["file", "bytes", "sha256"], [*rows, ["total", f"{manifest.bytes:_}", ""]]), ""]
     parts += [_lineage(lineage)]
     if measurements is not None and measurements.latencies:
         host = ", ".join(f"{k} {v}" for k, v in sorted(measurements.host.items()))
@@ -79,24 +77,32 @@ def _text(
     return "\n".join(parts)
 
 
-def _cache(manifest: Manifest, report: Report) -> list[str]:
-    """A decoder's KV cache: in what it is kept, and what that costs."""
-    past = [spec for spec in manifest.inputs if spec.name.startswith("past_key_values.")]
-    if manifest.generation is None or not past:
-        return []
-    width = 1 if manifest.generation.kv_dtype == "int8" else 4
-    size = sum(width * int(spec.shape[1]) * int(spec.shape[3]) for spec in past)
-    line = f"KV cache  {manifest.generation.kv_dtype}, {size:_} bytes a token"
-    cost = report.kv_cache
-    if cost is not None:
-        line += f" (float32: {cost.float_bytes_per_token:_}); perplexity ratio of the cache alone "
-        line += f"{cost.perplexity_ratio:.4f}, with a float32 cache {cost.float_fidelity.perplexity_ratio:.4f}"
-        line += f"; scales from {cost.calibration_tokens:_} tokens"
-    return [line]
+def _models(manifest: Manifest) -> Iterator[str]:
+    """Each model and each way to run it; the one model of a bundle, or the one way, needs no heading."""
+    for name, model in manifest.models.items():
+        if list(manifest.models) != [MODEL]:
+            yield f"model     {name}"
+        for number, variant in enumerate(model.variants, start=1):
+            if len(model.variants) > 1:
+                yield f"variant   {number} of {len(model.variants)}: {variant.path}"
+            yield from _variant(variant)
 
 
-def _specs(specs: tuple[object, ...]) -> str:
-    return ", ".join(f"{s.name} {s.dtype} [{', '.join(map(str, s.shape))}]" for s in specs)  # type: ignore[attr-defined]
+def _variant(variant: Variant) -> Iterator[str]:
+    from edgecompress.cli.engine_lines import describe_build, describe_engine
+
+    threads = f"{variant.runtime.threads} threads" if variant.runtime.threads else "as many threads as cores"
+    yield f"inputs    {_specs(variant.inputs)}"
+    yield f"outputs   {_specs(variant.outputs)}"
+    yield f"runtime   {', '.join([variant.backend, *variant.providers, threads])}"
+    if variant.engine is not None:
+        yield f"engine    {describe_engine(variant.engine)}"
+    elif variant.build is not None:
+        yield f"engine    {describe_build(variant.build)}"
+
+
+def _specs(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{s.name} {s.dtype} [{', '.join(map(str, s.shape))}]" for s in specs)
 
 
 def _precisions(report: Report) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from edgecompress.cli.output import add_json_flag, emit_json, table
+from edgecompress.terminal import add_json_flag, emit_json, table
 
 ROWS = (
     {

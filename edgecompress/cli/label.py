@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecompress.cli.output import add_json_flag, emit_json, note, progress
 from edgecompress.errors import OutputError
+from edgecompress.terminal import add_json_flag, emit_json, note, progress
 
 if TYPE_CHECKING:
     from edgecompress.distill.labelling import LabellingResult

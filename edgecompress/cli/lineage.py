@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecompress.cli.output import add_json_flag, emit_json
 from edgecompress.errors import StudentError, UsageError
+from edgecompress.terminal import add_json_flag, emit_json
 
 if TYPE_CHECKING:
     from edgecompress.types.bundle import Manifest

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from edgecompress.cli.output import table
 from edgecompress.profile.layers import last_operators, layer_of, most_worth, moved_bytes
 from edgecompress.profile.peaks import memory_rate, read_rate
+from edgecompress.terminal import table
 from edgecompress.types.profile import Operator, OperatorProfile, Peaks, Profile
 
 _MOST_ROWS = 12

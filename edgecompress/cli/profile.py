@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from edgecompress.cli import devices
-from edgecompress.cli.output import add_json_flag, emit_json, note, progress, red, table, write_json
 from edgecompress.errors import HostError, OutputError, UsageError
 from edgecompress.profile.statistics import remarks_in_common
+from edgecompress.terminal import add_json_flag, emit_json, note, progress, red, table, write_json
 from edgecompress.types.profile import Measurement, Percentiles, Profile
 
 REPORT = "profile.json"

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecompress.cli.output import add_json_flag, emit_json, note, progress, table
 from edgecompress.errors import UsageError, nearest
+from edgecompress.terminal import add_json_flag, emit_json, note, progress, table
 from edgecompress.types.provenance import POLICIES
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecompress.cli.output import add_json_flag, emit_json, note
 from edgecompress.errors import HostError
 from edgecompress.formats.api_key import read_key
+from edgecompress.terminal import add_json_flag, emit_json, note
 
 if TYPE_CHECKING:
     from edgecompress.serve.server import Serving

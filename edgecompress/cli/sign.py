@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from edgecompress.cli.output import add_json_flag, emit_json
+from edgecompress.terminal import add_json_flag, emit_json
 
 _PASSWORD = "EDGECOMPRESS_KEY_PASSWORD"
 

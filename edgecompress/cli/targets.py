@@ -6,8 +6,8 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
-from edgecompress.cli.output import add_json_flag, emit_json, table
 from edgecompress.errors import UsageError
+from edgecompress.terminal import add_json_flag, emit_json, table
 from edgecompress.types.target import Target
 
 

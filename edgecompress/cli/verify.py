@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edgecompress.cli.output import add_json_flag, emit_json
-from edgecompress.errors import BundleError
+from edgecompress.errors import BundleError, UsageError
+from edgecompress.terminal import add_json_flag, emit_json
 
 _FAILED = BundleError.exit_code
 
@@ -23,13 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from edgecompress.cli.export import describe
-    from edgecompress.formats.manifest import file_sha256, open_bundle
-    from edgecompress.kinds.decoder.check import verify_decoder
-    from edgecompress.kinds.encoder.check import verify_outputs
-    from edgecompress.kinds.encoder.runtime import Encoder
+    from edgecompress.cli.fidelity_lines import describe, shortfall
+    from edgecompress.formats.manifest import MANIFEST, file_sha256, open_bundle
+    from edgecompress.formats.recipe import read_recipe
+    from edgecompress.kinds import find_kind
     from edgecompress.lineage.signature import signature_of, verify
-    from edgecompress.runtime.metrics import shortfall
+    from edgecompress.loading import open_models
     from edgecompress.runtime.session import check_host
 
     signed = verify(options.bundle, options.key) if options.key is not None else None
@@ -37,17 +36,20 @@ def run(options: argparse.Namespace) -> int:
     unchecked = signature_of(folder) if signed is None else None
     if not options.allow_mismatch:
         check_host(manifest)
-    if manifest.generation is not None:
-        fidelity, quality = verify_decoder(manifest, folder, options.threads, options.device)
-    else:
-        with Encoder(manifest, folder, options.threads, options.device) as encoder:
-            fidelity, quality = verify_outputs(encoder, folder)
-    missed = shortfall(fidelity, quality)
+    kind = find_kind(manifest.kind)
+    if not kind.has("check"):
+        raise UsageError(
+            f"this bundle is of the kind '{kind.name}', which cannot check itself",
+            hint="Hold its outputs against the checkpoint's by hand; `edgecompress inspect` shows its files.",
+        )
+    fidelity = kind.check.check(open_models(manifest, folder, threads=options.threads, device=options.device))
+    quality = read_recipe(folder / "recipe.toml").quality
+    missed = shortfall(kind, fidelity, quality)
     if options.json:
         emit_json(
             {
                 "bundle": str(options.bundle),
-                "identity": file_sha256(folder / "manifest.json"),
+                "identity": file_sha256(folder / MANIFEST),
                 "files": len(manifest.files),
                 "signature": "verified" if signed is not None else "not checked" if unchecked is not None else None,
                 "target": manifest.target.name,
@@ -57,8 +59,7 @@ def run(options: argparse.Namespace) -> int:
             }
         )
     else:
-        size = sum(record.bytes for record in manifest.files.values())
-        print(f"files     {len(manifest.files)} files, {size / 1e6:.1f} MB: every sha256 is the manifest's")
+        print(f"files     {len(manifest.files)} files, {manifest.bytes / 1e6:.1f} MB: every sha256 is the manifest's")
         if signed is not None:
             print(f"signature {signed.path.name}: {signed.files} files are as the key {signed.key[:16]}… signed them")
             print("          (not over measurements.json)")
@@ -67,6 +68,6 @@ def run(options: argparse.Namespace) -> int:
         print(f"schema    {manifest.schema_version}, written by edgecompress {manifest.tool_version}")
         state = "not checked" if options.allow_mismatch else "this machine has what it needs"
         print(f"target    {manifest.target.name}: {state}")
-        print(f"fidelity  {describe(fidelity)}, against the {fidelity.samples} PyTorch outputs in the bundle")
+        print(f"fidelity  {describe(kind, fidelity)}, against the {fidelity.samples} PyTorch outputs in the bundle")
         print("verified" if missed is None else f"FAILED: {missed}")
     return 0 if missed is None else _FAILED

@@ -27,12 +27,12 @@ class Example:
     scored: int = 0
 
 
-def make_examples(data: TeachingData, tokenizer: Any, max_length_tokens: int, *, decodes: bool) -> list[Example]:
-    """An encoder's texts one by one, cut; a decoder's in a row, in windows; pairs one by one, the response scored.
+def make_examples(data: TeachingData, tokenizer: Any, max_length_tokens: int, *, next_token: bool) -> list[Example]:
+    """Texts one by one, cut, or in a row, in windows, where each next token is learned; pairs with the response scored.
 
     Raises UsageError if nothing is left.
     """
-    if data.pairs and not decodes:
+    if data.pairs and not next_token:
         raise UsageError(
             f"{data.name} has prompts and responses, and the student is an encoder: it gives no responses",
             hint='Give lines of {"text": "…"}.',
@@ -40,7 +40,7 @@ def make_examples(data: TeachingData, tokenizer: Any, max_length_tokens: int, *,
     if data.pairs:
         found = [_pair(pair, tokenizer, max_length_tokens) for pair in data.pairs]
         found = [example for example in found if example.scored < len(example.ids)]
-    elif decodes:
+    elif next_token:
         found = _windows(data.texts, tokenizer, max_length_tokens)
     else:
         encoded = tokenizer(list(data.texts), truncation=True, max_length=max_length_tokens)["input_ids"]

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from edgecompress.capture.model import Encoder
 from edgecompress.distill.losses import (
     hidden_difference,
     logits_divergence,
@@ -20,47 +19,32 @@ from edgecompress.distill.losses import (
 )
 from edgecompress.distill.recording import Heads, record_heads
 from edgecompress.distill.shapes import layers_of, taught_by
+from edgecompress.distill.teaching import distill_module, teaching_of
 from edgecompress.errors import RecipeError
-from edgecompress.types.distill import LossRecipe
+from edgecompress.types.distill import LossRecipe, Teaching
 from edgecompress.types.student import Student
 
 TERMS = ("logits", "hidden", "relations", "embedding", "similarity", "cross_entropy")
 PROJECTIONS = "edgecompress_projections"  # a module of the student while it learns, where its states are narrower
-_OF_TASK: Mapping[str, Mapping[str, float]] = {
-    "sentence-similarity": {"embedding": 1.0},
-    "feature-extraction": {"hidden": 1.0, "relations": 1.0},
-    "text-generation": {"logits": 1.0},
-    "question-answering": {"hidden": 1.0},
-}
-_DECODER_UNDER_ROUNDING = {"logits": 1.0, "hidden": 1.0}  # not shown to beat logits alone: ADR 0023
-_OF_HEADS = {"logits": 1.0, "hidden": 1.0}
 _VECTORS = ("embedding", "similarity")
-_TASKS_WITH_LOGITS = ("text-generation", "text-classification", "text-ranking", "token-classification", "fill-mask")
+_BLACK_BOX = {"cross_entropy": 1.0}
 
 
-def resolve_loss(recipe: LossRecipe, task: str, *, black_box: bool, rounded: bool) -> LossRecipe:
+def resolve_loss(recipe: LossRecipe, task: str, teaching: Teaching, *, black_box: bool, rounded: bool) -> LossRecipe:
     """With every weight a number. Raises RecipeError for a term that the task does not have."""
+    suited = teaching.rounded_weights if rounded and teaching.rounded_weights is not None else teaching.weights
     given = {name: getattr(recipe, name) for name in TERMS}
     if all(weight is None for weight in given.values()):
-        chosen: Mapping[str, float] = {"cross_entropy": 1.0} if black_box else _OF_TASK.get(task, _OF_HEADS)
-        if rounded and not black_box and task == "text-generation":
-            chosen = _DECODER_UNDER_ROUNDING
+        chosen: Mapping[str, float] = _BLACK_BOX if black_box else suited
     else:
         chosen = {name: weight for name, weight in given.items() if weight}
-    decodes = task == "text-generation"
     for name in chosen:
-        known = {
-            "logits": task in _TASKS_WITH_LOGITS,
-            "embedding": task == "sentence-similarity",
-            "similarity": task == "sentence-similarity",
-            "cross_entropy": decodes,
-        }.get(name, True)
-        if not known:
+        if name not in teaching.terms:
             raise RecipeError(
                 f"a student of task {task} has no loss '{name}'",
-                hint=f"What suits it: {', '.join(_OF_TASK.get(task, _OF_HEADS))}.",
+                hint=f"What suits it: {', '.join(teaching.weights)}.",
             )
-        if black_box and name != "cross_entropy":
+        if black_box and name not in _BLACK_BOX:
             raise RecipeError(
                 f"'{name}' compares with the teacher's insides, and a black box shows its responses only",
                 hint="Leave [loss] out, or give method = 'white-box' and the teacher's checkpoint.",
@@ -102,7 +86,8 @@ class Objective:
         """``vectors``, float32 [N, D]: the teacher's, by example, where :func:`vectors_only`."""
         self.loss, self.teacher, self.vectors = loss, teacher, vectors
         device = next(student.parameters()).device
-        self._pool = Encoder(torch.nn.Identity(), described).to(device) if described.pooling else None
+        self._next_token = teaching_of(described).next_token
+        self._pool = distill_module(described).pooler(described, device)
         self._layers: tuple[int, ...] = ()
         self._relation_heads = 0
         if teacher is not None:
@@ -156,7 +141,7 @@ class Objective:
         """Run a model on a batch, and keep what the loss reads."""
         loss, ids, mask = self.loss, batch["input_ids"], batch["attention_mask"]
         options: dict[str, Any] = {"output_hidden_states": True} if loss.hidden else {}
-        if _decodes(model):
+        if self._next_token:
             options["use_cache"] = False
         with record_heads() as heads:
             out = model(input_ids=ids, attention_mask=mask, **options)
@@ -165,14 +150,8 @@ class Objective:
             logits=out.logits if loss.logits or loss.cross_entropy else None,
             hidden=tuple(out.hidden_states[1:]) if loss.hidden else (),
             heads=tuple(heads),
-            vector=self.pooled(out.last_hidden_state, mask) if wants_vector else None,
+            vector=self._pool(out.last_hidden_state, mask) if wants_vector and self._pool is not None else None,
         )
-
-    def pooled(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """As the bundle will: sentence-transformers' pooling, [B, D]."""
-        assert self._pool is not None
-        assert self._pool.pooling is not None
-        return self._pool.pool(self._pool.pooling, hidden, mask)
 
     def _of_teacher(self, batch: Mapping[str, torch.Tensor]) -> Told:
         if self.vectors is not None:
@@ -190,7 +169,7 @@ class Objective:
                 a, b = torch.cat([a, -a], 1) / 2, torch.cat([b, -b], 1) / 2
             return logits_divergence(a, b, counted, self.loss.temperature)
         counted = mask.bool()
-        if _decodes(self.teacher):
+        if self._next_token:
             counted = torch.zeros_like(counted)
             counted[:, :-1] = labels[:, 1:] >= 0  # the positions whose next token is scored
         return logits_divergence(a, b, counted, self.loss.temperature)
@@ -199,10 +178,6 @@ class Objective:
 def _there(value: torch.Tensor | None) -> torch.Tensor:
     assert value is not None
     return value
-
-
-def _decodes(model: Any) -> bool:
-    return "CausalLM" in type(model).__name__ or "LMHead" in type(model).__name__
 
 
 def _width(model: torch.nn.Module) -> int:

@@ -21,10 +21,10 @@ from edgecompress.graph.blocks import BlockFormat
 from edgecompress.graph.linears import MIN_TABLE_ELEMENTS
 from edgecompress.quantize.blockwise import into_blocks, search_scales
 from edgecompress.quantize.weights import SMALLEST_BLOCK, block_that_divides
-from edgecompress.types.distill import NO_ROUNDING
+from edgecompress.types.distill import INT8_PER_TENSOR, NO_ROUNDING
+from edgecompress.types.precision import INT4_WEIGHTS, INT8_WEIGHTS
 
-_BITS = {"int4-weights": 4, "int8-weights": 8}
-_PER_TENSOR = "int8-per-tensor"
+_BITS = {INT4_WEIGHTS: 4, INT8_WEIGHTS: 8}
 _ROWS = 256  # of a weight, searched at a time: their temporaries stay in the cache
 
 
@@ -76,10 +76,13 @@ class BlockRounding:
 class Rounding:
     """Of a model's linear layers and embedding tables, by the name of a precision."""
 
-    def __init__(self, model: torch.nn.Module, precision: str, block_size: int, *, decodes: bool) -> None:
-        """Raises RecipeError if the model has no linear layer."""
+    def __init__(self, model: torch.nn.Module, precision: str, block_size: int, *, blocks_tables: bool) -> None:
+        """``blocks_tables``: embedding tables are rounded in blocks, too, where weights are.
+
+        Raises RecipeError if the model has no linear layer.
+        """
         self.precision = precision
-        self._settings = (block_size, decodes)
+        self._settings = (block_size, blocks_tables)
         self._linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
         self._tables = [
             module
@@ -95,15 +98,15 @@ class Rounding:
         if bits is not None:
             form = BlockFormat(bits=bits, block_size=block_size)
             self._blocks = {module: BlockRounding(form) for module in self._linears}
-            for table in self._tables if decodes else []:
+            for table in self._tables if blocks_tables else []:
                 size = block_that_divides(table.embedding_dim, block_size)
                 if size >= SMALLEST_BLOCK:
                     self._blocks[table] = BlockRounding(BlockFormat(bits=bits, block_size=size))
 
     def of(self, model: torch.nn.Module) -> Rounding:
         """The same for another model of this kind."""
-        block_size, decodes = self._settings
-        return Rounding(model, self.precision, block_size, decodes=decodes)
+        block_size, blocks_tables = self._settings
+        return Rounding(model, self.precision, block_size, blocks_tables=blocks_tables)
 
     def refresh(self) -> None:
         """Search scales again for the weights as they are now."""
@@ -131,7 +134,7 @@ class Rounding:
         """As the layer will multiply by it."""
         if module in self._blocks:
             return self._blocks[module](_weight(module))
-        per_tensor = self.precision == _PER_TENSOR and isinstance(module, torch.nn.Linear)
+        per_tensor = self.precision == INT8_PER_TENSOR and isinstance(module, torch.nn.Linear)
         return round_rows(_weight(module), per_tensor=per_tensor)
 
     @property

@@ -23,6 +23,7 @@ from edgecompress.distill.recording import IMPLEMENTATION, register
 from edgecompress.distill.rounding import Rounding
 from edgecompress.distill.shapes import make_student
 from edgecompress.distill.teacher_vectors import load_vectors, save_vectors, vectors_of
+from edgecompress.distill.teaching import teaching_of
 from edgecompress.distill.trainer import Lesson, steps_in, train
 from edgecompress.distill.work import Run, WorkFolder, require_same
 from edgecompress.errors import EdgeCompressError, InterruptedRunError, StudentError
@@ -154,7 +155,8 @@ def rounding_of(student: torch.nn.Module, plan: Plan) -> Rounding | None:
     training = plan.recipe.training
     if training.rounding == NO_ROUNDING:
         return None
-    return Rounding(student, training.rounding, training.block_size, decodes=plan.origin.is_decoder)
+    tables = teaching_of(plan.origin).blocks_tables
+    return Rounding(student, training.rounding, training.block_size, blocks_tables=tables)
 
 
 def _order(plan: Plan, steps: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

@@ -1,83 +1,17 @@
-"""The one thread in which the model runs, and a text on its way from there to the event loop."""
+"""The one thread in which the model runs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from edgecompress.endpoints.turns import Turns
-from edgecompress.kinds.decoder.runtime import Session
-from edgecompress.runtime.prompts import Options, Single
-from edgecompress.runtime.results import Generated, Piece, Statistics
-from edgecompress.runtime.stream import Stream
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """The last thing of a text."""
-
-    text: Generated
-    statistics: Statistics
-
-
-class Text:
-    """Written in the model's thread, read in the event loop that it was made in."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Piece | Ended | BaseException | None] = asyncio.Queue()
-        self._stream: Stream | None = None
-        self._cancelled = False
-
-    def cancel(self) -> None:
-        """From any thread, at any time; ends what is left of it."""
-        self._cancelled = True
-        if self._stream is not None:
-            self._stream.cancel()
-
-    def write(self, session: Session, prompt: Single, options: Options) -> None:
-        try:
-            with session.stream(prompt, **options) as stream:
-                self._stream = stream
-                if self._cancelled:
-                    stream.cancel()
-                self._tell(None)
-                for piece in stream:
-                    self._tell(piece)
-            self._tell(Ended(text=stream.result, statistics=stream.statistics))
-        except BaseException as error:
-            self._tell(error)
-
-    def _tell(self, event: Piece | Ended | BaseException | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-    async def begun(self) -> None:
-        """The prompt was found to make sense, and the model runs. Raises what the model's side raised."""
-        event = await self._events.get()
-        if isinstance(event, BaseException):
-            raise event
-
-    async def parts(self) -> AsyncIterator[list[Piece | Ended]]:
-        """What has come since it was asked before: a fast model's pieces are sent together, and cost less so."""
-        found: list[Piece | Ended] = []
-        while not (found and isinstance(found[-1], Ended)):
-            found, event = [], await self._events.get()
-            while event is not None:
-                if isinstance(event, BaseException):
-                    if found:
-                        yield found
-                    raise event
-                found.append(event)
-                event = None if self._events.empty() else self._events.get_nowait()
-            yield found
 
 
 class Lane:
@@ -87,33 +21,26 @@ class Lane:
         self.turns = turns
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="edgecompress-model")
 
-    async def write(self, session: Session, prompt: Single, options: Options) -> Text:
-        """A text that has begun. Raises Refusal if it is no turn, EdgeCompressError if it makes no sense."""
+    async def start(self, work: Callable[[], object]) -> None:
+        """Begin ``work`` when it is its turn, and come back. Raises Refusal if it is no turn."""
         await self.turns.take()
-        text = Text()
-        self._submit(text.write, session, prompt, options)
-        try:
-            await text.begun()
-        except BaseException:
-            text.cancel()
-            raise
-        return text
+        self._submit(work)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Who stops waiting for it does not end it: the turn lasts until it is done."""
+        """Who stops waiting for it does not end it: the turn lasts until it is done. Raises Refusal, and as it does."""
         await self.turns.take()
         return await asyncio.wrap_future(self._submit(work))
 
     def close(self) -> None:
         self._executor.shutdown(wait=True)
 
-    def _submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+    def _submit(self, work: Callable[[], T]) -> Future[T]:
         loop, began = asyncio.get_running_loop(), time.monotonic()
 
         def done(_: Future[T]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop was closed
                 loop.call_soon_threadsafe(self.turns.leave, time.monotonic() - began)
 
-        future = self._executor.submit(work, *arguments)
+        future = self._executor.submit(work)
         future.add_done_callback(done)
         return future

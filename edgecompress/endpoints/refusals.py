@@ -13,8 +13,6 @@ from starlette.exceptions import HTTPException
 
 from edgecompress.errors import EdgeCompressError, HostError, UsageError
 
-CLIENT_GONE = 499  # nobody reads it
-
 
 class Refusal(Exception):
     """An answer that is no result."""
@@ -50,6 +48,15 @@ def busy(waiting: int, wait_s: float) -> Refusal:
 
 def closing() -> Refusal:
     return Refusal(503, "the server is shutting down", code="shutting_down", headers={"Retry-After": "5"})
+
+
+def unknown_model(name: str) -> Refusal:
+    return Refusal(404, f"the model '{name[:200]}' does not exist here", code="model_not_found", param="model")
+
+
+def unsupported_task(name: str, hint: str) -> Refusal:
+    """``hint``: what the model is, and which paths it answers."""
+    return Refusal(400, f"the model '{name}' is {hint}", code="unsupported_task", param="model")
 
 
 def refusal_of(error: BaseException) -> Refusal:

@@ -8,6 +8,7 @@
     check.py     a bundle against the reference's answers that it carries, on the device
     runtime.py   what ``load()`` returns; numpy, onnxruntime, tokenizers only
     card.py      how a bundle's README shows its use
+    inspect.py   what ``edgecompress inspect`` shows of it alone; there is none where that is nothing
     run.py       what ``edgecompress run`` does with it
     profile.py   workloads, and a bundle as something that is timed
     serve.py     its endpoints; there is none where it is not served
@@ -18,21 +19,27 @@ Nothing is imported before it is asked for: a device imports ``runtime``, and ne
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgecompress.registry import PlugIn
-from edgecompress.runtime.bundle import OpenBundle
-from edgecompress.types.arrays import Feed
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.case import Case
+from edgecompress.types.distill import Teaching
 from edgecompress.types.job import Job
 from edgecompress.types.recipe import EngineRecipe, QualityRecipe, Recipe, StudentRecipe
-from edgecompress.types.report import Fidelity
+from edgecompress.types.report import Fidelity, Report
 from edgecompress.types.student import Student
 from edgecompress.types.task import Task
+
+if TYPE_CHECKING:  # numpy, onnxruntime, FastAPI: a command's help asks the kinds for their flags, and waits for none
+    from edgecompress.endpoints.lane import Lane
+    from edgecompress.endpoints.routes import Endpoints
+    from edgecompress.runtime.bundle import OpenBundle
+    from edgecompress.types.arrays import Feed
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,10 @@ class Kind:
     @property
     def name(self) -> str:
         return self.plug_in.name
+
+    def has(self, part: str) -> bool:
+        """Whether it has that module: some are a kind's own choice."""
+        return self.plug_in.has(part)
 
     @property
     def tasks(self) -> Mapping[str, Task]:
@@ -72,6 +83,26 @@ class Kind:
     @property
     def check(self) -> CheckModule:
         return cast("CheckModule", self.plug_in.part("check"))
+
+    @property
+    def card(self) -> CardModule:
+        return cast("CardModule", self.plug_in.part("card"))
+
+    @property
+    def inspect(self) -> InspectModule:
+        return cast("InspectModule", self.plug_in.part("inspect"))
+
+    @property
+    def run(self) -> RunModule:
+        return cast("RunModule", self.plug_in.part("run"))
+
+    @property
+    def serve(self) -> ServeModule:
+        return cast("ServeModule", self.plug_in.part("serve"))
+
+    @property
+    def distill(self) -> DistillModule:
+        return cast("DistillModule", self.plug_in.part("distill"))
 
 
 class StudentModule(Protocol):
@@ -185,7 +216,79 @@ class CheckModule(Protocol):
         """Fidelity on the samples that travel with the bundle. Raises BundleError, HostError."""
 
 
+class CardModule(Protocol):
+    """``card.py``."""
+
+    def example(self, manifest: Manifest) -> Sequence[str]:
+        """Lines of Python behind ``from edgecompress.runtime import load`` that use the bundle for its task.
+
+        They open "path/to/this/folder", and work as they stand once that is the bundle's.
+        """
+
+    def rows(self, manifest: Manifest, report: Report) -> Sequence[tuple[str, str]]:
+        """Rows of the README's table below those of fidelity."""
+
+
+class InspectModule(Protocol):
+    """``inspect.py``; a kind without one has no rows of its own."""
+
+    def rows(self, manifest: Manifest, report: Report) -> Sequence[tuple[str, str]]:
+        """(title, text) of lines that ``edgecompress inspect`` shows."""
+
+
+class FlagGroup(Protocol):
+    """A titled group of an argparse parser."""
+
+    def add_argument(self, *names: str, **settings: Any) -> Any: ...
+
+
+class RunModule(Protocol):
+    """``run.py``: imports nothing heavy, for the command's help lists every kind's flags."""
+
+    PURPOSE: str
+    """What its flags are for: "text generation"."""
+
+    def add_arguments(self, group: FlagGroup) -> None:
+        """The kind's own flags; None, or False, unless they are given.
+
+        The bundle, the inputs, ``--file`` and ``--json`` are the command's. A flag of another kind's too is that one's.
+        """
+
+    def run(self, model: Any, options: Namespace) -> int:
+        """Print what ``model``, which ``load()`` returned, makes of the inputs; the exit code. Raises UsageError."""
+
+
+class ServeModule(Protocol):
+    """``serve.py``; a kind without one is not served."""
+
+    PURPOSE: str
+    """What is served: "embeddings of texts"."""
+
+    MODEL: str
+    """What such a model is: "an encoder"."""
+
+    PATHS: tuple[str, ...]
+    """Every path that such a model may answer: "/v1/embeddings"."""
+
+    def endpoints(self, model: Any, name: str, lane: Lane) -> Endpoints | None:
+        """Of ``model``, which ``load()`` returned and clients call ``name``; None: its task has none."""
+
+
+class DistillModule(Protocol):
+    """``distill.py``; students of a kind without one are not taught."""
+
+    TEACHING: Mapping[str, Teaching]
+    """How students are taught, by task."""
+
+    def pooler(self, student: Student, device: Any) -> Callable[[Any, Any], Any] | None:
+        """Hidden states [B, T, H] and a mask [B, T] -> the vectors [B, D] of the student's bundle, in torch.
+
+        None: it has none.
+        """
+
+
 __all__ = [
-    "Case", "CheckModule", "Estimate", "ExportModule", "GraphFeeds", "Kind", "Manifest", "MetricModule", "Parts", "PlanModule",
-    "RuntimeModule", "SampleSource", "StudentModule",
+    "CardModule", "Case", "CheckModule", "DistillModule", "Estimate", "ExportModule", "FlagGroup", "GraphFeeds",
+    "InspectModule", "Kind", "Manifest", "MetricModule", "Parts", "PlanModule", "RunModule", "RuntimeModule",
+    "SampleSource", "ServeModule", "StudentModule",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,36 +15,42 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgecompress import __version__
 from edgecompress.endpoints.lane import Lane
-from edgecompress.endpoints.refusals import Refusal, add_handlers
+from edgecompress.endpoints.refusals import Refusal, add_handlers, unknown_model, unsupported_task
+from edgecompress.endpoints.routes import Route
 from edgecompress.endpoints.turns import Turns
 from edgecompress.errors import UsageError
-from edgecompress.kinds.decoder.runtime import Generator
-from edgecompress.kinds.decoder.serve import Texts, unknown_model
-from edgecompress.kinds.encoder.runtime import Encoder
-from edgecompress.kinds.encoder.serve import Vectors
+from edgecompress.kinds import find_kind, kinds
+from edgecompress.kinds.base import Kind
 
 MAX_QUEUE = 32
 _LARGEST_BODY_BYTES = 16 << 20
-_EMBEDDINGS = ("sentence-similarity", "feature-extraction")
 
 
 class Service:
     """One model and the requests for it."""
 
-    def __init__(self, model: Encoder | Generator, name: str, max_queue: int) -> None:
-        """Raises UsageError for a bundle of another task, which OpenAI's protocol has no endpoint for."""
-        task = model.manifest.task
-        if isinstance(model, Encoder) and (task not in _EMBEDDINGS or model.manifest.image is not None):
-            raise UsageError(
-                f"this bundle is for {task}, which OpenAI's protocol has no endpoint for",
-                hint="Served are text generation and embeddings of texts; `edgecompress run` takes the others.",
-            )
+    def __init__(self, model: Any, name: str, max_queue: int) -> None:
+        """``model``: what ``load()`` returned. Raises UsageError for a bundle that its kind has no endpoint for."""
         self.model, self.name, self.max_queue = model, name, max_queue
         self.turns = Turns(max_queue)
         self._lane = Lane(self.turns)
         self._since = int(time.time())
-        self.texts = Texts(model, name, self._lane) if isinstance(model, Generator) else None
-        self.vectors = Vectors(model, name, self._lane) if isinstance(model, Encoder) else None
+        self._kind = find_kind(model.manifest.kind)
+        endpoints = self._kind.serve.endpoints(model, name, self._lane) if self._kind.has("serve") else None
+        if endpoints is None:
+            purposes = " and ".join(kind.serve.PURPOSE for kind in _served_kinds())
+            raise UsageError(
+                f"this bundle is for {model.manifest.task}, which OpenAI's protocol has no endpoint for",
+                hint=f"Served are {purposes}; `edgecompress run` takes the others.",
+            )
+        self._endpoints = endpoints
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """The model's own, and those of other kinds, which say what to use instead."""
+        own = self._endpoints.routes
+        others = {path for kind in _served_kinds() for path in kind.serve.PATHS} - {route.path for route in own}
+        return (*own, *(Route(path=path, answer=self._another_task) for path in sorted(others)))
 
     async def health(self) -> JSONResponse:
         state = {
@@ -65,24 +72,19 @@ class Service:
             raise unknown_model(name)
         return self._card()
 
-    async def no_texts(self) -> None:
-        raise _another_task(self.name, "an encoder; use /v1/embeddings")
-
-    async def no_vectors(self) -> None:
-        raise _another_task(self.name, "a decoder; use /v1/chat/completions or /v1/completions")
-
     def begin_closing(self, grace_s: float) -> None:
-        """Refuse what waits; end the text that is being written if it is not done in time. In the event loop."""
+        """Refuse what waits; end what runs if it is not done in time. In the event loop."""
         self.turns.close()
-        if isinstance(self.model, Generator):
-            asyncio.get_running_loop().call_later(grace_s, self.model.cancel)
+        asyncio.get_running_loop().call_later(grace_s, self._endpoints.cancel)
 
     def close(self) -> None:
-        if isinstance(self.model, Generator):
-            self.model.cancel()
+        self._endpoints.cancel()
         self._lane.close()
-        if self.texts is not None:
-            self.texts.close()
+        self._endpoints.close()
+
+    async def _another_task(self) -> None:
+        paths = " or ".join(route.path for route in self._endpoints.routes)
+        raise unsupported_task(self.name, f"{self._kind.serve.MODEL}; use {paths}")
 
     def _card(self) -> dict[str, Any]:
         return {"id": self.name, "object": "model", "created": self._since, "owned_by": "edgecompress"}
@@ -101,12 +103,8 @@ def make_app(service: Service, *, api_key: str | None = None) -> FastAPI:
     app.add_api_route("/health", service.health, methods=["GET"], response_model=None)
     app.add_api_route("/v1/models", service.models, methods=["GET"], response_model=None)
     app.add_api_route("/v1/models/{name:path}", service.one_model, methods=["GET"], response_model=None)
-    chat = service.no_texts if service.texts is None else service.texts.chat
-    complete = service.no_texts if service.texts is None else service.texts.complete
-    embed = service.no_vectors if service.vectors is None else service.vectors.embed
-    app.add_api_route("/v1/chat/completions", chat, methods=["POST"], response_model=None)
-    app.add_api_route("/v1/completions", complete, methods=["POST"], response_model=None)
-    app.add_api_route("/v1/embeddings", embed, methods=["POST"], response_model=None)
+    for route in service.routes:
+        app.add_api_route(route.path, route.answer, methods=[route.method], response_model=None)
     add_handlers(app)
     if api_key is not None:
         app.add_middleware(_Door, key=api_key)
@@ -129,5 +127,5 @@ class _Door:
         await self._app(scope, receive, send)
 
 
-def _another_task(name: str, what: str) -> Refusal:
-    return Refusal(400, f"the model '{name}' is {what}", code="unsupported_task", param="model")
+def _served_kinds() -> Sequence[Kind]:
+    return [kind for kind in kinds().values() if kind.has("serve")]

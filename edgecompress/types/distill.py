@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edgecompress.types.precision import INT4_WEIGHTS, INT8_DYNAMIC, INT8_STATIC, INT8_WEIGHTS
 from edgecompress.types.provenance import ProvenanceRecipe
 
 RECORD = "distillation.json"
@@ -15,7 +16,8 @@ METHODS = (WHITE_BOX, BLACK_BOX)
 SCHEDULES = ("cosine", "linear", "constant")
 DISTANCES = ("cosine", "mse")
 NO_ROUNDING = "none"
-ROUNDINGS = (NO_ROUNDING, "int4-weights", "int8-weights", "int8-dynamic", "int8-static", "int8-per-tensor")
+INT8_PER_TENSOR = "int8-per-tensor"
+ROUNDINGS = (NO_ROUNDING, INT4_WEIGHTS, INT8_WEIGHTS, INT8_DYNAMIC, INT8_STATIC, INT8_PER_TENSOR)
 """What a student may learn under: what export rounds to by these names, and weights with one int8 scale a tensor, as
 other tools' defaults have them."""
 
@@ -64,6 +66,19 @@ class TrainingRecipe:
     seed: int = 0
     rounding: str = NO_ROUNDING  # one of ROUNDINGS
     block_size: int = 128  # weights that share one scale, of the weight-only roundings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teaching:
+    """How students of a task are taught. Terms are those of :class:`LossRecipe`."""
+
+    terms: frozenset[str]  # that can be weighed
+    weights: Mapping[str, float]  # where the recipe gives none
+    rounded_weights: Mapping[str, float] | None = None  # under rounding; None: the same
+    # Each token is learned from those before it: texts lie in a row, in windows, and responses to prompts can teach.
+    next_token: bool = False
+    blocks_tables: bool = False  # export keeps embedding tables in blocks too, where it keeps weights in blocks
+    rounded_learning_rate: float | None = None  # from a checkpoint, under rounding; None: as without
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ from edgecompress.distill.objective import resolve_loss, weights_of
 from edgecompress.errors import RecipeError
 from edgecompress.formats.distill_recipe import read_distill_recipe
 from edgecompress.formats.recipe import recipe_toml
+from edgecompress.kinds.decoder import distill as decoder
+from edgecompress.kinds.encoder import distill as encoder
 from edgecompress.types.distill import DistillRecipe, LossRecipe, NewStudentRecipe
 
 
@@ -68,7 +70,8 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
 def test_a_task_has_a_loss_that_suits_it() -> None:
     def of(task: str, black_box: bool = False, rounded: bool = False, **given: float) -> dict[str, float]:
         loss = LossRecipe(**given)  # type: ignore[arg-type]
-        return weights_of(resolve_loss(loss, task, black_box=black_box, rounded=rounded))
+        teaching = next(module.TEACHING[task] for module in (encoder, decoder) if task in module.TEACHING)
+        return weights_of(resolve_loss(loss, task, teaching, black_box=black_box, rounded=rounded))
 
     assert of("sentence-similarity") == {"embedding": 1.0}
     assert of("feature-extraction") == {"hidden": 1.0, "relations": 1.0}

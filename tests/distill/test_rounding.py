@@ -67,12 +67,12 @@ class Model(torch.nn.Module):
 @pytest.mark.parametrize(
     "precision", ["int4-weights", "int8-weights", "int8-dynamic", "int8-static", "int8-per-tensor"]
 )
-@pytest.mark.parametrize("decodes", [True, False])
-def test_a_model_is_rounded_inside_and_itself_outside(precision: str, decodes: bool) -> None:
+@pytest.mark.parametrize("blocks_tables", [True, False])
+def test_a_model_is_rounded_inside_and_itself_outside(precision: str, blocks_tables: bool) -> None:
     torch.manual_seed(0)
     model, ids = Model(), torch.tensor([[1, 2, 3]])
     before, keys = model(ids), list(model.state_dict())
-    rounding = Rounding(model, precision, 32, decodes=decodes)
+    rounding = Rounding(model, precision, 32, blocks_tables=blocks_tables)
     with rounding.applied():
         inside = model(ids)
         assert list(model.state_dict()) == keys
@@ -87,7 +87,7 @@ def test_a_model_is_rounded_inside_and_itself_outside(precision: str, decodes: b
 
 def test_scales_are_those_of_the_last_refresh() -> None:
     model = Model()
-    rounding = Rounding(model, "int4-weights", 32, decodes=False)
+    rounding = Rounding(model, "int4-weights", 32, blocks_tables=False)
     with rounding.applied(), torch.no_grad():
         old = rounding.weight(model.linear)
         model.linear.weight.mul_(8)
@@ -100,7 +100,7 @@ def test_scales_are_those_of_the_last_refresh() -> None:
 
 def test_a_model_without_linear_layers_is_refused() -> None:
     with pytest.raises(RecipeError, match="no linear layer"):
-        Rounding(torch.nn.Embedding(3, 4), "int4-weights", 32, decodes=False)
+        Rounding(torch.nn.Embedding(3, 4), "int4-weights", 32, blocks_tables=False)
 
 
 def test_a_students_weights_are_those_of_its_bundle(small_decoder_dir: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_students_weights_are_those_of_its_bundle(small_decoder_dir: Path, tmp
         tmp_path / "b",
     )
     model = load_model(load_student(source), "sdpa")
-    rounding = Rounding(model, "int4-weights", 128, decodes=True)
+    rounding = Rounding(model, "int4-weights", 128, blocks_tables=True)
     rounding.refresh()
     (graph,) = (ir.load(path).graph for path in (tmp_path / "b").glob("*.onnx"))
     scales = {name: value for name, value in graph.initializers.items() if name.endswith("_scale")}

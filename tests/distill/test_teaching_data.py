@@ -70,18 +70,18 @@ def test_texts_of_an_encoder_are_cut(tmp_path: Path) -> None:
     save_tokenizer(tmp_path)
     tokenizer = load_tokenizer(tmp_path)
     data = read_data(write(tmp_path, "the cat\n" + "the dog " * 30 + "\n", "d.txt"))
-    examples = make_examples(data, tokenizer, 8, decodes=False)
+    examples = make_examples(data, tokenizer, 8, next_token=False)
     assert [len(example.ids) for example in examples] == [4, 8]
     assert all(example.ids[0] == tokenizer.cls_token_id or example.ids[0] == 2 for example in examples)
     pairs = read_data(write(tmp_path, '{"prompt": "a", "response": "b"}'))
     with pytest.raises(UsageError, match="the student is an encoder"):
-        make_examples(pairs, tokenizer, 8, decodes=False)
+        make_examples(pairs, tokenizer, 8, next_token=False)
 
 
 def test_a_decoders_texts_stand_in_a_row(small_decoder_dir: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(small_decoder_dir)
     data = read_data(write(tmp_path, "\n".join(f"a sentence of number {n}" for n in range(40)), "d.txt"))
-    examples = make_examples(data, tokenizer, 32, decodes=True)
+    examples = make_examples(data, tokenizer, 32, next_token=True)
     stream = [token for example in examples for token in example.ids]
     assert {len(example.ids) for example in examples[:-1]} == {32}
     assert stream.count(tokenizer.eos_token_id) >= 38
@@ -91,7 +91,7 @@ def test_a_decoders_texts_stand_in_a_row(small_decoder_dir: Path, tmp_path: Path
 def test_only_the_response_is_scored(small_decoder_dir: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(small_decoder_dir)
     data = read_data(write(tmp_path, '{"prompt": "a question", "response": "the answer"}'))
-    (example,) = make_examples(data, tokenizer, 64, decodes=True)
+    (example,) = make_examples(data, tokenizer, 64, next_token=True)
     assert tokenizer.decode(example.ids[: example.scored]).endswith("<|assistant|>")
     assert tokenizer.decode(example.ids[example.scored :]) == f"the answer{tokenizer.eos_token}"
     batch = collate([(7, example), (9, Example(ids=(1, 2)))], pad_token_id=0)
@@ -101,7 +101,7 @@ def test_only_the_response_is_scored(small_decoder_dir: Path, tmp_path: Path) ->
     assert batch["attention_mask"].sum(1).tolist() == [len(example.ids), 2]
     assert batch["numbers"].tolist() == [7, 9]
     with pytest.raises(UsageError, match="nothing is left"):
-        make_examples(data, tokenizer, 8, decodes=True)
+        make_examples(data, tokenizer, 8, next_token=True)
 
 
 def test_the_order_is_whole_and_the_same_again() -> None:

@@ -16,7 +16,7 @@ from edgecompress.formats.manifest import open_bundle
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.runtime import engine_file as engine_file_module
 from edgecompress.runtime.cuda import choice
-from edgecompress.types.bundle import EngineRecord
+from edgecompress.types.bundle import EngineRecord, with_variant
 from edgecompress.types.graph import Graph
 from tests.runtime.fake_cuda import FakeCuda
 from tests.runtime.fake_tensorrt import engine_file, fake_tensorrt
@@ -30,14 +30,15 @@ def engine_bundle(student: Path, path: Path, *asked: str) -> Path:
     flags = ["--target", "h200", "--backend", "tensorrt", "--precision", "fp16", "--calibration-samples", "8"]
     assert main(["export", str(student), *flags, *asked, "-o", str(path)]) == 0
     manifest, folder = open_bundle(path)
+    variant = manifest.variant()
     beside = path.with_suffix(".graphs")
     beside.mkdir()
     for name in manifest.files:
-        if name.startswith(manifest.model):
+        if name.startswith(variant.path):
             shutil.copy(folder / name, beside / name)
-    typed = Graph(path=beside / manifest.model, stage="lowered", precision="fp16")
+    typed = Graph(path=beside / variant.path, stage="lowered", precision="fp16")
     runs = rounded_graph(typed, beside)
-    build = manifest.build
+    build = variant.build
     assert build is not None
     record = EngineRecord(
         path="model.engine",
@@ -53,7 +54,7 @@ def engine_bundle(student: Path, path: Path, *asked: str) -> Path:
     (beside / "model.engine").write_bytes(engine_file(typed.path, runs.path))
     (beside / "model.engine.layers.json").write_text("{}")
     files = {name: beside / name for name in (record.path, record.layers)}
-    add_engine(folder, replace(manifest, engine=record), files)
+    add_engine(folder, with_variant(manifest, replace(variant, engine=record)), files)
     return path
 
 
@@ -61,12 +62,14 @@ def altered(bundle: Path, to: Path, engine: bytes | None = None, **changes: Any)
     """A copy of the bundle with another record of its engine, or another engine."""
     shutil.copytree(bundle, to)
     manifest, folder = open_bundle(to)
-    assert manifest.engine is not None
+    variant = manifest.variant()
+    assert variant.engine is not None
     path = to.with_suffix(".engine")
-    path.write_bytes((folder / manifest.engine.path).read_bytes() if engine is None else engine)
-    build = changes.pop("build", manifest.build)
-    record = replace(manifest.engine, **changes)
-    add_engine(folder, replace(manifest, engine=record, build=build), {record.path: path})
+    path.write_bytes((folder / variant.engine.path).read_bytes() if engine is None else engine)
+    build = changes.pop("build", variant.build)
+    record = replace(variant.engine, **changes)
+    other = replace(variant, engine=record, build=build, backend=record.builder)
+    add_engine(folder, with_variant(manifest, other), {record.path: path})
     return to
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,12 @@ import pytest
 
 from edgecompress.errors import BundleError, HostError, UsageError
 from edgecompress.export.pipeline import export
-from edgecompress.formats.codec import dumps
-from edgecompress.formats.manifest import sidecar
+from edgecompress.formats.manifest import read_manifest, write_manifest
 from edgecompress.kinds.encoder.runtime import Encoder
 from edgecompress.runtime import load
 from edgecompress.runtime.batching import plan_batches
 from edgecompress.runtime.lanes import Lanes
+from edgecompress.types.bundle import with_variant
 from edgecompress.types.recipe import Recipe, StudentRecipe
 from tests.tiny import SENTENCES, tiny_checkpoint
 
@@ -144,21 +145,19 @@ def test_batches_of_mixed_lengths_are_full(rng: np.random.Generator) -> None:
     assert list(plan_batches([300, 300, 5], 8, 256, mixed=True)) == [[0], [1], [2]]
 
 
-def altered(bundle: Path, folder: Path, **target: object) -> Path:
+def altered(bundle: Path, folder: Path, variant: Mapping[str, object] | None = None, **target: object) -> Path:
     """A copy whose manifest asks for something else, with a sidecar that fits."""
     import shutil
 
     shutil.copytree(bundle, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["target"] |= target
-    content = dumps(manifest).encode()
-    (folder / "manifest.json").write_bytes(content)
-    (folder / "manifest.json.sha256").write_text(sidecar("manifest.json", content))
+    manifest = read_manifest(folder)
+    manifest = with_variant(manifest, replace(manifest.variant(), **(variant or {})))  # type: ignore[arg-type]
+    write_manifest(replace(manifest, target=replace(manifest.target, **target)), folder)  # type: ignore[arg-type]
     return folder
 
 
 def test_a_cpu_without_the_target_features_is_refused(minilm_bundle: Path, tmp_path: Path) -> None:
-    folder = altered(minilm_bundle, tmp_path / "b", isa=["amx_nonsense"], isa_reason="u8s8 saturates")
+    folder = altered(minilm_bundle, tmp_path / "b", isa=("amx_nonsense",), isa_reason="u8s8 saturates")
     with pytest.raises(HostError, match="lacks amx_nonsense: u8s8 saturates") as error:
         load(folder)
     assert "--allow-mismatch" in error.value.hint
@@ -171,7 +170,9 @@ def test_another_architecture_is_refused(minilm_bundle: Path, tmp_path: Path) ->
 
 
 def test_an_absent_provider_is_refused_not_replaced(minilm_bundle: Path, tmp_path: Path) -> None:
-    folder = altered(minilm_bundle, tmp_path / "b", providers=["CUDAExecutionProvider"])
+    folder = altered(
+        minilm_bundle, tmp_path / "b", {"backend": "onnxruntime-cuda", "providers": ("CUDAExecutionProvider",)}
+    )
     with pytest.raises(HostError, match=r"an NVIDIA GPU is needed, and its driver's libcuda\.so\.1 is not"):
         load(folder)
 

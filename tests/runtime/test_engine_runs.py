@@ -59,7 +59,7 @@ def generator(bundle: Path) -> Generator:
 
 
 def runner_of(model: Encoder | Generator) -> EngineRunner:
-    found: EngineRunner = model._model.runner if isinstance(model, Encoder) else model._decoder._runner  # type: ignore[union-attr]
+    found: EngineRunner = model.model.runner if isinstance(model, Encoder) else model.decoder.model.runner  # type: ignore[attr-defined]
     return found
 
 
@@ -175,11 +175,12 @@ def test_one_that_nobody_closes_is_freed(encoder_bundle: Path, machine: Machine)
 
 def test_shapes_that_it_was_not_built_for(encoder_bundle: Path, machine: Machine) -> None:
     manifest, _ = open_bundle(encoder_bundle)
-    assert manifest.engine is not None
-    rows, tokens = manifest.engine.profile["input_ids"].largest
+    engine = manifest.variant().engine
+    assert engine is not None
+    rows, tokens = engine.profile["input_ids"].largest
     with encoder(encoder_bundle) as model:
         ids = np.ones((rows + 1, 4), dtype=np.int64)
-        feed = {name: ids for name in model._inputs}
+        feed = {name: ids for name in model.inputs}
         with pytest.raises(UsageError, match=rf"is {rows + 1}×4, and the engine was built for 1×1 to {rows}×{tokens}"):
             model.run(feed)
         assert machine.trt.contexts[0].executed == []
@@ -238,7 +239,8 @@ def test_an_engine_that_does_not_open(encoder_bundle: Path, tmp_path: Path, monk
     machine.install("tensorrt", "11.4.0")
     manifest, folder = open_bundle(encoder_bundle)
     graphs = folder.with_suffix(".graphs")
-    file = engine_file(graphs / manifest.model, graphs / manifest.model, no_memory="OutOfMemory: 4096")
+    graph = graphs / manifest.variant().path
+    file = engine_file(graph, graph, no_memory="OutOfMemory: 4096")
     with pytest.raises(DeviceMemoryError, match="needs 4_096 bytes beside its weights"):
         load(altered(encoder_bundle, tmp_path / "b", file))
     assert machine.cuda.held == {}
@@ -267,12 +269,12 @@ def test_a_decoder_writes_what_its_graph_writes(decoder_bundle: Path, machine: M
         statistics = model.statistics
         assert statistics.kv_cache_dtype == "float16"
         assert statistics.kv_cache_tokens == CONTEXT
-        decoder = model._open()
+        decoder = model.decoder
         cache = decoder.make_cache(1, 1)
         for prompt, text in zip(prompts, alone, strict=True):
             ids = np.array([[*model.token_ids(prompt), *text.token_ids]])
             every = np.arange(ids.shape[1])
-            from edgecompress.runtime.decoder import Cancellation
+            from edgecompress.runtime.cancellation import Cancellation
 
             logits, _ = decoder.run(cache, 0, ids, np.zeros(1, dtype=np.int64), every, Cancellation())
             best = logits[0].argmax(1)
@@ -328,11 +330,11 @@ def test_more_than_a_decoder_was_built_for(decoder_bundle: Path, machine: Machin
             model.generate(["a", "b", "c"], max_new_tokens=2)
         with pytest.raises(UsageError, match=f"context is {CONTEXT}"):
             model.generate("the " * CONTEXT, max_new_tokens=2)
-        cache = model._open().make_cache(2, 8)
+        cache = model.decoder.make_cache(2, 8)
         with pytest.raises(UsageError, match=f"longer than the {CONTEXT} that the engine was built for"):
             cache.ensure(CONTEXT + 1, 0, 10_000)
         with pytest.raises(UsageError, match=f"longer than the {CONTEXT} that the engine was built for"):
-            model._open().make_cache(1, CONTEXT + 1)
+            model.decoder.make_cache(1, CONTEXT + 1)
         del cache
     assert machine.cuda.held == {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from edgecompress.formats.manifest import open_bundle, write_manifest
 from edgecompress.runtime import engine_file, load
 from edgecompress.runtime.cuda import choice, driver
 from edgecompress.runtime.cuda.choice import choose
-from edgecompress.types.bundle import BuildPlan, EngineRecord, Manifest, ShapeRange
+from edgecompress.types.bundle import BuildPlan, EngineRecord, Manifest, ShapeRange, with_variant
 from edgecompress.types.gpu import Gpu
 from tests.runtime.engine_bundles import Machine
 from tests.runtime.fake_cuda import FakeCuda
@@ -37,19 +38,20 @@ def bundle(minilm_bundle: Path, tmp_path: Path) -> Path:
     """A whole bundle, whose graph would run here, that says of itself that it is an engine."""
     manifest, folder = open_bundle(minilm_bundle)
     files: dict[str, Path | str | bytes] = {name: folder / name for name in manifest.files}
-    made = replace(
-        manifest,
-        target=replace(manifest.target, name="rtx-4090", backend="tensorrt-rtx", providers=(), isa=()),
-        engine=EngineRecord(
-            path="model.engine",
-            layers="model.engine.layers.txt",
-            builder="tensorrt-rtx",
-            version=VERSION,
-            os="linux",
-            compute_capability=(8, 9),
-            profile={"input_ids": ShapeRange(smallest=(1, 1), usual=(8, 128), largest=(32, 256))},
-            weights_bytes=1,
-        ),
+    record = EngineRecord(
+        path="model.engine",
+        layers="model.engine.layers.txt",
+        builder="tensorrt-rtx",
+        version=VERSION,
+        os="linux",
+        compute_capability=(8, 9),
+        profile={"input_ids": ShapeRange(smallest=(1, 1), usual=(8, 128), largest=(32, 256))},
+        weights_bytes=1,
+    )
+    variant = replace(manifest.variant(), backend="tensorrt-rtx", providers=(), engine=record)
+    made = with_variant(
+        replace(manifest, target=replace(manifest.target, name="rtx-4090", isa=())),
+        variant,
     )
     path = tmp_path / "engine.bundle"
     files |= {"model.engine": b"an engine", "model.engine.layers.txt": "Name: x"}
@@ -87,9 +89,10 @@ def test_without_the_bindings_their_package_is_named(monkeypatch: pytest.MonkeyP
 
 
 def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
-    monkeypatch.setattr(driver.importlib, "import_module", lambda name: FakeCuda())
-    with pytest.raises(HostError, match=r"libcuda\.so\.1 finds no GPU that it can use: CUDA_ERROR_NO_DEVICE"):
-        driver.open_driver(lambda name: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(driver.importlib, "import_module", lambda name: FakeCuda())
+        with pytest.raises(HostError, match=r"libcuda\.so\.1 finds no GPU that it can use: CUDA_ERROR_NO_DEVICE"):
+            driver.open_driver(lambda name: None)
     monkeypatch.setattr(choice, "open_driver", lambda: FakeCuda())
     assert "needs an NVIDIA GPU, and the driver finds none" in refusal(bundle).message
 
@@ -117,25 +120,26 @@ def test_another_gpu(
 def test_of_several_gpus_the_one_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     manifest, _ = open_bundle(bundle)
     gpus = [Gpu(name=name, memory_bytes=1, compute_capability=capability) for name, capability in (ONE_SORT, RTX, RTX)]
-    assert choose(manifest, gpus[:2], None) == 1
-    assert choose(manifest, gpus, 2) == 2
+    assert choose(manifest, manifest.variant(), gpus[:2], None) == 1
+    assert choose(manifest, manifest.variant(), gpus, 2) == 2
 
 
 def test_an_engine_of_tensorrt_is_for_the_gpu_that_it_was_built_on(bundle: Path) -> None:
     manifest, _ = open_bundle(bundle)
-    assert manifest.engine is not None
-    built = replace(manifest, engine=replace(manifest.engine, builder="tensorrt", gpu="NVIDIA L4"), build=PLAN)
+    variant = manifest.variant()
+    assert variant.engine is not None
+    built = replace(variant, engine=replace(variant.engine, builder="tensorrt", gpu="NVIDIA L4"), build=PLAN)
     gpus = [Gpu(name=name, memory_bytes=1, compute_capability=capability) for name, capability in (RTX, ONE_SORT)]
     with pytest.raises(HostError, match=r"is for NVIDIA L4 \(compute capability 8\.9\), and here is 0") as caught:
-        choose(built, gpus, None)
+        choose(manifest, built, gpus, None)
     assert "edgecompress build BUNDLE --force" in caught.value.hint
-    open_to_all = replace(manifest.engine, builder="tensorrt", gpu="")
+    open_to_all = replace(variant.engine, builder="tensorrt", gpu="")
     same = replace(PLAN, hardware_compatibility="same-compute-capability")
-    assert choose(replace(built, engine=open_to_all, build=same), gpus, None) == 0
+    assert choose(manifest, replace(built, engine=open_to_all, build=same), gpus, None) == 0
     ampere = replace(built, engine=open_to_all, build=replace(PLAN, hardware_compatibility="ampere-plus"))
-    assert choose(ampere, gpus, 1) == 1
+    assert choose(manifest, ampere, gpus, 1) == 1
     with pytest.raises(HostError, match=r"compute capability 8\.0 and above"):
-        choose(ampere, [replace(gpus[0], compute_capability=(7, 5))], None)
+        choose(manifest, ampere, [replace(gpus[0], compute_capability=(7, 5))], None)
 
 
 def test_a_missing_library_is_named_with_its_version(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
@@ -163,8 +167,12 @@ def test_an_engine_for_any_version_takes_later_ones_of_its_major(monkeypatch: py
 def test_a_library_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     Machine(monkeypatch, RTX).install("tensorrt-rtx", VERSION)
 
+    load = importlib.import_module
+
     def broken(name: str) -> Any:
-        raise OSError("libtensorrt_rtx.so.1: cannot open shared object file")
+        if name == "tensorrt_rtx":
+            raise OSError("libtensorrt_rtx.so.1: cannot open shared object file")
+        return load(name)
 
     monkeypatch.setattr(engine_file.importlib, "import_module", broken)
     assert "the package tensorrt-rtx cannot be loaded: libtensorrt_rtx.so.1" in refusal(bundle).message
@@ -183,7 +191,7 @@ def test_a_bundle_for_a_cpu_takes_no_device(minilm_bundle: Path) -> None:
 
 def test_an_engine_that_is_not_built_yet(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     manifest, folder = open_bundle(bundle)
-    write_manifest(replace(manifest, engine=None, build=PLAN), folder)
+    write_manifest(with_variant(manifest, replace(manifest.variant(), engine=None, build=PLAN)), folder)
     Machine(monkeypatch, RTX)
     error = refusal(bundle)
     assert "is not built yet" in error.message
@@ -213,9 +221,10 @@ def test_inspect_shows_what_the_engine_needs(bundle: Path, capsys: pytest.Captur
 def test_the_manifest_survives_its_file(bundle: Path) -> None:
     manifest, _ = open_bundle(bundle)
     assert isinstance(manifest, Manifest)
-    assert manifest.engine is not None
-    assert manifest.engine.compute_capability == (8, 9)
-    assert manifest.engine.profile["input_ids"].largest == (32, 256)
+    engine = manifest.variant().engine
+    assert engine is not None
+    assert engine.compute_capability == (8, 9)
+    assert engine.profile["input_ids"].largest == (32, 256)
 
 
 def test_a_truncated_engine_is_noticed_before_anything_else(bundle: Path) -> None:

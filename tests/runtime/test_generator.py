@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ import pytest
 from edgecompress.errors import BundleError, HostError, UsageError
 from edgecompress.kinds.decoder import runtime as generator_module
 from edgecompress.kinds.decoder.runtime import Generator
-from edgecompress.runtime import decoder as decoder_module
 from edgecompress.runtime import load, memory
 from edgecompress.runtime.cache import KVCache
-from edgecompress.runtime.decoder import Cancellation, CancelledError, Decoder
+from edgecompress.runtime.cancellation import Cancellation, CancelledError
+from edgecompress.runtime.decoder import Decoder
 from edgecompress.runtime.results import Generated, Piece
+from edgecompress.runtime.session_models import CachedSessionModel
 from tests.decoder_bundle import BOS, EOS, Reference, decoder_bundle, random_weights, scripted_bundle, tokenizer
 
 CONTEXT = 256
@@ -52,13 +54,14 @@ def generator(bundle: Path) -> Generator:
 def caches(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[KVCache]]:
     """Every cache that is made from now on."""
     made: list[weakref.ref[KVCache]] = []
+    make_cache = CachedSessionModel.make_cache
 
-    def make(*arguments: object) -> KVCache:
-        cache = KVCache(*arguments)  # type: ignore[arg-type]
+    def make(*arguments: Any) -> Any:
+        cache = make_cache(*arguments)
         made.append(weakref.ref(cache))
         return cache
 
-    monkeypatch.setattr(decoder_module, "KVCache", make)
+    monkeypatch.setattr(CachedSessionModel, "make_cache", make)
     return made
 
 
@@ -100,7 +103,7 @@ def test_generating_needs_no_torch(bundle: Path) -> None:
 
 def test_logits_are_the_reference_at_every_position(generator: Generator, reference: Reference) -> None:
     """Through the decoder itself: prefill in two parts, then tokens one by one, in the third row of a cache."""
-    decoder, cancel = generator._open(), Cancellation()
+    decoder, cancel = generator.decoder, Cancellation()
     ids = tokenizer().encode(PROMPTS[2]).ids
     cache = KVCache(decoder.tensors, 3, 64)
     expected = reference.logits(ids)
@@ -114,16 +117,16 @@ def test_logits_are_the_reference_at_every_position(generator: Generator, refere
 
 def test_the_cache_is_written_in_place(generator: Generator, reference: Reference) -> None:
     """The memory that ONNX Runtime has as past and as present is the buffer itself, before and after every step."""
-    decoder, cancel = generator._open(), Cancellation()
+    decoder, cancel = generator.decoder, Cancellation()
     ids = tokenizer().encode(PROMPTS[0]).ids
     cache = KVCache(decoder.tensors, 1, 64)
     addresses = [buffer.ctypes.data for buffer in cache.buffers]
-    binding = cache.binding(decoder._session, 0, 1).io
+    binding = cache.binding(decoder.model._session, 0, 1).io
     prefill = len(ids) - 4
     decoder.run(cache, 0, np.array([ids[:prefill]]), np.array([0]), np.array([0]), cancel)
     for past in range(prefill, len(ids)):
         decoder.run(cache, 0, np.array([[ids[past]]]), np.array([past]), np.array([0]), cancel)
-        assert cache.binding(decoder._session, 0, 1).io is binding
+        assert cache.binding(decoder.model._session, 0, 1).io is binding
         bound = {**binding._bound_inputs, **binding._bound_outputs}
         for tensor, address in zip(cache.tensors, addresses, strict=True):
             assert bound[tensor.past].data_ptr() == bound[tensor.present].data_ptr() == address
@@ -375,7 +378,7 @@ def test_cancel_ends_a_run_in_its_middle(tmp_path: Path) -> None:
     """A long prefill does not have to end first: ONNX Runtime itself is told."""
     length = 12_000  # seconds for one run
     with opened(decoder_bundle(tmp_path / "b", context=length, prefill_chunk_tokens=length)) as generator:
-        decoder, cancel = generator._open(), Cancellation()
+        decoder, cancel = generator.decoder, Cancellation()
         cache, ids = KVCache(decoder.tensors, 1, length), np.full((1, length), 7)
         timer = threading.Timer(0.2, cancel.set)
         timer.start()

@@ -11,7 +11,7 @@ from edgecompress.errors import BundleError, HostError
 from edgecompress.kinds.decoder.runtime import Generator
 from edgecompress.runtime import memory
 from edgecompress.runtime.cache import KVCache
-from edgecompress.runtime.decoder import Cancellation
+from edgecompress.runtime.cancellation import Cancellation
 from tests.decoder_bundle import KV_HEADS, LAYERS, SIZE, Reference, decoder_bundle, random_weights, tokenizer
 from tests.runtime.test_generator import CHAT, CONTEXT, PROMPTS, opened
 
@@ -47,11 +47,11 @@ def generator(bundle: Path) -> Generator:
 def test_the_integers_are_written_in_place(
     generator: Generator, reference: Reference, scales: list[np.ndarray]
 ) -> None:
-    decoder, cancel = generator._open(), Cancellation()
+    decoder, cancel = generator.decoder, Cancellation()
     ids = tokenizer().encode(PROMPTS[0]).ids
     cache = KVCache(decoder.tensors, 2, 64)
     addresses = [buffer.ctypes.data + buffer[0].nbytes for buffer in cache.buffers]
-    binding = cache.binding(decoder._session, 1, 1).io
+    binding = cache.binding(decoder.model._session, 1, 1).io
     past = 0
     for width in (4, 3, *[1] * (len(ids) - 7)):
         decoder.run(cache, 1, np.array([ids[past : past + width]]), np.array([past]), np.array([0]), cancel)
@@ -73,7 +73,7 @@ def test_logits_are_those_of_the_rounded_cache(
     generator: Generator, reference: Reference, scales: list[np.ndarray]
 ) -> None:
     """Nearer to NumPy that rounds as the kernel does than to NumPy that does not."""
-    decoder, cancel = generator._open(), Cancellation()
+    decoder, cancel = generator.decoder, Cancellation()
     ids = tokenizer().encode(PROMPTS[2]).ids
     cache = KVCache(decoder.tensors, 1, 64)
     found, past = [], 0

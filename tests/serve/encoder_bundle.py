@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgecompress.kinds.encoder.settings import EncoderSettings
 from edgecompress.types.bundle import TensorSpec, TextSettings
 from tests.decoder_bundle import VOCAB, tokenizer
 from tests.tiny_bundle import write_tiny_bundle
@@ -39,17 +40,16 @@ def _model() -> onnx.ModelProto:
 
 
 def encoder_bundle(folder: Path) -> Path:
+    text = TextSettings(
+        tokenizer="tokenizer.json", max_length_tokens=LONGEST, prompts={"query": "why is "}, default_prompt="query"
+    )
     return write_tiny_bundle(
         folder,
         {"model.onnx": _model().SerializeToString(), "tokenizer.json": tokenizer().to_str().encode()},
         name="tiny-encoder",
+        kind="encoder",
         task="sentence-similarity",
         inputs=("input_ids", "attention_mask"),
         output=TensorSpec(name="sentence_embedding", dtype="float32", shape=("B", SIZE)),
-        text=TextSettings(
-            tokenizer="tokenizer.json",
-            max_length_tokens=LONGEST,
-            prompts={"query": "why is "},
-            default_prompt="query",
-        ),
+        settings=EncoderSettings(text=text),
     )

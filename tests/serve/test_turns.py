@@ -12,7 +12,7 @@ import httpx2
 import openai
 import pytest
 
-from edgecompress.endpoints.lane import Ended, Text
+from edgecompress.kinds.decoder.text_stream import Ended, Text
 from tests.serve.running import Running, running, wait_until
 from tests.serve.test_texts import client, own
 

@@ -7,28 +7,38 @@ has it; the tags themselves are in neither.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from edgecompress.endpoints.bodies import Chat, Completion, Sampled
-from edgecompress.endpoints.lane import Ended, Lane, Text
-from edgecompress.endpoints.refusals import CLIENT_GONE, Refusal, closing, refusal_of
+from edgecompress.endpoints.clients import CLIENT_GONE, ClientGoneError, unless_gone
+from edgecompress.endpoints.lane import Lane
+from edgecompress.endpoints.refusals import Refusal, closing, refusal_of, unknown_model
+from edgecompress.endpoints.routes import Route
+from edgecompress.kinds.decoder.requests import Chat, Completion, Sampled
 from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.kinds.decoder.text_stream import Ended, Text, write
 from edgecompress.runtime.prompts import Options, Single
 from edgecompress.runtime.results import Kind, Statistics
 
-T = TypeVar("T")
+PURPOSE = "text generation"
+MODEL = "a decoder"
+_CHAT, _COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+PATHS = (_CHAT, _COMPLETIONS)
+
 _DONE = b"data: [DONE]\n\n"
 _FINISH = {"eos": "stop", "stop": "stop", "length": "length"}
+
+
+def endpoints(generator: Generator, name: str, lane: Lane) -> Texts:
+    return Texts(generator, name, lane)
 
 
 class Texts:
@@ -37,6 +47,10 @@ class Texts:
     def __init__(self, generator: Generator, name: str, lane: Lane) -> None:
         self._generator, self._name, self._lane = generator, name, lane
         self._session = generator.session()
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        return Route(path=_CHAT, answer=self.chat), Route(path=_COMPLETIONS, answer=self.complete)
 
     async def chat(self, request: Request, body: Chat) -> Response:
         if not self._generator.has_chat_template:
@@ -56,6 +70,9 @@ class Texts:
             raise Refusal(400, "one prompt a request is supported", code="unsupported_value", param="prompt")
         return await self._answer(request, body, prompt, Form(self._name, "text"))
 
+    def cancel(self) -> None:
+        self._generator.cancel()
+
     def close(self) -> None:
         self._session.close()
 
@@ -67,7 +84,7 @@ class Texts:
         options = body.options()
         await asyncio.to_thread(self._check_length, prompt, options)
         try:
-            text = await unless_gone(request, self._lane.write(self._session, prompt, options))
+            text = await unless_gone(request, write(self._lane, self._session, prompt, options))
             if body.stream:
                 usage = bool(body.stream_options is not None and body.stream_options.include_usage)
                 return Events(text, form.events(text, usage=usage))
@@ -167,36 +184,6 @@ class Events(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._text.cancel()
-
-
-class ClientGoneError(Exception):
-    """Nobody waits for the answer."""
-
-
-async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """Its result, or ClientGoneError, with the work cancelled, as soon as the client hung up."""
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientGoneError
-    finally:
-        for task in (working, gone):
-            if not task.done():
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Refusal):
-                    await task
-
-
-async def _gone(request: Request) -> None:
-    """The body was read before, so what comes now is the end."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def unknown_model(name: str) -> Refusal:
-    return Refusal(404, f"the model '{name[:200]}' does not exist here", code="model_not_found", param="model")
 
 
 def usage_of(statistics: Statistics) -> dict[str, Any]:

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from edgecompress.endpoints.bodies import Embedding
+from edgecompress.endpoints.bodies import Body
+from edgecompress.endpoints.clients import CLIENT_GONE, ClientGoneError, unless_gone
 from edgecompress.endpoints.lane import Lane
-from edgecompress.endpoints.refusals import CLIENT_GONE, Refusal
-from edgecompress.kinds.decoder.serve import ClientGoneError, unknown_model, unless_gone
+from edgecompress.endpoints.refusals import Refusal, unknown_model
+from edgecompress.endpoints.routes import Route
 from edgecompress.kinds.encoder.runtime import Encoder
+from edgecompress.types.arrays import FloatArray
 
-FloatArray = npt.NDArray[np.float32]
+PURPOSE = "embeddings of texts"
+MODEL = "an encoder"
+_EMBEDDINGS = "/v1/embeddings"
+PATHS = (_EMBEDDINGS,)
+
 _MOST_TEXTS = 2048  # in a request, as OpenAI has it
+
+
+def endpoints(encoder: Encoder, name: str, lane: Lane) -> Vectors | None:
+    """Only a bundle that embeds has one."""
+    embeds = encoder.manifest.task in ("sentence-similarity", "feature-extraction")
+    return Vectors(encoder, name, lane) if embeds else None
+
+
+class Embedding(Body):
+    model: str
+    input: str | list[str] | list[int] | list[list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    user: str | None = None
 
 
 class Vectors:
@@ -25,6 +43,16 @@ class Vectors:
 
     def __init__(self, encoder: Encoder, name: str, lane: Lane) -> None:
         self._encoder, self._name, self._lane = encoder, name, lane
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        return (Route(path=_EMBEDDINGS, answer=self.embed),)
+
+    def cancel(self) -> None:
+        """A batch runs to its end."""
+
+    def close(self) -> None:
+        """Nothing is kept between requests."""
 
     async def embed(self, request: Request, body: Embedding) -> Response:
         if body.model != self._name:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import Namespace
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from edgecompress.cli.output import emit_json, note
 from edgecompress.errors import UsageError
+from edgecompress.kinds.base import FlagGroup
+from edgecompress.terminal import emit_json, note, read_inputs
 
 if TYPE_CHECKING:
     from edgecompress.kinds.decoder.runtime import Generator, Session
     from edgecompress.runtime.prompts import Options
     from edgecompress.runtime.results import Statistics
     from edgecompress.runtime.stream import Stream
+
+PURPOSE = "text generation"
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _REASONING, _ANSWER = "── reasoning ──", "── answer ──"
@@ -28,13 +31,14 @@ _OPTIONS = {
     "seed": "seed",
     "stop": "stop",
     "lookup": "lookup_tokens",
+    "top_k": "top_k",
 }
-_FLAGS = (*_OPTIONS, "system", "raw", "chat")
 
 
-def add_arguments(group: argparse._ArgumentGroup) -> None:
+def add_arguments(group: FlagGroup) -> None:
     group.add_argument("--max-new-tokens", type=int, help="until the model ends the text, unless given")
     group.add_argument("--temperature", type=float, help="0: the likeliest token; the checkpoint's own unless given")
+    group.add_argument("--top-k", type=int, help="sample from this many of the likeliest tokens")
     group.add_argument("--top-p", type=float, help="sample from the likeliest tokens that make up this share")
     group.add_argument(
         "--min-p", type=float, help="leave out tokens below this share of the likeliest one's probability"
@@ -50,25 +54,13 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--chat", action="store_true", help="a conversation over stdin, the KV cache kept between turns")
 
 
-def refuse(options: argparse.Namespace) -> None:
-    """Raises UsageError for a flag of text generation: the bundle is for another task."""
-    for flag in _FLAGS:
-        if getattr(options, flag) not in (None, False):
-            raise UsageError(
-                f"--{flag.replace('_', '-')} is for text generation, and this bundle is not",
-                hint="Leave it out; `edgecompress inspect` shows what a bundle is for.",
-            )
-
-
-def run(generator: Generator, options: argparse.Namespace) -> int:
-    for flag in ("prompt", "truncate", "output"):
-        if getattr(options, flag) not in (None, False):
-            raise UsageError(f"--{flag} is for embeddings, and this bundle is a decoder", hint="Leave it out.")
+def run(generator: Generator, options: Namespace) -> int:
     if options.system is not None and (options.raw or not generator.has_chat_template):
         raise UsageError("a system message needs the chat template", hint="Put it into the prompt itself.")
     if options.chat:
         return _chat(generator, options)
-    prompts = [_prompt(generator, text, options) for text in _texts(options)]
+    texts = read_inputs(options.inputs, options.file, what="prompt", by_line=False)
+    prompts = [_prompt(generator, text, options) for text in texts]
     if len(prompts) == 1 and not options.json:
         with generator.stream(prompts[0], **_sampling(options)) as stream:
             _show(stream)
@@ -96,7 +88,7 @@ def run(generator: Generator, options: argparse.Namespace) -> int:
     return 0
 
 
-def _chat(generator: Generator, options: argparse.Namespace) -> int:
+def _chat(generator: Generator, options: Namespace) -> int:
     """A turn a line. The answers, without their reasoning, are what the next turn sees of the ones before."""
     if options.json or options.inputs or options.file is not None:
         raise UsageError("--chat reads its turns from stdin", hint="Leave out --json, --file and the texts.")
@@ -114,9 +106,7 @@ def _chat(generator: Generator, options: argparse.Namespace) -> int:
     return 0
 
 
-def _reply(
-    session: Session, asked: list[dict[str, str]], messages: list[dict[str, str]], options: argparse.Namespace
-) -> None:
+def _reply(session: Session, asked: list[dict[str, str]], messages: list[dict[str, str]], options: Namespace) -> None:
     """Stream one answer, and make the turn part of the conversation; a turn that is refused is not."""
     with session.stream(asked, **_sampling(options)) as stream:
         try:
@@ -134,33 +124,16 @@ def _turn() -> str | None:
     return line.rstrip("\n") if line else None
 
 
-def _texts(options: argparse.Namespace) -> list[str]:
-    """Each argument is a prompt; a file, or stdin, is one prompt as a whole."""
-    texts: list[str] = list(options.inputs)
-    if options.file is not None:
-        try:
-            texts.append(options.file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{options.file} cannot be read: {error}", hint="Give a text file in UTF-8.") from error
-    if not texts and not sys.stdin.isatty():
-        texts.append(sys.stdin.read())
-    if not any(text.strip() for text in texts):
-        raise UsageError(
-            "there is nothing to run: the prompt is empty", hint='Give one: `edgecompress run BUNDLE "a prompt"`.'
-        )
-    return texts
-
-
-def _prompt(generator: Generator, text: str, options: argparse.Namespace) -> Any:
+def _prompt(generator: Generator, text: str, options: Namespace) -> Any:
     if options.raw or not generator.has_chat_template:
         return text
     system = [] if options.system is None else [{"role": "system", "content": options.system}]
     return [*system, {"role": "user", "content": text}]
 
 
-def _sampling(options: argparse.Namespace) -> Options:
+def _sampling(options: Namespace) -> Options:
     named: Options = {}
-    for flag, name in {**_OPTIONS, "top_k": "top_k"}.items():
+    for flag, name in _OPTIONS.items():
         value = getattr(options, flag)
         if value is not None:
             named[name] = value  # type: ignore[literal-required]

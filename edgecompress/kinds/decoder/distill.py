@@ -1,0 +1,24 @@
+"""How decoders of texts are taught: each next token, in windows of a row of texts, or the responses to prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgecompress.types.distill import Teaching
+from edgecompress.types.student import Student
+
+TEACHING: Mapping[str, Teaching] = {
+    "text-generation": Teaching(
+        terms=frozenset({"logits", "hidden", "relations", "cross_entropy"}),
+        weights={"logits": 1.0},
+        rounded_weights={"logits": 1.0, "hidden": 1.0},  # not shown to beat logits alone: ADR 0023
+        next_token=True,
+        blocks_tables=True,
+        rounded_learning_rate=2e-5,
+    )
+}
+
+
+def pooler(student: Student, device: Any) -> None:
+    """Nothing is pooled."""

@@ -1,0 +1,38 @@
+"""How encoders of texts are taught: by vectors, hidden states or what a head says, one text at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from edgecompress.types.distill import Teaching
+from edgecompress.types.student import Student
+
+if TYPE_CHECKING:
+    import torch
+
+_STATES = frozenset({"hidden", "relations"})
+_HEAD = Teaching(terms=_STATES | {"logits"}, weights={"logits": 1.0, "hidden": 1.0})
+
+TEACHING: Mapping[str, Teaching] = {
+    "sentence-similarity": Teaching(terms=_STATES | {"embedding", "similarity"}, weights={"embedding": 1.0}),
+    "feature-extraction": Teaching(terms=_STATES, weights={"hidden": 1.0, "relations": 1.0}),
+    "text-classification": _HEAD,
+    "text-ranking": _HEAD,
+    "token-classification": _HEAD,
+    "fill-mask": _HEAD,
+    "question-answering": Teaching(terms=_STATES, weights={"hidden": 1.0}),
+}
+
+
+def pooler(student: Student, device: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
+    """sentence-transformers' pooling, as the bundle will have it."""
+    import torch
+
+    from edgecompress.capture.model import Encoder
+
+    pooling = student.pooling
+    if pooling is None:
+        return None
+    encoder = Encoder(torch.nn.Identity(), student).to(device)
+    return lambda hidden, mask: encoder.pool(pooling, hidden, mask)
