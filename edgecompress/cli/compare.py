@@ -26,13 +26,12 @@ def run(options: argparse.Namespace) -> int:
     from edgecompress.errors import UsageError
     from edgecompress.formats.cpu import host_cores
     from edgecompress.profile.compare import LAUNCHES, PAIRS, compare
-    from edgecompress.profile.sides import parse_side
-    from edgecompress.profile.workload import parse_workloads
+    from edgecompress.profile.sides import parse_side, read_workloads
 
     if options.threads is not None and options.threads < 1:
         raise UsageError(f"threads are at least 1, not {options.threads}", hint="Leave it out for all cores.")
     specs = [parse_side(text, allow_mismatch=options.allow_mismatch) for text in options.sides]
-    workloads = parse_workloads(options.shapes)
+    workloads = read_workloads(options.shapes, specs)
     with progress() as show:
         found = compare(
             specs,

@@ -25,6 +25,7 @@ from typing import Any, Protocol, cast
 
 from edgecompress.registry import PlugIn
 from edgecompress.runtime.bundle import OpenBundle
+from edgecompress.runtime.subject import Side, Subject
 from edgecompress.types.arrays import Feed
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.case import Case
@@ -33,6 +34,7 @@ from edgecompress.types.recipe import EngineRecipe, QualityRecipe, Recipe, Stude
 from edgecompress.types.report import Fidelity
 from edgecompress.types.student import Student
 from edgecompress.types.task import Task
+from edgecompress.types.workload import Phase, Workload
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class Kind:
     @property
     def check(self) -> CheckModule:
         return cast("CheckModule", self.plug_in.part("check"))
+
+    @property
+    def profile(self) -> ProfileModule:
+        return cast("ProfileModule", self.plug_in.part("profile"))
 
 
 class StudentModule(Protocol):
@@ -185,7 +191,35 @@ class CheckModule(Protocol):
         """Fidelity on the samples that travel with the bundle. Raises BundleError, HostError."""
 
 
+class ProfileModule(Protocol):
+    """``profile.py``: numpy and the runtime alone."""
+
+    def default_workloads(self, manifest: Manifest) -> str:
+        """What a bundle is measured on unless something is asked for: "1x16,8x128"."""
+
+    def parse(self, text: str, manifest: Manifest) -> Workload:
+        """One of them. Raises UsageError naming it."""
+
+    def phases(self, manifest: Manifest, workload: Workload) -> Mapping[str, Phase]:
+        """The runs that a call consists of; of a workload that is no trace."""
+
+    def open_subject(self, source: OpenBundle) -> Subject:
+        """Raises what ``open_bundle`` raises."""
+
+    def inputs(self, workload: Workload, manifests: Sequence[Manifest]) -> Feed:
+        """Arrays that all of these bundles take, which are compared; the same each time.
+
+        Raises UsageError for a workload that one of them does not take, or on which nothing is compared.
+        """
+
+    def side(self, source: OpenBundle) -> Side:
+        """A bundle that is compared with others, opened."""
+
+    def first_call(self, model: Any) -> None:
+        """The smallest thing that ``open_bundle``'s result can be asked for, whole."""
+
+
 __all__ = [
-    "Case", "CheckModule", "Estimate", "ExportModule", "GraphFeeds", "Kind", "Manifest", "MetricModule", "Parts", "PlanModule",
-    "RuntimeModule", "SampleSource", "StudentModule",
+    "Case", "CheckModule", "Estimate", "ExportModule", "GraphFeeds", "Kind", "Manifest", "MetricModule", "Parts",
+    "PlanModule", "ProfileModule", "RuntimeModule", "SampleSource", "StudentModule",
 ]  # fmt: skip
