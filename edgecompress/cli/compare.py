@@ -8,12 +8,10 @@ from pathlib import Path
 from edgecompress.cli.output import add_json_flag, emit_json, progress, table, write_json
 from edgecompress.types.profile import Compared, Comparison
 
-_DEFAULT_SHAPE = "1x128"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sides", nargs="+", help="bundles, torch:CHECKPOINT, openvino:MODEL.xml, onnx:MODEL.onnx")
-    parser.add_argument("--shapes", default=_DEFAULT_SHAPE, help=f"texts x tokens ({_DEFAULT_SHAPE})")
+    parser.add_argument("--shapes", help="texts x tokens (1x128)")
     parser.add_argument("--threads", type=int, help="of every side; this machine's cores unless given")
     parser.add_argument("--launches", type=int, help="how often every side is opened anew (16)")
     parser.add_argument("--pairs", type=int, help="of calls in each launch (40)")

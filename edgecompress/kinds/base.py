@@ -21,11 +21,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgecompress.registry import PlugIn
 from edgecompress.runtime.bundle import OpenBundle
-from edgecompress.runtime.subject import Side, Subject
 from edgecompress.types.arrays import Feed
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.case import Case
@@ -34,7 +33,10 @@ from edgecompress.types.recipe import EngineRecipe, QualityRecipe, Recipe, Stude
 from edgecompress.types.report import Fidelity
 from edgecompress.types.student import Student
 from edgecompress.types.task import Task
-from edgecompress.types.workload import Phase, Workload
+
+if TYPE_CHECKING:  # a device that starts does not wait for what it does not use
+    from edgecompress.runtime.subject import Side, Subject
+    from edgecompress.types.workload import Phase, Workload
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,9 @@ class RuntimeModule(Protocol):
         Raises HostError, UsageError, BundleError.
         """
 
+    def first_call(self, model: Any) -> None:
+        """The smallest thing that it can be asked for, whole: what a cold start ends with."""
+
 
 class CheckModule(Protocol):
     """``check.py``: numpy and the runtime alone."""
@@ -193,6 +198,9 @@ class CheckModule(Protocol):
 
 class ProfileModule(Protocol):
     """``profile.py``: numpy and the runtime alone."""
+
+    COMPARED: str
+    """What bundles are compared on unless something is asked for: "1x128"."""
 
     def default_workloads(self, manifest: Manifest) -> str:
         """What a bundle is measured on unless something is asked for: "1x16,8x128"."""
@@ -214,9 +222,6 @@ class ProfileModule(Protocol):
 
     def side(self, source: OpenBundle) -> Side:
         """A bundle that is compared with others, opened."""
-
-    def first_call(self, model: Any) -> None:
-        """The smallest thing that ``open_bundle``'s result can be asked for, whole."""
 
 
 __all__ = [

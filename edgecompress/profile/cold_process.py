@@ -24,14 +24,12 @@ def main() -> None:
     from edgecompress.kinds import find_kind
     from edgecompress.loading import load
 
-    kind = find_kind(job["kind"])
-    first_call = kind.profile.first_call
-    # What load() would import, so that it counts as imports.
-    _ = kind.runtime, [find_backend(name).load for name in job["backends"]]
+    runtime = find_kind(job["kind"]).runtime
+    _ = [find_backend(name).load for name in job["backends"]]  # load() would import them
     imported = time.monotonic()
     with load(job["bundle"], threads=job["threads"], device=job["device"], allow_mismatch=True) as model:
         loaded = time.monotonic()
-        first_call(model)
+        runtime.first_call(model)
         done = time.monotonic()
     print(
         json.dumps(

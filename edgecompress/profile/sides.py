@@ -19,6 +19,8 @@ from edgecompress.types.arrays import Array, Feed
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.workload import Workload
 
+_TEXTS = "1x128"
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -39,10 +41,12 @@ def parse_side(text: str, *, allow_mismatch: bool = False) -> Spec:
     return Spec(text, _LIBRARIES[library](Path(path)))
 
 
-def read_workloads(text: str, specs: Sequence[Spec]) -> list[Workload]:
+def read_workloads(text: str | None, specs: Sequence[Spec]) -> list[Workload]:
     """As the kind of the first bundle reads them; of texts where no side is a bundle. Raises UsageError."""
     manifest = next((spec.manifest for spec in specs if spec.manifest is not None), None)
-    return parse_workloads(text, parse_texts) if manifest is None else workloads_of(manifest, text)
+    if manifest is None:
+        return parse_workloads(text or _TEXTS, parse_texts)
+    return workloads_of(manifest, text or find_kind(manifest.kind).profile.COMPARED)
 
 
 def inputs_of(workload: Workload, specs: Sequence[Spec]) -> Feed:

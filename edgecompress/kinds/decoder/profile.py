@@ -15,13 +15,14 @@ from edgecompress.runtime.bundle import OpenBundle, read_settings
 from edgecompress.runtime.cache import PAST
 from edgecompress.runtime.cancellation import Cancellation
 from edgecompress.runtime.decoder import read_prompt
-from edgecompress.runtime.prose import FIRST_TEXT, text_of
+from edgecompress.runtime.prose import text_of
 from edgecompress.runtime.shapes import compared_tokens, parse_texts, require_fits, token_feed, token_ids
 from edgecompress.runtime.subject import Prepared, Side, TokenClock
 from edgecompress.types.arrays import Array, Feed
 from edgecompress.types.bundle import GenerationSettings, Manifest
 from edgecompress.types.workload import DEFAULT_NEW_TOKENS, GraphRun, Phase, Workload
 
+COMPARED = "1x128"
 PREFILL, DECODE = "prefill", "decode"
 _PROMPTS = (128, 1024)  # tokens
 
@@ -182,10 +183,6 @@ def side(source: OpenBundle) -> Side:
         return np.stack([read_prompt(decoder, cache, row, ids[row], cancel).copy() for row in range(len(ids))])
 
     return Side(run, decoder.close)
-
-
-def first_call(model: Generator) -> None:
-    model.generate(FIRST_TEXT, max_new_tokens=1, temperature=0.0)
 
 
 def _settings(manifest: Manifest) -> GenerationSettings:

@@ -16,13 +16,14 @@ from edgecompress.kinds.encoder.settings import EncoderSettings
 from edgecompress.runtime.batching import Tokens, pad
 from edgecompress.runtime.bundle import OpenBundle, read_settings
 from edgecompress.runtime.model import stage_timer
-from edgecompress.runtime.prose import FIRST_TEXT, text_of
+from edgecompress.runtime.prose import text_of
 from edgecompress.runtime.shapes import compared_tokens, parse_texts, require_fits, token_feed, token_ids
 from edgecompress.runtime.subject import Prepared, Side
 from edgecompress.types.arrays import Feed
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.workload import CALL, GraphRun, Phase, Workload
 
+COMPARED = "1x128"
 _SHAPES = ((1, 16), (1, 128), (8, 128))  # texts, tokens of each
 
 
@@ -136,11 +137,6 @@ def inputs(workload: Workload, manifests: Sequence[Manifest]) -> Feed:
 def side(source: OpenBundle) -> Side:
     model = source.open()
     return Side(lambda feed: model.run(feed)[0], model.close)
-
-
-def first_call(model: Encoder) -> None:
-    for _ in model.batches([FIRST_TEXT], truncate=True):
-        pass
 
 
 def _most_tokens(manifest: Manifest) -> int:

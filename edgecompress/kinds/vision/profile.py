@@ -17,6 +17,7 @@ from edgecompress.types.arrays import Feed
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.workload import CALL, GraphRun, Phase, Workload
 
+COMPARED = "1x0"
 _HINT = "Give --shapes 1x0,8x0: images times 0."
 
 
@@ -94,11 +95,6 @@ def inputs(workload: Workload, manifests: Sequence[Manifest]) -> Feed:
 def side(source: OpenBundle) -> Side:
     model = source.open()
     return Side(lambda feed: model.run(feed)[0], model.close)
-
-
-def first_call(model: ImageEncoder) -> None:
-    image = model.settings.image
-    model.run({"pixel_values": np.zeros((1, 3, image.height, image.width), dtype=np.float32)})
 
 
 def _no_tokens(manifest: Manifest, name: str) -> UsageError:
