@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from edgecompress.profile.subject import open_subject
 
 from benchmarks.bench_encoder import note
 from benchmarks.minilm import default_checkpoint
@@ -38,7 +39,6 @@ from edgecompress.profile.efficiency import fit, predicted, usual_peaks
 from edgecompress.profile.host import describe_host
 from edgecompress.profile.operators import OperatorTimer
 from edgecompress.profile.peaks import measure_peaks
-from edgecompress.profile.subject import open_subject
 from edgecompress.profile.workload import parse_workloads
 from edgecompress.types.profile import Noise, OperatorProfile, Profile
 from edgecompress.types.recipe import QualityRecipe, Recipe, RuntimeRecipe, StudentRecipe

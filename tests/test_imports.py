@@ -18,6 +18,7 @@ from edgecompress.types.precision import PRECISIONS
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "edgecompress"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+FOLDERS = [path for room in ("kinds", "backends") for path in (PACKAGE / room).rglob("*.py")]
 MAX_LINES = 400
 
 RANK = {
@@ -98,7 +99,9 @@ def test_no_import_points_up(path: Path) -> None:
             assert RANK[room_of(there)] < RANK[room_of(here)], f"{here} imports {there}"
 
 
-@pytest.mark.parametrize("path", [*(PACKAGE / "kinds").rglob("*.py"), *(PACKAGE / "backends").rglob("*.py")], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [*(PACKAGE / "kinds").rglob("*.py"), *(PACKAGE / "backends").rglob("*.py")], ids=name_of
+)
 def test_a_kind_knows_no_other_and_a_backend_neither(path: Path) -> None:
     here = name_of(path)
     for there in edges()[here]:
@@ -131,7 +134,9 @@ def test_there_is_no_cycle_of_modules() -> None:
 
 def on_device() -> list[str]:
     names = [name for name in known() if room_of(name) in ("runtime", "loading")]
-    return names + [name_of(p) for room in ("kinds", "backends") for p in (PACKAGE / room).rglob("*.py") if p.name in ON_DEVICE]
+    return names + [
+        name_of(p) for room in ("kinds", "backends") for p in (PACKAGE / room).rglob("*.py") if p.name in ON_DEVICE
+    ]
 
 
 @pytest.mark.parametrize("module", on_device())
@@ -175,7 +180,9 @@ def test_names_stay_at_home(path: Path) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names:
             homes = names[node.value]
-            assert any(where.startswith(home) for home in homes), f"line {node.lineno}: '{node.value}' belongs to {homes}"
+            assert any(where.startswith(home) for home in homes), (
+                f"line {node.lineno}: '{node.value}' belongs to {homes}"
+            )
 
 
 def test_kernels_and_targets_import_nothing_of_ours() -> None:

@@ -3,6 +3,7 @@
     plan.py    what it asks of a recipe, and what it can be named
     build.py   lower and compile a graph for a target; what it is verified as on this machine
     load.py    a file of a bundle -> a model that runs; numpy and the backend's own runtime only
+    timing.py  models whose nodes are timed one by one; there is none where it does not do that
     host.py    what of it is on this machine, for ``edgecompress doctor``
 
 A target names backends: "onnxruntime" on a target whose accelerator is "cuda" is the backend "onnxruntime-cuda".
@@ -16,7 +17,7 @@ from typing import Protocol, cast
 
 from edgecompress.registry import PlugIn
 from edgecompress.runtime.accelerators import BackendState, LibraryState
-from edgecompress.runtime.model import Loader
+from edgecompress.runtime.model import Loader, TimingModule
 
 
 class HostModule(Protocol):
@@ -50,3 +51,8 @@ class Backend:
     def host(self) -> HostModule:
         """Raises UsageError if the backend has none."""
         return cast("HostModule", self.plug_in.part("host"))
+
+    @property
+    def timing(self) -> TimingModule | None:
+        """None: it does not time nodes."""
+        return cast("TimingModule", self.plug_in.part("timing")) if self.plug_in.has("timing") else None

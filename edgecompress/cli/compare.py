@@ -8,12 +8,10 @@ from pathlib import Path
 from edgecompress.terminal import add_json_flag, emit_json, progress, table, write_json
 from edgecompress.types.profile import Compared, Comparison
 
-_DEFAULT_SHAPE = "1x128"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sides", nargs="+", help="bundles, torch:CHECKPOINT, openvino:MODEL.xml, onnx:MODEL.onnx")
-    parser.add_argument("--shapes", default=_DEFAULT_SHAPE, help=f"texts x tokens ({_DEFAULT_SHAPE})")
+    parser.add_argument("--shapes", help="texts x tokens (1x128)")
     parser.add_argument("--threads", type=int, help="of every side; this machine's cores unless given")
     parser.add_argument("--launches", type=int, help="how often every side is opened anew (16)")
     parser.add_argument("--pairs", type=int, help="of calls in each launch (40)")
@@ -26,13 +24,12 @@ def run(options: argparse.Namespace) -> int:
     from edgecompress.errors import UsageError
     from edgecompress.formats.cpu import host_cores
     from edgecompress.profile.compare import LAUNCHES, PAIRS, compare
-    from edgecompress.profile.sides import parse_side
-    from edgecompress.profile.workload import parse_workloads
+    from edgecompress.profile.sides import parse_side, read_workloads
 
     if options.threads is not None and options.threads < 1:
         raise UsageError(f"threads are at least 1, not {options.threads}", hint="Leave it out for all cores.")
     specs = [parse_side(text, allow_mismatch=options.allow_mismatch) for text in options.sides]
-    workloads = parse_workloads(options.shapes)
+    workloads = read_workloads(options.shapes, specs)
     with progress() as show:
         found = compare(
             specs,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgecompress.terminal import add_json_flag, emit_json, table
 from edgecompress.types.estimate import Estimate, Estimates
+from edgecompress.types.workload import CALL
 
 _PER_S = 5  # its column
 
@@ -53,14 +54,12 @@ def describe(found: Estimates) -> str:
 
 
 def _row(row: Estimate) -> list[str]:
-    batch, tokens = (int(size) for size in row.workload.split("x"))
     per_s = ""
-    if row.phase != "call":
-        new = batch if row.phase == "decode" else batch * tokens
-        per_s = f"{new / row.ms.high * 1e3:.3g} to {new / row.ms.low * 1e3:.3g}"
+    if row.tokens is not None:
+        per_s = f"{row.tokens / row.ms.high * 1e3:.3g} to {row.tokens / row.ms.low * 1e3:.3g}"
     return [
         row.target,
-        row.workload if row.phase == "call" else f"{row.workload} {row.phase}",
+        row.workload if row.phase == CALL else f"{row.workload} {row.phase}",
         str(row.threads or "—"),
         f"{row.ms.low:g}",
         f"{row.ms.high:g}",

@@ -8,6 +8,7 @@ from edgecompress.profile.layers import last_operators, layer_of, most_worth, mo
 from edgecompress.profile.peaks import memory_rate, read_rate
 from edgecompress.terminal import table
 from edgecompress.types.profile import Operator, OperatorProfile, Peaks, Profile
+from edgecompress.types.workload import CALL
 
 _MOST_ROWS = 12
 
@@ -33,7 +34,7 @@ def _phase(found: OperatorProfile, peaks: Peaks) -> list[str]:
         )
     rows.sort(key=lambda row: -float(row[1]))
     rest = [f"and {len(rows) - _MOST_ROWS} more"] if len(rows) > _MOST_ROWS else []
-    phase = "" if found.phase == "call" else f", {found.phase}"
+    phase = "" if found.phase == CALL else f", {found.phase}"
     moved = moved_bytes(found)
     rates = ", ".join(f"{name} products {rate / 1e9:.0f} G/s" for name, rate in peaks.ops_per_s.items())
     return [

@@ -17,6 +17,7 @@ from edgecompress.errors import EdgeCompressError, UsageError
 from edgecompress.formats.codec import from_jsonable
 from edgecompress.formats.manifest import MANIFEST, file_sha256, open_bundle
 from edgecompress.profile.run import Asked, check
+from edgecompress.types.bundle import Manifest
 
 _LIKE = 'Each line is a JSON object such as {"bundle": "s.bundle", "target": "raspberry-pi-5", "shapes": "1x128"}.'
 _NAMED = re.compile(r"'([A-Za-z_]+)")
@@ -130,7 +131,7 @@ class Plan:
     def __init__(self, requests: Sequence[JobRequest]) -> None:
         """Raises UsageError and BundleError, naming the line."""
         self._requests = requests
-        self._bundles: dict[Path, tuple[str, tuple[Parcel, ...]]] = {}
+        self._bundles: dict[Path, tuple[str, Manifest, tuple[Parcel, ...]]] = {}
         self._templates: list[tuple[JobRequest, Job]] = []  # for no label yet
         for request in requests:
             try:
@@ -165,9 +166,10 @@ class Plan:
             raise UsageError("threads are at least 1", hint="Leave them out for the target's choice.")
         if request.bundle not in self._bundles:
             manifest, folder = open_bundle(request.bundle)
-            self._bundles[request.bundle] = file_sha256(folder / MANIFEST), tuple(bundle_parcels(manifest, folder))
-        identity, parcels = self._bundles[request.bundle]
-        shapes, traces = send_traces(request.asked.shapes)
+            parcels = tuple(bundle_parcels(manifest, folder))
+            self._bundles[request.bundle] = file_sha256(folder / MANIFEST), manifest, parcels
+        identity, manifest, parcels = self._bundles[request.bundle]
+        shapes, traces = send_traces(request.asked.shapes, manifest)
         return Job(
             id="",
             bundle=request.bundle,

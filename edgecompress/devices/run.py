@@ -28,7 +28,8 @@ from edgecompress.errors import DeviceError, EdgeCompressError
 from edgecompress.formats.codec import from_jsonable
 from edgecompress.formats.manifest import MANIFEST, file_sha256, open_bundle
 from edgecompress.profile.run import Asked, check
-from edgecompress.profile.workload import parse_workloads
+from edgecompress.profile.workload import workloads_of
+from edgecompress.types.bundle import Manifest
 from edgecompress.types.profile import Profile
 
 _TRACE = "trace:"
@@ -45,7 +46,7 @@ def profile_over_ssh(
     """
     check(asked)
     manifest, folder = open_bundle(bundle)
-    shapes, traces = send_traces(asked.shapes)
+    shapes, traces = send_traces(asked.shapes, manifest)
     parcels = [*bundle_parcels(manifest, folder), *traces]
     lent = wheel_parcels(wheels) if wheels is not None else []
     identity = file_sha256(folder / MANIFEST)
@@ -69,11 +70,11 @@ def profile_command(identity: str, flags: list[str]) -> list[str]:
     return ["profile", _UP + bundle_folder(identity), "--json", *flags]
 
 
-def send_traces(shapes: str | None) -> tuple[str | None, list[Parcel]]:
+def send_traces(shapes: str | None, manifest: Manifest) -> tuple[str | None, list[Parcel]]:
     """The shapes with the paths that their traces have on a device, and these files. Raises UsageError."""
     if shapes is None:
         return None, []
-    parse_workloads(shapes)
+    workloads_of(manifest, shapes)
     parts, parcels = [], []
     for part in (each.strip() for each in shapes.split(",")):
         if part.startswith(_TRACE):

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgecompress.registry import PlugIn
 from edgecompress.types.bundle import Manifest
-from edgecompress.types.case import Case
 from edgecompress.types.distill import Teaching
 from edgecompress.types.job import Job
 from edgecompress.types.recipe import EngineRecipe, QualityRecipe, Recipe, StudentRecipe
@@ -39,7 +38,9 @@ if TYPE_CHECKING:  # numpy, onnxruntime, FastAPI: a command's help asks the kind
     from edgecompress.endpoints.lane import Lane
     from edgecompress.endpoints.routes import Endpoints
     from edgecompress.runtime.bundle import OpenBundle
+    from edgecompress.runtime.subject import Side, Subject
     from edgecompress.types.arrays import Feed
+    from edgecompress.types.workload import Phase, Workload
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,10 @@ class Kind:
     @property
     def distill(self) -> DistillModule:
         return cast("DistillModule", self.plug_in.part("distill"))
+
+    @property
+    def profile(self) -> ProfileModule:
+        return cast("ProfileModule", self.plug_in.part("profile"))
 
 
 class StudentModule(Protocol):
@@ -208,6 +213,9 @@ class RuntimeModule(Protocol):
         Raises HostError, UsageError, BundleError.
         """
 
+    def first_call(self, model: Any) -> None:
+        """The smallest thing that it can be asked for, whole: what a cold start ends with."""
+
 
 class CheckModule(Protocol):
     """``check.py``: numpy and the runtime alone."""
@@ -287,8 +295,29 @@ class DistillModule(Protocol):
         """
 
 
-__all__ = [
-    "CardModule", "Case", "CheckModule", "DistillModule", "Estimate", "ExportModule", "FlagGroup", "GraphFeeds",
-    "InspectModule", "Kind", "Manifest", "MetricModule", "Parts", "PlanModule", "RunModule", "RuntimeModule",
-    "SampleSource", "ServeModule", "StudentModule",
-]  # fmt: skip
+class ProfileModule(Protocol):
+    """``profile.py``: numpy and the runtime alone."""
+
+    COMPARED: str
+    """What bundles are compared on unless something is asked for: "1x128"."""
+
+    def default_workloads(self, manifest: Manifest) -> str:
+        """What a bundle is measured on unless something is asked for: "1x16,8x128"."""
+
+    def parse(self, text: str, manifest: Manifest) -> Workload:
+        """One of them. Raises UsageError naming it."""
+
+    def phases(self, manifest: Manifest, workload: Workload) -> Mapping[str, Phase]:
+        """The runs that a call consists of; of a workload that is no trace."""
+
+    def open_subject(self, source: OpenBundle) -> Subject:
+        """Raises what ``open_bundle`` raises."""
+
+    def inputs(self, workload: Workload, manifests: Sequence[Manifest]) -> Feed:
+        """Arrays that all of these bundles take, which are compared; the same each time.
+
+        Raises UsageError for a workload that one of them does not take, or on which nothing is compared.
+        """
+
+    def side(self, source: OpenBundle) -> Side:
+        """A bundle that is compared with others, opened."""

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from edgecompress.errors import HostError
+from edgecompress.types.bundle import Manifest
 from edgecompress.types.profile import ColdStart
 
-TEXT = "A distilled student fits in the memory of a small device."
 
-
-def cold_start(bundle: Path, threads: int, device: int | None, processes: int = 3) -> ColdStart:
+def cold_start(manifest: Manifest, folder: Path, threads: int, device: int | None, processes: int = 3) -> ColdStart:
     """Medians over ``processes`` of them. Raises HostError with the last line of one that fails."""
-    job = json.dumps({"bundle": str(bundle), "threads": threads, "device": device, "text": TEXT})
+    backends = sorted({variant.backend for variant in manifest.variants})
+    bundle = {"bundle": str(folder), "kind": manifest.kind, "backends": backends}
+    job = json.dumps({**bundle, "threads": threads, "device": device})
     command = [sys.executable, "-m", "edgecompress.profile.cold_process", job]
     found = []
     for _ in range(processes):

@@ -1,4 +1,4 @@
-"""A process that opens a bundle and runs one text, for :mod:`edgecompress.profile.cold`; JSON on stdout."""
+"""A process that opens a bundle and asks it for one thing, for :mod:`edgecompress.profile.cold`; JSON on stdout."""
 
 from __future__ import annotations
 
@@ -20,22 +20,16 @@ def _peak_rss_bytes() -> int:
 
 def main() -> None:
     job = json.loads(sys.argv[1])
-    import numpy as np
+    from edgecompress.backends import find_backend
+    from edgecompress.kinds import find_kind
+    from edgecompress.loading import load
 
-    from edgecompress.kinds.encoder.runtime import Encoder
-    from edgecompress.runtime import load
-
+    runtime = find_kind(job["kind"]).runtime
+    _ = [find_backend(name).load for name in job["backends"]]  # load() would import them
     imported = time.monotonic()
     with load(job["bundle"], threads=job["threads"], device=job["device"], allow_mismatch=True) as model:
         loaded = time.monotonic()
-        if not isinstance(model, Encoder):
-            model.generate(job["text"], max_new_tokens=1, temperature=0.0)
-        elif model.manifest.image is not None:
-            image = model.manifest.image
-            model.run({"pixel_values": np.zeros((1, 3, image.height, image.width), dtype=np.float32)})
-        else:
-            for _ in model.batches([job["text"]], truncate=True):
-                pass
+        runtime.first_call(model)
         done = time.monotonic()
     print(
         json.dumps(

@@ -10,10 +10,12 @@ import numpy as np
 from edgecompress import __version__
 from edgecompress.errors import UsageError
 from edgecompress.profile.host import Calibration, describe_host
-from edgecompress.profile.sides import Array, Side, Spec, token_ids
+from edgecompress.profile.sides import Spec, inputs_of
 from edgecompress.profile.statistics import Times, ratio_interval, verdict
-from edgecompress.profile.workload import Workload
+from edgecompress.runtime.subject import Side
+from edgecompress.types.arrays import Array, Feed
 from edgecompress.types.profile import Compared, Comparison
+from edgecompress.types.workload import Workload
 
 LAUNCHES, PAIRS = 16, 40
 _LEAST_LAUNCHES, _LEAST_PAIRS = 8, 5
@@ -35,17 +37,15 @@ def compare(
     """Each side against the first.
 
     Every launch opens all sides anew, every second one in turned order; every pair turns the order round. Raises
-    UsageError for what
-    cannot be compared, and what opening a side raises.
+    UsageError for what cannot be compared, and what opening a side raises.
     """
-    _check(specs, workloads, launches, pairs)
-    known = [spec.vocab_size for spec in specs if spec.vocab_size is not None]
+    _check(specs, launches, pairs)
+    feeds = [inputs_of(workload, specs) for workload in workloads]
     calibration = Calibration()
     calibration.take()
     ratios: dict[tuple[int, int], list[Times]] = {}
     seconds: dict[tuple[int, int], list[float]] = {}
     agreement: dict[tuple[int, int], float | None] = {}
-    inputs = [token_ids(w.batch, w.lengths[0], min(known, default=None)) for w in workloads]
     for launch in range(launches):
         show(f"launch {launch + 1} of {launches}")
         order = list(range(len(specs)))[:: -1 if launch % 2 else 1]  # turned round in every second one
@@ -53,12 +53,12 @@ def compare(
         try:
             for index in order:
                 sides[index] = specs[index].open(threads)
-            for w, ids in enumerate(inputs):
+            for w, feed in enumerate(feeds):
                 if launch == 0:
-                    outputs = [sides[i].run(ids).copy() for i in range(len(specs))]
+                    outputs = [sides[i].run(feed).copy() for i in range(len(specs))]
                     for i, output in enumerate(outputs):
                         agreement[i, w] = _agreement(outputs[0], output)
-                for i, times in _timed(sides, ids, pairs).items():
+                for i, times in _timed(sides, feed, pairs).items():
                     seconds.setdefault((i, w), []).extend(times)
                     ratios.setdefault((i, w), [])
                 first = np.array(seconds[0, w][-pairs:])
@@ -99,7 +99,7 @@ def compare(
     )
 
 
-def _check(specs: Sequence[Spec], workloads: Sequence[Workload], launches: int, pairs: int) -> None:
+def _check(specs: Sequence[Spec], launches: int, pairs: int) -> None:
     if len(specs) < 2:
         raise UsageError("a comparison takes two sides at the least", hint="Name another; the first twice is fine.")
     if launches < _LEAST_LAUNCHES or launches % 2 or pairs < _LEAST_PAIRS:
@@ -107,41 +107,32 @@ def _check(specs: Sequence[Spec], workloads: Sequence[Workload], launches: int, 
             f"an interval takes {_LEAST_LAUNCHES} launches at the least, an even number, of {_LEAST_PAIRS} pairs",
             hint="Leave both out.",
         )
-    for workload in workloads:
-        if not workload.lengths or not workload.lengths[0]:
-            raise UsageError(f"{workload.name}: sides are compared on shapes of texts", hint="Give --shapes 1x128.")
-        for spec in specs:
-            if spec.most_tokens is not None and workload.lengths[0] > spec.most_tokens:
-                raise UsageError(
-                    f"no such shape for {spec.name}: {workload.name}; a text has at most {spec.most_tokens} tokens",
-                    hint=f"Give --shapes 1x{min(128, spec.most_tokens)}, for example.",
-                )
 
 
-def _timed(sides: dict[int, Side], ids: Array, pairs: int) -> dict[int, list[float]]:
+def _timed(sides: dict[int, Side], feed: Feed, pairs: int) -> dict[int, list[float]]:
     """Seconds of a call by side, a pair an entry: A B, B A, A B, …, so that what gets slower meets both."""
     order, repeats = list(sides), {}
     for index in order:
         for _ in range(_WARM_CALLS):
-            sides[index].run(ids)
+            sides[index].run(feed)
         started = time.perf_counter()
-        sides[index].run(ids)
+        sides[index].run(feed)
         repeats[index] = max(1, int(np.ceil(_LEAST_S / max(time.perf_counter() - started, 1e-7))))
     found: dict[int, list[float]] = {index: [] for index in order}
     for _ in range(pairs):
         for index in order:
             run, times = sides[index].run, repeats[index]
-            run(ids)  # what the other side left in the caches is not this one's fault
+            run(feed)  # what the other side left in the caches is not this one's fault
             started = time.perf_counter()
             for _ in range(times):
-                run(ids)
+                run(feed)
             found[index].append((time.perf_counter() - started) / times)
         order.reverse()
     return found
 
 
 def _agreement(first: Array, other: Array) -> float | None:
-    """Mean cosine of the outputs, text by text; None where they are of different shapes."""
+    """Mean cosine of the outputs, item by item; None where they are of different shapes."""
     if first.shape != other.shape:
         return None
     a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (first, other))

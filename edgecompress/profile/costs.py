@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 from edgecompress_kernels.cpu.abi import DECODER_LAYER, StepKind
 
-from edgecompress.profile.shapes import Case, Shape
+from edgecompress.profile.shapes import Shape
 
 FLOAT32, INT8 = "float32", "int8"
 
@@ -51,7 +51,6 @@ class _Node:
 
     node: ir.Node
     shapes: Mapping[ir.Value, Shape]
-    case: Case
 
     def shape(self, index: int) -> Shape:
         """Of an input. Raises KeyError where it is not known or there is none."""
@@ -83,9 +82,9 @@ class _Node:
         return sum(self.bytes_of(value) for value in self.node.outputs)
 
 
-def cost(node: ir.Node, shapes: Mapping[ir.Value, Shape], case: Case) -> Cost:
-    """Of one node of a graph whose values have ``shapes`` in this ``case``."""
-    seen = _Node(node, shapes, case)
+def cost(node: ir.Node, shapes: Mapping[ir.Value, Shape]) -> Cost:
+    """Of one node of a graph whose values have ``shapes``, a cache the length of what it holds."""
+    seen = _Node(node, shapes)
     if node.op_type in _NOTHING:
         return Cost(ops=0, bytes=0, computes=FLOAT32)
     rule = _RULES.get(node.op_type)
@@ -152,27 +151,27 @@ def _attention(seen: _Node) -> Cost:
 
 
 def _past(seen: _Node) -> int:
-    """Of a node that a cache goes into."""
-    return seen.case.past if any("past" in (value.name or "") for value in seen.node.inputs if value is not None) else 0
+    """Tokens of the cache that goes into a node."""
+    caches = [value for value in seen.node.inputs if value is not None and "past" in (value.name or "")]
+    return max((seen.shapes[value][2] for value in caches if len(seen.shapes.get(value, ())) == 4), default=0)
 
 
-def _cache_bytes(seen: _Node, past: ir.Value | None, kv_heads: int, size: int) -> int:
-    """Keys and values read once, those of the new tokens written."""
-    width = 1 if past is not None and past.dtype == ir.DataType.INT8 else 4
-    return 2 * width * seen.case.batch * kv_heads * size * (seen.case.past + 2 * seen.case.tokens)
+def _cached(seen: _Node, index: int, tokens: int) -> tuple[float, int]:
+    """Operations, and bytes of the cache, of attention behind it.
 
-
-def _cached(seen: _Node, index: int) -> tuple[float, int]:
-    """Operations, and bytes of the cache, of attention behind it; ``index``: of the input that its keys are."""
+    ``index``: of the input that its keys are, [B, Hk, P, D]; ``tokens``: new ones of each text. Of the cache keys and
+    values are read once, and those of the new tokens written.
+    """
     heads, kv_heads = int(seen.attribute("num_heads")), int(seen.attribute("kv_num_heads"))
-    size = seen.shape(index)[3]
-    each = _attended(seen.case.tokens, seen.case.past, causal=True, window=int(seen.attribute("local_window_size", -1)))
-    ops = 4.0 * seen.case.batch * seen.case.tokens * heads * size * each
-    return ops, _cache_bytes(seen, seen.node.inputs[index], kv_heads, size)
+    batch, _, past, size = seen.shape(index)
+    each = _attended(tokens, past, causal=True, window=int(seen.attribute("local_window_size", -1)))
+    keys = seen.node.inputs[index]
+    width = 1 if keys is not None and keys.dtype == ir.DataType.INT8 else 4
+    return 4.0 * batch * tokens * heads * size * each, 2 * width * batch * kv_heads * size * (past + 2 * tokens)
 
 
 def _cached_attention(seen: _Node) -> Cost:
-    ops, cache = _cached(seen, 3)
+    ops, cache = _cached(seen, 3, seen.shape(0)[1])
     rows = sum(seen.bytes_of(value) for value in seen.node.inputs[:3]) + seen.bytes_of(seen.node.outputs[0])
     return Cost(ops=ops, bytes=rows + cache, computes=FLOAT32)
 
@@ -185,13 +184,14 @@ def _decoder_layer(seen: _Node) -> Cost:
     program = seen.node.inputs[_PROGRAM]
     if program is None or program.const_value is None:
         raise KeyError(_PROGRAM)
-    ops, cache = _cached(seen, 0)
-    rows, bits = seen.case.batch * seen.case.tokens, [0]
+    behind = seen.node.inputs[_PROGRAM + 1 :]
+    batch, tokens = seen.shape(_PROGRAM + 1)[:2]
+    ops, cache = _cached(seen, 0, tokens)
+    rows, bits = batch * tokens, [0]
     for step in program.const_value.numpy()[1:].tolist():
         if step[0] == _MATMUL_STEP:
             ops += 2.0 * rows * step[7] * step[8]
             bits.append(step[9])
-    behind = seen.node.inputs[_PROGRAM + 1 :]
     weights = sum(seen.bytes_of(value) for value in set(behind) if value is not None and value.const_value is not None)
     moved = weights + seen.bytes_of(behind[0]) + seen.bytes_of(seen.node.outputs[0])
     return Cost(ops=ops, bytes=moved + cache, computes=INT8, weights=f"int{max(bits)}")
@@ -206,9 +206,9 @@ def _encoder_layer(seen: _Node) -> Cost:
     """Attention, output projection, feed-forward network, and the next layer's projections where it gives some."""
     rows, hidden = seen.shape(0)
     between = int(seen.attribute("feed_forward"))
-    last = not list(seen.node.outputs[1].uses())
+    last, texts = not list(seen.node.outputs[1].uses()), seen.shape(2)[0] - 1
     products = hidden * hidden + 2 * hidden * between + (0 if last else 3 * hidden * hidden)
-    ops = 2.0 * rows * products + 4.0 * rows * seen.case.tokens * hidden
+    ops = 2.0 * rows * products + 4.0 * rows * (rows // texts) * hidden
     return Cost(ops=ops, bytes=seen.weights() + (11 if last else 14) * rows * hidden, computes=INT8)
 
 

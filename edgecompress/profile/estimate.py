@@ -16,6 +16,8 @@ from edgecompress.errors import UsageError
 from edgecompress.formats.cpu import host_cores, host_cpu_name
 from edgecompress.formats.manifest import file_sha256, open_bundle
 from edgecompress.formats.profile import read_profile
+from edgecompress.kinds import find_kind
+from edgecompress.loading import open_models
 from edgecompress.profile.costs import FLOAT32
 from edgecompress.profile.efficiency import (
     ATTENTION,
@@ -29,15 +31,14 @@ from edgecompress.profile.efficiency import (
     usual_peaks,
     work_of,
 )
-from edgecompress.profile.operators import Counted, count, load_graph, summed
+from edgecompress.profile.operators import Counted, Graphs
 from edgecompress.profile.peaks import measure_peaks
-from edgecompress.profile.shapes import Case
-from edgecompress.profile.workload import Workload, default_shapes, parse_workloads
+from edgecompress.profile.workload import workloads_of
 from edgecompress.targets import LOCAL, find_target
-from edgecompress.types.bundle import Manifest
 from edgecompress.types.estimate import Estimate, Estimates, Span
 from edgecompress.types.profile import Peaks, Profile, Reads
 from edgecompress.types.target import Target
+from edgecompress.types.workload import Phase
 
 _DEVIATIONS = 2.0  # to either side of what a fit gives
 _PARTS = ("overhead", "compute", "memory")
@@ -63,21 +64,18 @@ def estimate(
 ) -> Estimates:
     """Raises UsageError, UnknownTargetError for a target without the figures that it takes, BundleError."""
     manifest, folder = open_bundle(bundle)
-    workloads = parse_workloads(shapes or default_shapes(manifest))
-    if any(not workload.lengths for workload in workloads):
+    kind, graphs = find_kind(manifest.kind).profile, Graphs(open_models(manifest, folder))
+    workloads = workloads_of(manifest, shapes)
+    if any(workload.requests for workload in workloads):
         raise UsageError("an estimate is of shapes, not of a trace", hint="Give --shapes 1x128.")
     profiles = [read_profile(path) for path in measured]
-    bases = _bases(manifest, targets, profiles, threads)
-    graph = load_graph(manifest, folder)
-    size = sum(record.bytes for record in manifest.files.values())
+    bases = _bases(targets, profiles, threads)
     calls = [
-        (workload.name, phase, len(cases), summed([count(graph, manifest, case) for case in cases]))
+        (workload.name, name, phase, [each for nodes in graphs.count(phase).values() for each in nodes])
         for workload in workloads
-        for phase, cases in _phases(manifest, workload).items()
+        for name, phase in kind.phases(manifest, workload).items()
     ]
-    rows = [
-        _estimated(basis, name, phase, counted, runs, size) for basis in bases for name, phase, runs, counted in calls
-    ]
+    rows = [_estimated(basis, *call, manifest.bytes) for basis in bases for call in calls]
     remarks = ["nothing was run: these are estimates, and the span is what is known of them"]
     if any(basis.words.startswith("table") for basis in bases):
         remarks.append("the graph's work is taken as the target's own lowering would do it; an export for it says more")
@@ -90,18 +88,7 @@ def estimate(
     )
 
 
-def _phases(manifest: Manifest, workload: Workload) -> dict[str, list[Case]]:
-    """The runs that a call consists of."""
-    batch, tokens = workload.batch, workload.lengths[0]
-    settings = manifest.generation
-    if settings is None:
-        return {"call": [Case(batch=batch, tokens=tokens)]}
-    chunk = settings.prefill_chunk_tokens
-    chunks = [Case(batch=1, tokens=min(chunk, tokens - at), past=at) for at in range(0, tokens, chunk)]
-    return {"prefill": chunks * batch, "decode": [Case(batch=batch, tokens=1, past=tokens)]}
-
-
-def _bases(manifest: Manifest, targets: Sequence[str], profiles: Sequence[Profile], threads: int | None) -> list[Basis]:
+def _bases(targets: Sequence[str], profiles: Sequence[Profile], threads: int | None) -> list[Basis]:
     if not targets and not profiles:
         raise UsageError("an estimate is for a target", hint="Give --target, or --measured with a profile.")
     if profiles and any(target != LOCAL for target in targets):
@@ -110,7 +97,7 @@ def _bases(manifest: Manifest, targets: Sequence[str], profiles: Sequence[Profil
             hint="Give --measured without --target, or with --target local on that machine.",
         )
     if not profiles:
-        return [_of_target(find_target(name), manifest, threads) for name in targets]
+        return [_of_target(find_target(name), threads) for name in targets]
     made = fit(profiles)
     if targets:
         if made.machine != host_cpu_name():
@@ -148,7 +135,7 @@ def _of_fit(made: Fit, name: str, peaks: Peaks) -> Basis:
     )
 
 
-def _of_target(target: Target, manifest: Manifest, threads: int | None) -> Basis:
+def _of_target(target: Target, threads: int | None) -> Basis:
     if target.name == LOCAL:
         at_once: int | None = threads or host_cores()
         peaks = measure_peaks(at_once or 1)
@@ -209,29 +196,32 @@ def _peaks_of(target: Target) -> Peaks:
 
 
 def _estimated(
-    basis: Basis, workload: str, phase: str, counted: Sequence[Counted], runs: int, bundle_bytes: int
+    basis: Basis, workload: str, name: str, phase: Phase, counted: Sequence[Counted], bundle_bytes: int
 ) -> Estimate:
     works = work_of(((each.op, each.cost) for each in counted), basis.peaks)
-    best, worst = _total(works, basis.best, runs), _total(works, basis.worst, runs)
+    runs = [each.runs for each in counted]
+    best, worst = _total(works, runs, basis.best), _total(works, runs, basis.worst)
     parts = dict(zip(_PARTS, (math.sqrt(a * b) for a, b in zip(best, worst, strict=True)), strict=True))
     low, high = sum(best) * 1e3, sum(worst) * 1e3
     return Estimate(
         target=basis.name,
         workload=workload,
-        phase=phase,
+        phase=name,
         threads=basis.threads,
         ms=Span(low=_rounded(low), middle=_rounded(math.sqrt(low * high)), high=_rounded(high)),
         bound=max(parts, key=lambda part: parts[part]),
         basis=basis.words,
+        tokens=phase.tokens,
         fits_memory=None if basis.memory_bytes is None else bundle_bytes < basis.memory_bytes,
     )
 
 
-def _total(works: Sequence[Work], factors: Callable[[str, str], Factors], runs: int) -> Parts:
+def _total(works: Sequence[Work], runs: Sequence[int], factors: Callable[[str, str], Factors]) -> Parts:
+    """``runs``: of each node."""
     whole = [0.0, 0.0, 0.0]
-    for work in works:
+    for work, times in zip(works, runs, strict=True):
         overhead, computing, moving = factors(work.kind, work.computes).seconds(work)
-        whole[0] += runs * overhead
+        whole[0] += times * overhead
         whole[1] += computing
         whole[2] += moving
     return whole[0], whole[1], whole[2]

@@ -1,50 +1,51 @@
 """Where a call's time goes, node by node, and what the machine's roof would allow each.
 
-ONNX Runtime times every node of a session of its own; the names of our graphs' nodes begin with the student's modules,
-so a time is layer 3's attention and not MatMul_117's. What a node computes and moves comes from the graph.
+A backend that can times every node of sessions of its own; the names of our graphs' nodes begin with the student's
+modules, so a time is layer 3's attention and not MatMul_117's. What a node computes and moves comes from the graph.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from edgecompress.backends import find_backend
+from edgecompress.errors import HostError, UsageError
+from edgecompress.kinds import find_kind
 from edgecompress.profile.costs import Cost, cost
 from edgecompress.profile.layers import layer_of
 from edgecompress.profile.peaks import measure_peaks, read_rate
-from edgecompress.profile.shapes import Case, input_shapes, value_shapes
-from edgecompress.profile.sides import token_ids
-from edgecompress.runtime.decoder import Cancellation, Decoder
-from edgecompress.runtime.models import read_prompt
-from edgecompress.runtime.session import make_session
-from edgecompress.types.bundle import Manifest
+from edgecompress.profile.shapes import value_shapes
+from edgecompress.runtime.bundle import OpenBundle
+from edgecompress.runtime.model import NodeTimer
+from edgecompress.types.bundle import TensorSpec
 from edgecompress.types.profile import Operator, OperatorProfile, Peaks
+from edgecompress.types.workload import GraphRun, Phase, Workload
 
 CALLS, _WARM_UP = 20, 3
 _LONGEST_S = 4.0
 _WHOLE_LAYERS = ("EncoderLayer", "DecoderLayer", "DecoderLayerInt8")
-_END = "_kernel_time"
 
-Durations = dict[str, float]  # node -> microseconds of a call
+Durations = Mapping[str, float]  # node -> microseconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """One node of the graph, and what it must do in one call."""
+    """One node of the graph, and what it must do in one call, in all of the call's ``runs`` of the graph."""
 
     name: str
     module: str
     op: str
     cost: Cost
+    runs: int = 1
 
 
 def module_of(node: ir.Node, values: Collection[str]) -> str:
@@ -64,21 +65,19 @@ def module_of(node: ir.Node, values: Collection[str]) -> str:
     return module
 
 
-def load_graph(manifest: Manifest, folder: Path) -> ir.Graph:
-    """Of a bundle; its weights are not read."""
-    return ir.load(folder / manifest.model).graph
+def count(graph: ir.Graph, specs: Sequence[TensorSpec], run: GraphRun) -> list[Counted]:
+    """Every node of the graph in its order; of an If the branch that takes less, which runs where nothing is padded.
 
-
-def count(graph: ir.Graph, manifest: Manifest, case: Case) -> list[Counted]:
-    """Every node of the graph in its order; of an If the branch that takes less, which runs where nothing is padded."""
-    shapes = value_shapes(graph, manifest, case)
+    ``specs``: of the graph's inputs.
+    """
+    shapes = value_shapes(graph, specs, run)
     values = {value.name for value in shapes if value.name}
     return [
         Counted(
             name=node.name or "",
             module=module_of(node, values),
             op=node.op_type,
-            cost=cost(node, shapes, case),
+            cost=cost(node, shapes),
         )
         for node in _nodes(graph)
     ]
@@ -92,155 +91,154 @@ def _nodes(graph: ir.Graph) -> Iterator[ir.Node]:
             yield from _nodes(min(branches, key=lambda branch: sum(len(inner.inputs) for inner in branch)))
 
 
+class Graphs:
+    """Of a bundle's models, each read once; their weights are not read."""
+
+    def __init__(self, source: OpenBundle) -> None:
+        self._source = source
+        self._read: dict[str, ir.Graph] = {}
+
+    def of(self, model: str) -> ir.Graph:
+        if model not in self._read:
+            self._read[model] = ir.load(self._source.folder / self._source.variant(model).path).graph
+        return self._read[model]
+
+    def count(self, phase: Phase) -> dict[str, list[Counted]]:
+        """By model: every node of its graph, with what it does in all the runs of a phase together."""
+        return {
+            model: summed(
+                [
+                    count(self.of(model), self._source.variant(model).inputs, run)
+                    for run in phase.runs
+                    if run.model == model
+                ]
+            )
+            for model in dict.fromkeys(run.model for run in phase.runs)
+        }
+
+
 def reads_bytes(counted: Sequence[Counted]) -> int:
     """What a call moves in all: as much as a cache must hold for the next call to find it there."""
     return sum(each.cost.bytes for each in counted)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """A phase that was run, several times."""
+
+    workload: str
+    name: str
+    phase: Phase
+    usual_ms: float
+    calls: tuple[Mapping[str, range], ...]  # each with the numbers of its runs, by model
+
+
 class OperatorTimer:
-    """A session of the bundle in which ONNX Runtime times each node; for CPUs.
+    """A bundle whose models' nodes are timed one by one.
 
     ``peaks`` of this machine with these threads, where they are known; else they are measured.
     """
 
-    def __init__(
-        self, manifest: Manifest, folder: Path, threads: int, *, calls: int = CALLS, peaks: Peaks | None = None
-    ) -> None:
-        self._manifest, self._threads, self._calls = manifest, threads, calls
-        self._graph = load_graph(manifest, folder)
+    def __init__(self, source: OpenBundle, *, calls: int = CALLS, peaks: Peaks | None = None) -> None:
+        """Raises UsageError where a backend does not time nodes, and what opening the bundle raises."""
+        self._calls, self._peaks = calls, peaks
+        self._graphs, self._kind = Graphs(source), find_kind(source.manifest.kind).profile
+        self._manifest, self._threads = source.manifest, source.threads
         self._folder = tempfile.TemporaryDirectory(prefix="edgecompress-profile-")
-        self._session = make_session(folder, manifest, threads, profile_to=Path(self._folder.name) / "ops")
-        self._peaks = peaks
-        self._runs = 0
-        self._wanted: list[tuple[str, str, float, list[Case], list[list[int]]]] = []
+        self.timers = {
+            variant.backend: _timer(variant.backend, Path(self._folder.name)) for variant in self._manifest.variants
+        }
+        self._subject = self._kind.open_subject(replace(source, loader=self.timers.__getitem__))
+        self._runs: Counter[str] = Counter()
+        self._asked: list[_Asked] = []
 
     def close(self) -> None:
+        self._subject.close()
         self._folder.cleanup()
 
-    def call(self, workload: str, batch: int, tokens: int, usual_ms: float) -> None:
-        """An encoder's calls. ``usual_ms``: what one takes while nothing is timed."""
-        case = Case(batch=batch, tokens=tokens)
-        feed = _feed(self._manifest, case)
-
-        def run() -> list[int]:
-            self._session.run(None, feed)
-            return [self._next()]
-
-        self._wanted.append((workload, "call", usual_ms, [case], self._several(run)))
-
-    def generate(self, workload: str, batch: int, tokens: int, prefill_ms: float, step_ms: float) -> None:
-        """A decoder's prompts, and steps behind them."""
-        settings = self._manifest.generation
-        assert settings is not None
-        decoder, cancel = Decoder(self._session, settings, self._manifest.model), Cancellation()
-        cache = decoder.make_cache(batch, tokens + 1)
-        prompts = token_ids(batch, tokens, settings.vocab_size)
-        chunk = settings.prefill_chunk_tokens
-        starts = range(0, tokens, chunk)
-
-        def read() -> list[int]:
-            for row in range(batch):
-                read_prompt(decoder, cache, row, prompts[row], cancel)
-            return [self._next() for _ in range(batch * len(starts))]
-
-        past, last = np.full(batch, tokens), np.zeros(1, dtype=np.int64)
-
-        def step() -> list[int]:
-            decoder.run(cache, 0, prompts[:, :1], past, last, cancel)
-            return [self._next()]
-
-        chunks = [Case(batch=1, tokens=min(chunk, tokens - start), past=start) for start in starts]
-        self._wanted.append((workload, "prefill", prefill_ms, chunks * batch, self._several(read)))
-        self._wanted.append(
-            (workload, "decode", step_ms, [Case(batch=batch, tokens=1, past=tokens)], self._several(step))
-        )
+    def run(self, workload: Workload, usual_ms: Mapping[str, float]) -> None:
+        """Every phase of a workload that is no trace. ``usual_ms``: what each takes while nothing is timed."""
+        found = self._kind.phases(self._manifest, workload)
+        for name, call in self._subject.phases(workload).items():
+            calls = self._several(call, found[name])
+            self._asked.append(
+                _Asked(
+                    workload=workload.name, name=name, phase=found[name], usual_ms=usual_ms[name], calls=tuple(calls)
+                )
+            )
 
     def finish(self) -> tuple[Peaks | None, list[OperatorProfile]]:
-        """End the session's profile and read it."""
-        path = Path(self._session.end_profiling())
-        runs = read_runs(json.loads(path.read_text(encoding="utf-8")))
+        """Read what was timed; nothing can be run afterwards. Raises HostError if a call was of other runs."""
+        timed = {name: self._timer_of(name).runs(name) for name in self._runs}
+        for model, runs in timed.items():
+            if len(runs) != self._runs[model]:
+                raise HostError(
+                    f"'{model}' of {self._manifest.name} was run {len(runs)} times, and its kind says "
+                    f"{self._runs[model]}",
+                    hint="Its kind's profile.py lists the runs of each phase.",
+                )
         found = []
-        for workload, phase, usual_ms, cases, calls in self._wanted:
-            counted = summed([count(self._graph, self._manifest, case) for case in cases])
+        for asked in self._asked:
             if self._peaks is None:
                 self._peaks = measure_peaks(self._threads)
-            timed = [_added([runs[index] for index in call]) for call in calls]
+            rows = [
+                row
+                for model, counted in self._graphs.count(asked.phase).items()
+                for row in _timed(
+                    counted,
+                    [_added([timed[model][i] for i in call[model]]) for call in asked.calls],
+                    self._timer_of(model).runtime,
+                )
+            ]
             found.append(
                 OperatorProfile(
-                    workload=workload,
+                    workload=asked.workload,
                     threads=self._threads,
-                    phase=phase,
-                    **_summary(counted, timed, self._peaks, usual_ms),
+                    phase=asked.name,
+                    calls=len(asked.calls),
+                    **_summary(rows, self._peaks, asked.usual_ms),
                 )
             )
         return self._peaks, found
 
-    def _next(self) -> int:
-        self._runs += 1
-        return self._runs - 1
+    def _timer_of(self, model: str) -> NodeTimer:
+        return self.timers[self._manifest.variant(model).backend]
 
-    def _several(self, run: Callable[[], list[int]]) -> list[list[int]]:
+    def _several(self, call: Callable[[], object], phase: Phase) -> list[Mapping[str, range]]:
         """The runs of each call, those before it was warm left out."""
+        of_a_call = Counter(run.model for run in phase.runs)
+
+        def run() -> dict[str, range]:
+            call()
+            first = self._runs.copy()
+            self._runs.update(of_a_call)
+            return {model: range(first[model], self._runs[model]) for model in of_a_call}
+
         for _ in range(min(_WARM_UP, self._calls - 1)):
             run()
         began, calls = time.perf_counter(), [run()]
         while len(calls) < self._calls and time.perf_counter() - began < _LONGEST_S:
             calls.append(run())
-        return calls
+        return [*calls]
 
 
-def _feed(manifest: Manifest, case: Case) -> dict[str, np.ndarray[Any, Any]]:
-    ids = token_ids(case.batch, max(1, case.tokens), None)
-    made: dict[str, np.ndarray[Any, Any]] = {}
-    for name, shape in input_shapes(manifest, case).items():
-        if name == "input_ids":
-            made[name] = ids
-        elif name == "pixel_values":
-            made[name] = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-        else:
-            made[name] = np.full(shape, int(name == "attention_mask"), dtype=np.int64)
-    return made
-
-
-def read_runs(events: Sequence[Mapping[str, Any]]) -> list[Durations]:
-    """Of ONNX Runtime's profile: the nodes' times of each run, in microseconds.
-
-    A node that holds others, an If, has only what they leave of its time.
-    """
-    bounds = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["name"] == "model_run")
-    nodes = sorted(
-        ((e["ts"], -e["dur"], e["name"].removesuffix(_END)) for e in events if e.get("name", "").endswith(_END)),
-    )
-    found: list[Durations] = []
-    at = 0
-    for begin, end in bounds:
-        durations: Durations = defaultdict(float)
-        around: list[tuple[float, str]] = []  # the end of each node that is open, and its name
-        while at < len(nodes) and nodes[at][0] < begin:
-            at += 1
-        while at < len(nodes) and nodes[at][0] <= end:
-            start, minus, name = nodes[at]
-            while around and around[-1][0] <= start:
-                around.pop()
-            durations[name] -= minus
-            if around and start - minus <= around[-1][0]:
-                durations[around[-1][1]] += minus
-            around.append((start - minus, name))
-            at += 1
-        found.append(dict(durations))
-    return found
+def _timer(backend: str, folder: Path) -> NodeTimer:
+    timing = find_backend(backend).timing
+    if timing is None:
+        raise UsageError(f"{backend} does not time nodes", hint="Give --no-operators.")
+    return timing.node_timer(folder)
 
 
 def _added(runs: Sequence[Durations]) -> Durations:
-    whole: Durations = defaultdict(float)
+    whole: dict[str, float] = defaultdict(float)
     for durations in runs:
         for name, duration in durations.items():
             whole[name] += duration
-    return dict(whole)
+    return whole
 
 
-def summed(cases: Sequence[list[Counted]]) -> list[Counted]:
-    """Of a call that is several runs."""
+def summed(runs: Sequence[list[Counted]]) -> list[Counted]:
+    """Of several runs of one graph."""
     return [
         Counted(
             name=same[0].name,
@@ -252,26 +250,26 @@ def summed(cases: Sequence[list[Counted]]) -> list[Counted]:
                 computes=same[0].cost.computes,
                 weights=same[0].cost.weights,
             ),
+            runs=len(same),
         )
-        for same in zip(*cases, strict=True)
+        for same in zip(*runs, strict=True)
     ]
 
 
-def _summary(counted: Sequence[Counted], timed: Sequence[Durations], peaks: Peaks, usual_ms: float) -> dict[str, Any]:
+def _timed(counted: Sequence[Counted], calls: Sequence[Durations], runtime: str) -> list[tuple[Counted, float]]:
+    """Milliseconds of each node in a call, and of what the runtime itself added, which is named after it."""
     known = {each.name for each in counted}
-    unknown = sorted({name for durations in timed for name in durations} - known)  # ONNX Runtime's own
+    unknown = sorted({name for durations in calls for name in durations} - known)
     nothing = Cost(ops=0, bytes=0, computes="float32")
-    rows = [*counted, *(Counted(name=name, module="", op="onnxruntime", cost=nothing) for name in unknown)]
-    times = [_middle([durations.get(row.name, 0.0) for durations in timed]) / 1e3 for row in rows]
-    nodes_ms = sum(times)
-    rate = read_rate(peaks, reads_bytes(counted))
-    operators = [
-        _operator(row, ms, nodes_ms, peaks, rate)
-        for row, ms in zip(rows, times, strict=True)
-        if ms > 0 or row.cost.bytes
-    ]
+    rows = [*counted, *(Counted(name=name, module="", op=runtime, cost=nothing) for name in unknown)]
+    return [(row, _middle([durations.get(row.name, 0.0) for durations in calls]) / 1e3) for row in rows]
+
+
+def _summary(rows: Sequence[tuple[Counted, float]], peaks: Peaks, usual_ms: float) -> dict[str, Any]:
+    nodes_ms = sum(ms for _, ms in rows)
+    rate = read_rate(peaks, reads_bytes([row for row, _ in rows]))
+    operators = [_operator(row, ms, nodes_ms, peaks, rate) for row, ms in rows if ms > 0 or row.cost.bytes]
     return {
-        "calls": len(timed),
         "call_ms": round(usual_ms, 4),
         "nodes_ms": round(nodes_ms, 4),
         "between_ms": round(max(0.0, usual_ms - nodes_ms), 4),

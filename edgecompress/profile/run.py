@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from edgecompress import __version__
+from edgecompress.backends import find_backend
 from edgecompress.errors import UsageError
 from edgecompress.formats.manifest import file_sha256, open_bundle, read_measurements, read_report
+from edgecompress.kinds import find_kind
+from edgecompress.loading import open_models
 from edgecompress.profile.cold import cold_start
 from edgecompress.profile.energy import EnergyMeter
 from edgecompress.profile.host import Calibration, describe_host, resolution
 from edgecompress.profile.scenarios import most_served, offline, serve
 from edgecompress.profile.statistics import calls_for, drift, percentiles, quantiles
-from edgecompress.profile.subject import Prepared, Subject, open_subject
 from edgecompress.profile.timing import WallClock, measure, warm_up
-from edgecompress.profile.workload import DEFAULT_NEW_TOKENS, Workload, default_shapes, parse_workloads
-from edgecompress.runtime.cuda.choice import open_device
-from edgecompress.runtime.models import on_gpu
+from edgecompress.profile.workload import workloads_of
+from edgecompress.runtime.bundle import OpenBundle
 from edgecompress.runtime.session import check_host
-from edgecompress.types.bundle import Manifest
+from edgecompress.runtime.subject import Prepared, Subject
 from edgecompress.types.profile import Measurement, OperatorProfile, Peaks, Profile, Stage, TokenTimes, Tried
 from edgecompress.types.report import Fidelity
+from edgecompress.types.workload import DEFAULT_NEW_TOKENS, Workload
 
 SCENARIOS = ("single-stream", "offline", "server")
-_OFFLINE_TEXTS = 256
+_OFFLINE_ITEMS = 256
 
 Show = Callable[[str], None]
 
@@ -54,8 +56,8 @@ class Asked:
 def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
     """Measure. Raises UsageError for what makes no sense, and what :func:`edgecompress.load` raises."""
     check(asked)
-    workloads = parse_workloads(asked.shapes) if asked.shapes is not None else None
     manifest, folder = open_bundle(bundle)
+    workloads = workloads_of(manifest, asked.shapes)
     if not asked.allow_mismatch:
         check_host(manifest)
     clock, calibration = WallClock(), Calibration()
@@ -65,30 +67,30 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
     peaks: list[Peaks] = []
     remarks: list[str] = []
     device_bytes = None
-    for threads in asked.threads or (None,):
-        device = open_device(manifest, asked.device) if on_gpu(manifest) else None
+    for wanted in asked.threads or (None,):
+        source = open_models(manifest, folder, threads=wanted, device=asked.device)
+        device = source.gpu()
         free = 0 if device is None else device.free_bytes()
-        subject = open_subject(manifest, folder, threads, asked.device)
-        of_these: list[tuple[Workload, Measurement]] = []
+        subject = find_kind(manifest.kind).profile.open_subject(source)
+        of_these: list[_Measured] = []
         try:
-            for workload in workloads or parse_workloads(default_shapes(manifest)):
+            for workload in workloads:
                 show(f"{workload.name}, {subject.threads} threads")
-                found = _measure_all(subject, workload, asked)
-                of_these += [(workload, each) for each in found]
+                of_these += _measure_all(subject, workload, asked, gpu=device is not None)
                 calibration.take()
             if device is not None:
                 device_bytes = max(device_bytes or 0, free - device.free_bytes())
         finally:
             subject.close()
-        measurements += [each for _, each in of_these]
+        measurements += [each.measurement for each in of_these]
         if asked.operators:
-            show(f"operators, {subject.threads} threads")
-            peaks += _operators(manifest, folder, subject.threads, of_these, operators, remarks)
+            show(f"operators, {source.threads} threads")
+            peaks += _operators(source, of_these, operators, remarks)
             calibration.take()
     cold = None
     if asked.cold:
         show("cold start")
-        cold = cold_start(folder, asked.threads[0] if asked.threads else subject.threads, asked.device)
+        cold = cold_start(manifest, folder, asked.threads[0] if asked.threads else source.threads, asked.device)
     calibration.take()
     noise = calibration.noise()
     if noise.noisy:
@@ -107,7 +109,7 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
         task=manifest.task,
         precision=manifest.precision,
         target=manifest.target.name,
-        bundle_bytes=sum(record.bytes for record in manifest.files.values()),
+        bundle_bytes=manifest.bytes,
         verified=verified,
         host=describe_host(),
         noise=noise,
@@ -143,23 +145,31 @@ def check(asked: Asked) -> None:
         raise UsageError("a rate is above 0", hint="Give --per-second 10.")
 
 
-def _measure_all(subject: Subject, workload: Workload, asked: Asked) -> list[Measurement]:
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """``phases_ms``: what each phase of a call takes, where calls were timed one by one."""
+
+    workload: Workload
+    measurement: Measurement
+    phases_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+def _measure_all(subject: Subject, workload: Workload, asked: Asked, *, gpu: bool) -> list[_Measured]:
     found = []
     prepared = subject.prepare(workload, asked.new_tokens)
     usual = warm_up(prepared.call)
     if "single-stream" in asked.scenarios:
-        found.append(_calls_in_a_row(subject, workload, prepared, usual, asked))
+        found.append(_calls_in_a_row(subject, workload, prepared, usual, asked, gpu=gpu))
     if "offline" in asked.scenarios:
-        per_s, seconds = offline(subject.offline(workload, _OFFLINE_TEXTS), _OFFLINE_TEXTS, asked.duration_s)
-        found.append(
-            Measurement(
-                workload=workload.name,
-                threads=subject.threads,
-                scenario="offline",
-                seconds=round(seconds, 3),
-                per_s=round(per_s, 2),
-            )
+        per_s, seconds = offline(subject.offline(workload, _OFFLINE_ITEMS), _OFFLINE_ITEMS, asked.duration_s)
+        measurement = Measurement(
+            workload=workload.name,
+            threads=subject.threads,
+            scenario="offline",
+            seconds=round(seconds, 3),
+            per_s=round(per_s, 2),
         )
+        found.append(_Measured(workload=workload, measurement=measurement))
     if "server" in asked.scenarios:
         if asked.per_s is not None:
             server = serve(prepared.call, asked.per_s, asked.duration_s or 5.0, asked.bound_ms)
@@ -167,24 +177,23 @@ def _measure_all(subject: Subject, workload: Workload, asked: Asked) -> list[Mea
             assert asked.bound_ms is not None
             server = most_served(prepared.call, usual, asked.bound_ms, asked.duration_s)
         seconds = server.latency.calls / server.done_per_s
-        found.append(
-            Measurement(
-                workload=workload.name,
-                threads=subject.threads,
-                scenario="server",
-                seconds=round(seconds, 3),
-                per_s=server.done_per_s,
-                server=server,
-            )
+        measurement = Measurement(
+            workload=workload.name,
+            threads=subject.threads,
+            scenario="server",
+            seconds=round(seconds, 3),
+            per_s=server.done_per_s,
+            server=server,
         )
+        found.append(_Measured(workload=workload, measurement=measurement))
     return found
 
 
 def _calls_in_a_row(
-    subject: Subject, workload: Workload, prepared: Prepared, usual: float, asked: Asked
-) -> Measurement:
+    subject: Subject, workload: Workload, prepared: Prepared, usual: float, asked: Asked, *, gpu: bool
+) -> _Measured:
     prepared.clear()
-    meter = EnergyMeter(gpu=on_gpu(subject.manifest))
+    meter = EnergyMeter(gpu=gpu)
     timed = measure(prepared.call, asked.duration_s, needs=asked.percentile, whole_s=usual)
     joules, calls = meter.joules(), len(timed.seconds)
     latency, remarks = percentiles(timed.seconds), []
@@ -194,37 +203,40 @@ def _calls_in_a_row(
     if moved is not None and moved.degrades_after_s is not None:
         remarks.append(f"it became slower for good after {moved.degrades_after_s:g} s: heat, or another's work")
     tokens = None
-    if prepared.new_tokens:
-        decode = sum(prepared.stages["decode"])
+    if (of_text := prepared.tokens) is not None:
         tokens = TokenTimes(
-            new_tokens=prepared.new_tokens,
-            ttft=percentiles(np.array(prepared.first)),
-            between=percentiles(np.array(prepared.between)),
-            prefill_tokens_per_s=round(prepared.prompt_tokens * calls / sum(prepared.stages["prefill"]), 2),
-            decode_tokens_per_s=round((prepared.new_tokens - 1) * prepared.texts * calls / decode, 2),
+            new_tokens=of_text.new_tokens,
+            ttft=percentiles(np.array(of_text.first)),
+            between=percentiles(np.array(of_text.between)),
+            prefill_tokens_per_s=round(of_text.prompt_tokens * calls / sum(of_text.prefill), 2),
+            decode_tokens_per_s=round((of_text.new_tokens - 1) * prepared.items * calls / sum(of_text.decode), 2),
         )
-    stages = dict(prepared.stages)
-    if prepared.apart is not None:
-        at = list(stages).index("compute")
-        stages = dict([*list(stages.items())[:at], *prepared.apart().items(), *list(stages.items())[at + 1 :]])
+    times: dict[str, Sequence[float]] = {}
+    for name, values in prepared.stages.items():
+        times |= prepared.parts[name]() if name in prepared.parts else {name: list(values)}
+    if prepared.parts:
         remarks.append("the stages on the device were timed in calls of their own, each waited for")
-    return Measurement(
+    stages = _stages(times)
+    p50_ms = {stage.name: stage.p50_ms for stage in stages}
+    measurement = Measurement(
         workload=workload.name,
         threads=subject.threads,
         scenario="single-stream" if workload.batch == 1 else "multi-stream",
         seconds=round(timed.whole_s, 3),
         latency=latency,
-        per_s=round(calls * prepared.texts / timed.whole_s, 2),
-        stages=_stages(stages),
+        per_s=round(calls * prepared.items / timed.whole_s, 2),
+        stages=stages,
         tokens=tokens,
         drift=moved,
         quantiles_ms=quantiles(timed.seconds),
         joules_per_call=None if joules is None else round(joules / calls, 6),
         remarks=tuple(remarks),
     )
+    phases_ms = {name: p50_ms[stage] / often for name, (stage, often) in prepared.phases.items() if stage in p50_ms}
+    return _Measured(workload=workload, measurement=measurement, phases_ms=phases_ms)
 
 
-def _stages(stages: dict[str, list[float]]) -> tuple[Stage, ...]:
+def _stages(stages: Mapping[str, Sequence[float]]) -> tuple[Stage, ...]:
     means = {name: float(np.mean(values)) for name, values in stages.items()}
     whole = sum(means.values()) or 1.0
     return tuple(
@@ -234,16 +246,10 @@ def _stages(stages: dict[str, list[float]]) -> tuple[Stage, ...]:
 
 
 def _operators(
-    manifest: Manifest,
-    folder: Path,
-    threads: int,
-    measured: list[tuple[Workload, Measurement]],
-    found: list[OperatorProfile],
-    remarks: list[str],
+    source: OpenBundle, measured: list[_Measured], found: list[OperatorProfile], remarks: list[str]
 ) -> list[Peaks]:
-    """Each node's time in the workloads that are shapes, into ``found``; why there is none, into ``remarks``."""
-    shapes = [(workload, each) for workload, each in measured if workload.lengths and each.stages]
-    if on_gpu(manifest):
+    """Each node's time in the workloads that are no traces, into ``found``; why there is none, into ``remarks``."""
+    if any(find_backend(variant.backend).timing is None for variant in source.manifest.variants):
         remarks.append("operators are not measurable here: ONNX Runtime times them, on CPUs")
         return []
     if missing := [name for name in ("onnx", "onnx_ir") if importlib.util.find_spec(name) is None]:
@@ -251,20 +257,16 @@ def _operators(
             f"operators are not measured: {missing[0]} is not installed (pip install 'edgecompress[profile]')"
         )
         return []
+    shapes = [each for each in measured if each.phases_ms and not each.workload.requests]
     if not shapes:
         remarks.append("operators are measured of shapes that are called one after the other, and none was asked for")
         return []
     from edgecompress.profile.operators import OperatorTimer
 
-    timer = OperatorTimer(manifest, folder, threads)
+    timer = OperatorTimer(source)
     try:
-        for workload, each in shapes:
-            stages = {stage.name: stage.p50_ms for stage in each.stages}
-            if each.tokens is None:
-                timer.call(workload.name, workload.batch, workload.lengths[0], stages["compute"])
-            else:
-                step = stages["decode"] / (each.tokens.new_tokens - 1)
-                timer.generate(workload.name, workload.batch, workload.lengths[0], stages["prefill"], step)
+        for each in shapes:
+            timer.run(each.workload, each.phases_ms)
         at_most, new = timer.finish()
         found += new
         return [at_most] if at_most is not None else []
@@ -272,12 +274,13 @@ def _operators(
         timer.close()
 
 
+# Until a kind's metric.py has ``figures``: then the first of ``find_kind(kind).metric.figures(fidelity)``.
 _QUALITIES = {"mean cosine": "mean_cosine", "perplexity ratio": "perplexity_ratio", "mean KL": "mean_kl"}
 
 
 def _quality(fidelity: Fidelity) -> tuple[str, float] | None:
     """The measure that it is judged by, and its value."""
-    found = [(name, getattr(fidelity, field)) for name, field in _QUALITIES.items()]
+    found = [(name, getattr(fidelity, figure)) for name, figure in _QUALITIES.items()]
     return next(((name, value) for name, value in found if value is not None), None)
 
 

@@ -1,19 +1,20 @@
-"""The shapes of every value of a bundle's graph for one call, out of the graph itself: nothing is run.
+"""The shapes of every value of a bundle's graph for one run, out of the graph itself: nothing is run.
 
-The graphs carry their shapes in terms of the call's (``batch``, ``sequence``, …); those are put in. Where a pass of
+The graphs carry their shapes in terms of the run's (``batch``, ``sequence``, …); those are put in. Where a pass of
 ours left a shape out, it follows from the inputs' by the few rules below; a value that neither gives has no shape.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.types.bundle import Manifest
+from edgecompress.errors import UsageError
+from edgecompress.types.bundle import TensorSpec
+from edgecompress.types.workload import GraphRun
 
 Shape = tuple[int, ...]
 
@@ -23,42 +24,26 @@ _LIKE_INPUTS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One run: new tokens of each text, behind ``past`` that a decoder's cache holds already."""
-
-    batch: int
-    tokens: int
-    past: int = 0
+_PACKING = "PackTokens"  # makes one row of all texts' tokens: where each is in [B, T], and where texts begin
 
 
-def input_shapes(manifest: Manifest, case: Case) -> dict[str, Shape]:
-    """Of the graph's inputs, by name."""
-    sizes: dict[str, Shape] = {}
-    for spec in manifest.inputs:
-        if spec.name.startswith("past_key_values."):
-            sizes[spec.name] = (case.batch, int(spec.shape[1]), case.past, int(spec.shape[3]))
-        elif spec.name == "logits_positions":
-            sizes[spec.name] = (1,)
-        elif spec.name == "attention_mask":
-            sizes[spec.name] = (case.batch, case.past + case.tokens)
-        elif spec.name == "pixel_values":
-            sizes[spec.name] = (case.batch, *(int(size) for size in spec.shape[1:]))
-        else:
-            sizes[spec.name] = (case.batch, case.tokens)
-    return sizes
+def input_shapes(specs: Sequence[TensorSpec], run: GraphRun) -> dict[str, Shape]:
+    """Of the graph's inputs, by name. Raises UsageError for an axis that the run has no size for."""
+    return {spec.name: run.shapes.get(spec.name) or _resolved(spec, run.sizes) for spec in specs}
 
 
-def value_shapes(graph: ir.Graph, manifest: Manifest, case: Case) -> dict[ir.Value, Shape]:
-    """Of every value that has one; of nodes inside an If too."""
-    inputs = input_shapes(manifest, case)
-    names = {
-        dim: size
-        for spec in manifest.inputs
-        for dim, size in zip(spec.shape, inputs[spec.name], strict=True)
-        if isinstance(dim, str)
-    }
-    names |= {"tokens": case.batch * case.tokens, "places": case.batch * case.tokens, "starts": case.batch + 1} | names
+def _resolved(spec: TensorSpec, sizes: Mapping[str, int]) -> Shape:
+    try:
+        return tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape)
+    except KeyError as error:
+        raise UsageError(
+            f"the workload says nothing of the axis {error} of '{spec.name}'", hint="Its kind's profile.py does."
+        ) from None
+
+
+def value_shapes(graph: ir.Graph, specs: Sequence[TensorSpec], run: GraphRun) -> dict[ir.Value, Shape]:
+    """Of every value that has one; of nodes inside an If too. ``specs``: of the graph's inputs."""
+    inputs, names = input_shapes(specs, run), dict(run.sizes)
     found: dict[ir.Value, Shape] = {}
     for value in (*graph.inputs, *graph.initializers.values()):
         if value.const_value is not None:
@@ -66,6 +51,10 @@ def value_shapes(graph: ir.Graph, manifest: Manifest, case: Case) -> dict[ir.Val
         elif value.name in inputs:
             found[value] = inputs[value.name]
     for node in graph.all_nodes():
+        if node.op_type == _PACKING:
+            mask = node.inputs[0]
+            batch, tokens = found[mask] if mask is not None and mask in found else (0, 0)
+            names = {"tokens": batch * tokens, "places": batch * tokens, "starts": batch + 1} | names
         for output in node.outputs:
             shape = _known(output, names)
             if shape is None:

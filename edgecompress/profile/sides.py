@@ -1,109 +1,85 @@
-"""What can be compared: bundles, and what others make of the same student; each given the same tokens."""
+"""What can be compared: bundles, and what others make of the same student; each given the same arrays."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from edgecompress.errors import HostError, UsageError
 from edgecompress.formats.manifest import open_bundle
-from edgecompress.runtime.decoder import Cancellation
-from edgecompress.runtime.models import open_decoder, open_model, read_prompt
+from edgecompress.kinds import find_kind
+from edgecompress.loading import open_models
+from edgecompress.profile.workload import parse_workloads, workloads_of
 from edgecompress.runtime.session import check_host
+from edgecompress.runtime.shapes import compared_tokens, parse_texts, token_feed, token_ids
+from edgecompress.runtime.subject import Side
+from edgecompress.types.arrays import Array, Feed
+from edgecompress.types.bundle import Manifest
+from edgecompress.types.workload import Workload
 
-Array = npt.NDArray[Any]
-Feed = Mapping[str, Array]
-KINDS = ("torch", "openvino", "onnx")
-_SEED_TOKENS = (1000, 20000)  # ids of words in every vocabulary of that size
-
-
-@dataclass(frozen=True)
-class Side:
-    """``run`` takes int64 [B, T] token ids and gives an output, float [B, …]. It is closed by whoever opened it."""
-
-    run: Callable[[Array], Array]
-    close: Callable[[], None] = lambda: None
+_TEXTS = "1x128"
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A side as the command line names it; each call of ``open`` is a fresh one."""
+    """A side as the command line names it; each call of ``open``, with a number of threads, is a fresh one."""
 
     name: str
     open: Callable[[int], Side]
-    vocab_size: int | None = None
-    most_tokens: int | None = None
+    manifest: Manifest | None = None  # of a bundle
 
 
 def parse_side(text: str, *, allow_mismatch: bool = False) -> Spec:
     """A bundle's folder, or torch:CHECKPOINT, openvino:MODEL.xml, onnx:MODEL.onnx. Raises UsageError, BundleError."""
-    kind, found, path = text.partition(":")
-    if not found or kind not in KINDS:
+    library, found, path = text.partition(":")
+    if not found or library not in _LIBRARIES:
         return _bundle(Path(text), text, allow_mismatch)
     if not Path(path).exists():
-        raise UsageError(f"{text}: there is no {path}", hint=f"Give {kind}: and a path that is there.")
-    return Spec(text, {"torch": _torch, "openvino": _openvino, "onnx": _onnx}[kind](Path(path)))
+        raise UsageError(f"{text}: there is no {path}", hint=f"Give {library}: and a path that is there.")
+    return Spec(text, _LIBRARIES[library](Path(path)))
 
 
-def token_ids(batch: int, tokens: int, vocab_size: int | None) -> Array:
-    """int64 [B, T], the same for every side."""
-    low, high = _SEED_TOKENS
-    if vocab_size is not None and vocab_size <= high:
-        low, high = min(10, vocab_size - 1), vocab_size
-    return np.random.default_rng(batch * 100_003 + tokens).integers(low, high, (batch, tokens))
+def read_workloads(text: str | None, specs: Sequence[Spec]) -> list[Workload]:
+    """As the kind of the first bundle reads them; of texts where no side is a bundle. Raises UsageError."""
+    manifest = next((spec.manifest for spec in specs if spec.manifest is not None), None)
+    if manifest is None:
+        return parse_workloads(text or _TEXTS, parse_texts)
+    return workloads_of(manifest, text or find_kind(manifest.kind).profile.COMPARED)
 
 
-def _feed(ids: Array, names: set[str]) -> dict[str, Array]:
-    made = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    unknown = names - set(made)
+def inputs_of(workload: Workload, specs: Sequence[Spec]) -> Feed:
+    """What every side is given. Raises UsageError for what cannot be compared."""
+    manifests = [spec.manifest for spec in specs if spec.manifest is not None]
+    kinds = sorted({manifest.kind for manifest in manifests})
+    if len(kinds) > 1:
+        raise UsageError(
+            f"sides are of one kind, and these are {' and '.join(kinds)}", hint="Compare bundles of one kind."
+        )
+    if workload.requests:
+        raise UsageError(f"{workload.name}: sides are compared on shapes, not on a trace", hint="Give --shapes 1x128.")
+    if kinds:
+        return find_kind(kinds[0]).profile.inputs(workload, manifests)
+    return token_feed(token_ids(*compared_tokens(workload)))
+
+
+def _part(feed: Feed, names: Collection[str]) -> dict[str, Array]:
+    """Raises UsageError for a graph's input that there is nothing for."""
+    unknown = set(names) - set(feed)
     if unknown:
         raise UsageError(
             f"the graph has an input '{min(unknown)}', which texts alone do not give", hint="Compare an encoder."
         )
-    return {name: made[name] for name in names}
+    return {name: feed[name] for name in names}
 
 
 def _bundle(path: Path, name: str, allow_mismatch: bool) -> Spec:
     manifest, folder = open_bundle(path)
     if not allow_mismatch:
         check_host(manifest)
-    if manifest.image is not None:
-        raise UsageError(f"{path} takes images, and texts are compared", hint="Use `edgecompress profile`.")
-    if manifest.generation is not None:
-        settings = manifest.generation
-
-        def open_one(threads: int) -> Side:
-            decoder, cancel = open_decoder(manifest, folder, threads, None), Cancellation()
-            caches: dict[tuple[int, int], Any] = {}
-
-            def run(ids: Array) -> Array:
-                """The prompts, row by row: the logits behind each, [B, V]."""
-                batch, length = ids.shape
-                if (batch, length) not in caches:
-                    caches.clear()
-                    caches[batch, length] = decoder.make_cache(batch, length)
-                cache = caches[batch, length]
-                # Copied: the cache's next run writes over it.
-                last = [read_prompt(decoder, cache, row, ids[row], cancel).copy() for row in range(batch)]
-                return np.stack(last)
-
-            return Side(run, decoder.close)
-
-        return Spec(name, open_one, settings.vocab_size, settings.context_length_tokens)
-
-    def open_encoder(threads: int) -> Side:
-        model = open_model(manifest, folder, threads, None)
-        names = set(model.inputs)
-        return Side(lambda ids: model.run(_feed(ids, names))[0], model.close)
-
-    most = manifest.text.max_length_tokens if manifest.text is not None else None
-    return Spec(name, open_encoder, None, most)
+    side = find_kind(manifest.kind).profile.side
+    return Spec(name, lambda threads: side(open_models(manifest, folder, threads=threads)), manifest)
 
 
 def _torch(path: Path) -> Callable[[int], Side]:
@@ -119,9 +95,9 @@ def _torch(path: Path) -> Callable[[int], Side]:
         auto = AutoModelForCausalLM if decodes else AutoModel
         model = auto.from_pretrained(path, dtype=torch.float32).eval()
 
-        def run(ids: Array) -> Array:
+        def run(feed: Feed) -> Array:
             with torch.inference_mode():
-                tokens = torch.from_numpy(ids)
+                tokens = torch.from_numpy(_part(feed, ["input_ids"])["input_ids"])
                 if decodes:
                     found = model(input_ids=tokens, logits_to_keep=1).logits[:, -1]
                 else:
@@ -145,8 +121,8 @@ def _openvino(path: Path) -> Callable[[int], Side]:
         request = compiled.create_infer_request()
         names = {value.any_name for value in compiled.inputs}
 
-        def run(ids: Array) -> Array:
-            request.infer(_feed(ids, names), share_inputs=True)
+        def run(feed: Feed) -> Array:
+            request.infer(_part(feed, names), share_inputs=True)
             result: Array = request.get_output_tensor(0).data
             return result
 
@@ -167,10 +143,13 @@ def _onnx(path: Path) -> Callable[[int], Side]:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         names = {value.name for value in session.get_inputs()}
 
-        def run(ids: Array) -> Array:
-            result: Array = session.run(None, _feed(ids, names))[0]
+        def run(feed: Feed) -> Array:
+            result: Array = session.run(None, _part(feed, names))[0]
             return result
 
         return Side(run)
 
     return open_one
+
+
+_LIBRARIES = {"torch": _torch, "openvino": _openvino, "onnx": _onnx}

@@ -1,68 +1,38 @@
-"""What is asked of a bundle: shapes such as 8x128, or the requests of a trace; and real text for either."""
+"""What is asked of a bundle: workloads as its kind names them, such as 8x128, or the requests of a trace."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
-from pydoc_data.topics import topics
 
 from edgecompress.errors import UsageError
+from edgecompress.kinds import find_kind
+from edgecompress.runtime.shapes import MOST_TOKENS
 from edgecompress.types.bundle import Manifest
+from edgecompress.types.workload import Workload
 
-_SHAPE = re.compile(r"(\d+)x(\d+)")
 _TRACE = "trace:"
-DEFAULT_NEW_TOKENS = 32
-_MOST_TOKENS = 1 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """``lengths``: tokens of each text of a call; a trace has one text a call and goes through ``requests`` in turn."""
+def workloads_of(manifest: Manifest, text: str | None = None) -> list[Workload]:
+    """``1x16,8x128,trace:requests.jsonl``, as the bundle's kind reads it; None: what it is measured with by default.
 
-    name: str
-    lengths: tuple[int, ...] = ()
-    requests: tuple[int | str, ...] = ()  # tokens of a text that is made, or the text itself
-
-    @property
-    def batch(self) -> int:
-        return len(self.lengths) or 1
+    Raises UsageError as :func:`parse_workloads` does.
+    """
+    kind = find_kind(manifest.kind).profile
+    if text is None:
+        text = kind.default_workloads(manifest)
+    return parse_workloads(text, lambda part: kind.parse(part, manifest))
 
 
-def default_shapes(manifest: Manifest) -> str:
-    """What a bundle is measured with unless something is asked for."""
-    if manifest.generation is not None:
-        most = manifest.generation.context_length_tokens - DEFAULT_NEW_TOKENS
-        return ",".join(dict.fromkeys(f"1x{max(1, min(t, most))}" for t in (128, 1024)))
-    if manifest.text is None:
-        return "1x0,8x0"
-    most = manifest.text.max_length_tokens
-    return ",".join(dict.fromkeys(f"{b}x{min(t, most)}" for b, t in ((1, 16), (1, 128), (8, 128))))
-
-
-def parse_workloads(text: str) -> list[Workload]:
-    """``1x16,8x128,trace:requests.jsonl``: texts in a call times tokens of each; of images the batch alone, times 0.
+def parse_workloads(text: str, parse: Callable[[str], Workload]) -> list[Workload]:
+    """``parse``: one part, unless it is a trace.
 
     Raises UsageError naming the part, and for a trace the line and the column.
     """
-    found = []
-    for part in text.split(","):
-        part = part.strip()
-        if part.startswith(_TRACE):
-            found.append(read_trace(Path(part.removeprefix(_TRACE))))
-            continue
-        match = _SHAPE.fullmatch(part)
-        if match is None:
-            raise UsageError(
-                f"'{part}' is no shape", hint="Give texts times tokens, such as 1x128 or 8x128, or trace:FILE.jsonl."
-            )
-        batch, tokens = int(match[1]), int(match[2])
-        if not 1 <= batch <= 4096 or tokens > _MOST_TOKENS:
-            raise UsageError(f"the shape {part} is out of range", hint="Give 1 to 4096 texts.")
-        found.append(Workload(name=part, lengths=(tokens,) * batch))
+    parts = [part.strip() for part in text.split(",")]
+    found = [read_trace(Path(part.removeprefix(_TRACE))) if part.startswith(_TRACE) else parse(part) for part in parts]
     names = [workload.name for workload in found]
     if len(set(names)) < len(names):
         raise UsageError(f"a shape is given twice: {text}", hint="Leave one out.")
@@ -89,7 +59,7 @@ def read_trace(path: Path) -> Workload:
         text, tokens = (row.get("text"), row.get("tokens")) if isinstance(row, dict) else (None, None)
         if isinstance(text, str) and text.strip():
             requests.append(text)
-        elif isinstance(tokens, int) and not isinstance(tokens, bool) and 1 <= tokens <= _MOST_TOKENS:
+        elif isinstance(tokens, int) and not isinstance(tokens, bool) and 1 <= tokens <= MOST_TOKENS:
             requests.append(tokens)
         else:
             raise UsageError(
@@ -99,28 +69,3 @@ def read_trace(path: Path) -> Workload:
     if not requests:
         raise UsageError(f"the trace {path} is empty", hint='Give lines such as {"text": "a question"}.')
     return Workload(name=path.name, requests=tuple(requests))
-
-
-@cache
-def _prose() -> tuple[str, ...]:
-    """Words of real text, the same on every machine with this Python: its own documentation."""
-    return tuple(word for topic in topics.values() for word in topic.split() if word.isascii())
-
-
-def text_of(tokens: int, encode: Callable[[str], Sequence[int]], index: int = 0) -> str:
-    """Real text that becomes ``tokens`` tokens or a few more; ``index`` gives another one."""
-    words = _prose()
-    start = index * 97 % len(words)
-    rolled = words[start:] + words[:start]
-    low, high = 1, 1
-    while len(encode(" ".join(rolled[:high]))) < tokens:
-        if high >= len(rolled):
-            rolled += rolled
-        low, high = high, min(2 * high, len(rolled))
-    while low < high:
-        middle = (low + high) // 2
-        if len(encode(" ".join(rolled[:middle]))) < tokens:
-            low = middle + 1
-        else:
-            high = middle
-    return " ".join(rolled[:low])

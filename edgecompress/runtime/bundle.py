@@ -10,6 +10,7 @@ from typing import TypeVar
 from edgecompress.errors import BundleError
 from edgecompress.formats.codec import from_jsonable
 from edgecompress.formats.manifest import require_listed
+from edgecompress.runtime.cuda.device import Device
 from edgecompress.runtime.model import CachedModel, Loader, Model
 from edgecompress.runtime.session import thread_count
 from edgecompress.types.bundle import MODEL, Manifest, Variant
@@ -37,6 +38,11 @@ class OpenBundle:
         """Batches that are worked on side by side, one thread each."""
         parallel = all(self.loader(variant.backend).PARALLEL_SESSIONS for variant in self.manifest.variants)
         return self.threads if parallel else 1
+
+    def gpu(self) -> Device | None:
+        """The GPU that its models run on; None: they run on none. Raises HostError if it is not here."""
+        found = (self.loader(self.variant(name).backend).device_of(self, name) for name in sorted(self.manifest.models))
+        return next((device for device in found if device is not None), None)
 
     def variant(self, name: str = MODEL) -> Variant:
         """Raises BundleError if the bundle has no such model."""

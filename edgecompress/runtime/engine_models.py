@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,9 @@ class EngineModel:
     def run(self, feed: Feed, wanted: Sequence[str] | None = None) -> list[Array]:
         found = self.runner.run({name: feed[name] for name in self._names})
         return [found[name] for name in wanted or [output.name for output in self.outputs]]
+
+    def timing(self) -> AbstractContextManager[Mapping[str, list[float]]]:
+        return self.runner.timing()
 
     def close(self) -> None:
         self.runner.close()

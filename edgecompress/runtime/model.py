@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from edgecompress.runtime.cancellation import Cancellation
+from edgecompress.runtime.cuda.device import Device
 from edgecompress.types.arrays import Array, Feed, FloatArray, IntArray
 from edgecompress.types.bundle import TensorSpec
 
@@ -23,6 +26,31 @@ class Model(Protocol):
         """
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class StagedModel(Protocol):
+    """A model whose runs have stages, such as copies to a device and back."""
+
+    def timing(self) -> AbstractContextManager[Mapping[str, list[float]]]:
+        """Within it the seconds of each stage of a run are added under its name; such a run takes longer."""
+
+
+_TIMED_CALLS = 30
+
+
+def stage_timer(model: Model, call: Callable[[], object]) -> Callable[[], Mapping[str, list[float]]] | None:
+    """Runs ``call``, which runs the model, some times and gives the seconds of each stage; None if it has no stages."""
+    if not isinstance(model, StagedModel):
+        return None
+
+    def timed() -> Mapping[str, list[float]]:
+        with model.timing() as stages:
+            for _ in range(_TIMED_CALLS):
+                call()
+            return stages
+
+    return timed
 
 
 class Cache(Protocol):
@@ -77,3 +105,22 @@ class Loader(Protocol):
         """
 
     def open_cached_model(self, source: Any, name: str, threads: int) -> CachedModel: ...
+
+    def device_of(self, source: Any, name: str) -> Device | None:
+        """The GPU that the model runs on; None: it runs on none. Raises HostError if it is not here."""
+
+
+class NodeTimer(Loader, Protocol):
+    """Opens models whose nodes are timed one by one as they run; each model once."""
+
+    runtime: str  # whose own nodes, which are not in the graph, are named after it
+
+    def runs(self, name: str) -> Sequence[Mapping[str, float]]:
+        """Of each run of the model, in order: the microseconds of each node. The model can be run no more."""
+
+
+class TimingModule(Protocol):
+    """``timing.py`` of a backend; there is none where it does not time nodes."""
+
+    def node_timer(self, folder: Path) -> NodeTimer:
+        """``folder``: for its files; it is there until the last ``runs``."""

@@ -27,6 +27,7 @@ class Estimate:
     ms: Span
     bound: str  # what most of the middle goes to: "compute", "memory", "overhead"
     basis: str  # what it stands on, in words
+    tokens: int | None = None  # that it reads or writes, where that is its measure
     fits_memory: bool | None = None  # of the target; None: it does not say how much it has
 
 

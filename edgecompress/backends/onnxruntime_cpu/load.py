@@ -13,20 +13,25 @@ PARALLEL_SESSIONS = True
 
 def open_model(source: OpenBundle, name: str, threads: int) -> SessionModel:
     """Raises UsageError if a GPU was named."""
-    _require_no_gpu(source)
+    require_no_gpu(source)
     variant = source.variant(name)
     return SessionModel(make_session(source.folder, variant, threads), variant)
 
 
 def open_cached_model(source: OpenBundle, name: str, threads: int) -> CachedSessionModel:
     """Raises UsageError if a GPU was named."""
-    _require_no_gpu(source)
+    require_no_gpu(source)
     variant = source.variant(name)
     session = make_session(source.folder, variant, threads, huge_pages=True)
     return CachedSessionModel(session, variant.path, KVCache)
 
 
-def _require_no_gpu(source: OpenBundle) -> None:
+def device_of(source: OpenBundle, name: str) -> None:
+    """None: it runs on no GPU."""
+
+
+def require_no_gpu(source: OpenBundle) -> None:
+    """Raises UsageError if a GPU was named."""
     if source.device is not None:
         manifest = source.manifest
         raise UsageError(

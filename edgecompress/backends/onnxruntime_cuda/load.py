@@ -32,10 +32,14 @@ def open_cached_model(source: OpenBundle, name: str, threads: int) -> CachedSess
     return CachedSessionModel(session, source.variant(name).path, make_cache)
 
 
+def device_of(source: OpenBundle, name: str) -> Device:
+    return open_device(source.manifest, source.variant(name), source.device)
+
+
 def _open(source: OpenBundle, name: str, threads: int) -> tuple[ort.InferenceSession, Device]:
     """Raises HostError if there is no such GPU, or if nodes were put on the CPU."""
     variant = source.variant(name)
-    device = open_device(source.manifest, variant, source.device)
+    device = device_of(source, name)
     providers: list[Any] = [cuda_provider(device.index) if p == CUDA_PROVIDER else p for p in variant.providers]
     session = make_session(source.folder, variant, threads, providers=providers, config=dict([RECORD_PLACES]))
     require_on_gpu(session)

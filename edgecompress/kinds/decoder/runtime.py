@@ -25,6 +25,7 @@ from edgecompress.runtime.prompts import (
     split_batch,
     stop_strings,
 )
+from edgecompress.runtime.prose import FIRST_TEXT
 from edgecompress.runtime.results import Generated, Statistics
 from edgecompress.runtime.sampling import Sampler, Sampling, check_seed, sampling_for
 from edgecompress.runtime.stream import Stream
@@ -38,6 +39,11 @@ _FIRST_NEW_TOKENS = 512
 def open_bundle(source: OpenBundle) -> Generator:
     """Raises HostError, UsageError, BundleError."""
     return Generator(source)
+
+
+def first_call(model: Generator) -> None:
+    """One token."""
+    model.generate(FIRST_TEXT, max_new_tokens=1, temperature=0.0)
 
 
 def open_decoder(source: OpenBundle, settings: GenerationSettings) -> Decoder:

@@ -16,6 +16,7 @@ from edgecompress.runtime.batching import Text, TextTokenizer, Tokens, pad, plan
 from edgecompress.runtime.bundle import OpenBundle, read_settings
 from edgecompress.runtime.lanes import Lanes
 from edgecompress.runtime.model import Model
+from edgecompress.runtime.prose import FIRST_TEXT
 from edgecompress.types.arrays import FloatArray
 from edgecompress.types.bundle import Variant
 
@@ -26,6 +27,12 @@ _WINDOW = 4096
 def open_bundle(source: OpenBundle) -> Encoder:
     """Raises HostError, UsageError, BundleError."""
     return Encoder(source)
+
+
+def first_call(model: Encoder) -> None:
+    """One text."""
+    for _ in model.batches([FIRST_TEXT], truncate=True):
+        pass
 
 
 class Encoder:

@@ -21,6 +21,12 @@ def open_bundle(source: OpenBundle) -> ImageEncoder:
     return ImageEncoder(source)
 
 
+def first_call(model: ImageEncoder) -> None:
+    """One image, of zeros."""
+    image = model.settings.image
+    model.run({"pixel_values": np.zeros((1, 3, image.height, image.width), dtype=np.float32)})
+
+
 class ImageEncoder:
     """A loaded bundle. All methods may be called from several threads at once."""
 
