@@ -11,11 +11,11 @@ import onnxruntime as ort
 from benchmarks.cold_start import command_row
 from benchmarks.ours_encoder import COMMAND
 from benchmarks.peers_decoder import KV_ELEMENTS, TOKENS_RESERVED, folder_bytes, timed_steps
-from edgecompress import __version__
 from edgecompress.formats.manifest import open_bundle, read_report
 from edgecompress.runtime.cache import KVCache
 from edgecompress.runtime.decoder import Cancellation, Decoder
 from edgecompress.runtime.session import make_session
+from edgecompress.version import __version__
 
 
 def export_bundle(checkpoint: Path, out_dir: Path, block_size: int, target: str) -> dict[str, Any]:

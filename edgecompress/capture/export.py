@@ -13,7 +13,6 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from edgecompress import __version__
 from edgecompress.capture.attention import IMPLEMENTATION, attention_as_one_op
 from edgecompress.capture.model import Encoder, example_inputs, load_model, output_names
 from edgecompress.errors import StudentError
@@ -21,6 +20,7 @@ from edgecompress.graph.model import write_model
 from edgecompress.graph.ops import DOMAIN
 from edgecompress.types.graph import Graph
 from edgecompress.types.student import Student
+from edgecompress.version import __version__
 
 
 def capture(student: Student, out_dir: Path, *, opset: int) -> Graph:

@@ -11,8 +11,8 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from edgecompress import __version__
 from edgecompress.errors import EdgeCompressError, HostError, InterruptedRunError, OutputError, UsageError, nearest
+from edgecompress.version import __version__
 
 COMMANDS = {
     "export": "turn a checkpoint into a verified bundle for a target",

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING
 
-from edgecompress import __version__
 from edgecompress.errors import HostError
 from edgecompress.formats.packages import DISTRIBUTION, Requirement, gpu_build, installed_version, requirements
 from edgecompress.terminal import add_json_flag, emit_json, table
+from edgecompress.version import __version__
 
 if TYPE_CHECKING:
     from edgecompress.runtime.accelerators import BackendState, LibraryState

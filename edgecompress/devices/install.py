@@ -13,13 +13,13 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
-from edgecompress import __version__
 from edgecompress.devices.agent import MARK, NO_NETWORK
 from edgecompress.devices.push import Parcel, Show, parcel, push, refusal
 from edgecompress.devices.ssh import Device
 from edgecompress.devices.wheel import NAME, base_requirements, build_wheel
 from edgecompress.errors import DeviceError, UsageError
 from edgecompress.formats.packages import gpu_build, installed_version, requirements
+from edgecompress.version import __version__
 
 _PYTHONS = ("python3", "python3.14", "python3.13", "python3.12", "python3.11")
 _OLDEST = (3, 11)

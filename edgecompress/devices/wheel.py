@@ -10,9 +10,9 @@ import zipfile
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
-from edgecompress import __version__
 from edgecompress.errors import HostError
 from edgecompress.formats.packages import Requirement, requirements
+from edgecompress.version import __version__
 
 NAME = f"edgecompress-{__version__}-py3-none-any.whl"
 _PACKAGES = ("edgecompress", "edgecompress_kernels", "edgecompress_targets")

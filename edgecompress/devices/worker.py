@@ -18,8 +18,8 @@ import sys
 import time
 from typing import Any, TypedDict
 
-from edgecompress import __version__
 from edgecompress.devices import depot
+from edgecompress.version import __version__
 
 TOPIC = "edgecompress"  # of events: a job was begun
 _POLL_S = 0.05

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from edgecompress import __version__
 from edgecompress.devices import depot
 from edgecompress.devices.fleet import connect_fleet, connection_lost, known_workers, wait_for_any
 from edgecompress.devices.run import error_of
@@ -38,6 +37,7 @@ from edgecompress.distill.labelling import (
 from edgecompress.distill.prompts import Message, Prompt, Sampling, read_prompts
 from edgecompress.distill.responses import ResponseStore, open_store
 from edgecompress.errors import DeviceError, EdgeCompressError, UsageError
+from edgecompress.version import __version__
 
 SHARE = 32  # prompts
 _GONE_S = 30.0  # without any worker before the run fails

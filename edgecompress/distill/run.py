@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import transformers
 
-from edgecompress import __version__
 from edgecompress.capture.model import load_model
 from edgecompress.distill.examples import digest, order_of
 from edgecompress.distill.objective import Objective, needs_heads, vectors_only
@@ -31,6 +30,7 @@ from edgecompress.kinds.student import load_student
 from edgecompress.types.distill import NO_ROUNDING, DataRecord, Distillation
 from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Student
+from edgecompress.version import __version__
 
 Show = Callable[[str], None]
 _PACKAGES = ("torch", "transformers", "accelerate", "tokenizers")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from edgecompress import __version__
 from edgecompress.backends.onnxruntime_cpu.compile import CUDA_PROVIDERS, runtime_settings
 from edgecompress.backends.onnxruntime_cpu.kernels import WEIGHTS, weights_table
 from edgecompress.backends.tensorrt_rtx.engine import Engine
@@ -37,6 +36,7 @@ from edgecompress.types.graph import Graph
 from edgecompress.types.provenance import COMPUTED, UNKNOWN, Lineage, Statement
 from edgecompress.types.recipe import ONNXRUNTIME
 from edgecompress.types.report import Latency, Measurements, QuantizedCache, Report
+from edgecompress.version import __version__
 
 if TYPE_CHECKING:
     from edgecompress.export.pipeline import Clock, Plan

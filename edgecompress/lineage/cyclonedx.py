@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from edgecompress import __version__
 from edgecompress.formats.codec import dumps
 from edgecompress.types.bundle import FileRecord, Manifest, TensorSpec
 from edgecompress.types.provenance import Ancestor, Lineage, Statement, Terms
 from edgecompress.types.report import Report
+from edgecompress.version import __version__
 
 _SPDX = (
     "AFL-3.0", "AGPL-3.0", "Apache-2.0", "Artistic-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSD-3-Clause-Clear",

@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from edgecompress import __version__
 from edgecompress.formats.codec import to_jsonable
 from edgecompress.formats.recipe import recipe_toml
 from edgecompress.types.bundle import EngineRecord, FileRecord, Manifest, Variant
 from edgecompress.types.provenance import Lineage
 from edgecompress.types.recipe import Recipe
+from edgecompress.version import __version__
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgecompress import __version__
 from edgecompress.errors import UsageError
 from edgecompress.profile.host import Calibration, describe_host
 from edgecompress.profile.sides import Spec, inputs_of
@@ -16,6 +15,7 @@ from edgecompress.runtime.subject import Side
 from edgecompress.types.arrays import Array, Feed
 from edgecompress.types.profile import Compared, Comparison
 from edgecompress.types.workload import Workload
+from edgecompress.version import __version__
 
 LAUNCHES, PAIRS = 16, 40
 _LEAST_LAUNCHES, _LEAST_PAIRS = 8, 5

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompress import __version__
 from edgecompress.errors import UsageError
 from edgecompress.formats.cpu import host_cores, host_cpu_name
 from edgecompress.formats.manifest import file_sha256, open_bundle
@@ -39,6 +38,7 @@ from edgecompress.types.estimate import Estimate, Estimates, Span
 from edgecompress.types.profile import Peaks, Profile, Reads
 from edgecompress.types.target import Target
 from edgecompress.types.workload import Phase
+from edgecompress.version import __version__
 
 _DEVIATIONS = 2.0  # to either side of what a fit gives
 _PARTS = ("overhead", "compute", "memory")

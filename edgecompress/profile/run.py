@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecompress import __version__
 from edgecompress.backends import find_backend
 from edgecompress.errors import UsageError
 from edgecompress.formats.manifest import file_sha256, open_bundle, read_measurements, read_report
@@ -28,6 +27,7 @@ from edgecompress.runtime.subject import Prepared, Subject
 from edgecompress.types.profile import Measurement, OperatorProfile, Peaks, Profile, Stage, TokenTimes, Tried
 from edgecompress.types.report import Fidelity
 from edgecompress.types.workload import DEFAULT_NEW_TOKENS, Workload
+from edgecompress.version import __version__
 
 SCENARIOS = ("single-stream", "offline", "server")
 _OFFLINE_ITEMS = 256

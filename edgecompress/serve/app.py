@@ -13,7 +13,6 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edgecompress import __version__
 from edgecompress.endpoints.lane import Lane
 from edgecompress.endpoints.refusals import Refusal, add_handlers, unknown_model, unsupported_task
 from edgecompress.endpoints.routes import Route
@@ -21,6 +20,7 @@ from edgecompress.endpoints.turns import Turns
 from edgecompress.errors import UsageError
 from edgecompress.kinds import find_kind, kinds
 from edgecompress.kinds.base import Kind
+from edgecompress.version import __version__
 
 MAX_QUEUE = 32
 _LARGEST_BODY_BYTES = 16 << 20

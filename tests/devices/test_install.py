@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from edgecompress import __version__
 from edgecompress.devices.install import (
     Runtime,
     _failure,
@@ -27,6 +26,7 @@ from edgecompress.devices.install import (
 from edgecompress.devices.ssh import Device, connect, parse_address
 from edgecompress.devices.wheel import NAME, build_wheel
 from edgecompress.errors import DeviceError, UsageError
+from edgecompress.version import __version__
 from tests.devices.conftest import Loopback
 
 ROOTS = ("jinja2", "numpy", "onnx", "onnx-ir", "onnxruntime", "rich", "tokenizers")
