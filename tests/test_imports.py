@@ -25,7 +25,7 @@ RANK = {
     "types": 0, "errors": 0, "version": 0,
     "registry": 1, "formats": 1,
     "runtime": 2, "targets": 2,
-    "graph": 3, "endpoints": 3, "lineage": 3, "terminal": 1,
+    "graph": 3, "endpoints": 3, "lineage": 3, "terminal": 2,
     "capture": 4, "quantize": 4, "lower": 4,
     "kinds": 5, "backends": 5,
     "loading": 6,

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edgecompress.errors import UsageError
+from edgecompress.kinds.encoder.settings import EncoderSettings
+from edgecompress.runtime.batching import Text, TextTokenizer, Tokens
 from edgecompress.runtime.scores import label_of, softmax, top_labels
-
-if TYPE_CHECKING:
-    from edgecompress.kinds.encoder.runtime import Encoder
+from edgecompress.types.arrays import Array, FloatArray
+from edgecompress.types.bundle import Manifest
 
 _MAX_ANSWER_TOKENS = 30
 
 
-def predict(encoder: Encoder, inputs: Sequence[Any], *, batch_size: int, top_k: int, truncate: bool) -> list[Any]:
+class TextModel(Protocol):
+    """What heads need of :class:`edgecompress.kinds.encoder.runtime.Encoder`."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def settings(self) -> EncoderSettings: ...
+
+    @property
+    def tokenizer(self) -> TextTokenizer: ...
+
+    def encode(self, texts: str | Sequence[str], *, batch_size: int, truncate: bool) -> FloatArray: ...
+
+    def batches(
+        self, texts: Sequence[Text], *, batch_size: int, truncate: bool
+    ) -> Iterator[tuple[list[int], list[Tokens], list[Array]]]: ...
+
+
+def predict(encoder: TextModel, inputs: Sequence[Any], *, batch_size: int, top_k: int, truncate: bool) -> list[Any]:
     """One entry an input:
 
     - embeddings: the vector as a list of floats;
@@ -76,7 +96,9 @@ def _entities(logits: npt.NDArray[Any], tokens: Any, text: Any, labels: Sequence
     return found
 
 
-def _fills(encoder: Encoder, logits: npt.NDArray[Any], ids: list[int], index: int, top_k: int) -> list[dict[str, Any]]:
+def _fills(
+    encoder: TextModel, logits: npt.NDArray[Any], ids: list[int], index: int, top_k: int
+) -> list[dict[str, Any]]:
     tokenizer = encoder.tokenizer
     mask = tokenizer.settings.mask_token
     mask_id = tokenizer.token_to_id(mask) if mask else None
