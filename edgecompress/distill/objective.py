@@ -19,9 +19,9 @@ from edgecompress.distill.losses import (
 )
 from edgecompress.distill.recording import Heads, record_heads
 from edgecompress.distill.shapes import layers_of, taught_by
-from edgecompress.distill.teaching import distill_module, teaching_of
+from edgecompress.distill.task import distill_module, distill_task
 from edgecompress.errors import RecipeError
-from edgecompress.types.distill import LossRecipe, Teaching
+from edgecompress.types.distill import DistillTask, LossRecipe
 from edgecompress.types.student import Student
 
 TERMS = ("logits", "hidden", "relations", "embedding", "similarity", "cross_entropy")
@@ -30,19 +30,19 @@ _VECTORS = ("embedding", "similarity")
 _BLACK_BOX = {"cross_entropy": 1.0}
 
 
-def resolve_loss(recipe: LossRecipe, task: str, teaching: Teaching, *, black_box: bool, rounded: bool) -> LossRecipe:
+def resolve_loss(recipe: LossRecipe, task: str, spec: DistillTask, *, black_box: bool, rounded: bool) -> LossRecipe:
     """With every weight a number. Raises RecipeError for a term that the task does not have."""
-    suited = teaching.rounded_weights if rounded and teaching.rounded_weights is not None else teaching.weights
+    suited = spec.rounded_weights if rounded and spec.rounded_weights is not None else spec.weights
     given = {name: getattr(recipe, name) for name in TERMS}
     if all(weight is None for weight in given.values()):
         chosen: Mapping[str, float] = _BLACK_BOX if black_box else suited
     else:
         chosen = {name: weight for name, weight in given.items() if weight}
     for name in chosen:
-        if name not in teaching.terms:
+        if name not in spec.terms:
             raise RecipeError(
                 f"a student of task {task} has no loss '{name}'",
-                hint=f"What suits it: {', '.join(teaching.weights)}.",
+                hint=f"What suits it: {', '.join(spec.weights)}.",
             )
         if black_box and name not in _BLACK_BOX:
             raise RecipeError(
@@ -86,7 +86,7 @@ class Objective:
         """``vectors``, float32 [N, D]: the teacher's, by example, where :func:`vectors_only`."""
         self.loss, self.teacher, self.vectors = loss, teacher, vectors
         device = next(student.parameters()).device
-        self._next_token = teaching_of(described).next_token
+        self._next_token = distill_task(described).next_token
         self._pool = distill_module(described).pooler(described, device)
         self._layers: tuple[int, ...] = ()
         self._relation_heads = 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgecompress.distill.data import TeachingData, read_data
 from edgecompress.distill.examples import Example, make_examples
-from edgecompress.distill.teaching import teaching_of
+from edgecompress.distill.task import distill_task
 from edgecompress.distill.tokenizers import load_tokenizer, require_same_tokens
 from edgecompress.errors import HostError, RecipeError, StudentError, UsageError
 from edgecompress.formats.codec import dumps
@@ -94,7 +94,7 @@ def make_plan(
         "Give a smaller batch or max_length_tokens in [training], a smaller teacher, or a machine with more memory; "
         "or teach from the teacher's outputs alone (method = 'black-box').",
     )
-    examples = make_examples(taught, tokenizer, size, next_token=teaching_of(origin).next_token)
+    examples = make_examples(taught, tokenizer, size, next_token=distill_task(origin).next_token)
     return Plan(
         recipe=recipe,
         recipe_sha256=hashlib.sha256(dumps(recipe).encode()).hexdigest(),
@@ -113,13 +113,13 @@ def _resolve(recipe: DistillRecipe, origin: Student, teacher: Student | None) ->
     from edgecompress.distill.objective import resolve_loss
     from edgecompress.distill.shapes import resolve
 
-    teaching = teaching_of(origin)
+    spec = distill_task(origin)
     method = recipe.method or ("white-box" if teacher is not None else BLACK_BOX)
     if method != BLACK_BOX and teacher is None:
         raise RecipeError(
             "a teacher behind an API is a black box", hint="Leave method out, or give the teacher's checkpoint."
         )
-    if method == BLACK_BOX and not teaching.next_token:
+    if method == BLACK_BOX and not spec.next_token:
         raise RecipeError(
             f"a student of task {origin.task} gives no responses to learn from a black box",
             hint="Give a decoder, or method = 'white-box' with the teacher's checkpoint.",
@@ -128,11 +128,11 @@ def _resolve(recipe: DistillRecipe, origin: Student, teacher: Student | None) ->
     training = recipe.training
     rounded = training.rounding != NO_ROUNDING
     if training.learning_rate is None:
-        gentle = (teaching.rounded_learning_rate if rounded else None) or 1e-4
+        gentle = (spec.rounded_learning_rate if rounded else None) or 1e-4
         training = replace(training, learning_rate=gentle if student.start else 2e-3 if student.hidden else 5e-4)
     if training.steps is None and training.minutes is None:
         training = replace(training, steps=DEFAULT_STEPS)
-    loss = resolve_loss(recipe.loss, origin.task, teaching, black_box=method == BLACK_BOX, rounded=rounded)
+    loss = resolve_loss(recipe.loss, origin.task, spec, black_box=method == BLACK_BOX, rounded=rounded)
     return replace(recipe, method=method, student=student, training=training, loss=loss)
 
 
@@ -166,7 +166,7 @@ def _memory(recipe: DistillRecipe, origin: Student, teacher: Student | None) -> 
     layers = len(kept) if isinstance(kept, tuple) else kept or int(config.num_hidden_layers)
     states = positions * int(config.hidden_size) * _STATES_A_LAYER * layers * _WEIGHT_BYTES
     wide = recipe.loss.logits or recipe.loss.cross_entropy
-    logits = positions * int(config.vocab_size) * _WEIGHT_BYTES * 4 if wide and teaching_of(origin).next_token else 0
+    logits = positions * int(config.vocab_size) * _WEIGHT_BYTES * 4 if wide and distill_task(origin).next_token else 0
     share = layers / int(config.num_hidden_layers) if recipe.student.start is None else 1.0
     learned = int(origin.parameters * share * _LEARNED_BYTES)
     return learned + states + logits + (teacher.parameters * _WEIGHT_BYTES if teacher is not None else 0)

@@ -21,8 +21,8 @@ from edgecompress.distill.plan import Plan, record_of
 from edgecompress.distill.recording import IMPLEMENTATION, register
 from edgecompress.distill.rounding import Rounding
 from edgecompress.distill.shapes import make_student
+from edgecompress.distill.task import distill_task
 from edgecompress.distill.teacher_vectors import load_vectors, save_vectors, vectors_of
-from edgecompress.distill.teaching import teaching_of
 from edgecompress.distill.trainer import Lesson, steps_in, train
 from edgecompress.distill.work import Run, WorkFolder, require_same
 from edgecompress.errors import EdgeCompressError, InterruptedRunError, StudentError
@@ -155,7 +155,7 @@ def rounding_of(student: torch.nn.Module, plan: Plan) -> Rounding | None:
     training = plan.recipe.training
     if training.rounding == NO_ROUNDING:
         return None
-    tables = teaching_of(plan.origin).blocks_tables
+    tables = distill_task(plan.origin).blocks_tables
     return Rounding(student, training.rounding, training.block_size, blocks_tables=tables)
 
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgecompress.registry import PlugIn
 from edgecompress.types.bundle import Manifest
-from edgecompress.types.distill import Teaching
+from edgecompress.types.distill import DistillTask
 from edgecompress.types.job import Job
 from edgecompress.types.recipe import EngineRecipe, QualityRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity, Report
@@ -285,7 +285,7 @@ class ServeModule(Protocol):
 class DistillModule(Protocol):
     """``distill.py``; students of a kind without one are not taught."""
 
-    TEACHING: Mapping[str, Teaching]
+    TASKS: Mapping[str, DistillTask]
     """How students are taught, by task."""
 
     def pooler(self, student: Student, device: Any) -> Callable[[Any, Any], Any] | None:

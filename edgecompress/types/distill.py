@@ -69,7 +69,7 @@ class TrainingRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Teaching:
+class DistillTask:
     """How students of a task are taught. Terms are those of :class:`LossRecipe`."""
 
     terms: frozenset[str]  # that can be weighed

@@ -70,8 +70,8 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
 def test_a_task_has_a_loss_that_suits_it() -> None:
     def of(task: str, black_box: bool = False, rounded: bool = False, **given: float) -> dict[str, float]:
         loss = LossRecipe(**given)  # type: ignore[arg-type]
-        teaching = next(module.TEACHING[task] for module in (encoder, decoder) if task in module.TEACHING)
-        return weights_of(resolve_loss(loss, task, teaching, black_box=black_box, rounded=rounded))
+        spec = next(module.TASKS[task] for module in (encoder, decoder) if task in module.TASKS)
+        return weights_of(resolve_loss(loss, task, spec, black_box=black_box, rounded=rounded))
 
     assert of("sentence-similarity") == {"embedding": 1.0}
     assert of("feature-extraction") == {"hidden": 1.0, "relations": 1.0}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgecompress.types.distill import Teaching
+from edgecompress.types.distill import DistillTask
 from edgecompress.types.student import Student
 
-TEACHING: Mapping[str, Teaching] = {
-    "text-generation": Teaching(
+TASKS: Mapping[str, DistillTask] = {
+    "text-generation": DistillTask(
         terms=frozenset({"logits", "hidden", "relations", "cross_entropy"}),
         weights={"logits": 1.0},
         rounded_weights={"logits": 1.0, "hidden": 1.0},  # not shown to beat logits alone: ADR 0023

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgecompress.types.distill import Teaching
+from edgecompress.types.distill import DistillTask
 from edgecompress.types.student import Student
 
 if TYPE_CHECKING:
     import torch
 
 _STATES = frozenset({"hidden", "relations"})
-_HEAD = Teaching(terms=_STATES | {"logits"}, weights={"logits": 1.0, "hidden": 1.0})
+_HEAD = DistillTask(terms=_STATES | {"logits"}, weights={"logits": 1.0, "hidden": 1.0})
 
-TEACHING: Mapping[str, Teaching] = {
-    "sentence-similarity": Teaching(terms=_STATES | {"embedding", "similarity"}, weights={"embedding": 1.0}),
-    "feature-extraction": Teaching(terms=_STATES, weights={"hidden": 1.0, "relations": 1.0}),
+TASKS: Mapping[str, DistillTask] = {
+    "sentence-similarity": DistillTask(terms=_STATES | {"embedding", "similarity"}, weights={"embedding": 1.0}),
+    "feature-extraction": DistillTask(terms=_STATES, weights={"hidden": 1.0, "relations": 1.0}),
     "text-classification": _HEAD,
     "text-ranking": _HEAD,
     "token-classification": _HEAD,
     "fill-mask": _HEAD,
-    "question-answering": Teaching(terms=_STATES, weights={"hidden": 1.0}),
+    "question-answering": DistillTask(terms=_STATES, weights={"hidden": 1.0}),
 }
 
 

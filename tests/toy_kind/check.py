@@ -1,0 +1,16 @@
+"""Sums against the sums that the bundle carries."""
+
+from __future__ import annotations
+
+from edgecompress.runtime.bundle import OpenBundle
+from edgecompress.runtime.self_check import Outputs, check_outputs
+from edgecompress.types.report import Fidelity
+
+
+def check(source: OpenBundle) -> Fidelity:
+    return check_outputs(source, measure)
+
+
+def measure(reference: Outputs, outputs: Outputs) -> Fidelity:
+    largest = max(float(abs(a[0] - b[0]).max()) for a, b in zip(reference, outputs, strict=True))
+    return Fidelity(samples=len(reference), max_abs_difference=largest)
