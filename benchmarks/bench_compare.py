@@ -22,9 +22,10 @@ import numpy as np
 from benchmarks.bench_encoder import note
 from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.profile.compare import LAUNCHES, PAIRS, compare
-from edgecompress.profile.sides import Array, Side, Spec, parse_side
+from edgecompress.profile.sides import Spec, parse_side, read_workloads
 from edgecompress.profile.timing import measure
-from edgecompress.profile.workload import parse_workloads
+from edgecompress.runtime.subject import Side
+from edgecompress.types.arrays import Array, Feed
 
 PLANTED = 0.05
 SPIN_S = 0.001
@@ -37,9 +38,9 @@ def slowed(spec: Spec, share: float) -> Spec:
     def open_one(threads: int) -> Side:
         side = spec.open(threads)
 
-        def run(ids: Array) -> Array:
+        def run(feed: Feed) -> Array:
             began = time.perf_counter()
-            found = side.run(ids)
+            found = side.run(feed)
             until = began + (time.perf_counter() - began) * (1 + share)
             while time.perf_counter() < until:
                 pass
@@ -83,7 +84,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS / "compare.jsonl")
     options = parser.parse_args()
-    spec, workloads = parse_side(options.bundle), parse_workloads(options.shape)
+    spec = parse_side(options.bundle)
+    workloads = read_workloads(options.shape, [spec])
     others = {"itself": spec, "planted": slowed(spec, PLANTED)}
     found: dict[str, list[Any]] = {kind: [] for kind in others}
     began = time.perf_counter()

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgecompress.profile.subject import open_subject
 
 from benchmarks.bench_encoder import note
 from benchmarks.minilm import default_checkpoint
@@ -35,16 +34,19 @@ from edgecompress.export.pipeline import export
 from edgecompress.formats.codec import dumps
 from edgecompress.formats.manifest import open_bundle
 from edgecompress.formats.profile import read_profile
+from edgecompress.kinds import find_kind
+from edgecompress.loading import open_models
 from edgecompress.profile.efficiency import fit, predicted, usual_peaks
 from edgecompress.profile.host import describe_host
 from edgecompress.profile.operators import OperatorTimer
 from edgecompress.profile.peaks import measure_peaks
-from edgecompress.profile.workload import parse_workloads
+from edgecompress.profile.workload import workloads_of
 from edgecompress.types.profile import Noise, OperatorProfile, Profile
 from edgecompress.types.recipe import QualityRecipe, Recipe, RuntimeRecipe, StudentRecipe
 
 THREADS = (1, 2)
 CALLS, NEW_TOKENS = 4, 16
+SHAPES = {"encoder": "1x16,1x64,1x128,8x128", "decoder": "1x64,1x256"}
 BOUND = 0.25
 _NO_QUALITY_BUDGET = QualityRecipe(min_fidelity=1e-6, min_top1=0, max_kl=1e9, max_perplexity_ratio=1e9, samples=4)
 
@@ -162,23 +164,20 @@ def measured(bundles: Mapping[str, Path]) -> dict[str, Profile]:
     found = {}
     for name, bundle in bundles.items():
         manifest, folder = open_bundle(bundle)
-        shapes = "1x64,1x256" if manifest.generation else "1x16,1x64,1x128,8x128"
+        kind = find_kind(manifest.kind).profile
         calls: list[OperatorProfile] = []
         for threads in THREADS:
-            subject = open_subject(manifest, folder, threads, None)
-            timer = OperatorTimer(manifest, folder, threads, calls=CALLS, peaks=peaks[threads])
-            for workload in parse_workloads(shapes):
+            source = open_models(manifest, folder, threads=threads)
+            subject = kind.open_subject(source)
+            timer = OperatorTimer(source, calls=CALLS, peaks=peaks[threads])
+            for workload in workloads_of(manifest, SHAPES[manifest.kind]):
                 prepared = subject.prepare(workload, NEW_TOKENS)
                 prepared.call()
                 prepared.clear()
                 for _ in range(CALLS):
                     prepared.call()
                 ms = {stage: float(np.median(seconds)) * 1e3 for stage, seconds in prepared.stages.items()}
-                if manifest.generation:
-                    step = ms["decode"] / (NEW_TOKENS - 1)
-                    timer.generate(workload.name, workload.batch, workload.lengths[0], ms["prefill"], step)
-                else:
-                    timer.call(workload.name, workload.batch, workload.lengths[0], ms["compute"])
+                timer.run(workload, {name: ms[stage] / often for name, (stage, often) in prepared.phases.items()})
             calls += timer.finish()[1]
             timer.close()
             subject.close()

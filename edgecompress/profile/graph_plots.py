@@ -11,6 +11,7 @@ from edgecompress.profile.drawing import DASHES, Palette, Plot, drawing, in_rate
 from edgecompress.profile.layers import layer_of, moved_bytes
 from edgecompress.profile.peaks import memory_rate, read_rate
 from edgecompress.types.profile import OperatorProfile, Peaks, Profile
+from edgecompress.types.workload import CALL
 
 _MOST_LAYERS, _MOST_KINDS = 16, 5
 _LEAST_SHARE = 0.002  # of the time, for a node to be drawn
@@ -19,12 +20,12 @@ _GLYPHS = "●■◆▲▼"
 
 
 def workload_of(found: OperatorProfile) -> str:
-    phase = "" if found.phase == "call" else f", {found.phase}"
+    phase = "" if found.phase == CALL else f", {found.phase}"
     return f"{found.workload}, {found.threads} thread{'s' * (found.threads != 1)}{phase}"
 
 
 def _suffix(found: OperatorProfile) -> str:
-    return "" if found.phase == "call" else f"-{found.phase}"
+    return "" if found.phase == CALL else f"-{found.phase}"
 
 
 def layers_plot(found: OperatorProfile, palette: Palette) -> Plot | None:

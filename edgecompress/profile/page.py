@@ -26,6 +26,7 @@ from edgecompress.profile.peaks import memory_rate, read_rate
 from edgecompress.profile.plots import plots
 from edgecompress.profile.statistics import remarks_in_common
 from edgecompress.types.profile import Measurement, OperatorProfile, Peaks, Percentiles, Profile
+from edgecompress.types.workload import CALL
 
 PAGE, PLOTS = "report.html", "plots"
 
@@ -229,7 +230,7 @@ def _energy(calls: Sequence[Measurement]) -> str:
 
 
 def _phase(found: OperatorProfile, peaks: Peaks) -> dict[str, Any]:
-    phase = "" if found.phase == "call" else f", {found.phase}"
+    phase = "" if found.phase == CALL else f", {found.phase}"
     rates = ", ".join(f"{dtype} {rate / 1e9:,.0f} G/s" for dtype, rate in sorted(peaks.ops_per_s.items()))
     roofs = {"memory": "reading", "compute": "products"}
     moved = moved_bytes(found)

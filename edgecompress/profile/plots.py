@@ -16,15 +16,10 @@ _SHAPE = re.compile(r"^(\d+)x(\d+)$")
 _BINS = 36
 _MOST_ROWS, _MOST_STAGES = 6, 16
 _MOST_TIMES = 3.0
-NAMES = (
-    *("histogram", "cdf", "lengths", "tokens", "stages", "drift"),
-    *(f"{kind}{phase}" for kind in ("layers", "roofline") for phase in ("", "-prefill", "-decode")),
-    "pareto",
-)
 
 
 def plots(profile: Profile, palette: Palette) -> list[Plot]:
-    """All that there is something for; named as in NAMES."""
+    """All that there is something for, each with a name of its own."""
     made = (
         _histograms(profile, palette),
         _distribution(profile, palette),

@@ -69,7 +69,8 @@ def _part(feed: Feed, names: Collection[str]) -> dict[str, Array]:
     unknown = set(names) - set(feed)
     if unknown:
         raise UsageError(
-            f"the graph has an input '{min(unknown)}', which texts alone do not give", hint="Compare an encoder."
+            f"the graph has an input '{min(unknown)}', and what is compared here has {', '.join(sorted(feed))}",
+            hint="Give a graph that takes them.",
         )
     return {name: feed[name] for name in names}
 

@@ -9,18 +9,38 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgecompress.backends.onnxruntime_cpu.timing import SessionTimer, read_runs
 from edgecompress.formats.manifest import open_bundle
+from edgecompress.kinds import find_kind
+from edgecompress.loading import open_models
 from edgecompress.profile.costs import cost
 from edgecompress.profile.layers import most_worth
-from edgecompress.profile.operators import OperatorTimer, count, load_graph, module_of, read_runs
+from edgecompress.profile.operators import Counted, Graphs, OperatorTimer, module_of
 from edgecompress.profile.peaks import memory_rate
-from edgecompress.profile.shapes import Case, value_shapes
+from edgecompress.profile.shapes import value_shapes
+from edgecompress.profile.workload import workloads_of
+from edgecompress.runtime.bundle import OpenBundle
+from edgecompress.types.bundle import MODEL
 from edgecompress.types.profile import Operator, OperatorProfile
+from edgecompress.types.workload import CALL
+
+
+def opened(bundle: Path) -> OpenBundle:
+    manifest, folder = open_bundle(bundle)
+    return open_models(manifest, folder, threads=1)
+
+
+def counted_in(source: OpenBundle, shape: str, phase: str) -> list[Counted]:
+    (workload,) = workloads_of(source.manifest, shape)
+    phases = find_kind(source.manifest.kind).profile.phases(source.manifest, workload)
+    return Graphs(source).count(phases[phase])[MODEL]
 
 
 def _met(timer: OperatorTimer) -> dict[str, list[tuple[int, ...]]]:
     """Shapes of each node's outputs in its last run, as ONNX Runtime wrote them down."""
-    events = json.loads(Path(timer._session.end_profiling()).read_text())
+    (sessions,) = timer.timers.values()
+    assert isinstance(sessions, SessionTimer)
+    events = sessions.events(MODEL)
     return {
         event["name"].removesuffix("_kernel_time"): [
             tuple(shape) for each in event["args"]["output_type_shape"] for shape in each.values()
@@ -30,18 +50,19 @@ def _met(timer: OperatorTimer) -> dict[str, list[tuple[int, ...]]]:
     }
 
 
-def _same_shapes(bundle: Path, case: Case) -> int:
-    manifest, folder = open_bundle(bundle)
-    timer = OperatorTimer(manifest, folder, 1)
+def _same_shapes(bundle: Path, shape: str) -> int:
+    """Of the last phase, whose runs are the last."""
+    source = opened(bundle)
+    (workload,) = workloads_of(source.manifest, shape)
+    phases = find_kind(source.manifest.kind).profile.phases(source.manifest, workload)
+    timer, graph = OperatorTimer(source), Graphs(source).of(MODEL)
     try:
-        if manifest.generation is None:
-            timer.call("x", case.batch, case.tokens, 1.0)
-        else:  # the last run is a step behind the prompt
-            timer.generate("x", case.batch, case.past, 1.0, 1.0)
-        met, graph = _met(timer), load_graph(manifest, folder)
+        timer.run(workload, dict.fromkeys(phases, 1.0))
+        met = _met(timer)
     finally:
         timer.close()
-    shapes, compared = value_shapes(graph, manifest, case), 0
+    run = [*phases.values()][-1].runs[-1]
+    shapes, compared = value_shapes(graph, source.variant().inputs, run), 0
     for node in graph.all_nodes():
         if (node.name or "") not in met or "program" in (node.name or ""):
             continue
@@ -54,17 +75,16 @@ def _same_shapes(bundle: Path, case: Case) -> int:
 
 
 def test_shapes_are_those_that_an_encoder_meets(minilm_bundle: Path) -> None:
-    assert _same_shapes(minilm_bundle, Case(batch=3, tokens=21)) > 100
+    assert _same_shapes(minilm_bundle, "3x21") > 100
 
 
 def test_shapes_are_those_that_a_decoder_meets(kernel_bundle: Path) -> None:
-    assert _same_shapes(kernel_bundle, Case(batch=2, tokens=1, past=19)) > 5
+    assert _same_shapes(kernel_bundle, "2x19") > 5
 
 
 def test_an_encoders_products_are_counted_whole(minilm_bundle: Path) -> None:
     """MiniLM: 6 layers of four matrices of 384 x 384 and two of 384 x 1536, and attention over 128 tokens."""
-    manifest, folder = open_bundle(minilm_bundle)
-    counted = count(load_graph(manifest, folder), manifest, Case(batch=8, tokens=128))
+    counted = counted_in(opened(minilm_bundle), "8x128", CALL)
     rows = 8 * 128
     products = sum(each.cost.ops for each in counted if "MatMul" in each.op and each.cost.computes == "int8")
     assert products == 2 * rows * 6 * (4 * 384 * 384 + 2 * 384 * 1536)
@@ -75,14 +95,13 @@ def test_an_encoders_products_are_counted_whole(minilm_bundle: Path) -> None:
 
 
 def test_a_decoders_layers_as_one_op_cost_what_their_parts_do(kernel_bundle: Path, small_decoder_dir: Path) -> None:
-    manifest, folder = open_bundle(kernel_bundle)
+    source = opened(kernel_bundle)
     config = json.loads((small_decoder_dir / "config.json").read_text())
     hidden, between, layers = (config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     size = config.get("head_dim") or hidden // heads
-    case = Case(batch=2, tokens=1, past=30)
-    graph = load_graph(manifest, folder)
-    counted = [c for c in count(graph, manifest, case) if c.op == "DecoderLayer"]
+    graph = Graphs(source).of(MODEL)
+    counted = [c for c in counted_in(source, "2x30", "decode") if c.op == "DecoderLayer"]
     assert len(counted) == layers
     weights = hidden * size * (heads + 2 * kv_heads) + heads * size * hidden + 3 * hidden * between
     attention = 4 * 2 * heads * size * 31
@@ -123,7 +142,7 @@ def test_operations_by_hand(op: str, inputs: list[list[int]], attributes: dict[s
     values = [_value(f"i{i}", shape) for i, shape in enumerate(inputs)]
     node = ir.node(op, values, attributes=attributes)
     shapes = {value: tuple(shape) for value, shape in zip(values, inputs, strict=True)}
-    assert cost(node, shapes, Case(batch=1, tokens=1)).ops == ops
+    assert cost(node, shapes).ops == ops
 
 
 def test_a_lookup_moves_what_it_picks_and_not_the_table() -> None:
@@ -131,7 +150,7 @@ def test_a_lookup_moves_what_it_picks_and_not_the_table() -> None:
     node = ir.node("Gather", [table, ids])
     node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     shapes = {table: (30_000, 384), ids: (8,), node.outputs[0]: (8, 384)}
-    assert cost(node, shapes, Case(batch=1, tokens=8)).bytes == 2 * 8 * 384 * 4
+    assert cost(node, shapes).bytes == 2 * 8 * 384 * 4
 
 
 def test_a_module_is_the_students_and_not_a_values() -> None:
@@ -183,9 +202,10 @@ def test_the_most_worth_attacking_is_furthest_above_its_roof() -> None:
 
 def test_the_nodes_times_make_up_the_call(minilm_bundle: Path) -> None:
     """Of a call that is long beside what timing each node costs."""
-    manifest, folder = open_bundle(minilm_bundle)
-    timer = OperatorTimer(manifest, folder, 1)
-    timer.call("8x64", 8, 64, 40.0)
+    source = opened(minilm_bundle)
+    timer = OperatorTimer(source)
+    (workload,) = workloads_of(source.manifest, "8x64")
+    timer.run(workload, {CALL: 40.0})
     peaks, (found,) = timer.finish()
     timer.close()
     assert peaks is not None

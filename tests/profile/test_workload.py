@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 
 from edgecompress.errors import UsageError
-from edgecompress.profile.workload import parse_workloads, text_of
+from edgecompress.profile.workload import parse_workloads
+from edgecompress.runtime.prose import text_of
+from edgecompress.runtime.shapes import parse_texts
 
 
 def test_shapes_are_texts_times_tokens(tmp_path: Path) -> None:
     trace = tmp_path / "requests.jsonl"
     trace.write_text('{"text": "why is the sky blue?"}\n\n{"tokens": 12, "at": 3}\n')
-    one, eight, traced = parse_workloads(f"1x16, 8x128,trace:{trace}")
-    assert (one.lengths, one.batch) == ((16,), 1)
-    assert (eight.lengths, eight.batch) == ((128,) * 8, 8)
+    one, eight, traced = parse_workloads(f"1x16, 8x128,trace:{trace}", parse_texts)
+    assert (one.sizes, one.batch) == ({"tokens": 16}, 1)
+    assert (eight.sizes, eight.batch) == ({"tokens": 128}, 8)
     assert (traced.name, traced.requests, traced.batch) == ("requests.jsonl", ("why is the sky blue?", 12), 1)
 
 
@@ -32,7 +34,7 @@ def test_shapes_are_texts_times_tokens(tmp_path: Path) -> None:
 )
 def test_what_is_no_shape_is_named(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        parse_workloads(text)
+        parse_workloads(text, parse_texts)
     assert caught.value.exit_code == 2
     assert caught.value.hint
 
@@ -51,13 +53,13 @@ def test_a_broken_line_of_a_trace_is_named(tmp_path: Path, line: str, message: s
     trace = tmp_path / "t.jsonl"
     trace.write_text(f'{{"tokens": 3}}\n{line}\n')
     with pytest.raises(UsageError, match=message):
-        parse_workloads(f"trace:{trace}")
+        parse_workloads(f"trace:{trace}", parse_texts)
 
 
 def test_an_empty_trace(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("\n")
     with pytest.raises(UsageError, match="is empty"):
-        parse_workloads(f"trace:{tmp_path / 't.jsonl'}")
+        parse_workloads(f"trace:{tmp_path / 't.jsonl'}", parse_texts)
 
 
 def test_text_is_as_long_as_asked_for() -> None:
