@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from edgecompress.backends import backends, target_names
 from edgecompress.errors import ChipError, RecipeError, UnknownTargetError, nearest
 from edgecompress.formats.cpu import (
     host_arch,
@@ -18,29 +17,11 @@ from edgecompress.formats.cpu import (
     host_memory_bytes,
 )
 from edgecompress.formats.target import read_target
-from edgecompress.types.recipe import FP8, MIXED, PRECISIONS
+from edgecompress.types.gpu import Gpu
+from edgecompress.types.precision import AUTO, PRECISIONS
 from edgecompress.types.target import Target
 
 LOCAL = "local"
-
-_NEEDS = {"fp32": "float32", "fp16": "float16", "int4-weights": "int4", MIXED: "int4", FP8: "float8"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
-    name: str
-    memory_bytes: int
-    compute_capability: tuple[int, int]
-
-    @property
-    def capability(self) -> str:
-        """As NVIDIA writes it: "8.9"."""
-        return ".".join(map(str, self.compute_capability))
-
-
-def describe_gpus(gpus: Sequence[Gpu]) -> str:
-    """Each with its number, for messages."""
-    return "; ".join(f"{index}: {gpu.name}, {gpu.capability}" for index, gpu in enumerate(gpus))
 
 
 def known_targets() -> dict[str, Path]:
@@ -57,13 +38,24 @@ def find_target(name_or_path: str) -> Target:
     if name_or_path in known:
         return read_target(known[name_or_path])
     if name_or_path.endswith(".toml"):
-        return read_target(Path(name_or_path))
+        return _with_known_backends(read_target(Path(name_or_path)), name_or_path)
     names = [*known, LOCAL]
     raise UnknownTargetError(
         f"no target named '{name_or_path}'.{nearest(name_or_path, names)}",
         hint=f"Known targets: {', '.join(names)}.\n"
         "Run `edgecompress targets`, or give a path to a .toml file of your own.",
     )
+
+
+def _with_known_backends(target: Target, path: str) -> Target:
+    """Raises UnknownTargetError if it names a backend that is not installed."""
+    known = target_names()
+    if not set(target.backends) <= {*known, *backends()}:
+        raise UnknownTargetError(
+            f"the target file {path} is not valid: backends must be among {', '.join(known)}",
+            hint="See a shipped one with `edgecompress targets show x86-64-avx2`.",
+        )
+    return target
 
 
 def detect() -> Target:
@@ -177,26 +169,19 @@ def require_backend(target: Target, wanted: str | None = None) -> str:
 
 def require_precision(target: Target, precision: str) -> None:
     """Raises ChipError if the target cannot compute in ``precision`` ("auto" always can), RecipeError if none can."""
-    known = ("auto", *PRECISIONS)
+    known = (AUTO, *PRECISIONS)
     if precision not in known:
         raise RecipeError(
             f"no precision named '{precision}'.{nearest(precision, known)}", hint=f"Known: {', '.join(known)}."
         )
-    if precision == "auto":
-        return
-    if precision not in computable(target):
+    if precision != AUTO and precision not in computable(target):
         raise ChipError(
-            f"target '{target.name}' does not compute in {_NEEDS.get(precision, 'int8')}, which {precision} needs",
-            hint=f"It can do {', '.join(['auto', *computable(target)])}.",
+            f"target '{target.name}' does not compute in {', '.join(sorted(PRECISIONS[precision].needs))}, "
+            f"which {precision} needs",
+            hint=f"It can do {', '.join([AUTO, *computable(target)])}.",
         )
-
-
-def accuracy_levels(target: Target) -> tuple[int, ...]:
-    """The levels of MatMulNBits that the target has kernels of their own for: 4 needs products of 8-bit numbers."""
-    multiplies_int8 = "asimddp" if target.arch == "aarch64" else "avx2"
-    return (4, 1) if multiplies_int8 in target.isa else (1,)
 
 
 def computable(target: Target) -> tuple[str, ...]:
     """The precisions that the target computes in."""
-    return tuple(p for p in PRECISIONS if _NEEDS.get(p, "int8") in target.computes)
+    return tuple(name for name, precision in PRECISIONS.items() if precision.needs <= set(target.computes))

@@ -10,9 +10,23 @@ A target names backends: "onnxruntime" on a target whose accelerator is "cuda" i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
 
 from edgecompress.registry import PlugIn
+from edgecompress.runtime.model import Model
+from edgecompress.types.arrays import Feed
+from edgecompress.types.artifact import Artifact, ModelContents, ModelFiles
+from edgecompress.types.bundle import EngineRecord, Manifest, TensorSpec
+from edgecompress.types.case import Case
+from edgecompress.types.feeds import GraphFeeds
+from edgecompress.types.graph import Graph
+from edgecompress.types.job import Job
+from edgecompress.types.limits import WeightLimits
+from edgecompress.types.recipe import Recipe
+from edgecompress.types.target import Target
 
 
 @dataclass(frozen=True)
@@ -24,3 +38,98 @@ class Backend:
     @property
     def name(self) -> str:
         return self.plug_in.name
+
+    @property
+    def plan(self) -> PlanModule:
+        return cast("PlanModule", self.plug_in.part("plan"))
+
+    @property
+    def build(self) -> BuildModule:
+        return cast("BuildModule", self.plug_in.part("build"))
+
+
+class PlanModule(Protocol):
+    """``plan.py``: light, since the command line's help reads it."""
+
+    PROVIDERS: tuple[str, ...]
+    """Execution providers of ONNX Runtime that a bundle needs; none where it runs nothing."""
+
+    BUILDS_ENGINES: bool
+    """Whether a recipe's optimization profile is for it."""
+
+    CALIBRATES: bool
+    """Whether activations are looked at whatever the precision: for the range of float16."""
+
+    def precisions(self, quantizes_activations: bool) -> Mapping[str, str]:
+        """What it can be asked for -> what that means, where the names are its own; {}: those of the student's kind.
+
+        ``quantizes_activations``: whether 8 bits for what layers read are worth trying for the student's kind.
+        """
+
+    def resolve(self, precision: str, quantizes_activations: bool | None) -> str:
+        """The concrete name; what it leaves to the student's kind comes back as it is.
+
+        ``quantizes_activations`` is None where the student is not known yet: then a name passes that any kind has.
+        Raises RecipeError for a precision that it does not have.
+        """
+
+    def check_host(self, target: Target) -> None:
+        """Raises HostError if this machine cannot build for the target; asked before the checkpoint is read."""
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises RecipeError for what it cannot do."""
+
+    def opset(self, target: Target) -> int:
+        """The ONNX opset of captured graphs."""
+
+    def stages(self, target: Target) -> tuple[Sequence[tuple[str, str]], Sequence[tuple[str, str]]]:
+        """(stage, what it does) of its own ones, those before a candidate is verified and those after."""
+
+
+Rebuild = Callable[[Callable[[str], bool]], Artifact]
+"""The artifact made again with those layers quantized only that a test of their names is true of."""
+
+
+class BackendExport(Protocol):
+    """One export. Everything but ``finish`` is done for each candidate."""
+
+    limits: WeightLimits
+
+    def prepare(self, name: str, graph: Graph, feeds: GraphFeeds) -> None:
+        """Look at a portable float graph before anything is made of it."""
+
+    def build(self, name: str, graph: Graph, folder: Path) -> Artifact:
+        """Lower and compile a quantized graph. Raises RecipeError, HostError."""
+
+    def kernels(self, artifact: Artifact, cases: Mapping[Case, Feed] | None) -> Artifact:
+        """With kernels of our own that decide between candidates. ``cases`` None: this machine is not the target."""
+
+    def variants(self, artifact: Artifact) -> Sequence[Artifact]:
+        """What is to be tried of it: at each accuracy level, if that is asked for; else itself alone."""
+
+    def open(self, artifact: Artifact) -> Model:
+        """What the target computes, on this machine: rounded as it rounds."""
+
+    def inputs(self, artifact: Artifact) -> tuple[TensorSpec, ...]: ...
+
+    def finish(self, artifact: Artifact, cases: Mapping[Case, Feed] | None, rebuild: Rebuild) -> Artifact:
+        """What is done for the chosen candidate only. If its graph becomes another one, it is verified again."""
+
+    def contents(self, artifact: Artifact) -> ModelContents: ...
+
+    def files(self, artifact: Artifact, *, apart: bool) -> ModelFiles:
+        """The model under the names that it has in a bundle; ``apart``: its weights in a file of their own."""
+
+
+class BuildModule(Protocol):
+    """``build.py``."""
+
+    def begin(self, job: Job) -> BackendExport: ...
+
+    def build_on_device(
+        self, manifest: Manifest, folder: Path, scratch: Path, device: int | None, progress: Callable[[str], None]
+    ) -> tuple[EngineRecord, Mapping[str, Path]]:
+        """The engine of a bundle, built where it is; its record, and the files that belong into the bundle.
+
+        Only of backends that build engines. Raises EngineError, HostError.
+        """

@@ -44,7 +44,9 @@ def _text(
 ) -> str:
     from edgecompress.cli.engine_lines import describe_build, describe_engine
     from edgecompress.cli.export import candidate_table, describe, kernel_table
+    from edgecompress.kinds import kind_of_task
 
+    metric = kind_of_task(manifest.task).metric
     size = sum(record.bytes for record in manifest.files.values())
     runtime = manifest.runtime
     threads = f"{runtime.threads} threads" if runtime.threads else "as many threads as cores"
@@ -58,7 +60,7 @@ def _text(
         *([f"engine    {describe_build(manifest.build)}"] if manifest.build and not manifest.engine else []),
         f"needs     {manifest.target.arch}: {', '.join(manifest.target.isa) or 'no feature in particular'}",
         *_cache(manifest, report),
-        f"fidelity  {describe(report.fidelity)} ({report.fidelity.samples} held-out samples: {report.held_out_text})",
+        f"fidelity  {describe(report.fidelity, metric)} ({report.fidelity.samples} held-out samples: {report.held_out_text})",
     ]
     parts += [f"note      {note}" for note in report.notes]
     if measurements is not None and measurements.kernels:
@@ -70,12 +72,12 @@ def _text(
     if measurements is not None and measurements.latencies:
         host = ", ".join(f"{k} {v}" for k, v in sorted(measurements.host.items()))
         latencies = [
-            [f"{r.batch}×{r.length_tokens}", f"{r.p50_ms:.2f}", f"{r.p90_ms:.2f}", f"{r.p99_ms:.2f}", str(r.threads)]
+            [r.case, f"{r.p50_ms:.2f}", f"{r.p90_ms:.2f}", f"{r.p99_ms:.2f}", str(r.threads)]
             for r in measurements.latencies
         ]
         parts += ["", f"measured on {host}", table(["shape", "p50 ms", "p90 ms", "p99 ms", "threads"], latencies)]
     if measurements is not None and measurements.candidates:
-        parts += ["", "what was tried", candidate_table(measurements.candidates)]
+        parts += ["", "what was tried", candidate_table(measurements.candidates, metric)]
     return "\n".join(parts)
 
 

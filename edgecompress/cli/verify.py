@@ -25,11 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from edgecompress.cli.export import describe
     from edgecompress.formats.manifest import file_sha256, open_bundle
+    from edgecompress.kinds import kind_of_task
     from edgecompress.kinds.decoder.check import verify_decoder
     from edgecompress.kinds.encoder.check import verify_outputs
     from edgecompress.kinds.encoder.runtime import Encoder
     from edgecompress.lineage.signature import signature_of, verify
-    from edgecompress.runtime.metrics import shortfall
     from edgecompress.runtime.session import check_host
 
     signed = verify(options.bundle, options.key) if options.key is not None else None
@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         with Encoder(manifest, folder, options.threads, options.device) as encoder:
             fidelity, quality = verify_outputs(encoder, folder)
-    missed = shortfall(fidelity, quality)
+    metric = kind_of_task(manifest.task).metric
+    missed = metric.shortfall(fidelity, quality)
     if options.json:
         emit_json(
             {
@@ -67,6 +68,6 @@ def run(options: argparse.Namespace) -> int:
         print(f"schema    {manifest.schema_version}, written by edgecompress {manifest.tool_version}")
         state = "not checked" if options.allow_mismatch else "this machine has what it needs"
         print(f"target    {manifest.target.name}: {state}")
-        print(f"fidelity  {describe(fidelity)}, against the {fidelity.samples} PyTorch outputs in the bundle")
+        print(f"fidelity  {describe(fidelity, metric)}, against the {fidelity.samples} PyTorch outputs in the bundle")
         print("verified" if missed is None else f"FAILED: {missed}")
     return 0 if missed is None else _FAILED

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from edgecompress.capture.model import Encoder
 from edgecompress.distill.losses import (
     hidden_difference,
     logits_divergence,
@@ -21,6 +20,7 @@ from edgecompress.distill.losses import (
 from edgecompress.distill.recording import Heads, recording
 from edgecompress.distill.shapes import layers_of, taught_by
 from edgecompress.errors import RecipeError
+from edgecompress.kinds.encoder.capture import Encoder
 from edgecompress.types.distill import LossRecipe
 from edgecompress.types.student import Student
 

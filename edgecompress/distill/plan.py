@@ -15,7 +15,8 @@ from edgecompress.distill.tokenizers import load_tokenizer, require_same_tokens
 from edgecompress.errors import HostError, RecipeError, StudentError, UsageError
 from edgecompress.formats.codec import dumps
 from edgecompress.formats.distill_recipe import validate_distill_recipe
-from edgecompress.kinds.student import load_student
+from edgecompress.kinds.checkpoints import load_student
+from edgecompress.kinds.decoder.tasks import GENERATION
 from edgecompress.runtime.memory import check_available
 from edgecompress.types.distill import BLACK_BOX, NO_ROUNDING, DistillRecipe, TeacherRecord
 from edgecompress.types.recipe import StudentRecipe
@@ -93,7 +94,7 @@ def make_plan(
         "Give a smaller batch or max_length_tokens in [training], a smaller teacher, or a machine with more memory; "
         "or teach from the teacher's outputs alone (method = 'black-box').",
     )
-    examples = make_examples(taught, tokenizer, size, decodes=origin.is_decoder)
+    examples = make_examples(taught, tokenizer, size, decodes=origin.task == GENERATION.name)
     return Plan(
         recipe=recipe,
         recipe_sha256=hashlib.sha256(dumps(recipe).encode()).hexdigest(),
@@ -112,7 +113,7 @@ def _resolve(recipe: DistillRecipe, origin: Student, teacher: Student | None) ->
     from edgecompress.distill.objective import resolve_loss
     from edgecompress.distill.shapes import resolve
 
-    if origin.is_vision:
+    if origin.max_length_tokens is None:
         raise StudentError(
             f"a student of task {origin.task} reads no text", hint="Encoders and decoders of text are taught."
         )
@@ -121,7 +122,7 @@ def _resolve(recipe: DistillRecipe, origin: Student, teacher: Student | None) ->
         raise RecipeError(
             "a teacher behind an API is a black box", hint="Leave method out, or give the teacher's checkpoint."
         )
-    if method == BLACK_BOX and not origin.is_decoder:
+    if method == BLACK_BOX and origin.task != GENERATION.name:
         raise RecipeError(
             f"a student of task {origin.task} gives no responses to learn from a black box",
             hint="Give a decoder, or method = 'white-box' with the teacher's checkpoint.",
@@ -130,7 +131,7 @@ def _resolve(recipe: DistillRecipe, origin: Student, teacher: Student | None) ->
     training = recipe.training
     rounded = training.rounding != NO_ROUNDING
     if training.learning_rate is None:
-        gentle = 2e-5 if rounded and origin.is_decoder else 1e-4
+        gentle = 2e-5 if rounded and origin.task == GENERATION.name else 1e-4
         training = replace(training, learning_rate=gentle if student.start else 2e-3 if student.hidden else 5e-4)
     if training.steps is None and training.minutes is None:
         training = replace(training, steps=DEFAULT_STEPS)
@@ -168,7 +169,7 @@ def _memory(recipe: DistillRecipe, origin: Student, teacher: Student | None) -> 
     layers = len(kept) if isinstance(kept, tuple) else kept or int(config.num_hidden_layers)
     states = positions * int(config.hidden_size) * _STATES_A_LAYER * layers * _WEIGHT_BYTES
     wide = recipe.loss.logits or recipe.loss.cross_entropy
-    logits = positions * int(config.vocab_size) * _WEIGHT_BYTES * 4 if wide and origin.is_decoder else 0
+    logits = positions * int(config.vocab_size) * _WEIGHT_BYTES * 4 if wide and origin.task == GENERATION.name else 0
     share = layers / int(config.num_hidden_layers) if recipe.student.start is None else 1.0
     learned = int(origin.parameters * share * _LEARNED_BYTES)
     return learned + states + logits + (teacher.parameters * _WEIGHT_BYTES if teacher is not None else 0)

@@ -26,7 +26,8 @@ from edgecompress.distill.teacher_vectors import load_vectors, save_vectors, vec
 from edgecompress.distill.trainer import Lesson, steps_in, train
 from edgecompress.distill.work import Run, WorkFolder, require_same
 from edgecompress.errors import EdgeCompressError, InterruptedRunError, StudentError
-from edgecompress.kinds.student import load_student
+from edgecompress.kinds.checkpoints import load_student
+from edgecompress.kinds.decoder.tasks import GENERATION
 from edgecompress.types.distill import NO_ROUNDING, DataRecord, Distillation
 from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Student
@@ -154,7 +155,7 @@ def rounding_of(student: torch.nn.Module, plan: Plan) -> Rounding | None:
     training = plan.recipe.training
     if training.rounding == NO_ROUNDING:
         return None
-    return Rounding(student, training.rounding, training.block_size, decodes=plan.origin.is_decoder)
+    return Rounding(student, training.rounding, training.block_size, decodes=plan.origin.task == GENERATION.name)
 
 
 def _order(plan: Plan, steps: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
+from edgecompress.kinds.base import Kind
 from edgecompress.lineage.hub_card import bundle_metadata, front_matter, prose
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.provenance import Lineage
 from edgecompress.types.report import Report
-
-_EXAMPLES = {
-    "text-generation": (
-        'with load("path/to/this/folder") as generator:',
-        '    for piece in generator.stream("a prompt", max_new_tokens=64):',
-        '        print(piece, end="", flush=True)',
-    ),
-    "else": (
-        'with load("path/to/this/folder") as encoder:',
-        '    print(encoder.predict(["a sentence"]))',
-    ),
-}
 
 
 def _plain(manifest: Manifest) -> list[str]:
@@ -42,7 +31,7 @@ def _plain(manifest: Manifest) -> list[str]:
     ]
 
 
-def model_card(manifest: Manifest, report: Report, lineage: Lineage) -> str:
+def model_card(manifest: Manifest, report: Report, lineage: Lineage, kind: Kind) -> str:
     """Markdown with the card's front matter. ``base_model`` is the student itself: the relation is "quantized"."""
     metadata = {"library_name": "edgecompress", "pipeline_tag": manifest.task, **bundle_metadata(lineage)}
     fidelity = report.fidelity
@@ -55,25 +44,16 @@ def model_card(manifest: Manifest, report: Report, lineage: Lineage) -> str:
         "|---|---|",
         f"| held-out samples | {fidelity.samples} |",
     ]
-    for label, value in (
-        ("mean cosine", fidelity.mean_cosine),
-        ("minimum cosine", fidelity.min_cosine),
-        ("top-10 neighbours kept", fidelity.top10_agreement),
-        ("mean KL divergence, nats", fidelity.mean_kl),
-        ("top-1 agreement", fidelity.top1_agreement),
-    ):
-        if value is not None:
-            lines.append(f"| {label} | {value:.4f} |")
-    if manifest.generation is not None:
-        lines.append(f"| KV cache | {manifest.generation.kv_dtype} |")
+    lines += [f"| {figure.title} | {figure.value:.4f} |" for figure in kind.metric.figures(fidelity)]
     if report.kv_cache is not None:
+        lines.append(f"| KV cache | {report.kv_cache.dtype} |")
         lines.append(f"| perplexity ratio of the cache alone | {report.kv_cache.perplexity_ratio:.4f} |")
     lines += [
         "",
         "```python",
         "from edgecompress.runtime import load",
         "",
-        *_EXAMPLES.get(manifest.task, _EXAMPLES["else"]),
+        *kind.card.example(manifest.task),
         "```",
         "",
         *_plain(manifest),

@@ -27,7 +27,9 @@ from edgecompress.quantize.sensitivity import UNIFORM
 from edgecompress.quantize.smoothing import smooth
 from edgecompress.quantize.weights import quantize_embeddings, quantize_weights
 from edgecompress.types.graph import Graph
-from edgecompress.types.recipe import FP8, MIXED, Recipe
+from edgecompress.types.precision import FP8
+from edgecompress.types.precision import MIXED_WEIGHTS as MIXED
+from edgecompress.types.recipe import Recipe
 from edgecompress.types.report import ALONE_KEY
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 SCHEMA_VERSION = 1
 
+MODEL = "model"
+"""The name of a bundle's model where it has only one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edgecompress.types.precision import AUTO
 from edgecompress.types.provenance import ProvenanceRecipe
 
 SCHEMA_VERSION = 1
-
-PRECISIONS = ("fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "int4-weights", "mixed-weights", "fp8")
-"""Concrete precisions; ``auto`` measures the candidates among them and takes the fastest inside the budget."""
-
-MIXED = "mixed-weights"
-"""int8 for the weights of a decoder that cost its logits most, int4 for the others; only made when it is asked for."""
-
-FP8 = "fp8"
-"""E4M3 for weights and activations, one scale a tensor; an engine's."""
-
-SHORT_PRECISIONS = {"int4": "int4-weights", "int8": "int8-weights", "mixed": MIXED}
-"""What decoders may say for short. For encoders "int8" could mean three things, so there it is refused."""
-
-ENGINE_PRECISIONS = {"fp16": "fp16", "int8": "int8-static", "int4": "int4-weights", "fp8": FP8}
-"""What an encoder's engine is built in, by its short name: each means one thing there."""
-
-DECODER_ENGINE_PRECISIONS = {**ENGINE_PRECISIONS, "int8": "int8-weights"}
-"""A decoder's: its activations have outliers that one scale a tensor does not hold."""
-
-ONNXRUNTIME, TENSORRT_RTX, TENSORRT = "onnxruntime", "tensorrt-rtx", "tensorrt"
-ENGINE_BACKENDS = (TENSORRT_RTX, TENSORRT)
-BACKENDS = (ONNXRUNTIME, *ENGINE_BACKENDS)
-"""Backends that this version can compile for."""
 
 HARDWARE_COMPATIBILITY = ("none", "ampere-plus", "same-compute-capability")
 """What other GPUs an engine of TensorRT runs on."""
@@ -43,8 +22,8 @@ ACCURACY_LEVELS = (0, 1, 4)
 ``auto`` measures what the target has of 4 and 1 and takes the fastest within the quality budget.
 """
 
-FORMATS = ("bundle", "genai")
-"""What is written: a bundle, or a bundle that onnxruntime-genai runs too; the latter for decoders."""
+BUNDLE = "bundle"
+"""The format that every kind has: what is written is a bundle and nothing else. A kind may have others."""
 
 KERNELS = ("matmul", "attention", "layer", "encoder")
 """Our own; ``auto`` takes those that are measured to be faster on the target, ``none`` leaves ONNX Runtime's."""
@@ -53,20 +32,6 @@ KV_CACHES = ("fp32", "int8")
 """What a decoder's keys and values are kept in; ``int8`` is calibrated, with one scale a channel."""
 
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
-
-TASKS = (
-    "feature-extraction",
-    "sentence-similarity",
-    "text-classification",
-    "token-classification",
-    "fill-mask",
-    "question-answering",
-    "text-ranking",
-    "image-feature-extraction",
-    "image-classification",
-    "text-generation",
-)
-"""Hugging Face's names. ``text-ranking`` is a cross-encoder, ``sentence-similarity`` a pooled embedding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +80,7 @@ class QualityRecipe:
     min_top1: float = 0.97  # agreement of the most probable class, for heads; a decoder only reports it
     max_perplexity_ratio: float = 1.05  # over the reference's perplexity on held-out text, for decoders
     samples: int = 128  # held-out texts, never seen by calibration
+    limits: Mapping[str, float] = field(default_factory=dict)  # of a kind's own figures; at least or at most is its say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +106,8 @@ class EngineRecipe:
 class Recipe:
     target: str = "local"
     backend: str | None = None  # one of the target's; None: the first of them that this version has
-    precision: str = "auto"
-    format: str = "bundle"  # one of FORMATS
+    precision: str = AUTO
+    format: str = BUNDLE  # or one of the kind's formats
     student: StudentRecipe = field(default_factory=StudentRecipe)
     quantize: QuantizeRecipe = field(default_factory=QuantizeRecipe)
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)

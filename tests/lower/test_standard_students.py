@@ -8,17 +8,17 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgecompress.capture.export import capture
 from edgecompress.capture.tokenizer import save_tokenizer
 from edgecompress.errors import RecipeError
 from edgecompress.graph.sessions import open_session
+from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.encoder.samples import Feed, image_feeds, stack, text_feeds
-from edgecompress.kinds.student import load_student
 from edgecompress.lower import microsoft, standard
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.quantize.stage import calibrate, quantize
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import Recipe, StudentRecipe
+from tests.captured import capture
 from tests.tiny import SENTENCES, tiny_checkpoint
 
 # A window, rotary embeddings and a gate; attention that is no single op; images without a mask; norms in front.
@@ -32,7 +32,7 @@ def captured(
 ) -> tuple[Graph, list[Feed], Path]:
     folder = tmp_path_factory.mktemp(request.param)
     student = load_student(StudentRecipe(source=str(tiny_checkpoint(folder / "student", request.param, **WIDER))))
-    if student.is_vision:
+    if student.kind == "vision":
         feeds = image_feeds(student, 4, 0)
     else:
         feeds = text_feeds(save_tokenizer(student, folder), student, SENTENCES, 64)

@@ -16,8 +16,8 @@ from edgecompress.formats.manifest import open_bundle, write_manifest
 from edgecompress.runtime import engine_file, load
 from edgecompress.runtime.cuda import choice, driver
 from edgecompress.runtime.cuda.choice import choose
-from edgecompress.targets import Gpu
 from edgecompress.types.bundle import BuildPlan, EngineRecord, Manifest, ShapeRange
+from edgecompress.types.gpu import Gpu
 from tests.runtime.engine_bundles import Machine
 from tests.runtime.fake_cuda import FakeCuda
 

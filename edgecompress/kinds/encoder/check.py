@@ -8,12 +8,11 @@ import numpy as np
 
 from edgecompress.errors import BundleError
 from edgecompress.formats.recipe import read_recipe
+from edgecompress.kinds import kind_of_task
+from edgecompress.kinds.base import REFERENCE
 from edgecompress.kinds.encoder.runtime import Encoder
-from edgecompress.runtime.metrics import measure
 from edgecompress.types.recipe import QualityRecipe
 from edgecompress.types.report import Fidelity
-
-REFERENCE = "reference.npz"
 
 
 def verify_outputs(encoder: Encoder, folder: Path) -> tuple[Fidelity, QualityRecipe]:
@@ -30,4 +29,6 @@ def verify_outputs(encoder: Encoder, folder: Path) -> tuple[Fidelity, QualityRec
             reference.append([arrays[f"{sample}/out/{i}"] for i in range(count)])
             outputs.append(encoder.run(feed))
     quality = read_recipe(folder / "recipe.toml").quality
-    return measure(encoder.manifest.task, reference, outputs), quality
+    task = encoder.manifest.task
+    fidelity: Fidelity = kind_of_task(task).plug_in.part("metric").measure(task, reference, outputs)
+    return fidelity, quality

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from edgecompress.errors import HostError
 from edgecompress.runtime.cuda.device import Device
 from edgecompress.runtime.cuda.driver import CudaDevice, list_gpus, open_driver
-from edgecompress.targets import Gpu, describe_gpus
 from edgecompress.types.bundle import BuildPlan, Manifest
+from edgecompress.types.gpu import Gpu, describe_gpus
 
 _AMPERE = (8, 0)
 

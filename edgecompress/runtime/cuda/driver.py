@@ -13,7 +13,7 @@ from typing import Any
 
 from edgecompress.errors import HostError
 from edgecompress.runtime.cuda.device import DeviceMemoryError, Graph, Stream
-from edgecompress.targets import Gpu
+from edgecompress.types.gpu import Gpu
 
 LIBRARY = "libcuda.so.1"
 BINDINGS = "cuda.bindings.driver"

@@ -1,0 +1,19 @@
+"""What a manifest says of a decoder of texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgecompress.types.bundle import GenerationSettings, TextSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSettings:
+    text: TextSettings
+    generation: GenerationSettings
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """That it names, inside the bundle."""
+        template = self.generation.chat_template
+        return (self.text.tokenizer, *([template] if template is not None else []))
