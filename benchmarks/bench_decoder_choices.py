@@ -23,12 +23,12 @@ import transformers
 from benchmarks.r1_shape import CONFIG, save_tokenizer
 from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.backends.onnxruntime_cpu import compile as backend
-from edgecompress.capture.export import capture
 from edgecompress.graph.sessions import open_session
 from edgecompress.graph.timing import time_in_turn
+from edgecompress.kinds.checkpoints import load_student
+from edgecompress.kinds.decoder.capture import capture
 from edgecompress.kinds.decoder.check import text_feed
 from edgecompress.kinds.decoder.export import past_shapes
-from edgecompress.kinds.student import load_student
 from edgecompress.lower.microsoft import lower
 from edgecompress.lower.rotary import lower_rms_norm
 from edgecompress.quantize.stage import quantize

@@ -19,14 +19,14 @@ import onnx_ir as ir
 from benchmarks.minilm import default_checkpoint
 from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.backends.onnxruntime_cpu import compile as backend
-from edgecompress.capture.export import capture
 from edgecompress.capture.tokenizer import save_tokenizer
 from edgecompress.graph.model import write_model
 from edgecompress.graph.rewrite import constant
 from edgecompress.graph.sessions import open_session
 from edgecompress.graph.timing import time_in_turn
+from edgecompress.kinds.checkpoints import load_student
+from edgecompress.kinds.encoder.capture import capture
 from edgecompress.kinds.encoder.samples import text_feeds
-from edgecompress.kinds.student import load_student
 from edgecompress.lower import microsoft
 from edgecompress.quantize.stage import Calibrated, Calibration, calibrate, quantize
 from edgecompress.quantize.texts import load_texts

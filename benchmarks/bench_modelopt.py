@@ -30,9 +30,9 @@ from edgecompress.capture.tokenizer import save_tokenizer
 from edgecompress.errors import EdgeCompressError
 from edgecompress.export.pipeline import export
 from edgecompress.formats.manifest import read_report
+from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.encoder.reference import reference_outputs
 from edgecompress.kinds.encoder.samples import Feed, in_batches, stack, text_feeds
-from edgecompress.kinds.student import load_student
 from edgecompress.quantize.texts import load_texts
 from edgecompress.runtime.metrics import measure
 from edgecompress.targets import find_target

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecompress.capture.export import capture
 from edgecompress.graph.sessions import make_session, open_session
+from edgecompress.kinds.checkpoints import load_student
+from edgecompress.kinds.decoder.capture import capture
 from edgecompress.kinds.decoder.check import Feed, Ids, text_feed
 from edgecompress.kinds.decoder.metric import DecoderFidelity
-from edgecompress.kinds.student import load_student
 from edgecompress.lower.kv_cache import lower_cache
 from edgecompress.lower.microsoft import lower, lower_model
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 
 from benchmarks.small_decoder import Corpus, Settings, load_corpus, token_stream
-from edgecompress.capture.model import Encoder, load_model
+from edgecompress.capture.model import load_model
 from edgecompress.distill.objective import Objective
 from edgecompress.distill.plan import Plan
 from edgecompress.distill.rounding import Rounding
@@ -25,7 +25,8 @@ from edgecompress.distill.run import load_pair
 from edgecompress.distill.tokenizers import load_tokenizer
 from edgecompress.distill.trainer import Lesson, train
 from edgecompress.distill.work import WorkFolder
-from edgecompress.kinds.student import load_student
+from edgecompress.kinds.checkpoints import load_student
+from edgecompress.kinds.encoder.capture import Encoder
 from edgecompress.types.recipe import StudentRecipe
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

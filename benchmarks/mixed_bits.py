@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.capture.export import capture
 from edgecompress.graph.blocks import BlockFormat
 from edgecompress.graph.linears import find_embeddings, find_linears
 from edgecompress.graph.sessions import make_session
+from edgecompress.kinds.checkpoints import load_student
+from edgecompress.kinds.decoder.capture import capture
 from edgecompress.kinds.decoder.check import Feed, logits_of, text_feed
 from edgecompress.kinds.decoder.metric import measure_decoder
-from edgecompress.kinds.student import load_student
 from edgecompress.lower.microsoft import lower, lower_model
 from edgecompress.quantize import sensitivity
 from edgecompress.quantize.hessians import StreamedHessians

@@ -6,6 +6,7 @@ import ctypes
 from importlib import resources
 from pathlib import Path
 
+from edgecompress.backends import backends, target_names
 from edgecompress.errors import ChipError, RecipeError, UnknownTargetError, nearest
 from edgecompress.formats.cpu import (
     host_arch,
@@ -37,13 +38,24 @@ def find_target(name_or_path: str) -> Target:
     if name_or_path in known:
         return read_target(known[name_or_path])
     if name_or_path.endswith(".toml"):
-        return read_target(Path(name_or_path))
+        return _with_known_backends(read_target(Path(name_or_path)), name_or_path)
     names = [*known, LOCAL]
     raise UnknownTargetError(
         f"no target named '{name_or_path}'.{nearest(name_or_path, names)}",
         hint=f"Known targets: {', '.join(names)}.\n"
         "Run `edgecompress targets`, or give a path to a .toml file of your own.",
     )
+
+
+def _with_known_backends(target: Target, path: str) -> Target:
+    """Raises UnknownTargetError if it names a backend that is not installed."""
+    known = target_names()
+    if not set(target.backends) <= {*known, *backends()}:
+        raise UnknownTargetError(
+            f"the target file {path} is not valid: backends must be among {', '.join(known)}",
+            hint="See a shipped one with `edgecompress targets show x86-64-avx2`.",
+        )
+    return target
 
 
 def detect() -> Target:
@@ -170,12 +182,6 @@ def require_precision(target: Target, precision: str) -> None:
             f"target '{target.name}' does not compute in {' and '.join(sorted(missing))}, which {precision} needs",
             hint=f"It can do {', '.join([AUTO, *computable(target)])}.",
         )
-
-
-def accuracy_levels(target: Target) -> tuple[int, ...]:
-    """The levels of MatMulNBits that the target has kernels of their own for: 4 needs products of 8-bit numbers."""
-    multiplies_int8 = "asimddp" if target.arch == "aarch64" else "avx2"
-    return (4, 1) if multiplies_int8 in target.isa else (1,)
 
 
 def computable(target: Target) -> tuple[str, ...]:

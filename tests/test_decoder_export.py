@@ -14,7 +14,8 @@ import transformers
 
 from edgecompress.cli import main
 from edgecompress.errors import QualityBudgetError, RecipeError, StudentError
-from edgecompress.export.pipeline import export, plan
+from edgecompress.export.pipeline import export
+from edgecompress.export.plan import plan
 from edgecompress.formats.manifest import open_bundle
 from edgecompress.kinds.decoder.runtime import Generator
 from edgecompress.runtime import load

@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 
 from edgecompress.cli import main
 from edgecompress.errors import RecipeError, StudentError
-from edgecompress.export.pipeline import export, plan
+from edgecompress.export.pipeline import export
+from edgecompress.export.plan import plan
 from edgecompress.formats.manifest import open_bundle
 from edgecompress.kinds.decoder.genai import genai_files, require_tokenizer
 from edgecompress.kinds.decoder.runtime import Generator

@@ -11,21 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgecompress.capture.export import capture
 from edgecompress.cli import main
 from edgecompress.errors import RecipeError
-from edgecompress.export.pipeline import export, plan
+from edgecompress.export.pipeline import export
+from edgecompress.export.plan import plan
 from edgecompress.formats.manifest import open_bundle, read_report
 from edgecompress.graph.sessions import make_session
+from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.decoder.check import logits_of, text_feed
 from edgecompress.kinds.decoder.metric import DecoderFidelity
 from edgecompress.kinds.decoder.runtime import Generator
-from edgecompress.kinds.student import load_student
 from edgecompress.lower.kv_cache import lower_cache
 from edgecompress.lower.microsoft import lower
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
 from edgecompress.runtime import load
 from edgecompress.types.recipe import CalibrationRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
+from tests.captured import capture
 from tests.decoders import tiny_decoder
 from tests.test_decoder_export import recipe
 from tests.tiny import tiny_checkpoint

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgecompress.errors import CalibrationError, StudentError
-from edgecompress.kinds.student import load_student
+from edgecompress.kinds.checkpoints import load_student
 from edgecompress.quantize.texts import load_texts
 from edgecompress.types.recipe import CalibrationRecipe, StudentRecipe
 from tests.tiny import tiny_checkpoint

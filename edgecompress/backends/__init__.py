@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from edgecompress.backends.base import Backend
 from edgecompress.registry import look_up, plug_ins
+from edgecompress.types.target import ACCELERATORS
 
 GROUP = "edgecompress.backends"
 """Entry points of other packages: name of the backend = its package."""
@@ -22,6 +23,25 @@ BACKENDS = {
 def backends() -> Mapping[str, Backend]:
     """Every backend that is installed, ours first."""
     return {name: Backend(found) for name, found in plug_ins(GROUP, tuple(BACKENDS.items())).items()}
+
+
+def backend_for(name: str, accelerator: str) -> Backend:
+    """The backend that a target with that accelerator means by ``name``: a name of ours, or ``name-accelerator``.
+
+    Raises UsageError if there is none.
+    """
+    return find_backend(name if name in backends() else f"{name}-{accelerator}")
+
+
+def target_names() -> tuple[str, ...]:
+    """What a target's file may call a backend."""
+    return tuple(dict.fromkeys(_plain(name) for name in backends()))
+
+
+def _plain(name: str) -> str:
+    for accelerator in ACCELERATORS:
+        name = name.removesuffix(f"-{accelerator}")
+    return name
 
 
 def find_backend(name: str) -> Backend:

@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from edgecompress.errors import StudentError
 from edgecompress.formats.manifest import file_sha256
 from edgecompress.types.recipe import StudentRecipe
+from edgecompress.types.student import Student
+from edgecompress.types.task import Task
 
 # What an export reads; a hub repository often holds other formats of the same weights, which are left where they are.
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "README.md", "*/*.json", "*/*.safetensors"]
@@ -141,3 +143,44 @@ def hashes(folder: Path) -> Mapping[str, str]:
     """sha256 of every file of the checkpoint that an export may read."""
     names = {p for pattern in _WANTED for p in folder.glob(pattern) if p.is_file()}
     return {str(p.relative_to(folder)): file_sha256(p) for p in sorted(names)}
+
+
+def head_of(config: Mapping[str, Any]) -> str:
+    """The class that the checkpoint was saved from, "BertForMaskedLM"; "" where config.json does not say."""
+    return str((config.get("architectures") or [""])[0])
+
+
+def is_pair(config: Mapping[str, Any]) -> bool:
+    """An encoder and a decoder together."""
+    return bool(config.get("is_encoder_decoder"))
+
+
+def is_multimodal(config: Mapping[str, Any]) -> bool:
+    """A language model that takes more than text."""
+    return head_of(config).endswith("ForConditionalGeneration")
+
+
+def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a head's classes, in order."""
+    labels = config.get("id2label") or {}
+    return tuple(str(labels[key]) for key in sorted(labels, key=int))
+
+
+def read_student(folder: Path, config: Mapping[str, Any], task: Task, recipe: StudentRecipe) -> Student:
+    """What every checkpoint of transformers in safetensors says; its kind adds what it knows beyond.
+
+    Raises StudentError for weights that are missing, pickled, truncated or not finite.
+    """
+    parameters, size = inspect_weights(weight_files(folder, recipe.allow_pickle))
+    return Student(
+        source=recipe.source,
+        path=folder,
+        architecture=config["model_type"],
+        task=task.name,
+        auto_class=task.auto_class,
+        parameters=parameters,
+        weights_bytes=size,
+        trust_remote_code=recipe.trust_remote_code,
+        allow_pickle=recipe.allow_pickle,
+        files=hashes(folder),
+    )

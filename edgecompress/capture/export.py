@@ -1,11 +1,11 @@
-"""Capture: a student becomes one portable ONNX graph, with attention as one op a layer."""
+"""Capture: a PyTorch module becomes one portable ONNX graph, with attention as one op a layer."""
 
 from __future__ import annotations
 
 import ast
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 
 from edgecompress.capture.attention import IMPLEMENTATION, attention_as_one_op
-from edgecompress.capture.model import Encoder, example_inputs, load_model, output_names
+from edgecompress.capture.model import load_model
 from edgecompress.errors import StudentError
 from edgecompress.graph.model import write_model
 from edgecompress.graph.ops import DOMAIN
@@ -22,16 +22,17 @@ from edgecompress.types.graph import Graph
 from edgecompress.types.student import Student
 from edgecompress.version import __version__
 
+Wrapped = Callable[[torch.nn.Module], tuple[torch.nn.Module, Mapping[str, torch.Tensor]]]
+"""From the loaded model to the module whose forward is the graph, and an example of its inputs, in order."""
 
-def capture(student: Student, out_dir: Path, *, opset: int) -> Graph:
-    """Write ``captured.onnx`` (float32, dynamic batch and sequence) and return it.
+
+def capture_module(
+    student: Student, wrapped: Wrapped, axes: Mapping[int, Any], outputs: Sequence[str], out_dir: Path, *, opset: int
+) -> Graph:
+    """Write ``captured.onnx`` (float32) and return it. ``axes``: the dynamic ones of every input.
 
     Raises StudentError if the architecture cannot be captured without changing what it computes.
     """
-    if student.is_decoder:
-        from edgecompress.kinds.decoder.capture import capture_decoder  # it needs this module's writer
-
-        return capture_decoder(student, out_dir, opset=opset)
     with attention_as_one_op() as calls:
         try:
             model = load_model(student, IMPLEMENTATION)
@@ -40,26 +41,31 @@ def capture(student: Student, out_dir: Path, *, opset: int) -> Graph:
                 raise StudentError(f"transformers cannot load this checkpoint: {_first_line(error)}") from error
             # mpnet and deberta-v2 keep a position bias inside their own attention: it is exported as it stands.
             model = load_model(student, "eager")
-        program = _export(student, model, opset)
+        module, inputs = wrapped(model)
+        program = _export(student, module, inputs, axes, outputs, opset)
     path = out_dir / "captured.onnx"
     write_captured(program.model, path, student, plain_attention=not calls)
     return Graph(path=path, stage="captured")
 
 
-def _export(student: Student, model: torch.nn.Module, opset: int) -> Any:
-    inputs = example_inputs(student, model, batch=2, tokens=11)
-    batch = torch.export.Dim("batch")
-    axes: dict[int, Any] = {0: batch} if student.is_vision else {0: batch, 1: torch.export.Dim("sequence")}
+def _export(
+    student: Student,
+    module: torch.nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    axes: Mapping[int, Any],
+    outputs: Sequence[str],
+    opset: int,
+) -> Any:
     try:
         with quiet(), torch.no_grad():
             return torch.onnx.export(
-                Encoder(model, student),
+                module,
                 tuple(inputs.values()),
                 dynamo=True,
                 opset_version=opset,
-                dynamic_shapes=tuple(axes for _ in inputs),
+                dynamic_shapes=tuple(dict(axes) for _ in inputs),
                 input_names=list(inputs),
-                output_names=list(output_names(student)),
+                output_names=list(outputs),
                 verbose=False,
             )
     except StudentError:

@@ -4,12 +4,48 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgecompress.errors import StudentError
 from edgecompress.types.bundle import TextSettings
 from edgecompress.types.student import Student
+
+_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
+_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
+_ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl")  # positions start behind padding
+
+
+def require_tokenizer(folder: Path, source: str) -> None:
+    """Raises StudentError if the checkpoint has none. ``source``: what the user calls it."""
+    if not any((folder / name).exists() for name in _FILES):
+        raise StudentError(
+            f"{source} has no tokenizer (none of {', '.join(_FILES[:3])}, …)",
+            hint="Copy the tokenizer files of its base model beside config.json.",
+        )
+
+
+def position_count(config: Mapping[str, Any], *, unless_said: int | None) -> int:
+    """How many tokens the model has positions for. Raises StudentError if nobody says."""
+    architecture = config["model_type"]
+    given = (config.get(name) for name in _POSITIONS)
+    positions = next((n for n in given if isinstance(n, int) and n > 0), unless_said)
+    if positions is None:
+        raise StudentError(
+            f"config.json of this '{architecture}' does not say how many positions it has", hint="Give --max-length."
+        )
+    return positions - (config.get("pad_token_id") or 1) - 1 if architecture in _ROBERTA_LIKE else positions
+
+
+def limit_length(tokens: int, positions: int) -> int:
+    """The ``tokens`` that were asked for. Raises StudentError if the model has fewer positions."""
+    if tokens > positions:
+        raise StudentError(
+            f"the model has {positions} positions, fewer than the {tokens} tokens asked for",
+            hint=f"Give --max-length {positions} or less.",
+        )
+    return tokens
 
 
 def save_tokenizer(student: Student, out_dir: Path) -> Path:

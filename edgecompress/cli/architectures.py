@@ -14,22 +14,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from edgecompress.kinds.architectures import ARCHITECTURES
+    from edgecompress.kinds.architectures import architectures
 
-    chosen = list(ARCHITECTURES.values())
+    known = architectures()
+    chosen = list(known.values())
     if options.name is not None:
-        if options.name not in ARCHITECTURES:
+        if options.name not in known:
             raise UsageError(
-                f"'{options.name}' was never tried.{nearest(options.name, ARCHITECTURES)}",
+                f"'{options.name}' was never tried.{nearest(options.name, known)}",
                 hint="It may work: every export is checked against PyTorch before anything is written.",
             )
-        chosen = [ARCHITECTURES[options.name]]
+        chosen = [known[options.name]]
     if options.json:
-        emit_json(chosen)
+        emit_json([{"kind": kind, **vars(a)} for kind, a in chosen])
         return 0
-    rows = [[a.name, a.kind, "supported" if a.refused is None else "refused", a.refused or a.note] for a in chosen]
+    rows = [[a.name, kind, "supported" if a.refused is None else "refused", a.refused or a.note] for kind, a in chosen]
     print(table(["architecture", "kind", "verdict", "why"], rows))
-    supported = sum(a.refused is None for a in chosen)
+    supported = sum(a.refused is None for _, a in chosen)
     if options.name is None:
         print(f"\n{supported} of {len(chosen)} that were tried are supported")
     return 0

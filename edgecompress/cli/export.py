@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecompress.backends import backends, target_names
 from edgecompress.cli.engine_lines import describe_build, describe_engine
 from edgecompress.errors import UsageError
+from edgecompress.kinds import kinds, known_tasks
 from edgecompress.terminal import add_json_flag, emit_json, note, progress, table
 from edgecompress.types.precision import AUTO, PRECISIONS
 from edgecompress.types.provenance import POLICIES
 from edgecompress.types.recipe import (
-    BACKENDS,
     BLOCK_METHODS,
+    BUNDLE,
     CALIBRATION_METHODS,
-    ENGINE_PRECISIONS,
-    FORMATS,
     HARDWARE_COMPATIBILITY,
     KERNELS,
     KV_CACHES,
-    SHORT_PRECISIONS,
-    TASKS,
     Recipe,
 )
 from edgecompress.types.report import Candidate, Fidelity, KernelUse
 
 if TYPE_CHECKING:
-    from edgecompress.export.pipeline import ExportResult, Plan
+    from edgecompress.export.pipeline import ExportResult
+    from edgecompress.export.plan import Plan
+    from edgecompress.kinds.base import MetricModule
 
 # flag -> (group of the recipe or "", field)
 _FIELDS = {
@@ -79,17 +79,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, help="the bundle, a folder that is made")
     parser.add_argument("--target", default=absent, help="a name of `edgecompress targets`, a .toml file, or local")
     parser.add_argument(
-        "--backend", default=absent, help=f"of the target: {', '.join(BACKENDS)}; its first unless given"
+        "--backend", default=absent, help=f"of the target: {', '.join(target_names())}; its first unless given"
     )
-    names = ", ".join((AUTO, *PRECISIONS))
-    short = f"decoders: {', '.join(SHORT_PRECISIONS)}; engines: {', '.join(ENGINE_PRECISIONS)}"
-    parser.add_argument("--precision", default=absent, help=f"{names}; {short}")
-    parser.add_argument(
-        "--format", default=absent, help=f"{' or '.join(FORMATS)}, a bundle that onnxruntime-genai runs too"
-    )
+    parser.add_argument("--precision", default=absent, help=_precision_help())
+    parser.add_argument("--format", default=absent, help=_format_help())
     parser.add_argument("--recipe", type=Path, help="a TOML file that says what the flags say; flags win")
     student = parser.add_argument_group("student")
-    student.add_argument("--task", default=absent, help=f"found from the checkpoint unless given: {', '.join(TASKS)}")
+    student.add_argument(
+        "--task", default=absent, help=f"found from the checkpoint unless given: {', '.join(known_tasks())}"
+    )
     student.add_argument("--revision", default=absent, help="branch, tag or commit of a hub id")
     student.add_argument("--max-length", type=int, default=absent, metavar="TOKENS")
     student.add_argument("--allow-pickle", action="store_true", default=absent, help="load weights that are pickled")
@@ -175,6 +173,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_flag(parser)
 
 
+def _precision_help() -> str:
+    short = [(f"{kind.name}s", kind.plan.SHORT_PRECISIONS) for kind in kinds().values()]
+    short += [(backend.name, backend.plan.precisions(True)) for backend in backends().values()]
+    return "; ".join([", ".join((AUTO, *PRECISIONS)), *(f"{who}: {', '.join(names)}" for who, names in short if names)])
+
+
+def _format_help() -> str:
+    forms = [form for kind in kinds().values() for form in kind.plan.FORMATS]
+    return " or ".join([BUNDLE, *(f"{form.name}, a bundle that {form.title} runs too" for form in forms)])
+
+
 def _level(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
@@ -219,21 +228,22 @@ def run(options: argparse.Namespace) -> int:
         from edgecompress.export.bundle import check_output
 
         check_output(options.output, options.force)
-    from edgecompress.export import pipeline
+    from edgecompress.export.pipeline import export
+    from edgecompress.export.plan import plan
 
     with progress() as show:
         show("reading the checkpoint")
-        job = pipeline.plan(recipe)
+        job = plan(recipe)
         if job.warning is not None:
             note(f"edgecompress: {job.warning}")
         if options.dry_run:
             result = None
         else:
-            result = pipeline.export(recipe, options.output, force=options.force, progress=show, resolved=job)
+            result = export(recipe, options.output, force=options.force, progress=show, resolved=job)
     if result is None:
         _print_plan(job, options.json)
     else:
-        _print_result(result, options.json)
+        _print_result(result, job, options.json)
     return 0
 
 
@@ -247,19 +257,19 @@ def _print_plan(job: Plan, as_json: bool) -> None:
                 "candidates": job.candidates,
                 "stages": job.stages,
                 "measured_here": job.measured_here,
-                "estimated_ram_bytes": job.estimated_ram_bytes,
-                "estimated_disk_bytes": job.estimated_disk_bytes,
-                "estimated_seconds": job.estimated_seconds,
+                "estimated_ram_bytes": job.estimate.ram_bytes,
+                "estimated_disk_bytes": job.estimate.disk_bytes,
+                "estimated_seconds": job.estimate.seconds,
             }
         )
         return
     print(recipe_toml(job.recipe))
     print(table(["stage", "what it does"], [[s.name, s.description] for s in job.stages]))
-    memory, disk = job.estimated_ram_bytes / 1e9, job.estimated_disk_bytes / 1e6
-    print(f"\nestimates: {memory:.1f} GB of memory, {disk:.0f} MB of disk while it runs, {job.estimated_seconds} s")
+    memory, disk = job.estimate.ram_bytes / 1e9, job.estimate.disk_bytes / 1e6
+    print(f"\nestimates: {memory:.1f} GB of memory, {disk:.0f} MB of disk while it runs, {job.estimate.seconds} s")
 
 
-def _print_result(result: ExportResult, as_json: bool) -> None:
+def _print_result(result: ExportResult, job: Plan, as_json: bool) -> None:
     if as_json:
         emit_json(
             {
@@ -274,34 +284,34 @@ def _print_result(result: ExportResult, as_json: bool) -> None:
         return
     candidates = result.measurements.candidates
     if candidates:
-        print(candidate_table(candidates) + "\n")
+        print(candidate_table(candidates, job.kind.metric) + "\n")
     if result.measurements.kernels:
         print(kernel_table(result.measurements.kernels) + "\n")
     manifest, size = result.manifest, sum(record.bytes for record in result.manifest.files.values())
     print(f"{result.output}: {manifest.name}, {manifest.task}, {manifest.precision} for {manifest.target.name}")
-    print(f"  fidelity  {describe(result.report.fidelity)}")
+    print(f"  fidelity  {describe(result.report.fidelity, job.kind.metric)}")
     cache = result.report.kv_cache
     if cache is not None:
         saved = f"{cache.bytes_per_token:_} bytes a token (float32: {cache.float_bytes_per_token:_})"
         print(f"  KV cache  {cache.dtype}, {saved}, perplexity ratio of the cache alone {cache.perplexity_ratio:.4f}")
     for row in result.measurements.latencies:
-        shape = f"{row.batch}×{row.length_tokens}" if row.length_tokens else f"batch {row.batch}"
-        print(f"  latency   {shape:<8} p50 {row.p50_ms:.2f} ms, p99 {row.p99_ms:.2f} ms, {row.threads} threads")
+        print(f"  latency   {row.case:<8} p50 {row.p50_ms:.2f} ms, p99 {row.p99_ms:.2f} ms, {row.threads} threads")
     if not result.measurements.latencies:
         print(f"  latency   not measured: this machine is not a {manifest.target.name}")
-    if manifest.engine is not None:
-        print(f"  engine    {describe_engine(manifest.engine)}")
-    if manifest.build is not None:
-        print(f"  engine    {describe_build(manifest.build, result.output)}")
+    for variant in manifest.variants:
+        if variant.engine is not None:
+            print(f"  engine    {describe_engine(variant.engine)}")
+        if variant.build is not None:
+            print(f"  engine    {describe_build(variant.build, result.output)}")
     print(f"  size      {size / 1e6:.1f} MB")
-    if "genai_config.json" in manifest.files:
-        print("  genai     onnxruntime-genai runs this folder too")
+    if job.format is not None:
+        print(f"  {job.format.name:<9} {job.format.title} runs this folder too")
     spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items())
     total, memory = sum(result.seconds.values()), result.peak_rss_bytes / 1e9
     print(f"  took      {total:.1f} s ({spent}), peak memory {memory:.2f} GB")
 
 
-def candidate_table(candidates: tuple[Candidate, ...]) -> str:
+def candidate_table(candidates: tuple[Candidate, ...], metric: MetricModule) -> str:
     """What was tried; where accuracy levels were, with the time of every shape, else with that of the last."""
     levels = any(c.accuracy_level is not None for c in candidates)
     shapes = next((sorted(c.shapes_ms) for c in candidates if c.shapes_ms), []) if levels else []
@@ -313,7 +323,7 @@ def candidate_table(candidates: tuple[Candidate, ...]) -> str:
             [
                 c.precision,
                 *([str(c.accuracy_level) if c.accuracy_level is not None else "—"] if levels else []),
-                describe(c.fidelity) if c.fidelity else "—",
+                describe(c.fidelity, metric) if c.fidelity else "—",
                 f"{c.speedup:.2f}x" if c.speedup is not None else "—",
                 *times,
                 f"{c.model_bytes / 1e6:.1f}" if c.model_bytes else "—",
@@ -337,15 +347,6 @@ def kernel_table(uses: tuple[KernelUse, ...]) -> str:
     return table(["kernel", "of", "nodes", "used", "over ONNX Runtime's op", "why"], rows)
 
 
-def describe(fidelity: Fidelity) -> str:
+def describe(fidelity: Fidelity, metric: MetricModule) -> str:
     """The figures that apply to the task, in one line."""
-    names = {
-        "perplexity_ratio": "perplexity ratio",
-        "mean_cosine": "cosine",
-        "min_cosine": "min",
-        "top10_agreement": "top-10",
-        "mean_kl": "KL",
-        "top1_agreement": "top-1",
-    }
-    values = asdict(fidelity)
-    return ", ".join(f"{label} {values[key]:.4f}" for key, label in names.items() if values[key] is not None)
+    return ", ".join(f"{figure.name} {figure.value:.4f}" for figure in metric.figures(fidelity))

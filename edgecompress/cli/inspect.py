@@ -43,8 +43,7 @@ def run(options: argparse.Namespace) -> int:
 def _text(
     manifest: Manifest, report: Report, lineage: Lineage, measurements: Measurements | None, identity: str
 ) -> str:
-    from edgecompress.cli.export import candidate_table, kernel_table
-    from edgecompress.cli.fidelity_lines import describe
+    from edgecompress.cli.export import candidate_table, describe, kernel_table
     from edgecompress.kinds import find_kind
 
     kind = find_kind(manifest.kind)
@@ -56,7 +55,7 @@ def _text(
         *_models(manifest),
         f"needs     {manifest.target.arch}: {', '.join(manifest.target.isa) or 'no feature in particular'}",
         *(f"{title:<9} {text}" for title, text in own),
-        f"fidelity  {describe(kind, fidelity)} ({fidelity.samples} held-out samples: {report.held_out_text})",
+        f"fidelity  {describe(fidelity, kind.metric)} ({fidelity.samples} held-out samples: {report.held_out_text})",
     ]
     parts += [f"note      {note}" for note in report.notes]
     if measurements is not None and measurements.kernels:
@@ -68,12 +67,12 @@ def _text(
     if measurements is not None and measurements.latencies:
         host = ", ".join(f"{k} {v}" for k, v in sorted(measurements.host.items()))
         latencies = [
-            [f"{r.batch}×{r.length_tokens}", f"{r.p50_ms:.2f}", f"{r.p90_ms:.2f}", f"{r.p99_ms:.2f}", str(r.threads)]
+            [r.case, f"{r.p50_ms:.2f}", f"{r.p90_ms:.2f}", f"{r.p99_ms:.2f}", str(r.threads)]
             for r in measurements.latencies
         ]
         parts += ["", f"measured on {host}", table(["shape", "p50 ms", "p90 ms", "p99 ms", "threads"], latencies)]
     if measurements is not None and measurements.candidates:
-        parts += ["", "what was tried", candidate_table(measurements.candidates)]
+        parts += ["", "what was tried", candidate_table(measurements.candidates, kind.metric)]
     return "\n".join(parts)
 
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from edgecompress.cli.fidelity_lines import describe, shortfall
+    from edgecompress.cli.export import describe
     from edgecompress.formats.manifest import MANIFEST, file_sha256, open_bundle
     from edgecompress.formats.recipe import read_recipe
     from edgecompress.kinds import find_kind
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         )
     fidelity = kind.check.check(open_models(manifest, folder, threads=options.threads, device=options.device))
     quality = read_recipe(folder / "recipe.toml").quality
-    missed = shortfall(kind, fidelity, quality)
+    missed = kind.metric.shortfall(fidelity, quality)
     if options.json:
         emit_json(
             {
@@ -68,6 +68,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"schema    {manifest.schema_version}, written by edgecompress {manifest.tool_version}")
         state = "not checked" if options.allow_mismatch else "this machine has what it needs"
         print(f"target    {manifest.target.name}: {state}")
-        print(f"fidelity  {describe(kind, fidelity)}, against the {fidelity.samples} PyTorch outputs in the bundle")
+        print(
+            f"fidelity  {describe(fidelity, kind.metric)}, against the {fidelity.samples} PyTorch outputs in the bundle"
+        )
         print("verified" if missed is None else f"FAILED: {missed}")
     return 0 if missed is None else _FAILED

@@ -16,7 +16,7 @@ from edgecompress.distill.tokenizers import load_tokenizer, require_same_tokens
 from edgecompress.errors import HostError, RecipeError, StudentError, UsageError
 from edgecompress.formats.codec import dumps
 from edgecompress.formats.distill_recipe import validate_distill_recipe
-from edgecompress.kinds.student import load_student
+from edgecompress.kinds.checkpoints import load_student
 from edgecompress.runtime.memory import check_available
 from edgecompress.types.distill import BLACK_BOX, NO_ROUNDING, DistillRecipe, TeacherRecord
 from edgecompress.types.recipe import StudentRecipe

@@ -26,7 +26,7 @@ from edgecompress.distill.teacher_vectors import load_vectors, save_vectors, vec
 from edgecompress.distill.trainer import Lesson, steps_in, train
 from edgecompress.distill.work import Run, WorkFolder, require_same
 from edgecompress.errors import EdgeCompressError, InterruptedRunError, StudentError
-from edgecompress.kinds.student import load_student
+from edgecompress.kinds.checkpoints import load_student
 from edgecompress.types.distill import NO_ROUNDING, DataRecord, Distillation
 from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Student

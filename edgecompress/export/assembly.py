@@ -1,130 +1,54 @@
-"""What a bundle is made of once its graph is chosen: manifest, report, files, measurements; encoders and decoders."""
+"""What a bundle is made of once its candidate is chosen: manifest, report, files, measurements."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
-
-from edgecompress.backends.onnxruntime_cpu.compile import CUDA_PROVIDERS, runtime_settings
-from edgecompress.backends.onnxruntime_cpu.kernels import WEIGHTS, weights_table
-from edgecompress.backends.tensorrt_rtx.engine import Engine
+from edgecompress import __version__
 from edgecompress.export.bundle import Closing
-from edgecompress.export.candidates import Taken
+from edgecompress.export.candidates import Export, Selection
 from edgecompress.export.card import model_card
-from edgecompress.export.inventory import (
-    host_facts,
-    op_counts,
-    target_record,
-    tensor_spec,
-    versions,
-    weight_layers,
-    weight_notes,
-)
+from edgecompress.export.inventory import host_facts, target_record, versions
+from edgecompress.export.plan import Plan
 from edgecompress.formats import codec
+from edgecompress.formats.manifest import REFERENCE
 from edgecompress.formats.recipe import recipe_toml
-from edgecompress.graph import timing as latency
-from edgecompress.graph.sessions import PROVIDERS, open_session
-from edgecompress.kinds.encoder.check import REFERENCE
+from edgecompress.graph import timing
+from edgecompress.kinds.base import Parts, SampleSource
 from edgecompress.lineage.documents import documents
-from edgecompress.types.arrays import Feed
-from edgecompress.types.bundle import BuildPlan, GenerationSettings, ImageSettings, Manifest, TextSettings
-from edgecompress.types.graph import Graph
+from edgecompress.types.artifact import Artifact, Content, ModelContents, ModelFiles
+from edgecompress.types.bundle import Manifest, ModelRecord, Variant
 from edgecompress.types.provenance import COMPUTED, UNKNOWN, Lineage, Statement
-from edgecompress.types.recipe import ONNXRUNTIME
-from edgecompress.types.report import Latency, Measurements, QuantizedCache, Report
-from edgecompress.version import __version__
-
-if TYPE_CHECKING:
-    from edgecompress.export.pipeline import Clock, Plan
-
-# Packed tokens need no like lengths, and many of them share the weights' way through the cache.
-PACKED: dict[str, Any] = {"mixed_lengths": True, "batch_tokens": 512}
-REFERENCE_BYTES = 300_000  # of reference outputs that travel with the bundle, for `edgecompress verify`
+from edgecompress.types.report import Latency, Measurements, Report
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class BundleParts:
+    """All of a bundle, before its hashes are known."""
+
     manifest: Manifest
     report: Report
     measurements: Measurements
-    files: Mapping[str, Path | str | bytes]
+    files: Mapping[str, Content]
     closing: Closing  # what is written once those files' hashes are known
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What an encoder and a decoder bring along differently."""
-
-    text_source: str  # where the held-out inputs came from
-    text_sha256: str | None  # of them, and of the calibration texts; None: they were made up
-    reference: bytes  # the reference's outputs for them, as an .npz file
-    shapes: Mapping[tuple[int, int], Feed]  # (batch, tokens) -> feed, to be timed
-    text: TextSettings | None = None
-    image: ImageSettings | None = None
-    generation: GenerationSettings | None = None
-    labels: tuple[str, ...] = ()
-    kv_cache: QuantizedCache | None = None
-    engine: Engine | None = None  # what runs in place of the graph
-    build: BuildPlan | None = None  # how the engine is built on the device
-    notes: tuple[str, ...] = ()
-    files: Mapping[str, Path | str | bytes] = field(default_factory=dict)  # beside those that every bundle has
-    # What is made from the model's file as the bundle has it, whose weights then always lie apart.
-    more_files: Callable[[Path | str | bytes, Manifest], Mapping[str, Path | str]] | None = None
-
-
-def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts) -> Made:
-    """Time the chosen graph if this machine may, and write down all that is known of it."""
-    model = ir.load(taken.graph.path)
-    latencies: tuple[Latency, ...] = ()
-    notes = parts.notes
-    if plan.measured_here:
-        with clock.stage("measure", taken.graph.precision):
-            run = open_session(taken.graph.path, threads, taken.graph.runnable_library)
-            latencies = tuple(
-                latency.percentiles(run, feed, batch=batch, length_tokens=tokens, threads=threads)
-                for (batch, tokens), feed in parts.shapes.items()
-            )
-    else:
-        notes = (f"not measured: this machine is not a {plan.target.name}", *notes)
-    report = Report(
-        fidelity=taken.fidelity,
-        kv_cache=parts.kv_cache,
-        layers=weight_layers(model),
-        ops=op_counts(model),
-        held_out_text=parts.text_source,
-        notes=(*notes, *weight_notes(model)),
-    )
-    lineage = _lineage(plan, parts)
-    record = parts.engine.record if parts.engine is not None else None
-    manifest = Manifest(
-        tool_version=__version__,
-        name=Path(plan.student.source).name or plan.student.source,
-        task=plan.student.task,
-        architecture=plan.student.architecture,
-        precision=taken.graph.precision,
-        model="model.onnx",
-        inputs=tuple(tensor_spec(value) for value in model.graph.inputs),
-        outputs=tuple(tensor_spec(value) for value in model.graph.outputs),
-        target=target_record(plan.target, taken.graph.precision, _providers(plan), plan.backend),
-        runtime=replace(
-            runtime_settings(plan.target, plan.recipe.runtime.threads),
-            **(PACKED if taken.library is not None and not plan.student.is_decoder else {}),
-        ),
-        text=parts.text,
-        image=parts.image,
-        generation=parts.generation,
-        labels=parts.labels,
-        kernels=taken.library,
-        engine=record,
-        build=parts.build,
-        versions={**versions(), **({record.builder: record.version} if record is not None else {})},
-    )
-    files: dict[str, Path | str | bytes] = {
-        **model_files(taken.graph, apart=parts.more_files is not None),
+def assemble(plan: Plan, export: Export, selection: Selection, source: SampleSource) -> BundleParts:
+    """Time what was chosen if this machine may, and write down all that is known of it."""
+    job, artifacts = export.job, selection.artifacts
+    contents = {name: export.backend.contents(artifact) for name, artifact in artifacts.items()}
+    inputs = {name: found.inputs for name, found in contents.items()}
+    parts = export.kind.parts(artifacts, inputs, selection.fidelity)
+    made = {
+        name: export.backend.files(artifact, apart=parts.sharing is not None) for name, artifact in artifacts.items()
+    }
+    report = _report(export, selection, source, parts, contents)
+    lineage = _lineage(plan, source)
+    manifest = manifest_of(plan, selection, parts, contents, made)
+    files: dict[str, Content] = {
+        **{name: content for model in made.values() for name, content in model.files.items()},
         "recipe.toml": recipe_toml(plan.recipe),
         "report.json": codec.dumps(report),
         "lineage.json": codec.dumps(lineage),
@@ -132,19 +56,18 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
         **plan.origin.notices,
         "README.md": model_card(manifest, report, lineage),
         **parts.files,
+        **{name: content for artifact in artifacts.values() for name, content in artifact.files.items()},
     }
-    if parts.engine is not None:
-        files |= {parts.engine.record.path: parts.engine.engine, parts.engine.record.layers: parts.engine.layers}
-    if parts.more_files is not None:
-        files |= parts.more_files(files["model.onnx"], manifest)
+    if parts.sharing is not None:
+        files |= parts.sharing({name: _path(model) for name, model in made.items()})
     measurements = Measurements(
         manifest_sha256="",
-        host=host_facts(threads),
-        latencies=latencies,
-        candidates=taken.table,
-        kernels=taken.kernels,
+        host=host_facts(job.threads),
+        latencies=_latencies(export, selection),
+        candidates=selection.table,
+        kernels=tuple(use for artifact in artifacts.values() for use in artifact.kernels),
     )
-    return Made(
+    return BundleParts(
         manifest=manifest,
         report=report,
         measurements=measurements,
@@ -153,35 +76,99 @@ def assemble(plan: Plan, clock: Clock, threads: int, taken: Taken, parts: Parts)
     )
 
 
-def _lineage(plan: Plan, parts: Parts) -> Lineage:
-    sha256 = parts.text_sha256
-    return replace(
-        plan.origin.lineage,
-        calibration=Statement(value=parts.text_source, said_by=COMPUTED),
-        calibration_sha256=Statement(value=sha256, said_by=COMPUTED) if sha256 else UNKNOWN,
+def manifest_of(
+    plan: Plan,
+    selection: Selection,
+    parts: Parts,
+    contents: Mapping[str, ModelContents],
+    files: Mapping[str, ModelFiles],
+) -> Manifest:
+    """The manifest, but for its files."""
+    models = {}
+    for name, artifact in selection.artifacts.items():
+        path, data = files[name].path, f"{files[name].path}.data"
+        variant = Variant(
+            backend=plan.backend.name,
+            path=path,
+            inputs=contents[name].inputs,
+            outputs=contents[name].outputs,
+            runtime=artifact.runtime,
+            providers=plan.backend.plan.PROVIDERS,
+            kernels=artifact.library,
+            engine=artifact.engine,
+            build=artifact.build,
+            data=data if data in files[name].files else None,
+        )
+        models[name] = ModelRecord(variants=(variant,))
+    return Manifest(
+        tool_version=__version__,
+        name=Path(plan.student.source).name or plan.student.source,
+        kind=plan.kind.name,
+        task=plan.student.task,
+        architecture=plan.student.architecture,
+        precision=selection.precision,
+        target=target_record(plan.target, selection.precision),
+        models=models,
+        settings=codec.to_jsonable(parts.settings),
+        versions={**versions(), **_builders(selection.artifacts)},
     )
 
 
-def _providers(plan: Plan) -> tuple[str, ...]:
-    """Of ONNX Runtime: none where it runs nothing."""
-    if plan.backend != ONNXRUNTIME:
+def _builders(artifacts: Mapping[str, Artifact]) -> Mapping[str, str]:
+    """Of engines: name -> version."""
+    engines = [artifact.engine for artifact in artifacts.values()]
+    return {engine.builder: engine.version for engine in engines if engine is not None}
+
+
+def _report(
+    export: Export,
+    selection: Selection,
+    source: SampleSource,
+    parts: Parts,
+    contents: Mapping[str, ModelContents],
+) -> Report:
+    job = export.job
+    ops: dict[str, int] = {}
+    for found in contents.values():
+        for op, count in found.ops.items():
+            ops[op] = ops.get(op, 0) + count
+    notes = [] if job.measured_here else [f"not measured: this machine is not a {job.target.name}"]
+    notes += parts.notes
+    notes += [note for quantization in export.quantizations.values() for note in quantization.notes]
+    notes += [note for artifact in selection.artifacts.values() for note in artifact.notes]
+    notes += [note for found in contents.values() for note in found.notes]
+    return Report(
+        fidelity=selection.fidelity,
+        kv_cache=parts.kv_cache,
+        layers=tuple(layer for found in contents.values() for layer in found.layers),
+        ops=dict(sorted(ops.items())),
+        held_out_text=source.text,
+        notes=tuple(notes),
+    )
+
+
+def _latencies(export: Export, selection: Selection) -> tuple[Latency, ...]:
+    if not export.job.measured_here:
         return ()
-    return CUDA_PROVIDERS if plan.for_gpu else PROVIDERS
+    rows = []
+    with export.job.clock.stage("measure", selection.precision):
+        for name, artifact in selection.artifacts.items():
+            model = export.backend.open(artifact)
+            for case, feed in (export.cases(artifact) or {}).items():
+                named = case if len(selection.artifacts) == 1 else replace(case, name=f"{name} {case.name}")
+                rows.append(timing.percentiles(model.run, named, feed, threads=export.job.threads))
+    return tuple(rows)
 
 
-def model_files(graph: Graph, *, apart: bool = False) -> dict[str, Path | str | bytes]:
-    """The compiled model under the names it has in a bundle; weights that are large lie in a file of their own.
+def _lineage(plan: Plan, source: SampleSource) -> Lineage:
+    return replace(
+        plan.origin.lineage,
+        calibration=Statement(value=source.text, said_by=COMPUTED),
+        calibration_sha256=Statement(value=source.sha256, said_by=COMPUTED) if source.sha256 else UNKNOWN,
+    )
 
-    ``apart``: small ones too, so that another graph can share them; also where our kernels read them.
-    """
-    if not (graph.data.exists() or apart or graph.library is not None):
-        return {"model.onnx": graph.path}
-    renamed = graph.path.with_name("model.onnx")
-    ir.save(ir.load(graph.path), renamed, external_data="model.onnx.data")
-    files: dict[str, Path | str | bytes] = {
-        "model.onnx": renamed,
-        "model.onnx.data": renamed.with_name("model.onnx.data"),
-    }
-    if graph.library is not None:
-        files |= {graph.library.name: graph.library, WEIGHTS: weights_table(renamed)}
-    return files
+
+def _path(model: ModelFiles) -> Path:
+    content = model.files[model.path]
+    assert isinstance(content, Path)
+    return content

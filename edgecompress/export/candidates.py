@@ -1,102 +1,191 @@
-"""Tries what an export could be, each held against PyTorch and timed in turn, and takes one: encoders and decoders."""
+"""Tries what an export could be, each held against the reference and timed in turn, and selects one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from edgecompress.backends.onnxruntime_cpu.compile import at_accuracy_level, has_accuracy_level
+import numpy as np
+import onnx_ir as ir
+
+from edgecompress.backends.base import BackendExport
 from edgecompress.errors import EdgeCompressError
-from edgecompress.export.choice import choose
-from edgecompress.graph import timing as latency
-from edgecompress.graph.sessions import open_session
-from edgecompress.targets import accuracy_levels
+from edgecompress.export.choice import choose, require
+from edgecompress.export.quantization import Quantization, every_layer
+from edgecompress.graph import timing
+from edgecompress.graph.linears import find_linears
+from edgecompress.kinds.base import KindExport, MetricModule
 from edgecompress.types.arrays import Feed
-from edgecompress.types.bundle import KernelLibrary
-from edgecompress.types.graph import Graph
-from edgecompress.types.report import Candidate, Fidelity, KernelUse
+from edgecompress.types.artifact import Artifact
+from edgecompress.types.case import Case
+from edgecompress.types.job import Job
+from edgecompress.types.report import Candidate, Fidelity
 
-if TYPE_CHECKING:
-    from edgecompress.export.pipeline import Clock, Plan
+Artifacts = Mapping[str, Artifact]
+"""By the names of the student's graphs."""
+
+_COSTLY_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taken:
-    graph: Graph
+class Selection:
+    precision: str
+    artifacts: Artifacts
     fidelity: Fidelity
     table: tuple[Candidate, ...]  # empty if there was nothing to choose from
-    kernels: tuple[KernelUse, ...] = ()
-    library: KernelLibrary | None = None  # of the kernels that are used
 
 
-def take(
-    plan: Plan,
-    clock: Clock,
-    threads: int,
-    compiled: Callable[[str], Graph],
-    fidelity: Callable[[Graph], Fidelity],
-    shapes: Callable[[], Mapping[tuple[int, int], Feed]],
-) -> Taken:
-    """Make every candidate of the plan, with ``--accuracy-level auto`` at every level that the target has, and choose.
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """One export as its kind and its backend carry it out, and its graphs."""
 
-    ``shapes`` gives (batch, tokens) -> feed; speed is the geometric mean over them. Raises QualityBudgetError if there
-    are several and none is within the budget; one alone is taken as it is.
+    job: Job
+    kind: KindExport
+    metric: MetricModule
+    backend: BackendExport
+    quantizations: Mapping[str, Quantization]
+
+    def build(self, precision: str) -> Artifacts:
+        """A candidate."""
+        artifacts = {name: self.rebuild(name, precision) for name in self.quantizations}
+        artifacts = {name: self.backend.kernels(each, self.cases(each)) for name, each in artifacts.items()}
+        return self.kind.candidate(artifacts, self.backend.open)
+
+    def rebuild(
+        self, name: str, precision: str, only: Callable[[str], bool] = every_layer, folder: str = ""
+    ) -> Artifact:
+        """One graph of a candidate, as its backend builds it; ``folder``: one of its own, if it is made again."""
+        quantization = self.quantizations[name]
+        out_dir = quantization.folder / folder
+        out_dir.mkdir(exist_ok=True)
+        with self.job.clock.stage("quantize", precision):
+            quantized = quantization.quantize(precision, out_dir, only)
+        return self.backend.build(name, quantized, out_dir)
+
+    def cases(self, artifact: Artifact) -> Mapping[Case, Feed] | None:
+        """What a model is timed on; None where this machine cannot stand for the target."""
+        if not self.job.measured_here:
+            return None
+        return self.kind.cases(artifact.name, self.backend.inputs(artifact))
+
+    def fidelity(self, artifacts: Artifacts, samples: int | None = None) -> Fidelity:
+        return self.kind.fidelity({name: self.backend.open(each) for name, each in artifacts.items()}, samples)
+
+
+def select(export: Export) -> Selection:
+    """Build every candidate, with ``--accuracy-level auto`` at every level that the target has, and choose.
+
+    Speed is the geometric mean over the cases. Raises QualityBudgetError if there are several and none is within the
+    budget; one alone is taken as it is.
     """
-    graphs: list[Graph | None] = []
-    table: list[Candidate] = []
-    for name in plan.candidates:
+    job, built, table = export.job, list[Artifacts | None](), list[Candidate]()
+    for precision in job.candidates:
         try:
-            made = compiled(name)
+            artifacts = export.build(precision)
         except EdgeCompressError as error:
-            if len(plan.candidates) == 1:
+            if len(job.candidates) == 1:
                 raise
-            graphs.append(None)
-            table.append(_row(name, verdict=f"refused: {error.message}"))
+            built.append(None)
+            table.append(_row(precision, verdict=f"refused: {error.message}"))
             continue
-        for graph, level in _variants(plan, made):
-            with clock.stage("verify", name):
-                found = fidelity(graph)
-            graphs.append(graph)
-            table.append(_row(name, fidelity=found, model_bytes=graph.bytes_on_disk, accuracy_level=level))
-    if len(table) == 1:
-        assert graphs[0] is not None
-        assert table[0].fidelity is not None
-        return Taken(graph=graphs[0], fidelity=table[0].fidelity, table=())
-    if plan.measured_here and sum(graph is not None for graph in graphs) > 1:
-        with clock.stage("measure", "candidates in turn"):
-            table = _timed(graphs, table, threads, shapes())
-    choice = choose(table, plan.recipe.quality)
-    best, chosen = graphs[choice.index], table[choice.index].fidelity
-    assert best is not None
+        for level, variant in _variants(export.backend, artifacts).items():
+            with job.clock.stage("verify", precision):
+                fidelity = export.fidelity(variant)
+            size = sum(each.graph.bytes_on_disk for each in variant.values())
+            built.append(variant)
+            table.append(_row(precision, fidelity=fidelity, model_bytes=size, accuracy_level=level))
+    index, rows = 0, tuple[Candidate, ...]()
+    if len(table) > 1:
+        if job.measured_here and sum(artifacts is not None for artifacts in built) > 1:
+            with job.clock.stage("measure", "candidates in turn"):
+                table = _timed(export, built, table)
+        choice = choose(table, job.recipe.quality, export.metric)
+        index, rows = choice.index, choice.table
+    chosen, fidelity_of = built[index], table[index].fidelity
     assert chosen is not None
-    return Taken(graph=best, fidelity=chosen, table=choice.table)
+    assert fidelity_of is not None
+    return Selection(precision=table[index].precision, artifacts=chosen, fidelity=fidelity_of, table=rows)
 
 
-def _variants(plan: Plan, graph: Graph) -> list[tuple[Graph, int | None]]:
-    """The graph at each accuracy level that is asked for; None where it has no such knob, or it was set."""
-    if plan.recipe.quantize.accuracy_level != "auto" or not has_accuracy_level(graph):
-        return [(graph, None)]
-    return [(at_accuracy_level(graph, level), level) for level in accuracy_levels(plan.target)]
+def require_budget(export: Export, selection: Selection) -> None:
+    """Raises QualityBudgetError, with the layers that cost most, if the selection misses the budget."""
+    quality, metric = export.job.recipe.quality, export.metric
+    costly: list[str] = []
+    if metric.shortfall(selection.fidelity, quality) and export.kind.costly_samples:
+        with export.job.clock.stage("verify", "costly layers"):
+            costly = _costly_layers(export, selection)
+    require(selection.fidelity, quality, metric, precision=selection.precision, costly=costly)
 
 
-def _timed(
-    graphs: list[Graph | None], table: list[Candidate], threads: int, shapes: Mapping[tuple[int, int], Feed]
-) -> list[Candidate]:
-    sides = {str(i): open_session(g.path, threads, g.library) for i, g in enumerate(graphs) if g is not None}
-    timings = latency.compare(sides, list(shapes.values()))
-    labels = [f"{batch}×{tokens}" if tokens else f"batch {batch}" for batch, tokens in shapes]
-    rows = []
-    for index, row in enumerate(table):
-        timing = timings.get(str(index))
-        if timing is not None:
-            row = replace(
-                row,
-                speedup=round(timing.speedup, 3),
-                latency_ms=round(timing.median_ms, 3),
-                shapes_ms={label: round(ms, 3) for label, ms in zip(labels, timing.by_feed_ms, strict=True)},
-            )
-        rows.append(row)
+def _costly_layers(export: Export, selection: Selection) -> list[str]:
+    """Quantize one layer at a time and see what that alone costs; names, the most costly first."""
+    qualities: dict[str, float] = {}
+    for name, quantization in export.quantizations.items():
+        for linear in find_linears(ir.load(quantization.source(selection.precision).path)):
+            layer = linear.name
+            one = export.rebuild(name, selection.precision, layer.__eq__, "one-layer")
+            fidelity = export.fidelity({**selection.artifacts, name: one}, export.kind.costly_samples)
+            qualities[layer] = export.metric.quality(fidelity)
+    return sorted(qualities, key=lambda layer: qualities[layer])[:_COSTLY_NAMED]
+
+
+def finish(export: Export, selection: Selection) -> Selection:
+    """What the backend does for the chosen candidate only; verified again if it changed a graph.
+
+    Raises QualityBudgetError if it then misses the budget.
+    """
+
+    def finished(artifact: Artifact) -> Artifact:
+        def rebuild(only: Callable[[str], bool]) -> Artifact:
+            return export.rebuild(artifact.name, selection.precision, only, "rebuilt")
+
+        return export.backend.finish(artifact, export.cases(artifact), rebuild)
+
+    artifacts = {name: finished(each) for name, each in selection.artifacts.items()}
+    selected = replace(selection, artifacts=artifacts)
+    if all(artifacts[name].graph == before.graph for name, before in selection.artifacts.items()):
+        return selected
+    with export.job.clock.stage("verify", "as finished"):
+        selected = replace(selected, fidelity=export.fidelity(artifacts))
+    require(selected.fidelity, export.job.recipe.quality, export.metric, precision=selected.precision)
+    return selected
+
+
+def _variants(backend: BackendExport, artifacts: Artifacts) -> Mapping[int | None, Artifacts]:
+    """At each accuracy level that is asked for, a graph without such a knob as it is; None: there is no choice."""
+    of_graph = {
+        name: {each.accuracy_level: each for each in backend.variants(artifact)} for name, artifact in artifacts.items()
+    }
+    tried = dict.fromkeys(level for variants in of_graph.values() for level in variants)
+    levels = [level for level in tried if level is not None]
+    return {
+        level: {name: variants.get(level, artifacts[name]) for name, variants in of_graph.items()}
+        for level in (levels or tried)
+    }
+
+
+def _timed(export: Export, built: Sequence[Artifacts | None], table: Sequence[Candidate]) -> list[Candidate]:
+    """The table with the times of those that were built, model by model and case by case."""
+    there = {str(index): artifacts for index, artifacts in enumerate(built) if artifacts is not None}
+    names = list(export.quantizations)
+    milliseconds: dict[str, dict[str, float]] = {side: {} for side in there}
+    logarithms: dict[str, list[float]] = {side: [] for side in there}
+    for name in names:
+        models = {side: export.backend.open(artifacts[name]) for side, artifacts in there.items()}
+        cases = export.cases(next(iter(there.values()))[name]) or {}
+        timings = timing.compare({side: model.run for side, model in models.items()}, list(cases.values()))
+        labels = [case.name if len(names) == 1 else f"{name} {case.name}" for case in cases]
+        for side, found in timings.items():
+            milliseconds[side] |= dict(zip(labels, found.by_feed_ms, strict=True))
+            logarithms[side] += [float(np.log(found.speedup))] * len(cases)
+    rows = list(table)
+    for side, shapes in milliseconds.items():
+        rows[int(side)] = replace(
+            rows[int(side)],
+            speedup=round(float(np.exp(np.mean(logarithms[side]))), 3),
+            latency_ms=round(list(shapes.values())[-1], 3),
+            shapes_ms={label: round(ms, 3) for label, ms in shapes.items()},
+        )
     return rows
 
 

@@ -47,15 +47,7 @@ def model_card(manifest: Manifest, report: Report, lineage: Lineage) -> str:
         "|---|---|",
         f"| held-out samples | {fidelity.samples} |",
     ]
-    for label, value in (
-        ("mean cosine", fidelity.mean_cosine),
-        ("minimum cosine", fidelity.min_cosine),
-        ("top-10 neighbours kept", fidelity.top10_agreement),
-        ("mean KL divergence, nats", fidelity.mean_kl),
-        ("top-1 agreement", fidelity.top1_agreement),
-    ):
-        if value is not None:
-            lines.append(f"| {label} | {value:.4f} |")
+    lines += [f"| {figure.title} | {figure.value:.4f} |" for figure in kind.metric.figures(fidelity)]
     lines += [f"| {label} | {text} |" for label, text in (kind.card.rows(manifest, report) if has_card else ())]
     lines += [
         "",

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgecompress.errors import QualityBudgetError
-from edgecompress.runtime.metrics import shortfall
+from edgecompress.kinds.base import MetricModule
+from edgecompress.types.precision import FP32, PRECISIONS
 from edgecompress.types.recipe import QualityRecipe
 from edgecompress.types.report import Candidate, Fidelity
 
 _NOISE = 0.03  # speeds nearer than this are not ranked; fidelity decides between them
-
-# Where this machine cannot stand for the target, its times say nothing about it: the order is fixed.
-UNMEASURED_ORDER = ("int8-dynamic", "int8-static", "int8-weights", "fp32", "int4-weights", "mixed-weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +25,14 @@ class Choice:
         return self.table[self.index].precision
 
 
-def choose(candidates: Sequence[Candidate], quality: QualityRecipe) -> Choice:
+def choose(candidates: Sequence[Candidate], quality: QualityRecipe, metric: MetricModule) -> Choice:
     """Take the fastest candidate within the budget, never one slower than fp32, and say why the others lost.
 
     Speeds are those over the first candidate. Where none is measured the order is fixed, and among equals the first is
     taken. Raises QualityBudgetError if none qualifies.
     """
-    fp32 = next((c.speedup for c in candidates if c.precision == "fp32"), None)
-    reasons = [_reason(c, quality, fp32) for c in candidates]
+    fp32 = next((c.speedup for c in candidates if c.precision == FP32), None)
+    reasons = [_reason(c, quality, metric, fp32) for c in candidates]
     fit = [i for i, reason in enumerate(reasons) if not reason]
     if not fit:
         raise QualityBudgetError(
@@ -42,11 +41,11 @@ def choose(candidates: Sequence[Candidate], quality: QualityRecipe) -> Choice:
             hint="Lower the budget (--min-fidelity, --max-kl, --min-top1, --max-perplexity-ratio).",
         )
     speeds = {i: speed for i in fit if (speed := candidates[i].speedup) is not None}
-    if speeds:
+    if speeds:  # else this machine cannot stand for the target: its times would say nothing
         near = [i for i, speed in speeds.items() if speed >= max(speeds.values()) * (1 - _NOISE)]
-        best = max(near, key=lambda i: _quality(candidates[i].fidelity))
+        best = max(near, key=lambda i: _quality(candidates[i].fidelity, metric))
     else:
-        best = min(fit, key=lambda i: UNMEASURED_ORDER.index(candidates[i].precision))
+        best = min(fit, key=lambda i: PRECISIONS[candidates[i].precision].unmeasured_rank)
     verdicts = ["chosen" if i == best else reasons[i] or _lost(c, candidates[best]) for i, c in enumerate(candidates)]
     table = tuple(replace(c, verdict=verdict) for c, verdict in zip(candidates, verdicts, strict=True))
     return Choice(index=best, table=table)
@@ -57,10 +56,10 @@ def _label(candidate: Candidate) -> str:
     return candidate.precision if level is None else f"{candidate.precision} at accuracy level {level}"
 
 
-def _reason(candidate: Candidate, quality: QualityRecipe, fp32_speedup: float | None) -> str:
+def _reason(candidate: Candidate, quality: QualityRecipe, metric: MetricModule, fp32_speedup: float | None) -> str:
     if candidate.fidelity is None:
         return candidate.verdict or "refused"
-    missed = shortfall(candidate.fidelity, quality)
+    missed = metric.shortfall(candidate.fidelity, quality)
     if missed:
         return missed
     if candidate.speedup is not None and candidate.speedup < (fp32_speedup or 0.0):
@@ -76,7 +75,25 @@ def _lost(candidate: Candidate, best: Candidate) -> str:
     return "slower"
 
 
-def _quality(fidelity: Fidelity | None) -> float:
-    if fidelity is None:
-        return -1.0
-    return fidelity.mean_cosine if fidelity.mean_cosine is not None else -(fidelity.mean_kl or 0.0)
+def _quality(fidelity: Fidelity | None, metric: MetricModule) -> float:
+    return metric.quality(fidelity) if fidelity is not None else -math.inf
+
+
+def require(
+    fidelity: Fidelity,
+    quality: QualityRecipe,
+    metric: MetricModule,
+    *,
+    precision: str,
+    costly: Sequence[str] = (),
+) -> None:
+    """Raise QualityBudgetError if the budget is missed, naming the layers that cost most."""
+    missed = metric.shortfall(fidelity, quality)
+    if missed is None:
+        return
+    named = f" The layers that cost most: {', '.join(costly)}." if costly else ""
+    raise QualityBudgetError(
+        f"{precision} misses the quality budget: {missed}.{named}",
+        hint="Use --precision auto or a wider one, calibrate weights (--method gptq), or lower the budget "
+        "(--min-fidelity, --max-kl, --min-top1, --max-perplexity-ratio).",
+    )

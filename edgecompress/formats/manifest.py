@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from edgecompress.errors import BundleError
 from edgecompress.formats.codec import dumps, from_jsonable
 from edgecompress.formats.manifest_1 import upgrade
+from edgecompress.formats.older import measurements_now, report_now
 from edgecompress.types.bundle import SCHEMA_VERSION, FileRecord, Manifest, Variant
 from edgecompress.types.provenance import LINEAGE_VERSION, Lineage
 from edgecompress.types.report import Measurements, Report
@@ -122,7 +123,7 @@ def _paths(variant: Variant) -> Iterator[str]:
 
 
 def read_report(folder: Path) -> Report:
-    return _parse(Report, _json(folder / "report.json"), folder / "report.json")
+    return _parse(Report, report_now(_json(folder / "report.json")), folder / "report.json")
 
 
 def read_lineage(folder: Path) -> Lineage:
@@ -134,7 +135,7 @@ def read_lineage(folder: Path) -> Lineage:
 def read_measurements(folder: Path) -> Measurements | None:
     if not (folder / MEASUREMENTS).exists():
         return None
-    return _parse(Measurements, _checked_json(folder, MEASUREMENTS), folder / MEASUREMENTS)
+    return _parse(Measurements, measurements_now(_checked_json(folder, MEASUREMENTS)), folder / MEASUREMENTS)
 
 
 def _check_file(root: Path, name: str, record: FileRecord) -> None:

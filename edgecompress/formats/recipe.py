@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,15 @@ from edgecompress.errors import RecipeError, nearest
 from edgecompress.formats.codec import from_jsonable
 from edgecompress.formats.provenance import validate_provenance
 from edgecompress.types.distill import DistillRecipe
-from edgecompress.types.precision import AUTO, FP8, MIXED_WEIGHTS, PRECISIONS
+from edgecompress.types.precision import FP16
 from edgecompress.types.recipe import (
     ACCURACY_LEVELS,
-    BACKENDS,
     BLOCK_METHODS,
     CALIBRATION_METHODS,
-    DECODER_ENGINE_PRECISIONS,
-    ENGINE_BACKENDS,
-    ENGINE_PRECISIONS,
-    FORMATS,
     HARDWARE_COMPATIBILITY,
     KERNELS,
     KV_CACHES,
     SCHEMA_VERSION,
-    SHORT_PRECISIONS,
-    TASKS,
     Recipe,
 )
 
@@ -65,13 +59,9 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def validate_recipe(recipe: Recipe) -> None:
-    """Raises RecipeError for a value that no target could fulfil."""
-    _one_of("precision", recipe.precision, (AUTO, *PRECISIONS, *SHORT_PRECISIONS))
-    _one_of("format", recipe.format, FORMATS)
-    if recipe.backend is not None:
-        _one_of("backend", recipe.backend, BACKENDS)
+    """Raises RecipeError for a value that makes no sense. Names of what can be installed are not looked at."""
     _one_of("quantization method", recipe.quantize.method, BLOCK_METHODS)
-    if recipe.quantize.kv_cache == "fp16":
+    if recipe.quantize.kv_cache == FP16:
         raise RecipeError(
             "the KV cache cannot be fp16: ONNX Runtime's CPU GroupQueryAttention has no kernel for a float16 cache "
             "beside float32 activations, and would cast the whole cache to float32 and back at every token",
@@ -80,8 +70,6 @@ def validate_recipe(recipe: Recipe) -> None:
     _one_of("KV cache", recipe.quantize.kv_cache, KV_CACHES)
     _one_of("hardware compatibility", recipe.engine.hardware_compatibility, HARDWARE_COMPATIBILITY)
     _one_of("calibration method", recipe.calibration.method, CALIBRATION_METHODS)
-    if recipe.student.task is not None:
-        _one_of("task", recipe.student.task, TASKS)
     validate_provenance(recipe.provenance)
     quality, quantize, calibration = recipe.quality, recipe.quantize, recipe.calibration
     block = quantize.block_size
@@ -125,50 +113,6 @@ def validate_recipe(recipe: Recipe) -> None:
             raise RecipeError(message, hint="See `edgecompress export --help`.")
 
 
-def resolve_precision(precision: str, task: str, backend: str = BACKENDS[0]) -> str:
-    """The concrete name of a short one.
-
-    Raises RecipeError if the student is no decoder and only one could be it, or if the backend has no such precision.
-    """
-    if backend in ENGINE_BACKENDS:
-        return _engine_precision(precision, task)
-    if precision == FP8:
-        raise RecipeError(
-            f"{backend} has no kernels for {FP8}: it is an engine's precision",
-            hint=f"Give --backend {' or '.join(ENGINE_BACKENDS)}.",
-        )
-    if task != "text-generation" and SHORT_PRECISIONS.get(precision, precision) == MIXED_WEIGHTS:
-        raise RecipeError(
-            f"bits are mixed by what a decoder's logits lose, and this student's task is {task}",
-            hint="Use --precision int4-weights or int8-weights.",
-        )
-    if precision not in SHORT_PRECISIONS:
-        return precision
-    if task != "text-generation":
-        raise RecipeError(
-            f"'{precision}' is short for a decoder's weights only; this student's task is {task}",
-            hint=f"Say which: {', '.join(name for name in PRECISIONS if name.startswith(precision))}.",
-        )
-    return SHORT_PRECISIONS[precision]
-
-
-def _engine_precision(precision: str, task: str) -> str:
-    """``task`` is empty where it is not known yet: then a name passes that either kind of student has."""
-    known = [ENGINE_PRECISIONS, DECODER_ENGINE_PRECISIONS]
-    if task:
-        known = known[1:] if task == "text-generation" else known[:1]
-    names = ", ".join(known[0])
-    if precision == AUTO:
-        raise RecipeError(
-            "auto measures what it chooses from, and an engine cannot be timed where it is built",
-            hint=f"Say which precision: {names}.",
-        )
-    concrete = known[0].get(precision, precision)
-    if not any(concrete in precisions.values() for precisions in known):
-        raise RecipeError(f"an engine is not built as {precision} by this version", hint=f"It can be {names}.")
-    return concrete
-
-
 def _ascends(numbers: tuple[int, ...]) -> bool:
     return numbers[0] >= 1 and list(numbers) == sorted(numbers)
 
@@ -189,7 +133,7 @@ def _keys(cls: type) -> list[str]:
 
 
 def recipe_toml(recipe: Recipe | DistillRecipe) -> str:
-    """The recipe as TOML: scalars first, then one table a group; None is left out."""
+    """The recipe as TOML: scalars first, then one table a group; None and empty tables are left out."""
     lines, tables = [], []
     for f in dataclasses.fields(recipe):
         value = getattr(recipe, f.name)
@@ -201,7 +145,7 @@ def recipe_toml(recipe: Recipe | DistillRecipe) -> str:
         lines += ["", f"[{name}]"]
         for f in dataclasses.fields(table):
             value = getattr(table, f.name)
-            if value is not None:
+            if value is not None and value != {}:
                 lines.append(f"{f.name} = {_toml(value)}")
     return "\n".join(lines) + "\n"
 
@@ -211,6 +155,8 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_toml(str(key))} = {_toml(each)}' for key, each in value.items())}}}"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

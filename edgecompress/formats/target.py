@@ -7,11 +7,9 @@ from pathlib import Path
 
 from edgecompress.errors import UnknownTargetError
 from edgecompress.formats.codec import from_jsonable
-from edgecompress.types.recipe import BACKENDS
-from edgecompress.types.target import SCHEMA_VERSION, Target
+from edgecompress.types.target import ACCELERATORS, SCHEMA_VERSION, Target
 
 _ARCHES = ("x86_64", "aarch64")
-_ACCELERATORS = ("cpu", "cuda")
 _DTYPES = ("float32", "float16", "bfloat16", "float8", "int8", "int4")
 
 
@@ -28,9 +26,11 @@ def read_target(path: Path) -> Target:
         (target.schema_version <= SCHEMA_VERSION, f"it is of a newer schema ({target.schema_version})"),
         (target.name == path.stem, f"its name '{target.name}' is not the file's, '{path.stem}'"),
         (target.arch in _ARCHES, f"arch '{target.arch}' is none of {', '.join(_ARCHES)}"),
-        (target.accelerator in _ACCELERATORS, f"accelerator '{target.accelerator}' is none of cpu, cuda"),
+        (
+            target.accelerator in ACCELERATORS,
+            f"accelerator '{target.accelerator}' is none of {', '.join(ACCELERATORS)}",
+        ),
         (bool(target.backends), "it names no backend"),
-        (set(target.backends) <= set(BACKENDS), f"backends must be among {', '.join(BACKENDS)}"),
         (
             set(target.computes) <= set(_DTYPES) and bool(target.computes),
             f"computes must be among {', '.join(_DTYPES)}",

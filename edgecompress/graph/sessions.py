@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 
 from edgecompress.types.arrays import Array, Feed, Run
+from edgecompress.types.bundle import TensorSpec
 
 PROVIDERS = ("CPUExecutionProvider",)
 
@@ -41,3 +43,35 @@ def open_session(path: Path, threads: int, library: Path | None = None) -> Run:
         return outputs
 
     return run
+
+
+class GraphModel:
+    """A session as a :class:`~edgecompress.runtime.model.Model`."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session = session
+        self.inputs = tuple(_spec(value) for value in session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in session.get_outputs())
+        self._names = frozenset(value.name for value in self.inputs)
+
+    def run(self, feed: Feed, wanted: Sequence[str] | None = None) -> list[Array]:
+        names = list(wanted) if wanted is not None else None
+        outputs: list[Array] = self._session.run(names, {k: v for k, v in feed.items() if k in self._names})
+        return outputs
+
+    def close(self) -> None:
+        """Nothing is left to do: the session is freed with what holds it."""
+
+
+def open_model(path: Path, threads: int, library: Path | None = None) -> GraphModel:
+    """A graph as it is, as in :func:`make_session`."""
+    return GraphModel(make_session(path, threads, library))
+
+
+_DTYPES = {"float": "float32", "double": "float64"}  # ONNX Runtime's names that are not NumPy's
+
+
+def _spec(value: Any) -> TensorSpec:
+    dtype = str(value.type).removeprefix("tensor(").removesuffix(")")
+    shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+    return TensorSpec(name=value.name, dtype=_DTYPES.get(dtype, dtype), shape=shape)

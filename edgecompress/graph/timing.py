@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgecompress.types.arrays import Feed, Run
+from edgecompress.types.case import Case
 from edgecompress.types.report import Latency
 
-_BUDGET_S = 1.5  # of timing for one shape and one side
+_BUDGET_S = 1.5  # of timing for one case and one side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,23 +60,10 @@ def compare(sides: Mapping[str, Run], feeds: Sequence[Feed]) -> dict[str, Timing
     }
 
 
-def percentiles(run: Run, feed: Feed, *, batch: int, length_tokens: int, threads: int) -> Latency:
-    """p50, p90 and p99 of one shape."""
+def percentiles(run: Run, case: Case, feed: Feed, *, threads: int) -> Latency:
+    """p50, p90 and p99 of one case."""
     seconds = np.array(time_in_turn({"model": run}, feed)["model"]) * 1e3
     p50, p90, p99 = (round(float(np.percentile(seconds, q)), 3) for q in (50, 90, 99))
     return Latency(
-        batch=batch, length_tokens=length_tokens, threads=threads, p50_ms=p50, p90_ms=p90, p99_ms=p99, runs=len(seconds)
+        case=case.name, sizes=case.sizes, threads=threads, p50_ms=p50, p90_ms=p90, p99_ms=p99, runs=len(seconds)
     )
-
-
-def shape_feeds(is_vision: bool, feed: Feed, max_length_tokens: int | None) -> dict[tuple[int, int], Feed]:
-    """Feeds of the shapes that are measured, (batch, tokens) -> feed, made by repeating a real one."""
-    if is_vision:
-        pixels = feed["pixel_values"]
-        return {(b, 0): {"pixel_values": np.repeat(pixels, b, axis=0)} for b in (1, 8)}
-    longest = max_length_tokens or 512
-    shapes = [(1, min(16, longest)), (1, min(128, longest)), (8, min(128, longest))]
-    return {
-        (batch, tokens): {name: np.ascontiguousarray(np.resize(v[0], (batch, tokens))) for name, v in feed.items()}
-        for batch, tokens in dict.fromkeys(shapes)
-    }

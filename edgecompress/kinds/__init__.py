@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from edgecompress.errors import UsageError
 from edgecompress.kinds.base import Kind
 from edgecompress.registry import look_up, plug_ins
 
@@ -15,12 +16,25 @@ KINDS = {
     "vision": "edgecompress.kinds.vision",
     "decoder": "edgecompress.kinds.decoder",
 }
-"""Ours. A checkpoint goes to the first that takes it."""
+"""Ours."""
 
 
 def kinds() -> Mapping[str, Kind]:
     """Every kind that is installed, ours first."""
     return {name: Kind(found) for name, found in plug_ins(GROUP, tuple(KINDS.items())).items()}
+
+
+def known_tasks() -> tuple[str, ...]:
+    """What students of all kinds are for."""
+    return tuple(task for kind in kinds().values() for task in kind.tasks)
+
+
+def kind_of_task(task: str) -> Kind:
+    """Raises UsageError if no kind has it."""
+    for kind in kinds().values():
+        if task in kind.tasks:
+            return kind
+    raise UsageError(f"no kind of student has the task '{task}'", hint=f"Known: {', '.join(known_tasks())}.")
 
 
 def find_kind(name: str) -> Kind:

@@ -1,78 +1,23 @@
-"""Which architectures were tried, and what came of it. Data: each line is shown to be true by a test.
+"""Which architectures were tried, and what came of it: what the kinds say.
 
 An architecture that is not listed may work: every export is checked against PyTorch before a bundle is written.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+
+from edgecompress.kinds import kinds
+from edgecompress.types.architecture import Architecture
+
+_MODULE = "architectures"  # of a kind; there is none where none was tried
 
 
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    name: str  # config.model_type
-    kind: str  # "encoder" or "decoder"
-    refused: str | None = None  # why, in the words of the refusal; None: supported
-    note: str = ""
-
-
-_ENCODERS = (
-    "albert", "bert", "camembert", "deit", "dinov2", "distilbert", "electra", "modernbert", "nomic_bert", "roberta",
-    "vit", "xlm-roberta",
-)  # fmt: skip
-
-_DECODERS = (
-    "apertus", "arcee", "biogpt", "bitnet", "cohere", "cohere2", "ctrl", "cwm", "ernie4_5", "exaone4", "gemma",
-    "gemma2", "gemma3_text", "glm", "glm4", "gpt2", "gpt_bigcode", "gpt_neox", "granite", "granite_swa", "helium",
-    "hunyuan_v1_dense", "hyperclovax", "jais2", "llama", "ministral", "ministral3", "mistral", "modernbert-decoder",
-    "nemotron", "olmo", "olmo2", "olmo3", "opt", "persimmon", "phi", "phi3", "qwen2", "qwen3", "seed_oss", "smollm3",
-    "stablelm", "starcoder2", "vaultgemma",
-)  # fmt: skip
-
-_MIXTURES = (
-    "afmoe", "cohere2_moe", "ernie4_5_moe", "flex_olmo", "flint", "glm4_moe", "gpt_oss", "granitemoe",
-    "granitemoeshared", "hunyuan_v1_moe", "mellum", "minimax_m2", "mixtral", "olmoe", "phimoe", "qwen2_moe",
-    "qwen3_moe", "solar_open",
-)  # fmt: skip
-_EXPERTS = "a mixture of experts, each layer's as one op"
-
-_OTHER_STATE = "keeps more between tokens than keys and values"
-_OTHER_MASK = "attention mask is something else than causal with a sliding window"
-_POSITIONS = "takes positions from the length of its cache"
-_NO_INTERFACE = "does not go through transformers' attention interface"
-_OTHER_KEYS = "attends to other keys than those it caches"
-
-_REFUSED_DECODERS = {
-    "bloom": _POSITIONS,
-    "codegen": "cannot capture architecture 'codegen'",
-    "deepseek_v2": _OTHER_KEYS,
-    "deepseek_v3": _OTHER_KEYS,
-    "diffllama": _OTHER_KEYS,
-    "falcon_h1": _OTHER_STATE,
-    "gptj": _NO_INTERFACE,
-    "jetmoe": "cannot capture architecture 'jetmoe'",
-    "lfm2": _OTHER_STATE,
-    "llama4_text": _OTHER_MASK,
-    "mamba": "cannot capture architecture 'mamba'",
-    "mimo_v2_flash": "GroupQueryAttention cannot take",
-    "minicpm3": _OTHER_KEYS,
-    "mpt": _POSITIONS,
-    "qwen3_next": _OTHER_STATE,
-    "recurrent_gemma": _NO_INTERFACE,
-    "xglm": _POSITIONS,
-}
-
-_ALL = (
-    *(Architecture(name=name, kind="encoder") for name in _ENCODERS),
-    Architecture(name="deberta-v2", kind="encoder", note="its attention stays as it is, outside the interface"),
-    Architecture(
-        name="mpnet",
-        kind="encoder",
-        refused="the captured graph of architecture 'mpnet' does not run with other batch sizes and lengths",
-    ),
-    *(Architecture(name=name, kind="decoder") for name in _DECODERS),
-    *(Architecture(name=name, kind="decoder", note=_EXPERTS) for name in _MIXTURES),
-    *(Architecture(name=name, kind="decoder", refused=why) for name, why in _REFUSED_DECODERS.items()),
-)
-
-ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for architecture in _ALL}
+def architectures() -> Mapping[str, tuple[str, Architecture]]:
+    """Name -> the kind that takes it, and the architecture."""
+    return {
+        architecture.name: (kind.name, architecture)
+        for kind in kinds().values()
+        if kind.plug_in.has(_MODULE)
+        for architecture in kind.plug_in.part(_MODULE).ARCHITECTURES
+    }

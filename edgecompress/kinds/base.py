@@ -20,17 +20,17 @@ Nothing is imported before it is asked for: a device imports ``runtime``, and ne
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgecompress.registry import PlugIn
-from edgecompress.types.bundle import Manifest
+from edgecompress.types.bundle import Manifest, TensorSpec
 from edgecompress.types.distill import DistillTask
 from edgecompress.types.job import Job
 from edgecompress.types.recipe import EngineRecipe, QualityRecipe, Recipe, StudentRecipe
-from edgecompress.types.report import Fidelity, Report
+from edgecompress.types.report import Fidelity, Figure, QuantizedCache, Report
 from edgecompress.types.student import Student
 from edgecompress.types.task import Task
 
@@ -38,9 +38,16 @@ if TYPE_CHECKING:  # numpy, onnxruntime, FastAPI: a command's help asks the kind
     from edgecompress.endpoints.lane import Lane
     from edgecompress.endpoints.routes import Endpoints
     from edgecompress.runtime.bundle import OpenBundle
+    from edgecompress.runtime.model import Model
     from edgecompress.runtime.subject import Side, Subject
     from edgecompress.types.arrays import Feed
+    from edgecompress.types.artifact import Artifact, Content
+    from edgecompress.types.case import Case
+    from edgecompress.types.feeds import GraphFeeds
+    from edgecompress.types.graph import Graph
     from edgecompress.types.workload import Phase, Workload
+
+REFERENCE_BYTES = 300_000  # of the reference's answers that travel with a bundle, for `edgecompress verify`
 
 
 @dataclass(frozen=True)
@@ -114,13 +121,23 @@ class StudentModule(Protocol):
     """``student.py``. A checkpoint is a folder with a config.json, which has been read."""
 
     def matches(self, folder: Path, config: Mapping[str, Any], task: str | None) -> Task | None:
-        """The task of the checkpoint if it is of this kind; ``task``: what the user named, of any kind.
+        """The task of the checkpoint if it is of this kind; ``task``: what the user named, of any kind, or None.
 
         Raises StudentError for what is of this kind and cannot be exported.
         """
 
     def read(self, folder: Path, config: Mapping[str, Any], task: Task, recipe: StudentRecipe) -> Student:
         """Raises StudentError, in one line, for whatever is wrong with the checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """Something that a bundle can be beside a bundle."""
+
+    name: str
+    title: str  # of the program that reads it
+    description: str  # of the stage that writes it
+    custom_ops: bool  # whether that program can load our kernels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +150,7 @@ class Estimate:
 
 
 class PlanModule(Protocol):
-    """``plan.py``."""
+    """``plan.py``: light, since the command line's help reads it."""
 
     SHORT_PRECISIONS: Mapping[str, str]
     """Names that mean one precision for this kind: {"int4": "int4-weights"}."""
@@ -141,11 +158,11 @@ class PlanModule(Protocol):
     QUANTIZES_ACTIVATIONS: bool
     """Whether 8 bits for what layers read are worth trying: not where activations have outliers."""
 
-    FORMATS: tuple[str, ...]
+    FORMATS: tuple[Format, ...]
     """What it can be written as beside a bundle."""
 
     def candidates(self, names: Sequence[str], accelerator: str) -> tuple[str, ...]:
-        """Those of the precisions, which the target computes in, that such a student is exported as."""
+        """Those of the precisions that such a student is exported as where that accelerator computes."""
 
     def check(self, recipe: Recipe, student: Student) -> None:
         """Raises RecipeError for what is asked of such a student and makes no sense."""
@@ -155,8 +172,11 @@ class PlanModule(Protocol):
 
     def estimate(self, recipe: Recipe, student: Student, candidates: Sequence[str]) -> Estimate: ...
 
-    def stages(self, recipe: Recipe, student: Student, candidates: Sequence[str]) -> Sequence[tuple[str, str]]:
-        """(stage, what it does) of what comes before quantization: capture, calibrate."""
+    def stages(self, recipe: Recipe, student: Student, *, calibrates: bool) -> Sequence[tuple[str, str]]:
+        """(stage, what it does) of what comes before quantization: capture, calibrate.
+
+        ``calibrates``: whether a candidate, or the backend, looks at activations.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,17 +184,7 @@ class SampleSource:
     """Where samples came from, for the report and the lineage."""
 
     text: str  # "built-in: …", a file's name
-    sha256: str | None  # None: they were made up
-
-
-@dataclass(frozen=True, kw_only=True)
-class GraphFeeds:
-    """What one captured graph is run with before it is compiled. Each call goes through the samples anew."""
-
-    calibration: Callable[[], Iterable[Feed]]  # for statistics and Hessians
-    probes: Callable[[], Iterable[Feed]]  # a few short ones, for what runs once a weight
-    tokens: int  # of the calibration, for the report
-    padding: bool = False  # whether statistics must leave padding out
+    sha256: str | None = None  # None: they were made up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,21 +194,63 @@ class Parts:
     settings: Any  # the kind's record, a frozen dataclass
     reference: bytes  # the reference's answers for held-out samples, as an .npz file
     notes: tuple[str, ...] = ()
-    files: Mapping[str, Path | str | bytes] = field(default_factory=dict)
+    files: Mapping[str, Content] = field(default_factory=dict)
+    kv_cache: QuantizedCache | None = None
+    # From the models' files as the bundle has them, their weights apart, to others that share those weights.
+    sharing: Callable[[Mapping[str, Path]], Mapping[str, Content]] | None = None
+
+
+Open = Callable[["Artifact"], "Model"]
+"""What the target computes, on this machine."""
+
+
+class KindExport(Protocol):
+    """One export of a student, each stage called once and in this order; ``fidelity`` for every candidate."""
+
+    costly_samples: int
+    """On how many samples each layer alone is tried, to name those that cost most; 0: it would take too long."""
+
+    def samples(self) -> SampleSource:
+        """Find calibration and held-out inputs, and say where they came from. Raises CalibrationError."""
+
+    def capture(self, opset: int) -> Mapping[str, Graph]:
+        """The student's graphs by name. Raises StudentError if it cannot be captured."""
+
+    def reference(self, captured: Mapping[str, Graph]) -> None:
+        """Take the reference's answers, and hold what was captured against them. Raises StudentError."""
+
+    def feeds(self, name: str) -> GraphFeeds:
+        """What that graph is calibrated on."""
+
+    def cases(self, name: str, inputs: Sequence[TensorSpec]) -> Mapping[Case, Feed]:
+        """What a model of that graph is timed on; ``inputs`` are the model's."""
+
+    def candidate(self, artifacts: Mapping[str, Artifact], open_model: Open) -> Mapping[str, Artifact]:
+        """What the kind does to a candidate once it is built; as a rule nothing."""
+
+    def fidelity(self, models: Mapping[str, Model], samples: int | None = None) -> Fidelity:
+        """Models by the names of their graphs against the reference, on the first ``samples`` inputs if given."""
+
+    def parts(
+        self, artifacts: Mapping[str, Artifact], inputs: Mapping[str, Sequence[TensorSpec]], fidelity: Fidelity
+    ) -> Parts:
+        """What the bundle has of the kind; ``inputs`` are those of each model that was chosen."""
 
 
 class ExportModule(Protocol):
     """``export.py``."""
 
-    def begin(self, job: Job) -> Any:
-        """One export of such a student."""
+    def begin(self, job: Job) -> KindExport: ...
 
 
 class MetricModule(Protocol):
     """``metric.py``: numpy alone, so that a device can check itself."""
 
-    def figures(self, fidelity: Fidelity) -> Sequence[tuple[str, float]]:
-        """(what it is called, value), the one that is judged first."""
+    def figures(self, fidelity: Fidelity) -> Sequence[Figure]:
+        """Those that apply, the one that is judged first."""
+
+    def quality(self, fidelity: Fidelity) -> float:
+        """One number, the higher the nearer to the reference: it decides between candidates of one speed."""
 
     def shortfall(self, fidelity: Fidelity, quality: QualityRecipe) -> str | None:
         """Why it misses the budget, in a few words; None if it does not."""

@@ -197,12 +197,13 @@ def _model_card(manifest: Manifest, lineage: Lineage, report: Report | None) -> 
         parameters["datasets"] = [{"type": "dataset", "name": name} for name in names]
     card: dict[str, Any] = {"modelParameters": parameters}
     if report is not None:
-        figures = {key: value for key, value in asdict(report.fidelity).items() if value is not None}
+        found = asdict(report.fidelity)
+        figures = {**found, **found.pop("measures")}
         card["quantitativeAnalysis"] = {
             "performanceMetrics": [
                 {"type": name, "value": f"{value:g}", "slice": report.held_out_text}
                 for name, value in figures.items()
-                if name != "samples"
+                if name != "samples" and value is not None
             ]
         }
     return card

@@ -8,37 +8,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgecompress.errors import QualityBudgetError
-from edgecompress.types.recipe import QualityRecipe
 from edgecompress.types.report import Fidelity
 
 Outputs = Sequence[Sequence[npt.NDArray[Any]]]  # a list of output arrays for each sample, batch of one
 
-EMBEDDING_TASKS = ("sentence-similarity", "feature-extraction", "image-feature-extraction")
 _NEIGHBOURS = 10
 _DIGITS = 6  # of what goes into a report: differences beyond are those of the summation order
 _SLICE_ELEMENTS = 1 << 21  # of logits, 16 MB of float64
 
 
-def measure(task: str, reference: Outputs, outputs: Outputs) -> Fidelity:
-    """Compare outputs sample by sample: vectors by cosine, heads by KL divergence and agreement of the first choice.
+def compare_vectors(reference: Outputs, outputs: Outputs, *, neighbours: bool) -> Fidelity:
+    """Vectors by cosine, sample by sample; ``neighbours``: and by which samples are near each other.
 
     Vectors that are not finite count as cosine 0 and agreement 0: a broken model never passes.
     """
-    largest = max(
-        float(np.abs(a.astype(np.float64) - b).max())
-        for r, o in zip(reference, outputs, strict=True)
-        for a, b in zip(r, o, strict=True)
-    )
-    if task in EMBEDDING_TASKS:
-        return _vectors(task, reference, outputs, largest)
-    return _heads(reference, outputs, largest)
-
-
-def _vectors(task: str, reference: Outputs, outputs: Outputs, largest: float) -> Fidelity:
     cosines = [_cosine(_rows(r[0]), _rows(o[0])).mean() for r, o in zip(reference, outputs, strict=True)]
     agreement = None
-    if task == "sentence-similarity" and len(reference) > _NEIGHBOURS + 1:
+    if neighbours and len(reference) > _NEIGHBOURS + 1:
         agreement = neighbour_agreement(
             np.concatenate([_rows(r[0]) for r in reference]), np.concatenate([_rows(o[0]) for o in outputs])
         )
@@ -47,11 +33,12 @@ def _vectors(task: str, reference: Outputs, outputs: Outputs, largest: float) ->
         mean_cosine=round(float(np.mean(cosines)), _DIGITS),
         min_cosine=round(float(np.min(cosines)), _DIGITS),
         top10_agreement=None if agreement is None else round(agreement, _DIGITS),
-        max_abs_difference=_difference(largest),
+        max_abs_difference=_largest_difference(reference, outputs),
     )
 
 
-def _heads(reference: Outputs, outputs: Outputs, largest: float) -> Fidelity:
+def compare_heads(reference: Outputs, outputs: Outputs) -> Fidelity:
+    """Logits by KL divergence and agreement of the first choice, sample by sample."""
     divergences, agreements = [], []
     for r, o in zip(reference, outputs, strict=True):
         for a, b in zip(r, o, strict=True):
@@ -65,12 +52,17 @@ def _heads(reference: Outputs, outputs: Outputs, largest: float) -> Fidelity:
         samples=len(reference),
         mean_kl=round(float(np.mean(divergences)), _DIGITS),
         top1_agreement=round(float(np.mean(agreements)), _DIGITS),
-        max_abs_difference=_difference(largest),
+        max_abs_difference=_largest_difference(reference, outputs),
     )
 
 
-def _difference(value: float) -> float:
-    return float(f"{value:.2e}")
+def _largest_difference(reference: Outputs, outputs: Outputs) -> float:
+    largest = max(
+        float(np.abs(a.astype(np.float64) - b).max())
+        for r, o in zip(reference, outputs, strict=True)
+        for a, b in zip(r, o, strict=True)
+    )
+    return float(f"{largest:.2e}")
 
 
 def _rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -125,32 +117,3 @@ def neighbour_agreement(reference: npt.NDArray[Any], vectors: npt.NDArray[Any]) 
 
     pairs = zip(nearest(reference), nearest(vectors), strict=True)
     return float(np.mean([len(set(a.tolist()) & set(b.tolist())) / _NEIGHBOURS for a, b in pairs]))
-
-
-def shortfall(fidelity: Fidelity, quality: QualityRecipe) -> str | None:
-    """Why ``fidelity`` misses the budget, in a few words; None if it does not."""
-    if fidelity.mean_cosine is not None and not fidelity.mean_cosine >= quality.min_fidelity:
-        return f"mean cosine {fidelity.mean_cosine:.4f} is below {quality.min_fidelity:g}"
-    if fidelity.mean_kl is not None and not fidelity.mean_kl <= quality.max_kl:
-        return f"KL divergence {fidelity.mean_kl:.4f} is above {quality.max_kl:g}"
-    if fidelity.perplexity_ratio is not None:
-        if not fidelity.perplexity_ratio <= quality.max_perplexity_ratio:
-            return f"perplexity ratio {fidelity.perplexity_ratio:.4f} is above {quality.max_perplexity_ratio:g}"
-        # Which of two nearly equal words comes first is no budget of a decoder: its choices are drawn, not taken.
-        return None
-    if fidelity.top1_agreement is not None and not fidelity.top1_agreement >= quality.min_top1:
-        return f"top-1 agreement {fidelity.top1_agreement:.3f} is below {quality.min_top1:g}"
-    return None
-
-
-def require(fidelity: Fidelity, quality: QualityRecipe, *, precision: str, costly: Sequence[str] = ()) -> None:
-    """Raise QualityBudgetError if the budget is missed, naming the layers that cost most."""
-    missed = shortfall(fidelity, quality)
-    if missed is None:
-        return
-    named = f" The layers that cost most: {', '.join(costly)}." if costly else ""
-    raise QualityBudgetError(
-        f"{precision} misses the quality budget: {missed}.{named}",
-        hint="Use --precision auto or a wider one, calibrate weights (--method gptq), or lower the budget "
-        "(--min-fidelity, --max-kl, --min-top1, --max-perplexity-ratio).",
-    )

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """``sizes``: what the kind counts in a call, by name: {"batch": 8, "tokens": 128}, {"seconds": 30}."""
+    """Names differ within a model.
+
+    ``sizes``: what the kind counts in a call, by name: {"batch": 8, "tokens": 128}, {"seconds": 30}.
+    """
 
     name: str  # as tables show it: "8×128", "batch 8", "a step"
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict, hash=False)

@@ -24,6 +24,7 @@ class Job:
     student: Student
     target: Target
     candidates: tuple[str, ...]  # names of precisions
+    custom_ops: bool = True  # False: the bundle is written for a program that cannot load our kernels
     measured_here: bool  # False: this machine cannot stand for the target, so no latency is measured
     threads: int  # of sessions on this machine
     folder: Path  # scratch, on the output's disk

@@ -9,6 +9,9 @@ FP32, FP16, FP8 = "fp32", "fp16", "fp8"
 INT8_DYNAMIC, INT8_STATIC = "int8-dynamic", "int8-static"
 INT8_WEIGHTS, INT4_WEIGHTS, MIXED_WEIGHTS = "int8-weights", "int4-weights", "mixed-weights"
 
+INT4, INT8, MIXED = "int4", "int8", "mixed"
+"""Short names; what each means is for the kind of student, or for the backend, to say."""
+
 AUTO = "auto"
 """Measures the candidates and takes the fastest within the quality budget."""
 
@@ -22,6 +25,11 @@ class Precision:
     needs: frozenset[str]  # of Target.computes
     searched: bool = True  # "auto" tries it
     unmeasured_rank: int  # which is taken first where this machine cannot stand for the target: 0 first
+
+    @property
+    def weights_alone(self) -> bool:
+        """Only weights are quantized; what layers read stays float."""
+        return self.activations is None and not self.weights.startswith("float")
 
 
 _ALL = (
@@ -63,3 +71,6 @@ _ALL = (
 
 PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision in _ALL}
 """Every concrete precision, in the order in which ``auto`` tries them."""
+
+SHORT_FOR_WEIGHTS: Mapping[str, str] = {INT4: INT4_WEIGHTS, INT8: INT8_WEIGHTS, MIXED: MIXED_WEIGHTS}
+"""Names that mean one precision where activations stay float. A kind that has them says so."""

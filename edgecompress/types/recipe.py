@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgecompress.types.precision import AUTO, FP8, FP16, INT4_WEIGHTS, INT8_STATIC, INT8_WEIGHTS, MIXED_WEIGHTS
+from edgecompress.types.precision import AUTO
 from edgecompress.types.provenance import ProvenanceRecipe
 
 SCHEMA_VERSION = 1
-
-SHORT_PRECISIONS = {"int4": INT4_WEIGHTS, "int8": INT8_WEIGHTS, "mixed": MIXED_WEIGHTS}
-"""What decoders may say for short. For encoders "int8" could mean three things, so there it is refused."""
-
-ENGINE_PRECISIONS = {FP16: FP16, "int8": INT8_STATIC, "int4": INT4_WEIGHTS, FP8: FP8}
-"""What an encoder's engine is built in, by its short name: each means one thing there."""
-
-DECODER_ENGINE_PRECISIONS = {**ENGINE_PRECISIONS, "int8": INT8_WEIGHTS}
-"""A decoder's: its activations have outliers that one scale a tensor does not hold."""
-
-ONNXRUNTIME, TENSORRT_RTX, TENSORRT = "onnxruntime", "tensorrt-rtx", "tensorrt"
-ENGINE_BACKENDS = (TENSORRT_RTX, TENSORRT)
-BACKENDS = (ONNXRUNTIME, *ENGINE_BACKENDS)
-"""Backends that this version can compile for."""
 
 HARDWARE_COMPATIBILITY = ("none", "ampere-plus", "same-compute-capability")
 """What other GPUs an engine of TensorRT runs on."""
@@ -35,8 +22,8 @@ ACCURACY_LEVELS = (0, 1, 4)
 ``auto`` measures what the target has of 4 and 1 and takes the fastest within the quality budget.
 """
 
-FORMATS = ("bundle", "genai")
-"""What is written: a bundle, or a bundle that onnxruntime-genai runs too; the latter for decoders."""
+BUNDLE = "bundle"
+"""The format that every kind has: what is written is a bundle and nothing else. A kind may have others."""
 
 KERNELS = ("matmul", "attention", "layer", "encoder")
 """Our own; ``auto`` takes those that are measured to be faster on the target, ``none`` leaves ONNX Runtime's."""
@@ -45,20 +32,6 @@ KV_CACHES = ("fp32", "int8")
 """What a decoder's keys and values are kept in; ``int8`` is calibrated, with one scale a channel."""
 
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
-
-TASKS = (
-    "feature-extraction",
-    "sentence-similarity",
-    "text-classification",
-    "token-classification",
-    "fill-mask",
-    "question-answering",
-    "text-ranking",
-    "image-feature-extraction",
-    "image-classification",
-    "text-generation",
-)
-"""Hugging Face's names. ``text-ranking`` is a cross-encoder, ``sentence-similarity`` a pooled embedding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +80,7 @@ class QualityRecipe:
     min_top1: float = 0.97  # agreement of the most probable class, for heads; a decoder only reports it
     max_perplexity_ratio: float = 1.05  # over the reference's perplexity on held-out text, for decoders
     samples: int = 128  # held-out texts, never seen by calibration
+    limits: Mapping[str, float] = field(default_factory=dict)  # of a kind's own figures; at least or at most is its say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +106,8 @@ class EngineRecipe:
 class Recipe:
     target: str = "local"
     backend: str | None = None  # one of the target's; None: the first of them that this version has
-    precision: str = AUTO  # a name of types/precision.py, a short one, or AUTO
-    format: str = "bundle"  # one of FORMATS
+    precision: str = AUTO
+    format: str = BUNDLE  # or one of the kind's formats
     student: StudentRecipe = field(default_factory=StudentRecipe)
     quantize: QuantizeRecipe = field(default_factory=QuantizeRecipe)
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)

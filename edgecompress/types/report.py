@@ -21,6 +21,16 @@ class Fidelity:
     top1_agreement: float | None = None
     perplexity_ratio: float | None = None  # over the reference's; decoders
     max_abs_difference: float | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)  # a kind's own figures, by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One number of a fidelity, as its kind calls it."""
+
+    name: str  # in a line: "cosine"
+    title: str  # in a table: "mean cosine"
+    value: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,19 +46,11 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerCost:
-    """What the quantization of one layer alone costs: 1 - mean cosine of the model's output."""
-
-    name: str
-    cost: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Latency:
-    """One measured shape: wall time of the session's run, tokenization not included."""
+    """One measured case: wall time of the model's run, tokenization not included."""
 
-    batch: int
-    length_tokens: int
+    case: str  # "8×128"
+    sizes: Mapping[str, int]  # what its kind counts in a call: {"batch": 8, "tokens": 128}
     threads: int
     p50_ms: float
     p90_ms: float
@@ -62,12 +64,12 @@ class Candidate:
 
     precision: str
     fidelity: Fidelity | None
-    speedup: float | None  # over the first row, median of paired ratios, mean of the shapes; None: not measured
-    latency_ms: float | None  # of the last shape
+    speedup: float | None  # over the first row, median of paired ratios, mean of the cases; None: not measured
+    latency_ms: float | None  # of the last case
     model_bytes: int
     verdict: str  # "chosen", "slower than fp32", "below --min-fidelity", "refused: …"
     accuracy_level: int | None = None  # of MatMulNBits; None: it has none, or the recipe says which
-    shapes_ms: Mapping[str, float] = field(default_factory=dict)  # batch×tokens -> median
+    shapes_ms: Mapping[str, float] = field(default_factory=dict)  # case -> median
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,6 @@ class Report:
     fidelity: Fidelity
     kv_cache: QuantizedCache | None = None  # None: float32, or no decoder
     layers: tuple[Layer, ...] = ()
-    costly_layers: tuple[LayerCost, ...] = ()
     ops: Mapping[str, int] = field(default_factory=dict)  # op type -> count in the compiled graph
     held_out_text: str = ""  # where the held-out inputs came from
     notes: tuple[str, ...] = ()
@@ -104,7 +105,7 @@ class KernelUse:
     nodes: int
     used: bool
     reason: str  # "faster", "slower", "asked for", or what is in the way
-    speedups: Mapping[str, float] = field(default_factory=dict)  # shape -> over ONNX Runtime's op, paired medians
+    speedups: Mapping[str, float] = field(default_factory=dict)  # case -> over ONNX Runtime's op, paired medians
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,12 @@ class Student:
 
     source: str  # as the user wrote it
     path: Path  # the directory that holds it
-    revision: str | None  # commit on the hub; None for a plain directory
     architecture: str  # config.model_type
     task: str
-    max_length_tokens: int | None  # None for images
+    kind: str = ""  # a name of ``edgecompress.kinds``
+    auto_class: str = ""  # of transformers, which loads it
+    revision: str | None = None  # commit on the hub; None for a plain directory
+    max_length_tokens: int | None = None  # None: it takes no texts
     pooling: Pooling | None = None
     lower_case: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -36,11 +38,3 @@ class Student:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     files: Mapping[str, str] = field(default_factory=dict)  # file name -> sha256 of what the export reads
-
-    @property
-    def is_vision(self) -> bool:
-        return self.task.startswith("image-")
-
-    @property
-    def is_decoder(self) -> bool:
-        return self.task == "text-generation"

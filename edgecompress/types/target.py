@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 SCHEMA_VERSION = 1
 
+ACCELERATORS = ("cpu", "cuda")
+"""Where a model can compute."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:

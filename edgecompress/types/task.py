@@ -12,3 +12,7 @@ class Task:
     outputs: tuple[str, ...]  # of the bundle's model, in order
     metric: str  # what fidelity is judged by: "cosine", "kl", "perplexity"
     heads: tuple[str, ...] = ()  # endings of config.architectures whose checkpoints do it: "ForMaskedLM"
+
+    def fits(self, head: str) -> bool:
+        """Whether a checkpoint whose config.json names ``head`` as its architecture was trained for it."""
+        return head.endswith(self.heads)

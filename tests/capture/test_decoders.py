@@ -10,21 +10,21 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from edgecompress.capture.export import capture
 from edgecompress.capture.lazy_weights import skeleton
 from edgecompress.errors import EdgeCompressError, StudentError
 from edgecompress.export.inventory import expert_notes
-from edgecompress.kinds.architectures import ARCHITECTURES
+from edgecompress.kinds.architectures import architectures
+from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.decoder.generation import chat_template, generation_settings
-from edgecompress.kinds.student import load_student
 from edgecompress.lower.microsoft import lower
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Student
+from tests.captured import capture
 from tests.decoders import VARIANTS, largest_difference, tiny_decoder
 
 TOLERANCE = 1e-4
-DECODERS = {a.name: a for a in ARCHITECTURES.values() if a.kind == "decoder"}
+DECODERS = {a.name: a for kind, a in architectures().values() if kind == "decoder"}
 ROPES = [name for name, (kind, _) in VARIANTS.items() if name != kind]
 
 

@@ -11,14 +11,16 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from edgecompress.capture.export import capture
-from edgecompress.capture.model import Encoder, example_inputs, load_model
+from edgecompress.capture.model import load_model
 from edgecompress.errors import StudentError
-from edgecompress.kinds.architectures import ARCHITECTURES
-from edgecompress.kinds.student import load_student
+from edgecompress.kinds.architectures import architectures
+from edgecompress.kinds.checkpoints import load_student
+from edgecompress.kinds.encoder import capture as text
+from edgecompress.kinds.vision import capture as images
 from edgecompress.lower.microsoft import lower
 from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Student
+from tests.captured import capture
 from tests.tiny import CONFIGS, tiny_checkpoint
 
 TEXT = ["bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "camembert", "modernbert", "nomic_bert"]
@@ -31,10 +33,15 @@ def largest_difference(student: Student, folder: Path, shapes: list[tuple[int, i
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(str(lower(captured, folder).path), options, providers=["CPUExecutionProvider"])
-    model = Encoder(load_model(student, "eager"), student).eval()
+    loaded = load_model(student, "eager")
+    of_texts = student.kind == "encoder"
+    model = (text.Encoder if of_texts else images.ImageEncoder)(loaded, student).eval()
     worst = 0.0
     for batch, tokens in shapes:
-        inputs = example_inputs(student, model.model, batch, tokens, seed=tokens)
+        if of_texts:
+            inputs = text.example_inputs(student, loaded, batch, tokens, seed=tokens)
+        else:
+            inputs = images.example_inputs(loaded, batch, seed=tokens)
         with torch.no_grad():
             expected = [output.numpy() for output in model(*inputs.values())]
         outputs = session.run(None, {name: value.numpy() for name, value in inputs.items()})
@@ -124,7 +131,7 @@ def test_a_decoder_without_its_head_is_refused(tmp_path: Path) -> None:
 
 def test_the_table_of_encoders_is_what_is_tested_here() -> None:
     """mpnet's refusal is in tests/cli/test_cli.py: it needs the reference."""
-    encoders = [a for a in ARCHITECTURES.values() if a.kind == "encoder"]
+    encoders = [a for kind, a in architectures().values() if kind in ("encoder", "vision")]
     assert {a.name for a in encoders if a.refused is None} == {*TEXT, *IMAGE, "deberta-v2"}
     assert {a.name for a in encoders if a.refused is not None} == {"mpnet"}
 

@@ -13,13 +13,14 @@ import yaml
 from safetensors.torch import load_file
 
 from edgecompress.capture.checkpoint import hashes
-from edgecompress.capture.model import Encoder, load_model
+from edgecompress.capture.model import load_model
 from edgecompress.distill.objective import weights_of
 from edgecompress.distill.plan import make_plan
 from edgecompress.errors import RecipeError, UsageError
 from edgecompress.formats.codec import from_jsonable
 from edgecompress.formats.manifest import file_sha256
-from edgecompress.kinds.student import load_student
+from edgecompress.kinds.checkpoints import load_student
+from edgecompress.kinds.encoder.capture import Encoder
 from edgecompress.lineage.card import read_card
 from edgecompress.types.distill import (
     Distillation,

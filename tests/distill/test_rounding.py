@@ -109,7 +109,7 @@ def test_a_students_weights_are_those_of_its_bundle(small_decoder_dir: Path, tmp
 
     from edgecompress.capture.model import load_model
     from edgecompress.export.pipeline import export
-    from edgecompress.kinds.student import load_student
+    from edgecompress.kinds.checkpoints import load_student
     from edgecompress.types.recipe import QualityRecipe, Recipe, RuntimeRecipe, StudentRecipe
 
     source = StudentRecipe(source=str(small_decoder_dir))

@@ -10,7 +10,7 @@ import pytest
 
 from edgecompress.backends.tensorrt_rtx import engine as tensorrt_rtx
 from edgecompress.errors import EdgeCompressError, HostError, RecipeError
-from edgecompress.export.pipeline import plan
+from edgecompress.export.plan import plan
 from edgecompress.formats.recipe import read_recipe, recipe_toml, validate_recipe
 from edgecompress.targets import find_target, require_backend
 from edgecompress.types.recipe import EngineRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe

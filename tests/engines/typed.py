@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from edgecompress.capture.export import capture
 from edgecompress.capture.tokenizer import save_tokenizer
 from edgecompress.graph.sessions import open_session
+from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.encoder.reference import reference_outputs
 from edgecompress.kinds.encoder.samples import Feed, in_batches, text_feeds
-from edgecompress.kinds.student import load_student
 from edgecompress.lower import standard
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.lower.microsoft import lower_model
@@ -23,6 +22,7 @@ from edgecompress.runtime.metrics import measure
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import CalibrationRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity
+from tests.captured import capture
 from tests.limits import ENGINE
 
 PRECISIONS = ("fp16", "int8-static", "int4-weights", "fp8")

@@ -7,18 +7,18 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from edgecompress.capture.export import capture
 from edgecompress.cli import main
 from edgecompress.errors import HostError, RecipeError
-from edgecompress.export.pipeline import plan
+from edgecompress.export.plan import plan
 from edgecompress.formats.manifest import open_bundle, read_report
-from edgecompress.kinds.student import load_student
+from edgecompress.kinds.checkpoints import load_student
 from edgecompress.lower import microsoft_half
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.lower.standard import CAPTURED_OPSET
 from edgecompress.runtime import load
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
+from tests.captured import capture
 from tests.decoders import largest_difference, tiny_decoder
 
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT

@@ -7,14 +7,14 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from edgecompress.capture.export import capture
 from edgecompress.errors import RecipeError
 from edgecompress.graph.model import write_model
-from edgecompress.kinds.student import load_student
+from edgecompress.kinds.checkpoints import load_student
 from edgecompress.lower import standard
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import StudentRecipe
+from tests.captured import capture
 from tests.decoders import CAPACITY, largest_difference, tiny_decoder
 
 # Grouped heads, norms of heads, windows, soft-caps, part of a head turned, one product for all, biases, no rotation.

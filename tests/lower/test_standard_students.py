@@ -8,17 +8,17 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgecompress.capture.export import capture
 from edgecompress.capture.tokenizer import save_tokenizer
 from edgecompress.errors import RecipeError
 from edgecompress.graph.sessions import open_session
+from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.encoder.samples import Feed, image_feeds, stack, text_feeds
-from edgecompress.kinds.student import load_student
 from edgecompress.lower import microsoft, standard
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.quantize.stage import Calibration, calibrate, quantize
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import Recipe, StudentRecipe
+from tests.captured import capture
 from tests.limits import ENGINE
 from tests.tiny import SENTENCES, tiny_checkpoint
 
@@ -33,7 +33,7 @@ def captured(
 ) -> tuple[Graph, list[Feed], Path]:
     folder = tmp_path_factory.mktemp(request.param)
     student = load_student(StudentRecipe(source=str(tiny_checkpoint(folder / "student", request.param, **WIDER))))
-    if student.is_vision:
+    if student.kind == "vision":
         feeds = image_feeds(student, 4, 0)
     else:
         feeds = text_feeds(save_tokenizer(student, folder), student, SENTENCES, 64)

@@ -12,11 +12,10 @@ import onnx_ir as ir
 import pytest
 from tokenizers import Tokenizer
 
-from edgecompress.capture.export import capture
 from edgecompress.graph.sessions import make_session
+from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.decoder.check import logits_of, text_feed
 from edgecompress.kinds.decoder.metric import DecoderFidelity, measure_decoder
-from edgecompress.kinds.student import load_student
 from edgecompress.lower.microsoft import lower, lower_model
 from edgecompress.quantize.stage import Calibration, quantize
 from edgecompress.quantize.texts import load_texts
@@ -24,6 +23,7 @@ from edgecompress.runtime.metrics import shortfall
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity
+from tests.captured import capture
 
 TOKENS = 64
 Ids = np.ndarray

@@ -9,14 +9,14 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from edgecompress.capture.export import capture
 from edgecompress.errors import CalibrationError
+from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.decoder.check import text_feed
-from edgecompress.kinds.student import load_student
 from edgecompress.lower.microsoft import lower
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
 from edgecompress.quantize.texts import affordable_texts
 from edgecompress.types.recipe import StudentRecipe
+from tests.captured import capture
 from tests.decoders import tiny_decoder
 
 CONTEXT = 8192

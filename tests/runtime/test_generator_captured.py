@@ -9,13 +9,13 @@ import pytest
 import torch
 import transformers
 
-from edgecompress.capture.export import capture
+from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.decoder.generation import generation_settings
 from edgecompress.kinds.decoder.runtime import Generator
-from edgecompress.kinds.student import load_student
 from edgecompress.lower.microsoft import lower
 from edgecompress.runtime import load
 from edgecompress.types.recipe import StudentRecipe
+from tests.captured import capture
 from tests.decoder_bundle import write_decoder_bundle
 from tests.decoders import tiny_decoder
 

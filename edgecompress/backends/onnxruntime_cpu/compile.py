@@ -16,16 +16,11 @@ import onnxruntime as ort
 from edgecompress.errors import HostError
 from edgecompress.graph.model import EXTERNAL_DATA_BYTES, write_model
 from edgecompress.graph.sessions import PROVIDERS, session_options
-from edgecompress.types.bundle import RuntimeSettings
 from edgecompress.types.graph import Graph
 from edgecompress.types.target import Target
 
-CUDA_PROVIDERS = ("CUDAExecutionProvider",)
-
 # Names as ONNX Runtime registers its graph transformers.
 SLOWER_FUSIONS: list[str] = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
-
-_GPU_BATCH_TOKENS = 16384  # of one call: its activations fit into a small GPU's memory, and fill a large one
 
 
 def compile_graph(graph: Graph, target: Target, out_dir: Path) -> Graph:
@@ -89,20 +84,7 @@ def _make_portable(model: ir.Model) -> None:
         del model.opset_imports[domain]
 
 
-def runtime_settings(target: Target, threads: int | None) -> RuntimeSettings:
-    """How the runtime makes its session on this target. A graph for a GPU is optimized there, by its provider.
-
-    A GPU is given many texts at once, whatever their lengths: what it computes of padding costs less than another call.
-    """
-    if target.accelerator == "cuda":
-        return RuntimeSettings(
-            threads=threads or target.cores,
-            graph_optimization="all",
-            batch_tokens=_GPU_BATCH_TOKENS,
-            mixed_lengths=True,
-        )
-    return RuntimeSettings(
-        threads=threads or target.cores,
-        graph_optimization="disabled",
-        session_config={"session.force_spinning_stop": "1"},
-    )
+def accuracy_levels(target: Target) -> tuple[int, ...]:
+    """The levels of MatMulNBits that the target has kernels of their own for: 4 needs products of 8-bit numbers."""
+    multiplies_int8 = "asimddp" if target.arch == "aarch64" else "avx2"
+    return (4, 1) if multiplies_int8 in target.isa else (1,)

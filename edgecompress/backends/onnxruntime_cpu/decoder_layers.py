@@ -17,17 +17,18 @@ import onnx_ir as ir
 from edgecompress_kernels.cpu.abi import DECODER_LAYER, StepField, StepKind
 
 from edgecompress.backends.onnxruntime_cpu.kernels import (
-    Kerneled,
-    asked_for,
-    judged,
+    KerneledGraph,
+    by_speed,
     names_of,
-    not_measured,
+    on_request,
     require_named,
+    unmeasured,
 )
 from edgecompress.graph import timing as latency
 from edgecompress.graph.ops import DOMAIN
 from edgecompress.graph.sessions import open_session
 from edgecompress.types.arrays import Feed
+from edgecompress.types.case import Case
 from edgecompress.types.graph import Graph
 from edgecompress.types.report import KernelUse
 from edgecompress.types.target import Target
@@ -64,17 +65,17 @@ class Layer:
 
 
 def use_layers(
-    made: Kerneled,
+    made: KerneledGraph,
     target: Target,
     wanted: str,
     threads: int,
     out_dir: Path,
     *,
-    shapes: Mapping[tuple[int, int], Feed] | None,
-) -> Kerneled:
+    cases: Mapping[Case, Feed] | None,
+) -> KerneledGraph:
     """Write ``layers-<precision>.onnx`` and return it in the place of the graph that has our kernels, or that graph.
 
-    ``wanted``: "auto", "none" or names of KERNELS. ``shapes``: (batch, new tokens) -> what both graphs are timed on;
+    ``wanted``: "auto", "none" or names of KERNELS. ``cases``: what both graphs are timed on, by their new tokens;
     None where this machine cannot stand for the target. Raises RecipeError if layers were named and there are none.
     """
     named = names_of(wanted)
@@ -91,27 +92,28 @@ def use_layers(
     what = f"{' or '.join(sorted({str(len(layer.steps)) for layer in layers}))} steps as one op"
     use = KernelUse(kernel=KERNEL, what=what, nodes=len(layers), used=False, reason="", speedups={})
     if named and KERNEL not in named:
-        return replace(made, uses=(*made.uses, replace(use, reason=asked_for(KERNEL, named, measured_here=True)[1])))
+        return replace(made, uses=(*made.uses, replace(use, reason=on_request(KERNEL, named, measured_here=True)[1])))
     join_layers(model.graph, layers)
     path = out_dir / f"layers-{made.graph.precision}.onnx"
     ir.save(model, path)
     graph = replace(made.graph, path=path, weights_of=made.graph.path)
     if named:
-        verdict = asked_for(KERNEL, named, measured_here=shapes is not None)
-    elif shapes is None:
-        verdict = not_measured(target)
+        verdict = on_request(KERNEL, named, measured_here=cases is not None)
+    elif cases is None:
+        verdict = unmeasured(target)
     else:
-        verdict = judged(_speedups(made.graph, graph, threads, shapes), target)
+        verdict = by_speed(_speedups(made.graph, graph, threads, cases), target)
     used, reason, speedups = verdict
     use = replace(use, used=used, reason=reason, speedups=speedups)
     return replace(made, graph=graph if used else made.graph, uses=(*made.uses, use))
 
 
-def _speedups(apart: Graph, joined: Graph, threads: int, shapes: Mapping[tuple[int, int], Feed]) -> dict[str, float]:
-    """The whole graphs in turn: shape -> how many times as fast as our kernels one by one."""
+def _speedups(apart: Graph, joined: Graph, threads: int, cases: Mapping[Case, Feed]) -> dict[str, float]:
+    """The whole graphs in turn: case -> how many times as fast as our kernels one by one."""
     sides = {name: open_session(g.path, threads, g.library) for name, g in (("apart", apart), ("joined", joined))}
     found = {}
-    for (_, tokens), feed in shapes.items():
+    for case, feed in cases.items():
+        tokens = case.sizes["tokens"]
         speedup = latency.compare(sides, [feed])["joined"].speedup
         found["a step" if tokens == 1 else f"a prompt of {tokens}"] = round(speedup, 3)
     return found

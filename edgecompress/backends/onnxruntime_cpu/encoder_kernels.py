@@ -13,14 +13,14 @@ import onnx_ir as ir
 from edgecompress.backends.onnxruntime_cpu.encoder_layers import Chain, NotFound, find_chain
 from edgecompress.backends.onnxruntime_cpu.encoder_packed import pack_encoder
 from edgecompress.backends.onnxruntime_cpu.kernels import (
-    Kerneled,
-    asked_for,
+    KerneledGraph,
+    by_speed,
     instruction_set,
-    judged,
     names_of,
-    not_measured,
+    on_request,
     require_built,
     require_named,
+    unmeasured,
     verifying_isa,
     write_libraries,
 )
@@ -28,6 +28,7 @@ from edgecompress.graph import timing as latency
 from edgecompress.graph.model import write_model
 from edgecompress.graph.sessions import open_session
 from edgecompress.types.arrays import Feed
+from edgecompress.types.case import Case
 from edgecompress.types.graph import Graph
 from edgecompress.types.report import KernelUse
 from edgecompress.types.target import Target
@@ -42,16 +43,16 @@ def use_encoder_kernels(
     threads: int,
     out_dir: Path,
     *,
-    shapes: Mapping[tuple[int, int], Feed] | None,
-) -> Kerneled:
+    cases: Mapping[Case, Feed] | None,
+) -> KerneledGraph:
     """Write ``kernels-<precision>.onnx`` and the library and return the graph, or the given one as it is.
 
-    ``wanted``: "auto", "none" or names of KERNELS. ``shapes``: (batch, tokens) -> what both graphs are timed on; None
+    ``wanted``: "auto", "none" or names of KERNELS. ``cases``: what both graphs are timed on; None
     where this machine cannot stand for the target. Where this machine cannot run the target's library, there is a
     second one, as in ``use_kernels``. Raises RecipeError if a kernel that was named cannot be had.
     """
     if wanted == "none":
-        return Kerneled(graph=graph, isa="", uses=())
+        return KerneledGraph(graph=graph, isa="", uses=())
     named = names_of(wanted)
     model = ir.load(graph.path)
     try:
@@ -59,22 +60,22 @@ def use_encoder_kernels(
     except NotFound as reason:
         refused = KernelUse(kernel=KERNEL, what="the layers", nodes=0, used=False, reason=str(reason))
         require_named(named, set(), [refused])
-        return Kerneled(graph=graph, isa="", uses=(refused,))
+        return KerneledGraph(graph=graph, isa="", uses=(refused,))
     require_named(named, {KERNEL}, [])
     isa, missing = instruction_set(target)
     if isa is None:
         require_built(named, target, missing)
-        return Kerneled(graph=graph, isa="", uses=(_use(chain, False, missing, {}),))
-    if not named and shapes is None:
-        return Kerneled(graph=graph, isa="", uses=(_use(chain, *not_measured(target)),))
+        return KerneledGraph(graph=graph, isa="", uses=(_use(chain, False, missing, {}),))
+    if not named and cases is None:
+        return KerneledGraph(graph=graph, isa="", uses=(_use(chain, *unmeasured(target)),))
     here = verifying_isa(named, target, isa)
     made = _packed(model, chain, graph, out_dir, isa, here)
     if named:
-        verdict = asked_for(KERNEL, named, measured_here=shapes is not None)
+        verdict = on_request(KERNEL, named, measured_here=cases is not None)
     else:
-        verdict = judged(_speedups(graph, made, threads, shapes or {}), target)
+        verdict = by_speed(_speedups(graph, made, threads, cases or {}), target)
     uses = (_use(chain, *verdict),)
-    return Kerneled(graph=made if verdict[0] else graph, isa=isa.name if verdict[0] else "", uses=uses)
+    return KerneledGraph(graph=made if verdict[0] else graph, isa=isa.name if verdict[0] else "", uses=uses)
 
 
 def _packed(model: ir.Model, chain: Chain, graph: Graph, out_dir: Path, isa: Any, here: Any) -> Graph:
@@ -88,12 +89,12 @@ def _packed(model: ir.Model, chain: Chain, graph: Graph, out_dir: Path, isa: Any
     return replace(graph, path=path, weights_of=None, library=library, library_here=library_here)
 
 
-def _speedups(stock: Graph, ours: Graph, threads: int, shapes: Mapping[tuple[int, int], Feed]) -> dict[str, float]:
-    """The whole graphs in turn: shape -> how many times as fast as ONNX Runtime's ops."""
+def _speedups(stock: Graph, ours: Graph, threads: int, cases: Mapping[Case, Feed]) -> dict[str, float]:
+    """The whole graphs in turn: case -> how many times as fast as ONNX Runtime's ops."""
     sides = {side: open_session(g.path, threads, g.library) for side, g in (("stock", stock), ("ours", ours))}
     found = {}
-    for (batch, tokens), feed in shapes.items():
-        found[f"{batch}×{tokens}"] = round(latency.compare(sides, [feed])["ours"].speedup, 3)
+    for case, feed in cases.items():
+        found[case.name] = round(latency.compare(sides, [feed])["ours"].speedup, 3)
     return found
 
 

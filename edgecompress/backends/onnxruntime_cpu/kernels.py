@@ -36,7 +36,7 @@ _LEAST_WEIGHT_BYTES = 1 << 16  # what is read into huge pages
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kerneled:
+class KerneledGraph:
     """A graph with our kernels in it, or the one that was given if there is no use for them."""
 
     graph: Graph
@@ -61,7 +61,7 @@ class Site:
 
 def use_kernels(
     graph: Graph, target: Target, wanted: str, threads: int, out_dir: Path, *, measured_here: bool
-) -> Kerneled:
+) -> KerneledGraph:
     """Write ``kernels-<precision>.onnx`` and ``kernels-<isa>.so`` and return the graph, or the given one as it is.
 
     Where this machine cannot run the target's library, the graph has a second one for this machine, built from the same
@@ -70,18 +70,18 @@ def use_kernels(
     ``wanted``: "auto", "none" or names of KERNELS. Raises RecipeError if a kernel that was named cannot be had.
     """
     if wanted == "none":
-        return Kerneled(graph=graph, isa="", uses=())
+        return KerneledGraph(graph=graph, isa="", uses=())
     named = names_of(wanted)
     model = ir.load(graph.path)
     sites, refused = _sites(model)
     require_named(named, {site.kernel for site in sites} | {"layer"}, refused)  # of layers: decoder_layers.py
     if not sites:
-        return Kerneled(graph=graph, isa="", uses=refused)
+        return KerneledGraph(graph=graph, isa="", uses=refused)
     isa, missing = instruction_set(target)
     if isa is None:
         require_built(named, target, missing)
         stock = [_use(site, nodes, used=False, reason=missing) for site, nodes in sites.items()]
-        return Kerneled(graph=graph, isa="", uses=(*refused, *stock))
+        return KerneledGraph(graph=graph, isa="", uses=(*refused, *stock))
     here = verifying_isa(named, target, isa)
     library = out_dir / f"kernels-{isa.name}.so"
     if measured_here and not named:
@@ -89,18 +89,18 @@ def use_kernels(
     uses = {}
     for site, nodes in sites.items():
         if named:
-            used, reason, speedups = asked_for(site.kernel, named, measured_here=measured_here)
+            used, reason, speedups = on_request(site.kernel, named, measured_here=measured_here)
         elif not measured_here:
-            used, reason, speedups = not_measured(target)
+            used, reason, speedups = unmeasured(target)
         else:
-            used, reason, speedups = judged(time_kernels(site.kernel, site.key, threads, library), target)
+            used, reason, speedups = by_speed(time_kernels(site.kernel, site.key, threads, library), target)
         uses[site] = _use(site, nodes, used=used, reason=reason, speedups=speedups)
     chosen = {site: nodes for site, nodes in sites.items() if uses[site].used}
     if not chosen:
-        return Kerneled(graph=graph, isa="", uses=(*refused, *uses.values()))
+        return KerneledGraph(graph=graph, isa="", uses=(*refused, *uses.values()))
     library_here = write_libraries(library, isa, here, lambda of: _library(list(chosen), of))
     made = replace(_rewritten(model, chosen, graph, out_dir), library=library, library_here=library_here)
-    return Kerneled(graph=made, isa=isa.name, uses=(*refused, *uses.values()))
+    return KerneledGraph(graph=made, isa=isa.name, uses=(*refused, *uses.values()))
 
 
 Verdict = tuple[bool, str, dict[str, float]]  # whether a kernel is used, why, and what was measured
@@ -153,17 +153,17 @@ def write_libraries(library: Path, isa: Any, here: Any, built: Callable[[Any], b
     return beside
 
 
-def asked_for(kernel: str, named: Sequence[str], *, measured_here: bool) -> Verdict:
+def on_request(kernel: str, named: Sequence[str], *, measured_here: bool) -> Verdict:
     if kernel not in named:
         return False, "not asked for", {}
     return True, "asked for" if measured_here else "asked for, not measured", {}
 
 
-def not_measured(target: Target) -> Verdict:
+def unmeasured(target: Target) -> Verdict:
     return False, f"not measured: this machine is not a {target.name}; {_HOW_TO_MEASURE}", {}
 
 
-def judged(speedups: dict[str, float], target: Target) -> Verdict:
+def by_speed(speedups: dict[str, float], target: Target) -> Verdict:
     """Faster over all shapes and not much slower on any, or not used."""
     mean = float(np.exp(np.mean(np.log(list(speedups.values())))))
     used = mean >= _FASTER and min(speedups.values()) >= _NEVER_BELOW

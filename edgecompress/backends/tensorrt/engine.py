@@ -27,9 +27,10 @@ from edgecompress.runtime.cuda.device import is_out_of_memory
 from edgecompress.types.bundle import BuildPlan, EngineRecord, ShapeRange
 from edgecompress.types.gpu import Gpu, describe_gpus
 from edgecompress.types.graph import Graph
-from edgecompress.types.recipe import TENSORRT, EngineRecipe
+from edgecompress.types.recipe import EngineRecipe
 from edgecompress.types.target import Target
 
+NAME = "tensorrt"
 ENGINE = "model.engine"
 LAYERS = "model.engine.layers.json"
 TIMING_CACHE = "timing.cache"
@@ -63,7 +64,7 @@ def build_plan(graph: Graph, target: Target, recipe: EngineRecipe, profile: Mapp
     caches = any(node.op_type == "TensorScatter" for node in ir.load(graph.path).graph)
     prices = [_PRICES[recipe.hardware_compatibility]] if recipe.hardware_compatibility != "none" else []
     return BuildPlan(
-        builder=TENSORRT,
+        builder=NAME,
         minimum_version=_FIRST_WITH_CACHES if caches else _FIRST_WITH_ATTENTION,
         compute_capability=target.compute_capability,
         profile=profile,
@@ -200,7 +201,7 @@ def build_on_device(
     record = EngineRecord(
         path=ENGINE,
         layers=LAYERS,
-        builder=TENSORRT,
+        builder=NAME,
         version=result["version"],
         os=platform.system().lower(),
         compute_capability=plan.compute_capability,

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import onnx_ir as ir
 
@@ -26,9 +26,8 @@ from edgecompress.errors import EngineError, HostError
 from edgecompress.formats.codec import dumps
 from edgecompress.types.bundle import EngineRecord, ShapeRange
 from edgecompress.types.graph import Graph
-from edgecompress.types.recipe import TENSORRT_RTX, EngineRecipe
-from edgecompress.types.target import Target
 
+NAME = "tensorrt-rtx"
 ENGINE = "model.engine"
 LAYERS = "model.engine.layers.txt"
 
@@ -36,6 +35,16 @@ _PACKAGE = "tensorrt_rtx"
 _INSTALL = "pip install 'edgecompress[tensorrt-rtx]'"
 _NAMED_ERRORS = 5
 _LONGEST = 600  # of a message of the builder
+
+
+class BuiltFor(Protocol):
+    """What must be known of a target."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def compute_capability(self) -> tuple[int, int] | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +55,12 @@ class Engine:
     matrices: Mapping[str, int]  # type -> layers of the engine that multiply by a constant matrix of it
 
 
-def require_builder(target: Target) -> None:
+def require_builder(target: BuiltFor) -> None:
     """Raises HostError if TensorRT-RTX is not installed, or does not build for the target's compute capability."""
     _capability(_builder(), target)
 
 
-def build_engine(graph: Graph, target: Target, profile: Mapping[str, ShapeRange], out_dir: Path) -> Engine:
+def build_engine(graph: Graph, target: BuiltFor, profile: Mapping[str, ShapeRange], out_dir: Path) -> Engine:
     """Build ``model.engine`` from a lowered graph, and write down the builder's account of its layers beside it.
 
     Raises EngineError if the parser does not take a node, if nothing could be built or the builder crashes, or if what
@@ -80,7 +89,7 @@ def build_engine(graph: Graph, target: Target, profile: Mapping[str, ShapeRange]
     record = EngineRecord(
         path=ENGINE,
         layers=LAYERS,
-        builder=TENSORRT_RTX,
+        builder=NAME,
         version=str(trt.__version__),
         os=platform.system().lower(),
         compute_capability=target.compute_capability,
@@ -130,24 +139,6 @@ def _run_builder(
     return result
 
 
-def profile_of(graph: Graph, recipe: EngineRecipe) -> dict[str, ShapeRange]:
-    """The resolved recipe's shapes for each input of the graph, axis by axis, by the names that capture gives them."""
-    assert recipe.batch is not None
-    ranges = {"batch": recipe.batch}
-    if recipe.length_tokens is not None:
-        ranges["sequence"] = ranges["tokens"] = recipe.length_tokens
-        ranges["wanted"] = (1, 1, recipe.length_tokens[2])
-    if recipe.context_tokens is not None:
-        ranges["total_tokens"] = (1, max(1, recipe.context_tokens // 2), recipe.context_tokens)
-    profile = {}
-    for value in ir.load(graph.path).graph.inputs:
-        assert value.shape is not None
-        axes = [(size,) * 3 if isinstance(size, int) else ranges[str(size)] for size in value.shape]
-        smallest, usual, largest = zip(*axes, strict=True)
-        profile[value.name or ""] = ShapeRange(smallest=smallest, usual=usual, largest=largest)
-    return profile
-
-
 def _builder() -> Any:
     if importlib.util.find_spec(_PACKAGE) is None:
         raise HostError(
@@ -163,7 +154,7 @@ def _builder() -> Any:
         ) from error
 
 
-def _capability(trt: Any, target: Target) -> str:
+def _capability(trt: Any, target: BuiltFor) -> str:
     """The target's compute capability as the builder names it, "SM89"."""
     assert target.compute_capability is not None
     known = [name for name in vars(trt.ComputeCapability) if re.fullmatch(r"SM\d+", name)]

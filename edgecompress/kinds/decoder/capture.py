@@ -96,7 +96,7 @@ class Decoder(torch.nn.Module):
         return (logits, *run.presents)
 
 
-def capture_decoder(student: Student, out_dir: Path, *, opset: int) -> Graph:
+def capture(student: Student, out_dir: Path, *, opset: int) -> Graph:
     """Write ``captured.onnx`` (float32, every axis dynamic) and return it.
 
     Weights are read from the checkpoint one at a time while the file is written, where its layout allows it.

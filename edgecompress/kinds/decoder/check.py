@@ -14,17 +14,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from edgecompress.errors import BundleError
 from edgecompress.formats.manifest import REFERENCE
 from edgecompress.kinds.decoder.runtime import open_decoder
 from edgecompress.kinds.decoder.settings import DecoderSettings
 from edgecompress.runtime.bundle import OpenBundle, read_settings
-from edgecompress.runtime.cache import CACHE_DTYPES
 from edgecompress.runtime.cancellation import Cancellation
 from edgecompress.runtime.decoder import Decoder
-from edgecompress.runtime.model import Cache
+from edgecompress.runtime.model import Cache, Model
+from edgecompress.types.bundle import TensorSpec
 from edgecompress.types.report import Fidelity
 
 KEPT_TOKENS = 64
@@ -67,17 +66,20 @@ def text_feed(
     }
 
 
-def logits_of(session: ort.InferenceSession) -> Callable[[Ids], Logits]:
-    """A session as a function from token ids [T] to the logits of every position, float32 [T, V]."""
-    names = {value.name for value in session.get_inputs()}
-    cache = [value for value in session.get_inputs() if value.name.startswith("past_key_values.")]
-    past = {value.name: (value.shape[1], value.shape[3]) for value in cache}
-    dtype = CACHE_DTYPES[cache[0].type]
+def cache_of(inputs: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """Those inputs that are keys or values of the cache, [B, Hk, C, D]."""
+    return [spec for spec in inputs if spec.name.startswith("past_key_values.")]
+
+
+def logits_of(model: Model) -> Callable[[Ids], Logits]:
+    """A model as a function from token ids [T] to the logits of every position, float32 [T, V]."""
+    cache = cache_of(model.inputs)
+    past = {spec.name: (int(spec.shape[1]), int(spec.shape[3])) for spec in cache}
     capacity = cache[0].shape[2] if isinstance(cache[0].shape[2], int) else None
 
     def run(ids: Ids) -> Logits:
-        feed = text_feed(ids, past, cache_dtype=dtype, capacity=capacity)
-        logits: Logits = session.run(["logits"], {k: v for k, v in feed.items() if k in names})[0][0]
+        feed = text_feed(ids, past, cache_dtype=np.dtype(cache[0].dtype), capacity=capacity)
+        logits: Logits = model.run(feed, ["logits"])[0][0]
         return logits
 
     return run

@@ -11,12 +11,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from tokenizers import Tokenizer
 
 from edgecompress.errors import RecipeError, StudentError
 from edgecompress.formats.codec import dumps
+from edgecompress.graph.sessions import open_session
 from edgecompress.lower.last_logits import POSITIONS, keep_last_logits
+from edgecompress.types.arrays import Feed
 from edgecompress.types.bundle import GenerationSettings, RuntimeSettings
 
 GRAPH = "genai.onnx"
@@ -64,6 +67,16 @@ def genai_files(
         "genai_config.json": dumps(_config(inputs, settings, runtime)),
         "tokenizer_config.json": dumps(_tokenizer_config(settings, tokenizer)),
     }
+
+
+def require_same_logits(model: Path, feed: Feed, threads: int) -> None:
+    """Raises StudentError if genai's graph, beside ``model``, gives others for a feed of one text."""
+    ours, theirs = (open_session(model.with_name(name), threads)(feed)[0] for name in (model.name, GRAPH))
+    if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
+        raise StudentError(
+            "the graph for onnxruntime-genai gives other logits than the bundle's",
+            hint="Export it as a bundle, without --format genai.",
+        )
 
 
 def _config(inputs: list[str], settings: GenerationSettings, runtime: RuntimeSettings) -> dict[str, Any]:

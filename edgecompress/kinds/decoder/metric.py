@@ -7,7 +7,7 @@ kept in float64, so the order of the sequences does not show in a report.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecompress.runtime.metrics import log_softmax, row_slices, summed_divergence
-from edgecompress.types.report import Fidelity
+from edgecompress.types.recipe import QualityRecipe
+from edgecompress.types.report import Fidelity, Figure
 
 Logits = npt.NDArray[Any]  # [positions, vocabulary]
 
@@ -97,7 +98,7 @@ def _perplexity(nll: float, positions: int) -> float:
         return math.inf
 
 
-def measure_decoder(pairs: Iterable[tuple[Logits, Logits, npt.NDArray[np.int64]]]) -> Fidelity:
+def measure(pairs: Iterable[tuple[Logits, Logits, npt.NDArray[np.int64]]]) -> Fidelity:
     """Compare ``(reference logits [T, V], logits [T, V], token ids [T])`` of held-out texts, one at a time.
 
     Position t is scored on token t + 1. Make the pairs in a generator, and no more than one lives at a time.
@@ -106,3 +107,29 @@ def measure_decoder(pairs: Iterable[tuple[Logits, Logits, npt.NDArray[np.int64]]
     for reference, logits, ids in pairs:
         found.add(reference, logits, ids[1:])
     return found.fidelity()
+
+
+def figures(fidelity: Fidelity) -> Sequence[Figure]:
+    rows = (
+        ("perplexity ratio", "perplexity ratio", fidelity.perplexity_ratio),
+        ("KL", "mean KL divergence, nats", fidelity.mean_kl),
+        ("top-1", "top-1 agreement", fidelity.top1_agreement),
+    )
+    return [Figure(name=name, title=title, value=value) for name, title, value in rows if value is not None]
+
+
+def quality(fidelity: Fidelity) -> float:
+    return -(fidelity.mean_kl or 0.0)
+
+
+def shortfall(fidelity: Fidelity, quality: QualityRecipe) -> str | None:
+    """Why ``fidelity`` misses the budget, in a few words; None if it does not.
+
+    Which of two nearly equal words comes first is no budget of a decoder: its choices are drawn, not taken.
+    """
+    if fidelity.mean_kl is not None and not fidelity.mean_kl <= quality.max_kl:
+        return f"KL divergence {fidelity.mean_kl:.4f} is above {quality.max_kl:g}"
+    ratio = fidelity.perplexity_ratio
+    if ratio is not None and not ratio <= quality.max_perplexity_ratio:
+        return f"perplexity ratio {ratio:.4f} is above {quality.max_perplexity_ratio:g}"
+    return None

@@ -29,7 +29,7 @@ def pooler(student: Student, device: Any) -> Callable[[torch.Tensor, torch.Tenso
     """sentence-transformers' pooling, as the bundle will have it."""
     import torch
 
-    from edgecompress.capture.model import Encoder
+    from edgecompress.kinds.encoder.capture import Encoder
 
     pooling = student.pooling
     if pooling is None:

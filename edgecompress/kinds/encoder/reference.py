@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from edgecompress.capture.model import Encoder, load_model, takes_token_types
+from edgecompress.capture.model import load_model
+from edgecompress.kinds.encoder.capture import Encoder, takes_token_types
+from edgecompress.types.arrays import Feed, FloatArray
 from edgecompress.types.student import Student
 
 
-def reference_outputs(
-    student: Student, feeds: Sequence[dict[str, npt.NDArray[Any]]]
-) -> list[list[npt.NDArray[np.float32]]]:
+def reference_outputs(student: Student, feeds: Sequence[Feed]) -> list[list[FloatArray]]:
     """Run the student eagerly, one feed at a time; a list of its outputs for each feed."""
     model = Encoder(load_model(student, "eager"), student).eval()
-    types = takes_token_types(student, model.model)
-    results = []
+    if not takes_token_types(student, model.model):
+        feeds = [{name: value for name, value in feed.items() if name != "token_type_ids"} for feed in feeds]
+    return run_module(model, feeds)
+
+
+def run_module(module: torch.nn.Module, feeds: Sequence[Feed]) -> list[list[FloatArray]]:
+    """The module's outputs for each feed, whose arrays are its arguments in order."""
     with torch.no_grad():
-        for feed in feeds:
-            inputs = [torch.from_numpy(v) for name, v in feed.items() if name != "token_type_ids" or types]
-            results.append([output.numpy() for output in model(*inputs)])
-    return results
+        return [
+            [output.numpy() for output in module(*(torch.from_numpy(value) for value in feed.values()))]
+            for feed in feeds
+        ]

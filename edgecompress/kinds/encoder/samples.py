@@ -1,8 +1,7 @@
-"""Texts and images as the arrays that a graph takes, for calibration and verification."""
+"""Texts as the arrays that a graph takes, for calibration and verification."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,29 +62,3 @@ def stack(feeds: Sequence[Feed], pad_token_id: int, *, at_least: int = 0) -> Fee
         rows = [np.pad(f[name], ((0, 0), (0, width - f[name].shape[1])), constant_values=fill) for f in feeds]
         stacked[name] = np.concatenate(rows)
     return stacked
-
-
-def image_feeds(student: Student, count: int, seed: int) -> list[Feed]:
-    """Synthetic images, float32 [1, channels, height, width]: smooth colour fields with noise, unit variance.
-
-    No photograph comes with the standard library, so these stand in; the report says so.
-    """
-    config = json.loads((student.path / "config.json").read_text(encoding="utf-8"))
-    size, channels = config["image_size"], config.get("num_channels", 3)
-    height, width = (size, size) if isinstance(size, int) else size
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
-    feeds = []
-    for _ in range(count):
-        waves = rng.normal(0, 4, (channels, 3, 2))
-        phases = rng.uniform(0, 2 * np.pi, (channels, 3))
-        image = np.stack(
-            [
-                sum(np.sin(2 * np.pi * (w[0] * x + w[1] * y) + p) for w, p in zip(waves[c], phases[c], strict=True))
-                for c in range(channels)
-            ]
-        )
-        image = image + rng.normal(0, 0.3, image.shape)
-        image = (image - image.mean()) / image.std()
-        feeds.append({"pixel_values": image[None].astype(np.float32)})
-    return feeds

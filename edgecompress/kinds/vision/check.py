@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from edgecompress.kinds.vision.metric import measure
 from edgecompress.runtime.bundle import OpenBundle
-from edgecompress.runtime.metrics import measure
 from edgecompress.runtime.self_check import check_outputs
 from edgecompress.types.report import Fidelity
 

@@ -1,0 +1,50 @@
+"""What ONNX Runtime's CUDA provider asks of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from edgecompress.backends import gpu_checks
+from edgecompress.errors import RecipeError
+from edgecompress.types.precision import AUTO, FP16
+from edgecompress.types.recipe import Recipe
+from edgecompress.types.target import Target
+
+PROVIDERS = ("CUDAExecutionProvider",)
+BUILDS_ENGINES = False
+CALIBRATES = True
+
+
+def precisions(quantizes_activations: bool) -> Mapping[str, str]:
+    return {AUTO: FP16, FP16: FP16}
+
+
+def resolve(precision: str, quantizes_activations: bool | None) -> str:
+    """Raises RecipeError for anything else than "auto" and fp16."""
+    known = precisions(bool(quantizes_activations))
+    if precision not in known:
+        raise RecipeError(
+            f"a graph for ONNX Runtime's CUDA provider is not made as {precision} by this version",
+            hint="It can be fp16; quantized weights are for --backend tensorrt-rtx or tensorrt.",
+        )
+    return known[precision]
+
+
+def check_host(target: Target) -> None:
+    """Any machine writes a graph for any GPU."""
+
+
+def check(recipe: Recipe) -> None:
+    """Raises RecipeError for what is not for a GPU."""
+    gpu_checks.check_gpu(recipe)
+    gpu_checks.check_no_compatibility(recipe, "onnxruntime")
+
+
+def opset(target: Target) -> int:
+    from edgecompress.lower.standard import CAPTURED_OPSET  # heavy
+
+    return CAPTURED_OPSET
+
+
+def stages(target: Target) -> tuple[Sequence[tuple[str, str]], Sequence[tuple[str, str]]]:
+    return (("lower", f"to the ops of onnxruntime, ONNX opset {target.opset}, float16"),), ()

@@ -1,0 +1,43 @@
+"""What TensorRT-RTX asks of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgecompress.backends import gpu_checks
+from edgecompress.backends.engine_precisions import precisions, resolve
+from edgecompress.types.recipe import Recipe
+from edgecompress.types.target import Target
+
+__all__ = [
+    "BUILDS_ENGINES", "CALIBRATES", "PROVIDERS", "check", "check_host", "opset", "precisions", "resolve", "stages",
+]  # fmt: skip
+
+PROVIDERS = ()
+BUILDS_ENGINES = True
+CALIBRATES = True
+
+
+def check_host(target: Target) -> None:
+    """Raises HostError if the builder is not installed, or does not build for the target's compute capability."""
+    from edgecompress.backends.tensorrt_rtx import engine
+
+    engine.require_builder(target)
+
+
+def check(recipe: Recipe) -> None:
+    """Raises RecipeError for what is not for a GPU."""
+    gpu_checks.check_gpu(recipe)
+    gpu_checks.check_no_compatibility(recipe, "tensorrt-rtx")
+
+
+def opset(target: Target) -> int:
+    from edgecompress.lower.standard import CAPTURED_OPSET  # heavy
+
+    return CAPTURED_OPSET
+
+
+def stages(target: Target) -> tuple[Sequence[tuple[str, str]], Sequence[tuple[str, str]]]:
+    capability = ".".join(map(str, target.compute_capability or ()))
+    lower = ("lower", f"to the ops of tensorrt-rtx, ONNX opset {target.opset}")
+    return (lower,), (("compile", f"an engine for compute capability {capability}, built without a GPU"),)

@@ -1,0 +1,62 @@
+"""Finds a checkpoint and the kind that it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgecompress.capture.checkpoint import is_multimodal, is_pair, locate, read_json
+from edgecompress.errors import StudentError
+from edgecompress.kinds import kinds
+from edgecompress.kinds.base import Kind
+from edgecompress.types.recipe import StudentRecipe
+from edgecompress.types.student import Student
+from edgecompress.types.task import Task
+
+
+def load_student(recipe: StudentRecipe) -> Student:
+    """Find and check the checkpoint. Raises StudentError, in one line, for whatever is wrong with it."""
+    folder, revision = locate(recipe)
+    if not (folder / "config.json").exists():
+        raise StudentError(
+            f"{recipe.source} is not a checkpoint: it has no config.json", hint="Give the folder that holds it."
+        )
+    config = read_json(folder / "config.json")
+    if not isinstance(config.get("model_type"), str):
+        raise StudentError("config.json names no model_type", hint="Give a transformers checkpoint.")
+    if config.get("auto_map") and not recipe.trust_remote_code:
+        raise StudentError(
+            f"the checkpoint brings its own Python code ({', '.join(sorted(config['auto_map']))})",
+            hint="Read that code, then pass --trust-remote-code.",
+        )
+    kind, task = _kind_of(folder, config, recipe.task)
+    student = kind.student.read(folder, config, task, recipe)
+    return replace(student, kind=kind.name, revision=revision)
+
+
+def _kind_of(folder: Path, config: Mapping[str, Any], wanted: str | None) -> tuple[Kind, Task]:
+    """The kind that takes the checkpoint: installed ones are asked first, encoders, which take any text model, last.
+
+    Raises StudentError if none does, or if it is refused.
+    """
+    for kind in reversed(list(kinds().values())):
+        task = kind.student.matches(folder, config, wanted)
+        if task is not None:
+            return kind, task
+    architecture = config["model_type"]
+    if is_pair(config):
+        raise StudentError(
+            f"'{architecture}' is an encoder-decoder; this version exports encoders and decoders",
+            hint="Give an encoder (BERT, MiniLM, ViT, …) or a causal language model (Qwen2, Llama, …).",
+        )
+    if is_multimodal(config):
+        raise StudentError(
+            f"'{architecture}' takes more than text; this version exports encoders and decoders of text",
+            hint="Give the checkpoint of its language model alone (…ForCausalLM).",
+        )
+    raise StudentError(
+        f"'{architecture}' cannot do {wanted}" if wanted else f"'{architecture}' is of no kind that is known here",
+        hint="Leave --task out to take the checkpoint's own.",
+    )

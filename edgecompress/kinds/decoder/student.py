@@ -1,0 +1,52 @@
+"""Whether a checkpoint is a decoder of texts: a causal language model with its head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgecompress.capture.checkpoint import head_of, is_pair, labels_of, read_student
+from edgecompress.capture.tokenizer import limit_length, position_count, require_tokenizer
+from edgecompress.errors import StudentError
+from edgecompress.kinds.decoder.tasks import GENERATION
+from edgecompress.types.recipe import StudentRecipe
+from edgecompress.types.student import Student
+from edgecompress.types.task import Task
+
+
+def matches(folder: Path, config: Mapping[str, Any], task: str | None) -> Task | None:
+    """Not a causal language model that is one of sentence embeddings, unless its task is named.
+
+    Raises StudentError for a decoder without a head.
+    """
+    if is_pair(config):
+        return None
+    if not GENERATION.fits(head_of(config)):
+        if config.get("is_decoder"):
+            raise StudentError(
+                f"'{config['model_type']}' is a decoder without a language-model head",
+                hint="Give the checkpoint with its head (…ForCausalLM).",
+            )
+        return None
+    is_sentence = (folder / "modules.json").exists()
+    wanted = task == GENERATION.name or (task is None and not is_sentence)
+    return GENERATION if wanted else None
+
+
+def read(folder: Path, config: Mapping[str, Any], task: Task, recipe: StudentRecipe) -> Student:
+    """Raises StudentError for damaged weights, a missing tokenizer, or a length that nobody says."""
+    student = read_student(folder, config, task, recipe)
+    require_tokenizer(folder, recipe.source)
+    return replace(
+        student,
+        max_length_tokens=_max_length(recipe, config),
+        labels=labels_of(config),
+    )
+
+
+def _max_length(recipe: StudentRecipe, config: Mapping[str, Any]) -> int:
+    """What config.json says: tokenizers carry lengths of other models. R1-Distill's says 16,384 of its 131,072."""
+    limit = position_count(config, unless_said=recipe.max_length_tokens)
+    return limit_length(recipe.max_length_tokens, limit) if recipe.max_length_tokens is not None else limit

@@ -1,0 +1,17 @@
+"""What decoders are for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgecompress.types.task import Task
+
+GENERATION = Task(
+    name="text-generation",
+    auto_class="AutoModelForCausalLM",
+    outputs=("logits",),
+    metric="perplexity",
+    heads=("ForCausalLM", "LMHeadModel"),
+)
+
+TASKS: Mapping[str, Task] = {GENERATION.name: GENERATION}

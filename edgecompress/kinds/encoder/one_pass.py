@@ -1,0 +1,127 @@
+"""Students whose one graph is run once a sample: what exports of encoders, of texts and of images, have in common."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgecompress.graph.sessions import open_session
+from edgecompress.kinds.base import REFERENCE_BYTES, Open, Parts, SampleSource
+from edgecompress.kinds.encoder.parity import parity_feeds, require_parity
+from edgecompress.kinds.encoder.samples import Feed, in_batches
+from edgecompress.lower.microsoft import lower
+from edgecompress.runtime.metrics import Outputs
+from edgecompress.runtime.model import Model
+from edgecompress.types.arrays import Array
+from edgecompress.types.artifact import Artifact, Content
+from edgecompress.types.bundle import MODEL, TensorSpec
+from edgecompress.types.case import Case
+from edgecompress.types.feeds import GraphFeeds
+from edgecompress.types.graph import Graph
+from edgecompress.types.job import Job
+from edgecompress.types.report import Fidelity
+
+_BATCH = 8  # of samples that are held against the reference
+
+
+class Inputs(Protocol):
+    """What differs by what goes in."""
+
+    pad_token_id: int
+
+    def samples(self) -> tuple[SampleSource, list[Feed], list[Feed]]:
+        """Where they come from, those for calibration and those held out, of one sample each."""
+
+    def capture(self, opset: int) -> Graph: ...
+
+    def reference(self, feeds: Sequence[Feed]) -> Outputs:
+        """PyTorch's outputs for each feed."""
+
+    def cases(self, feed: Feed) -> Mapping[Case, Feed]:
+        """Made by repeating a real sample."""
+
+    def measure(self, reference: Outputs, outputs: Outputs) -> Fidelity: ...
+
+    def settings(self) -> Any:
+        """The kind's record for the manifest."""
+
+    def files(self) -> Mapping[str, Content]: ...
+
+
+class OnePassExport:
+    """One export."""
+
+    costly_samples = 16
+
+    def __init__(self, job: Job, inputs: Inputs) -> None:
+        self.job, self.inputs = job, inputs
+        self.calibration: list[Feed] = []
+        self.held_out: list[Feed] = []
+        self.expected: Outputs = []
+
+    def samples(self) -> SampleSource:
+        source, self.calibration, self.held_out = self.inputs.samples()
+        return source
+
+    def capture(self, opset: int) -> Mapping[str, Graph]:
+        return {MODEL: self.inputs.capture(opset)}
+
+    def reference(self, captured: Mapping[str, Graph]) -> None:
+        """PyTorch's outputs for the held-out feeds, once the captured graph has been found to be the student."""
+        checks = parity_feeds(self.held_out, self.inputs.pad_token_id)
+        outputs = self.inputs.reference([*checks, *self.held_out])
+        run = open_session(lower(captured[MODEL], self.job.folder).path, self.job.threads)
+        require_parity(self.job.student, run, checks, outputs[: len(checks)])
+        self.expected = outputs[len(checks) :]
+
+    def feeds(self, name: str) -> GraphFeeds:
+        return GraphFeeds(calibration=lambda: self.calibration)
+
+    def cases(self, name: str, inputs: Sequence[TensorSpec]) -> Mapping[Case, Feed]:
+        return self.inputs.cases(self.held_out[0])
+
+    def candidate(self, artifacts: Mapping[str, Artifact], open_model: Open) -> Mapping[str, Artifact]:
+        return artifacts
+
+    def fidelity(self, models: Mapping[str, Model], samples: int | None = None) -> Fidelity:
+        """In padded batches, as the runtime will meet them; each sample is then cut to its real length."""
+        feeds, expected, model = self.held_out[:samples], self.expected[:samples], models[MODEL]
+        outputs: list[list[Array]] = [[] for _ in feeds]
+        for positions, batch in in_batches(feeds, _BATCH, self.inputs.pad_token_id):
+            found = model.run(batch)
+            for row, position in enumerate(positions):
+                shapes = [array.shape for array in expected[position]]
+                outputs[position] = [
+                    output[row : row + 1, : shape[1]] if len(shape) > 1 else output[row : row + 1]
+                    for output, shape in zip(found, shapes, strict=True)
+                ]
+        return self.inputs.measure(expected, outputs)
+
+    def parts(
+        self, artifacts: Mapping[str, Artifact], inputs: Mapping[str, Sequence[TensorSpec]], fidelity: Fidelity
+    ) -> Parts:
+        names = frozenset(spec.name for spec in inputs[MODEL])
+        return Parts(
+            settings=self.inputs.settings(),
+            reference=reference_file(self.held_out, self.expected, names),
+            files=self.inputs.files(),
+        )
+
+
+def reference_file(held_out: Sequence[Feed], reference: Outputs, names: frozenset[str]) -> bytes:
+    """Held-out inputs and PyTorch's outputs for them, as many as fit, so that a device can check itself."""
+    arrays: dict[str, Array] = {}
+    size = 0
+    for index, (feed, outputs) in enumerate(zip(held_out, reference, strict=True)):
+        sample = {f"{index}/in/{name}": value for name, value in feed.items() if name in names}
+        sample |= {f"{index}/out/{position}": value for position, value in enumerate(outputs)}
+        size += sum(value.nbytes for value in sample.values())
+        if index and size > REFERENCE_BYTES:
+            break
+        arrays |= sample
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()

@@ -1,0 +1,143 @@
+"""Whether a checkpoint is an encoder of texts: its task, its length, its pooling. Read from its files, not guessed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgecompress.capture.checkpoint import head_of, is_multimodal, is_pair, labels_of, read_json, read_student
+from edgecompress.capture.tokenizer import limit_length, position_count, require_tokenizer
+from edgecompress.errors import StudentError
+from edgecompress.kinds.encoder.tasks import CLASSIFICATION, EMBEDDING, HEADLESS, HIDDEN_STATES, RANKING, TASKS
+from edgecompress.types.recipe import StudentRecipe
+from edgecompress.types.student import Pooling, Student
+from edgecompress.types.task import Task
+
+_POSITIONS = 512  # where config.json does not say how many there are
+_UNBOUNDED_TOKENS = 1_000_000  # transformers writes 1e30 for "no limit"
+
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SentenceModules:
+    pooling: Pooling
+    max_length_tokens: int | None
+    lower_case: bool
+
+
+def matches(folder: Path, config: Mapping[str, Any], task: str | None) -> Task | None:
+    """Takes what no other kind takes: any checkpoint of texts has hidden states.
+
+    Raises StudentError for a task that the checkpoint has no head for.
+    """
+    if is_pair(config) or is_multimodal(config):
+        return None
+    is_sentence = (folder / "modules.json").exists()
+    found = next((each.name for each in TASKS.values() if each.heads and each.fits(head_of(config))), None)
+    if found == CLASSIFICATION and len(labels_of(config)) == 1:
+        found = RANKING  # one score and no classes: a cross-encoder
+    if task is None:
+        return TASKS[EMBEDDING if is_sentence else found or HIDDEN_STATES]
+    if task == EMBEDDING and not is_sentence:
+        raise StudentError(
+            "the checkpoint has no modules.json, so how its sentence embedding is pooled is unknown",
+            hint="Give --task feature-extraction, or the folder of the sentence-transformers model.",
+        )
+    same_head = {task, found} == {CLASSIFICATION, RANKING}
+    if task not in HEADLESS and task != found and not same_head:
+        raise StudentError(
+            f"the checkpoint ({head_of(config) or config['model_type']}) has no head for {task}",
+            hint=f"It can do {found or HIDDEN_STATES}.",
+        )
+    return TASKS[task]
+
+
+def read(folder: Path, config: Mapping[str, Any], task: Task, recipe: StudentRecipe) -> Student:
+    """Raises StudentError for damaged weights, a missing tokenizer, or a pooling that is not supported."""
+    student = read_student(folder, config, task, recipe)
+    require_tokenizer(folder, recipe.source)
+    sentence = _sentence_modules(folder)
+    prompts = read_json(folder / "config_sentence_transformers.json")
+    return replace(
+        student,
+        max_length_tokens=_max_length(recipe, folder, config, sentence),
+        pooling=sentence.pooling if sentence and task.name == EMBEDDING else None,
+        lower_case=sentence.lower_case if sentence else False,
+        prompts={k: v for k, v in (prompts.get("prompts") or {}).items() if isinstance(v, str)},
+        default_prompt=prompts.get("default_prompt_name"),
+        labels=labels_of(config),
+    )
+
+
+def _sentence_modules(folder: Path) -> _SentenceModules | None:
+    """sentence-transformers' modules.json and the files it names; None if there is none."""
+    path = folder / "modules.json"
+    if not path.exists():
+        return None
+    modules = json.loads(path.read_text(encoding="utf-8"))
+    modes: tuple[str, ...] = ()
+    dense: list[Path] = []
+    normalize = False
+    for module in modules:
+        kind = str(module["type"]).rpartition(".")[2]
+        if kind == "Transformer":
+            if module.get("path"):
+                raise StudentError(
+                    f"the transformer lies in the sub-folder '{module['path']}'",
+                    hint="Models of that old layout are not supported; save it again with sentence-transformers.",
+                )
+        elif kind == "Pooling":
+            modes = _pooling_modes(read_json(folder / module["path"] / "config.json"))
+        elif kind == "Dense" and modes:
+            dense.append(folder / module["path"])
+        elif kind == "Normalize":
+            normalize = True
+        else:
+            raise StudentError(
+                f"the sentence-transformers module '{kind}' is not supported",
+                hint="Transformer, Pooling, Dense and Normalize are.",
+            )
+    if not modes:
+        raise StudentError("modules.json has no Pooling module", hint="Give --task feature-extraction.")
+    settings = read_json(folder / "sentence_bert_config.json")
+    return _SentenceModules(
+        pooling=Pooling(modes=modes, normalize=normalize, dense=tuple(dense)),
+        max_length_tokens=settings.get("max_seq_length"),
+        lower_case=bool(settings.get("do_lower_case", False)),
+    )
+
+
+def _pooling_modes(config: dict[str, Any]) -> tuple[str, ...]:
+    given = config.get("pooling_mode")
+    if given:
+        modes = (given,) if isinstance(given, str) else tuple(given)
+    else:
+        modes = tuple(mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag))
+    for mode in modes:
+        if mode not in _POOLING_MODES:
+            raise StudentError(f"pooling mode '{mode}' is not supported", hint=f"Known: {', '.join(_POOLING_MODES)}.")
+    return modes
+
+
+def _max_length(
+    recipe: StudentRecipe, folder: Path, config: Mapping[str, Any], sentence: _SentenceModules | None
+) -> int:
+    limit = position_count(config, unless_said=_POSITIONS)
+    if recipe.max_length_tokens is not None:
+        return limit_length(recipe.max_length_tokens, limit)
+    if sentence and sentence.max_length_tokens:
+        return min(sentence.max_length_tokens, limit)
+    said = read_json(folder / "tokenizer_config.json").get("model_max_length")
+    return min(int(said), limit) if isinstance(said, int | float) and said < _UNBOUNDED_TOKENS else limit

@@ -1,0 +1,17 @@
+"""How near an encoder of images is to its reference: judged as encoders of texts are."""
+
+from __future__ import annotations
+
+from edgecompress.kinds.encoder.metric import figures, quality, shortfall
+from edgecompress.kinds.vision.tasks import HIDDEN_STATES
+from edgecompress.runtime.metrics import Outputs, compare_heads, compare_vectors
+from edgecompress.types.report import Fidelity
+
+__all__ = ["figures", "measure", "quality", "shortfall"]
+
+
+def measure(task: str, reference: Outputs, outputs: Outputs) -> Fidelity:
+    """Compare outputs sample by sample, as the task is judged."""
+    if task == HIDDEN_STATES:
+        return compare_vectors(reference, outputs, neighbours=False)
+    return compare_heads(reference, outputs)
