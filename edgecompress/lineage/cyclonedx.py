@@ -198,7 +198,7 @@ def _model_card(manifest: Manifest, lineage: Lineage, report: Report | None) -> 
     card: dict[str, Any] = {"modelParameters": parameters}
     if report is not None:
         found = asdict(report.fidelity)
-        figures = {**found, **found.pop("measures")}
+        figures = {**found.pop("measures"), **found}
         card["quantitativeAnalysis"] = {
             "performanceMetrics": [
                 {"type": name, "value": f"{value:g}", "slice": report.held_out_text}
