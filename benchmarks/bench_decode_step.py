@@ -19,9 +19,12 @@ import numpy as np
 from benchmarks.bench_encoder import note, spread
 from benchmarks.result_lines import RESULTS, header, write
 from edgecompress.formats.manifest import open_bundle
+from edgecompress.kinds.decoder.runtime import open_decoder
+from edgecompress.kinds.decoder.settings import DecoderSettings
+from edgecompress.loading import open_models
+from edgecompress.runtime.bundle import read_settings
 from edgecompress.runtime.cache import KVCache
-from edgecompress.runtime.decoder import Cancellation, Decoder
-from edgecompress.runtime.session import make_session
+from edgecompress.runtime.cancellation import Cancellation
 
 LEAST_CORRELATION = 0.98
 _STEPS = 4  # of a side before the other's turn
@@ -32,12 +35,11 @@ class Side:
 
     def __init__(self, bundle: Path, threads: int, context: int) -> None:
         manifest, folder = open_bundle(bundle)
-        assert manifest.generation is not None
         self.name = bundle.name
-        self.kv_dtype = manifest.generation.kv_dtype
-        self.kernels = manifest.kernels.isa if manifest.kernels else "none"
-        session = make_session(folder, manifest, threads, huge_pages=True)
-        self._decoder = Decoder(session, manifest.generation, manifest.model)
+        self.kv_dtype = read_settings(DecoderSettings, manifest).generation.kv_dtype
+        self.kernels = manifest.variant().kernels.isa if manifest.variant().kernels else "none"
+        source = open_models(manifest, folder, threads=threads)
+        self._decoder = open_decoder(source, read_settings(DecoderSettings, manifest).generation)
         self._cache = KVCache(self._decoder.tensors, 1, context + 64)
         self._cancel = Cancellation()
         self._past = np.array([context])

@@ -57,11 +57,11 @@ def rows_of(name: str, checkpoint: Path, precision: str, work: Path) -> list[dic
 
 def _row(made: ExportResult, name: str, work: Path) -> dict[str, Any]:
     manifest, fidelity = made.manifest, read_report(made.output).fidelity
-    assert manifest.engine is not None
-    graph = Graph(path=made.output / manifest.model, stage="lowered", precision=manifest.precision)
+    assert manifest.variant().engine is not None
+    graph = Graph(path=made.output / manifest.variant().path, stage="lowered", precision=manifest.precision)
     with tempfile.TemporaryDirectory(dir=work) as folder:
         started = time.perf_counter()
-        engine = build_engine(graph, find_target(name), manifest.engine.profile, Path(folder))
+        engine = build_engine(graph, find_target(name), manifest.variant().engine.profile, Path(folder))
         seconds = time.perf_counter() - started
         size = engine.engine.stat().st_size
     profile = {k: v for k, v in engine.record.profile.items() if k in ("input_ids", "attention_mask")}

@@ -40,7 +40,7 @@ from edgecompress.lineage.collect import Checkpoint, collect
 from edgecompress.lineage.documents import documents
 from edgecompress.lineage.policy import check
 from edgecompress.lineage.signature import sign, verify
-from edgecompress.types.bundle import Manifest, RuntimeSettings, TargetRecord, TensorSpec
+from edgecompress.types.bundle import MODEL, Manifest, ModelRecord, RuntimeSettings, TargetRecord, TensorSpec, Variant
 from edgecompress.types.provenance import ProvenanceRecipe
 from edgecompress.types.recipe import Recipe
 from edgecompress.types.report import Fidelity, Measurements, Report
@@ -244,19 +244,23 @@ def _manifest() -> Manifest:
         for layer in range(_LAYERS)
         for side in ("key", "value")
     )
+    variant = Variant(
+        backend="onnxruntime-cpu",
+        path="model.onnx",
+        inputs=(TensorSpec(name="input_ids", dtype="int64", shape=("batch", "tokens")), *past),
+        outputs=tuple(replace(spec, name=spec.name.replace("past_key_values", "present")) for spec in past),
+        runtime=RuntimeSettings(threads=1, graph_optimization="disabled"),
+        providers=("CPUExecutionProvider",),
+    )
     return Manifest(
         tool_version="0",
         name="student",
+        kind="decoder",
         task="text-generation",
         architecture="qwen2",
         precision="int4-weights",
-        model="model.onnx",
-        inputs=(TensorSpec(name="input_ids", dtype="int64", shape=("batch", "tokens")), *past),
-        outputs=tuple(replace(spec, name=spec.name.replace("past_key_values", "present")) for spec in past),
-        target=TargetRecord(
-            name="local", arch="x86_64", backend="onnxruntime", providers=("CPUExecutionProvider",), isa=()
-        ),
-        runtime=RuntimeSettings(threads=1, graph_optimization="disabled"),
+        target=TargetRecord(name="local", arch="x86_64", isa=()),
+        models={MODEL: ModelRecord(variants=(variant,))},
     )
 
 

@@ -106,7 +106,7 @@ def our_row(checkpoint: Path, precision: str, work: Path) -> dict[str, Any]:
         quality=QualityRecipe(min_fidelity=0.9),
     )
     made = export(recipe, work / f"ours-{precision}.bundle")
-    record = made.manifest.engine
+    record = made.manifest.variant().engine
     assert record is not None
     engine = {"weights_bytes": record.weights_bytes, "engine_bytes": (made.output / record.path).stat().st_size}
     return row("edgecompress", precision, read_report(made.output).fidelity, engine)

@@ -15,8 +15,12 @@ import torch
 
 from benchmarks.ours_encoder import COMMAND
 from edgecompress.formats.manifest import open_bundle
-from edgecompress.runtime.decoder import Cancellation
-from edgecompress.runtime.models import open_decoder, open_model, read_prompt
+from edgecompress.kinds.decoder.runtime import open_decoder
+from edgecompress.kinds.decoder.settings import DecoderSettings
+from edgecompress.loading import open_models
+from edgecompress.runtime.bundle import read_settings
+from edgecompress.runtime.cancellation import Cancellation
+from edgecompress.runtime.decoder import read_prompt
 from edgecompress.targets import find_target, known_targets
 
 Feed = Mapping[str, npt.NDArray[np.int64]]
@@ -65,7 +69,7 @@ def make_bundle(student: Path, out: Path, target: str, backend: str, precision: 
         asked = ["export", str(student), "--target", target, "--backend", backend, "--precision", precision, *flags]
         _command(*asked, "-o", str(out))
     manifest, _ = open_bundle(out)
-    if manifest.build is not None and manifest.engine is None:
+    if manifest.variant().build is not None and manifest.variant().engine is None:
         _command("build", str(out), "--device", "0")
     return out
 
@@ -79,7 +83,7 @@ def _command(*words: str) -> None:
 
 def our_encoder(name: str, bundle: Path, device: int | None) -> EncoderSide:
     manifest, folder = open_bundle(bundle)
-    model = open_model(manifest, folder, 1, device)
+    model = open_models(manifest, folder, threads=1, device=device).open()
     return EncoderSide(
         name=name, run=lambda feed: model.run(feed)[0], weight_bytes=_weight_bytes(bundle), close=model.close
     )
@@ -111,7 +115,8 @@ def torch_encoder(name: str, checkpoint: Path, device: str, compiled: bool) -> E
 
 def our_decoder(name: str, bundle: Path, device: int | None) -> DecoderSide:
     manifest, folder = open_bundle(bundle)
-    decoder = open_decoder(manifest, folder, 1, device)
+    source = open_models(manifest, folder, threads=1, device=device)
+    decoder = open_decoder(source, read_settings(DecoderSettings, manifest).generation)
     cancel, last = Cancellation(), np.zeros(1, dtype=np.int64)
     state: dict[str, Any] = {"cache": None, "past": 0}
 

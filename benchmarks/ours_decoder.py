@@ -12,9 +12,12 @@ from benchmarks.cold_start import command_row
 from benchmarks.ours_encoder import COMMAND
 from benchmarks.peers_decoder import KV_ELEMENTS, TOKENS_RESERVED, folder_bytes, timed_steps
 from edgecompress.formats.manifest import open_bundle, read_report
+from edgecompress.kinds.decoder.runtime import open_decoder
+from edgecompress.kinds.decoder.settings import DecoderSettings
+from edgecompress.loading import open_models
+from edgecompress.runtime.bundle import read_settings
 from edgecompress.runtime.cache import KVCache
-from edgecompress.runtime.decoder import Cancellation, Decoder
-from edgecompress.runtime.session import make_session
+from edgecompress.runtime.cancellation import Cancellation
 from edgecompress.version import __version__
 
 
@@ -39,7 +42,6 @@ class Ours:
 
     def __init__(self, name: str, bundle: Path, threads: int) -> None:
         manifest, folder = open_bundle(bundle)
-        assert manifest.generation is not None
         self.name = name
         self.settings = {"edgecompress": __version__, "onnxruntime": ort.__version__}
         self.model_bytes = folder_bytes(folder, "model.onnx*")
@@ -48,10 +50,9 @@ class Ours:
             x.bytes for x in layers if x.op.startswith(("MatMul", "DecoderLayer")) and x.precision != "float32"
         )
         self.kv_bytes_per_token = 4 * KV_ELEMENTS
-        self._chunk = manifest.generation.prefill_chunk_tokens
-        self._decoder = Decoder(
-            make_session(folder, manifest, threads, huge_pages=True), manifest.generation, manifest.model
-        )
+        self._chunk = read_settings(DecoderSettings, manifest).generation.prefill_chunk_tokens
+        source = open_models(manifest, folder, threads=threads)
+        self._decoder = open_decoder(source, read_settings(DecoderSettings, manifest).generation)
         self._cache = KVCache(self._decoder.tensors, 1, TOKENS_RESERVED)
         self._cancel = Cancellation()
         self._ids: list[int] = []

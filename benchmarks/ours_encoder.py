@@ -48,7 +48,7 @@ def our_side(bundle: Path, threads: int, label: str = "") -> Side:
     batching = importlib.import_module("edgecompress.runtime.batching")
     encoder = runtime.load(bundle, threads=threads)
     manifest = encoder.manifest
-    if manifest.runtime.session_config.get(SPIN_SETTING[0]) != SPIN_SETTING[1]:
+    if manifest.variant().runtime.session_config.get(SPIN_SETTING[0]) != SPIN_SETTING[1]:
         raise RuntimeError(f"{bundle.name}: its sessions spin when idle, so it cannot be timed beside others")
 
     def run(inputs: Feeds) -> Vectors:
@@ -65,9 +65,9 @@ def our_side(bundle: Path, threads: int, label: str = "") -> Side:
         return vectors
 
     return Side(
-        name=f"edgecompress {manifest.precision}{WITH_KERNELS if manifest.kernels else ''}{label}",
+        name=f"edgecompress {manifest.precision}{WITH_KERNELS if manifest.variant().kernels else ''}{label}",
         run=run,
-        model_bytes=bytes_of(bundle / manifest.model),
+        model_bytes=bytes_of(bundle / manifest.variant().path),
         note=f"bundle for {manifest.target.name}",
         ours=True,
         encode=encode,

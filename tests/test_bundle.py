@@ -15,21 +15,32 @@ from edgecompress.export import bundle as bundle_module
 from edgecompress.export.bundle import check_output, write_bundle
 from edgecompress.formats.codec import dumps, from_jsonable
 from edgecompress.formats.manifest import open_bundle, read_manifest, sidecar
-from edgecompress.types.bundle import Manifest, RuntimeSettings, TargetRecord, TensorSpec
+from edgecompress.types.bundle import MODEL, Manifest, ModelRecord, RuntimeSettings, TargetRecord, TensorSpec, Variant
 from edgecompress.types.report import Measurements
 from tests.conftest import minilm_recipe
 
 MANIFEST = Manifest(
     tool_version="0",
     name="tiny",
+    kind="encoder",
     task="feature-extraction",
     architecture="bert",
     precision="fp32",
-    model="model.onnx",
-    inputs=(TensorSpec(name="x", dtype="int64", shape=("batch", 4)),),
-    outputs=(),
-    target=TargetRecord(name="t", arch="x86_64", backend="onnxruntime", providers=("CPUExecutionProvider",), isa=()),
-    runtime=RuntimeSettings(threads=1, graph_optimization="disabled"),
+    target=TargetRecord(name="t", arch="x86_64", isa=()),
+    models={
+        MODEL: ModelRecord(
+            variants=(
+                Variant(
+                    backend="onnxruntime-cpu",
+                    path="model.onnx",
+                    inputs=(TensorSpec(name="x", dtype="int64", shape=("batch", 4)),),
+                    outputs=(),
+                    runtime=RuntimeSettings(threads=1, graph_optimization="disabled"),
+                    providers=("CPUExecutionProvider",),
+                ),
+            )
+        )
+    },
 )
 FILES: dict[str, Path | str | bytes] = {"model.onnx": b"\x08\x0a" * 400, "report.json": "{}\n", "sub/data.bin": b"1234"}
 

@@ -72,14 +72,14 @@ def encoder_of(bundle: Path, threads: int = 1) -> Encoder:
 @needs_kernels
 def test_a_bundle_says_what_it_holds(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = json.loads((packed / "manifest.json").read_text())
-    assert manifest["kernels"] == {
+    assert manifest["models"]["model"]["variants"][0]["kernels"] == {
         "path": LIBRARY_FILE,
         "isa": ISA.name if ISA else None,
         "weights": "model.weights.json",
     }
-    assert manifest["runtime"]["mixed_lengths"] is True
-    assert manifest["runtime"]["batch_tokens"] == 512
-    assert [i["name"] for i in manifest["inputs"]] == ["input_ids", "attention_mask"]
+    assert manifest["models"]["model"]["variants"][0]["runtime"]["mixed_lengths"] is True
+    assert manifest["models"]["model"]["variants"][0]["runtime"]["batch_tokens"] == 512
+    assert [i["name"] for i in manifest["models"]["model"]["variants"][0]["inputs"]] == ["input_ids", "attention_mask"]
     report = json.loads((packed / "report.json").read_text())
     assert report["ops"]["EncoderLayer"] == 6
     assert not {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "If", "UnpackTokens"} & set(report["ops"])
@@ -150,7 +150,7 @@ def test_auto_says_what_it_measured(tiny: Callable[..., Path], tmp_path: Path) -
     (use,) = made.measurements.kernels
     assert set(use.speedups) == {"1×16", "1×100", "8×100"}  # its longest text
     assert use.reason == ("faster" if use.used else "not faster")
-    assert (made.manifest.kernels is not None) == use.used == made.manifest.runtime.mixed_lengths
+    assert (made.manifest.variant().kernels is not None) == use.used == made.manifest.variant().runtime.mixed_lengths
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_what_has_no_kernel_keeps_the_stock_ops_and_says_why(
     model_type: str, sizes: dict[str, int], precision: str, reason: str, tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
     made = export(recipe(tiny(model_type, **sizes), "auto", precision), tmp_path / "b")
-    assert made.manifest.kernels is None
-    assert not made.manifest.runtime.mixed_lengths
+    assert made.manifest.variant().kernels is None
+    assert not made.manifest.variant().runtime.mixed_lengths
     assert [use.used for use in made.measurements.kernels] == [False]
     assert reason in made.measurements.kernels[0].reason
     graph = Graph(path=tmp_path / "b" / "model.onnx", stage="compiled", precision=precision)

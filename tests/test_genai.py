@@ -22,8 +22,10 @@ from edgecompress.export.plan import plan
 from edgecompress.formats.manifest import open_bundle
 from edgecompress.kinds.decoder.genai import genai_files, require_tokenizer
 from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.kinds.decoder.settings import DecoderSettings
 from edgecompress.lower.last_logits import keep_last_logits
 from edgecompress.runtime import load
+from edgecompress.runtime.bundle import read_settings
 from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from tests.decoders import tiny_decoder
 from tests.tiny import tiny_checkpoint
@@ -89,12 +91,12 @@ def test_the_configuration_is_the_graph_s(folder: Path) -> None:
     assert logits is not None
     assert list(logits)[1:] == [1, said["vocab_size"]]
     manifest, _ = open_bundle(folder)
-    settings = manifest.generation
+    settings = read_settings(DecoderSettings, manifest).generation
     assert settings is not None
     assert said["eos_token_id"] == list(settings.eos_token_ids)
     assert (said["bos_token_id"], said["pad_token_id"]) == (settings.bos_token_id, settings.pad_token_id)
     assert said["context_length"] == config["search"]["max_length"] == settings.context_length_tokens
-    assert decoder["session_options"]["intra_op_num_threads"] == manifest.runtime.threads
+    assert decoder["session_options"]["intra_op_num_threads"] == manifest.variant().runtime.threads
     assert config["search"]["past_present_share_buffer"] is True
 
 
@@ -153,12 +155,16 @@ def test_what_genai_cannot_run_is_refused(tmp_path: Path, folder: Path) -> None:
         export(recipe(words), tmp_path / "b")
     assert not (tmp_path / "b").exists()
     manifest, _ = open_bundle(folder)
-    assert manifest.generation is not None
     model = ir.load(folder / "model.onnx")
     model.graph.inputs.append(ir.Value(name="extra", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.FLOAT)))
     ir.save(ir.external_data.load_to_model(model), tmp_path / "model.onnx")
     with pytest.raises(RecipeError, match="no place for the input 'extra'"):
-        genai_files(tmp_path / "model.onnx", manifest.generation, manifest.runtime, folder / "tokenizer.json")
+        genai_files(
+            tmp_path / "model.onnx",
+            read_settings(DecoderSettings, manifest).generation,
+            manifest.variant().runtime,
+            folder / "tokenizer.json",
+        )
     with pytest.raises(RecipeError, match="no input_ids"):
         keep_last_logits(ir.Model(ir.Graph([], [], nodes=[]), ir_version=10))
 
@@ -171,12 +177,18 @@ def test_an_unknown_format_is_refused(small_decoder_dir: Path) -> None:
 def test_the_tokenizer_s_settings_are_those_it_encodes_by(folder: Path) -> None:
     config = json.loads((folder / "tokenizer_config.json").read_text())
     manifest, _ = open_bundle(folder)
-    assert manifest.generation is not None
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert config["tokenizer_class"] == require_tokenizer(folder / "tokenizer.json")
-    assert tokenizer.token_to_id(config["bos_token"]) == manifest.generation.bos_token_id
-    assert tokenizer.token_to_id(config["eos_token"]) == manifest.generation.eos_token_ids[0]
-    assert config["add_bos_token"] is (tokenizer.encode("a").ids[0] == manifest.generation.bos_token_id)
+    assert (
+        tokenizer.token_to_id(config["bos_token"]) == read_settings(DecoderSettings, manifest).generation.bos_token_id
+    )
+    assert (
+        tokenizer.token_to_id(config["eos_token"])
+        == read_settings(DecoderSettings, manifest).generation.eos_token_ids[0]
+    )
+    assert config["add_bos_token"] is (
+        tokenizer.encode("a").ids[0] == read_settings(DecoderSettings, manifest).generation.bos_token_id
+    )
 
 
 def generated(genai: ModuleType, model: Any, prompts: list[list[int]], count: int) -> list[list[int]]:

@@ -44,7 +44,7 @@ def bundle(kernel_bundle: Path) -> Path:
 @needs_kernels
 def test_a_bundle_with_kernels_is_whole(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
-    assert manifest["kernels"] == {
+    assert manifest["models"]["model"]["variants"][0]["kernels"] == {
         "path": LIBRARY_FILE,
         "isa": ISA.name if ISA else None,
         "weights": "model.weights.json",
@@ -96,7 +96,7 @@ def test_auto_says_what_it_measured(small_decoder_dir: Path, tmp_path: Path) -> 
     uses = made.measurements.kernels
     assert {use.kernel for use in uses} >= {"matmul", "attention"}
     layer = next((use for use in uses if use.kernel == "layer"), None)
-    assert (layer is not None) == (made.manifest.kernels is not None)
+    assert (layer is not None) == (made.manifest.variant().kernels is not None)
     if layer is not None and layer.nodes:
         assert re.fullmatch(r"\d+( or \d+)* steps as one op", layer.what)
     elif layer is not None:  # where nothing around an attention of ours was measured to be faster
@@ -107,12 +107,12 @@ def test_auto_says_what_it_measured(small_decoder_dir: Path, tmp_path: Path) -> 
     for use in measured:
         assert use.reason == ("faster" if use.used else "not faster")
         assert all(speed > 0 for speed in use.speedups.values())
-    assert (made.manifest.kernels is not None) == any(use.used for use in uses)
+    assert (made.manifest.variant().kernels is not None) == any(use.used for use in uses)
 
 
 def test_another_target_keeps_the_stock_ops_and_says_why(small_decoder_dir: Path, tmp_path: Path) -> None:
     made = export(recipe(small_decoder_dir, "auto", target="raspberry-pi-5"), tmp_path / "b")
-    assert made.manifest.kernels is None
+    assert made.manifest.variant().kernels is None
     reasons = {use.reason for use in made.measurements.kernels}
     assert any(
         r.startswith("not measured: this machine is not a raspberry-pi-5; an export on the device") for r in reasons
@@ -130,7 +130,7 @@ def test_kernels_for_another_target_are_built_for_it_and_verified_here(bundle: P
             (bundle, "report.json"),
         )
     )
-    assert manifest["kernels"]["isa"] == "cortex-a76"
+    assert manifest["models"]["model"]["variants"][0]["kernels"]["isa"] == "cortex-a76"
     library = (pi_bundle / "kernels-cortex-a76.so").read_bytes()
     assert int.from_bytes(library[18:20], "little") == 183  # aarch64
     assert [path.name for path in pi_bundle.glob("*.so")] == ["kernels-cortex-a76.so"]
@@ -155,7 +155,7 @@ def test_without_a_compiler_the_stock_ops_stay(
 ) -> None:
     monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
     made = export(recipe(small_decoder_dir, "auto"), tmp_path / "b")
-    assert made.manifest.kernels is None
+    assert made.manifest.variant().kernels is None
     assert any("numba is not installed" in use.reason for use in made.measurements.kernels)
 
 

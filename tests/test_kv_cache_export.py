@@ -21,10 +21,12 @@ from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.decoder.check import logits_of, text_feed
 from edgecompress.kinds.decoder.metric import DecoderFidelity
 from edgecompress.kinds.decoder.runtime import Generator
+from edgecompress.kinds.decoder.settings import DecoderSettings
 from edgecompress.lower.kv_cache import lower_cache
 from edgecompress.lower.microsoft import lower
 from edgecompress.quantize.kv_cache import cache_scales, spread_positions
 from edgecompress.runtime import load
+from edgecompress.runtime.bundle import read_settings
 from edgecompress.types.recipe import CalibrationRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
 from tests.captured import capture
 from tests.decoders import tiny_decoder
@@ -52,10 +54,11 @@ def opened(path: Path) -> Generator:
 
 def test_the_cache_costs_less_than_a_five_hundredth_of_the_perplexity(bundle: Path) -> None:
     manifest, folder = open_bundle(bundle)
-    assert manifest.generation is not None
-    assert manifest.generation.kv_dtype == "int8"
-    kept = [s for s in (*manifest.inputs, *manifest.outputs) if s.name.startswith(("past_", "present."))]
-    assert len(kept) == 4 * manifest.generation.layers
+    assert read_settings(DecoderSettings, manifest).generation.kv_dtype == "int8"
+    kept = [
+        s for s in (*manifest.variant().inputs, *manifest.variant().outputs) if s.name.startswith(("past_", "present."))
+    ]
+    assert len(kept) == 4 * read_settings(DecoderSettings, manifest).generation.layers
     assert {spec.dtype for spec in kept} == {"int8"}
     report = read_report(folder)
     cost = report.kv_cache
@@ -64,7 +67,12 @@ def test_the_cache_costs_less_than_a_five_hundredth_of_the_perplexity(bundle: Pa
     assert cost.float_fidelity.perplexity_ratio == pytest.approx(1.0, abs=1e-4)
     assert report.fidelity.mean_kl is not None
     assert report.fidelity.mean_kl > 0, "the cache changes nothing: it is not int8"
-    numbers = 2 * manifest.generation.layers * manifest.generation.kv_heads * manifest.generation.head_size
+    numbers = (
+        2
+        * read_settings(DecoderSettings, manifest).generation.layers
+        * read_settings(DecoderSettings, manifest).generation.kv_heads
+        * read_settings(DecoderSettings, manifest).generation.head_size
+    )
     assert (cost.bytes_per_token, cost.float_bytes_per_token) == (numbers, 4 * numbers)
     assert 8 * 48 < cost.calibration_tokens <= 8 * 64
 
@@ -203,8 +211,7 @@ def test_calibration_reaches_over_the_whole_context(
     monkeypatch.setattr("edgecompress.kinds.decoder.export.cache_scales", recorded)
     asked = recipe(small_decoder_dir, "fp32", **INT8)
     made = export(replace(asked, calibration=CalibrationRecipe(samples=6, max_length_tokens=16)), tmp_path / "b")
-    assert made.manifest.generation is not None
-    assert made.manifest.generation.context_length_tokens == 512
+    assert read_settings(DecoderSettings, made.manifest).generation.context_length_tokens == 512
     assert seen[0] == (0, 15)
     assert seen[-1][1] == 511
     assert [first for first, _ in seen] == sorted({first for first, _ in seen})

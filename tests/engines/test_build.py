@@ -150,11 +150,11 @@ def test_two_exports_are_the_same_bytes(bundle: Path, student: Path, tmp_path: P
 
 def test_the_plan_says_what_the_device_needs(bundle: Path) -> None:
     manifest, _ = open_bundle(bundle)
-    assert manifest.engine is None
-    assert manifest.build is not None
-    assert (manifest.build.builder, manifest.build.minimum_version) == ("tensorrt", "10.14")
-    assert manifest.build.compute_capability == (8, 7)
-    assert manifest.build.profile["input_ids"] == PROFILE["input_ids"]
+    assert manifest.variant().engine is None
+    assert manifest.variant().build is not None
+    assert (manifest.variant().build.builder, manifest.variant().build.minimum_version) == ("tensorrt", "10.14")
+    assert manifest.variant().build.compute_capability == (8, 7)
+    assert manifest.variant().build.profile["input_ids"] == PROFILE["input_ids"]
     assert not [name for name in manifest.files if name.endswith(".engine")]
 
 
@@ -227,7 +227,7 @@ def test_the_build_ends_in_the_bundle(bundle: Path, device: Path, capsys: pytest
     assert main(["build", str(bundle)]) == 0
     assert "tensorrt 10.16.1, built on linux for Orin" in capsys.readouterr().out
     manifest, folder = open_bundle(bundle)
-    engine = manifest.engine
+    engine = manifest.variant().engine
     assert engine is not None
     assert (engine.gpu, engine.compute_capability, engine.version) == ("Orin", (8, 7), "10.16.1")
     asked = json.loads((folder / "model.engine").read_text())

@@ -13,6 +13,8 @@ from edgecompress.cli import main
 from edgecompress.errors import EngineError
 from edgecompress.formats.manifest import open_bundle, read_report
 from edgecompress.formats.recipe import read_recipe
+from edgecompress.kinds.decoder.settings import DecoderSettings
+from edgecompress.runtime.bundle import read_settings
 from edgecompress.targets import find_target
 from edgecompress.types.bundle import ShapeRange
 from edgecompress.types.graph import Graph
@@ -44,7 +46,7 @@ def test_the_graph_is_as_good_as_the_student(bundle: Path) -> None:
 
 def test_the_manifest_says_what_a_runtime_must_bind(bundle: Path) -> None:
     manifest, _ = open_bundle(bundle)
-    settings, engine = manifest.generation, manifest.engine
+    settings, engine = read_settings(DecoderSettings, manifest).generation, manifest.variant().engine
     assert settings is not None
     assert engine is not None
     assert (settings.kv_dtype, settings.context_length_tokens) == ("float16", CONTEXT)
@@ -60,8 +62,8 @@ def test_the_manifest_says_what_a_runtime_must_bind(bundle: Path) -> None:
 
 def test_no_product_is_wider_than_its_weights_and_no_head_is_repeated(bundle: Path) -> None:
     manifest, folder = open_bundle(bundle)
-    assert manifest.engine is not None
-    layers = read_layers((folder / manifest.engine.layers).read_text(encoding="utf-8"))
+    assert manifest.variant().engine is not None
+    layers = read_layers((folder / manifest.variant().engine.layers).read_text(encoding="utf-8"))
     wanted = PRECISIONS[bundle.name]
     products = [
         layer
@@ -84,10 +86,10 @@ def test_no_product_is_wider_than_its_weights_and_no_head_is_repeated(bundle: Pa
 @pytest.mark.parametrize("target", sorted(set(TARGETS) - {"rtx-4090"}))
 def test_it_is_built_for_every_capability(bundle: Path, tmp_path: Path, target: str) -> None:
     manifest, folder = open_bundle(bundle)
-    graph = Graph(path=folder / manifest.model, stage="lowered", precision=manifest.precision)
+    graph = Graph(path=folder / manifest.variant().path, stage="lowered", precision=manifest.precision)
     profile = profile_of(graph, read_recipe(folder / "recipe.toml").engine)
-    assert manifest.engine is not None
-    assert profile == manifest.engine.profile
+    assert manifest.variant().engine is not None
+    assert profile == manifest.variant().engine.profile
     if bundle.name == "fp8" and TARGETS[target] < (8, 9):
         with pytest.raises(EngineError, match=r"cannot build the fp8 graph: .*fp8_e4m3"):
             build_engine(graph, find_target(target), profile, tmp_path)
@@ -106,8 +108,8 @@ def test_int8_weights_are_at_most_six_tenths_of_fp16s(small_decoder_dir: Path, t
             == 0
         )
         manifest, _ = open_bundle(path)
-        assert manifest.engine is not None
-        sizes[precision] = manifest.engine.weights_bytes
+        assert manifest.variant().engine is not None
+        sizes[precision] = manifest.variant().engine.weights_bytes
     assert sizes["int8"] <= 0.6 * sizes["fp16"]
 
 

@@ -26,10 +26,10 @@ def bundle(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_manifest_says_what_it_needs(bundle: Path) -> None:
     manifest, folder = open_bundle(bundle)
-    engine = manifest.engine
+    engine = manifest.variant().engine
     assert engine is not None
     assert (engine.path, engine.compute_capability, engine.version) == ("model.engine", (12, 0), trt.__version__)
-    assert (manifest.target.backend, manifest.target.providers) == ("tensorrt-rtx", ())
+    assert (manifest.variant().backend, manifest.variant().providers) == ("tensorrt-rtx", ())
     assert {"model.engine", "model.engine.layers.txt", "model.onnx", "reference.npz"} <= set(manifest.files)
     assert manifest.versions["tensorrt-rtx"] == trt.__version__
     assert (folder / engine.path).stat().st_size > engine.weights_bytes
@@ -70,5 +70,7 @@ def test_no_path_of_this_machine_is_in_it(bundle: Path) -> None:
     for name in ("model.engine.layers.txt", "manifest.json", "report.json", "recipe.toml", "README.md"):
         assert str(bundle.parent) not in (bundle / name).read_text(encoding="utf-8")
     assert str(bundle.parent).encode() not in (bundle / "model.engine").read_bytes()
-    assert json.loads((bundle / "manifest.json").read_text())["engine"]["os"] == "linux"
+    assert (
+        json.loads((bundle / "manifest.json").read_text())["models"]["model"]["variants"][0]["engine"]["os"] == "linux"
+    )
     assert [path.name for path in bundle.parent.iterdir()] == [bundle.name], "nothing is left beside it"

@@ -53,8 +53,8 @@ def test_minilm_is_exported_and_never_run_on_a_cpu(minilm_dir: Path, tmp_path: P
     asked = ["--target", "h200", "--backend", "onnxruntime", "--precision", "fp16", "--calibration-samples", "16"]
     assert main(["export", str(minilm_dir), *asked, "-o", str(bundle)]) == 0
     manifest, _ = open_bundle(bundle)
-    assert (manifest.precision, manifest.target.providers) == ("fp16", ("CUDAExecutionProvider",))
-    assert manifest.runtime.graph_optimization == "all"
+    assert (manifest.precision, manifest.variant().providers) == ("fp16", ("CUDAExecutionProvider",))
+    assert manifest.variant().runtime.graph_optimization == "all"
     report = read_report(bundle)
     assert report.fidelity.mean_cosine is not None
     assert report.fidelity.mean_cosine >= 0.9999
