@@ -20,13 +20,13 @@ from typing import Any
 from benchmarks.bench_encoder import note
 from benchmarks.minilm import default_checkpoint
 from benchmarks.result_lines import RESULTS, header, write
-from edgecompress.backends.tensorrt_rtx.engine import build_engine
+from edgecompress.backends.tensorrt_rtx.engine import NAME, build_engine
 from edgecompress.export.pipeline import ExportResult, export
 from edgecompress.formats.manifest import read_report
 from edgecompress.targets import computable, find_target
 from edgecompress.types.graph import Graph
 from edgecompress.types.precision import FP8
-from edgecompress.types.recipe import TENSORRT_RTX, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
+from edgecompress.types.recipe import QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
 
 TARGETS = ("rtx-4090", "rtx-3060", "rtx-5090")
 PRECISIONS = ("fp16", "int8", "int4", "fp8")
@@ -38,7 +38,7 @@ def rows_of(name: str, checkpoint: Path, precision: str, work: Path) -> list[dic
     """One row a target."""
     recipe = Recipe(
         target=TARGETS[0],
-        backend=TENSORRT_RTX,
+        backend=NAME,
         precision=precision,
         student=StudentRecipe(source=str(checkpoint)),
         quantize=QuantizeRecipe(method=METHODS.get(precision, "rtn")),
@@ -90,7 +90,7 @@ def main() -> int:
     if options.decoder:
         students["small-decoder"] = options.decoder
     first = header()
-    first["host"]["versions"][TENSORRT_RTX] = version(TENSORRT_RTX)
+    first["host"]["versions"][NAME] = version(NAME)
     rows: list[dict[str, Any]] = []
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:

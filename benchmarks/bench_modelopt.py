@@ -25,20 +25,20 @@ from benchmarks.bench_encoder import note
 from benchmarks.minilm import default_checkpoint
 from benchmarks.peers_encoder import make_onnx, pool
 from benchmarks.result_lines import RESULTS, header, write
-from edgecompress.backends.tensorrt_rtx.engine import build_engine
+from edgecompress.backends.tensorrt_rtx.engine import NAME, build_engine
 from edgecompress.capture.tokenizer import save_tokenizer
 from edgecompress.errors import EdgeCompressError
 from edgecompress.export.pipeline import export
 from edgecompress.formats.manifest import read_report
 from edgecompress.kinds.checkpoints import load_student
+from edgecompress.kinds.encoder.metric import measure
 from edgecompress.kinds.encoder.reference import reference_outputs
 from edgecompress.kinds.encoder.samples import Feed, in_batches, stack, text_feeds
 from edgecompress.quantize.texts import load_texts
-from edgecompress.runtime.metrics import measure
 from edgecompress.targets import find_target
 from edgecompress.types.bundle import ShapeRange
 from edgecompress.types.graph import Graph
-from edgecompress.types.recipe import TENSORRT_RTX, QualityRecipe, Recipe, StudentRecipe
+from edgecompress.types.recipe import QualityRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity
 
 TARGET = "rtx-4090"
@@ -100,7 +100,7 @@ def row(side: str, variant: str, found: Fidelity, engine: dict[str, Any]) -> dic
 def our_row(checkpoint: Path, precision: str, work: Path) -> dict[str, Any]:
     recipe = Recipe(
         target=TARGET,
-        backend=TENSORRT_RTX,
+        backend=NAME,
         precision=precision,
         student=StudentRecipe(source=str(checkpoint)),
         quality=QualityRecipe(min_fidelity=0.9),
@@ -146,7 +146,7 @@ def main() -> int:
         rows += [{"kind": "absent", "side": "modelopt", "variant": v, "why": why} for v, why in said["failed"].items()]
         rows += [our_row(checkpoint, precision, work) for precision in OURS]
     first = header()
-    first["host"]["versions"] |= {TENSORRT_RTX: version(TENSORRT_RTX), "modelopt": said["versions"]}
+    first["host"]["versions"] |= {NAME: version(NAME), "modelopt": said["versions"]}
     for entry in rows:
         note(json.dumps(entry))
     write(options.out, [first, *rows])

@@ -18,11 +18,11 @@ import onnx_ir as ir
 
 from edgecompress.graph.blocks import BlockFormat
 from edgecompress.graph.linears import find_embeddings, find_linears
-from edgecompress.graph.sessions import make_session
+from edgecompress.graph.sessions import open_model
 from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.decoder.capture import capture
 from edgecompress.kinds.decoder.check import Feed, logits_of, text_feed
-from edgecompress.kinds.decoder.metric import measure_decoder
+from edgecompress.kinds.decoder.metric import measure
 from edgecompress.lower.microsoft import lower, lower_model
 from edgecompress.quantize import sensitivity
 from edgecompress.quantize.hessians import StreamedHessians
@@ -55,7 +55,7 @@ class Bench:
     def __post_init__(self) -> None:
         student = load_student(StudentRecipe(source=str(self.checkpoint)))
         self.captured = capture(student, self.folder, opset=21)
-        run = logits_of(make_session(lower(self.captured, self.folder).path, self.threads))
+        run = logits_of(open_model(lower(self.captured, self.folder).path, self.threads))
         self.reference = [run(ids) for ids in self.held_out]
         inputs = ir.load(self.captured.path).graph.inputs
         self.past = {
@@ -86,8 +86,8 @@ class Bench:
             ),
         )
         seconds = time.perf_counter() - started
-        run = logits_of(make_session(lower(made, self.folder).path, self.threads))
-        found = measure_decoder((r, run(ids), ids) for r, ids in zip(self.reference, self.held_out, strict=True))
+        run = logits_of(open_model(lower(made, self.folder).path, self.threads))
+        found = measure((r, run(ids), ids) for r, ids in zip(self.reference, self.held_out, strict=True))
         return found, block_bytes(ir.load(made.path)), seconds
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+from edgecompress.backends.onnxruntime_cpu.compile import accuracy_levels
 from edgecompress.cli import main
 from edgecompress.errors import QualityBudgetError, RecipeError, StudentError
 from edgecompress.export.pipeline import export
@@ -19,7 +20,7 @@ from edgecompress.export.plan import plan
 from edgecompress.formats.manifest import open_bundle
 from edgecompress.kinds.decoder.runtime import Generator
 from edgecompress.runtime import load
-from edgecompress.targets import accuracy_levels, find_target
+from edgecompress.targets import find_target
 from edgecompress.types.recipe import (
     CalibrationRecipe,
     QualityRecipe,
@@ -126,7 +127,7 @@ def test_mixed_bits_are_in_the_report_and_pay(
 def test_the_accuracy_level_is_measured_and_chosen(
     small_decoder_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("capture.export", "compile.onnxruntime"):
+    for module in ("graph.model", "backends.onnxruntime_cpu.compile"):
         monkeypatch.setattr(f"edgecompress.{module}.EXTERNAL_DATA_BYTES", 100_000)
     made = export(recipe(small_decoder_dir, "int4", accuracy_level="auto"), tmp_path / "made")
     rows = made.measurements.candidates
@@ -194,7 +195,7 @@ def test_gathered_experts_are_named_with_their_precision(name: str, said: list[s
 def test_large_weights_lie_beside_the_model(
     small_decoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float_bundle: Path
 ) -> None:
-    for module in ("capture.export", "compile.onnxruntime"):
+    for module in ("graph.model", "backends.onnxruntime_cpu.compile"):
         monkeypatch.setattr(f"edgecompress.{module}.EXTERNAL_DATA_BYTES", 100_000)
     export(recipe(small_decoder_dir, "fp32"), tmp_path / "made")
     shutil.move(tmp_path / "made", tmp_path / "moved")

@@ -170,21 +170,21 @@ def test_what_has_no_kernel_keeps_the_stock_ops_and_says_why(
     assert reason in made.measurements.kernels[0].reason
     graph = Graph(path=tmp_path / "b" / "model.onnx", stage="compiled", precision=precision)
     with pytest.raises(RecipeError, match=reason):
-        use_encoder_kernels(graph, find_target("local"), "encoder", 1, tmp_path, shapes=None)
+        use_encoder_kernels(graph, find_target("local"), "encoder", 1, tmp_path, cases=None)
 
 
 def test_another_target_and_another_kernel_are_explained(stock: Graph, tmp_path: Path) -> None:
     there = find_target("raspberry-pi-5")
-    found = use_encoder_kernels(stock, there, "auto", 1, tmp_path, shapes=None)
+    found = use_encoder_kernels(stock, there, "auto", 1, tmp_path, cases=None)
     assert found.record is None
     assert found.uses[0].reason.startswith("not measured: this machine is not a raspberry-pi-5")
     with pytest.raises(RecipeError, match="can be computed by the kernel 'matmul'"):
-        use_encoder_kernels(stock, find_target("local"), "encoder,matmul", 1, tmp_path, shapes=None)
+        use_encoder_kernels(stock, find_target("local"), "encoder,matmul", 1, tmp_path, cases=None)
 
 
 @needs_kernels
 def test_what_is_not_measured_is_not_used(stock: Graph, tmp_path: Path) -> None:
-    (use,) = use_encoder_kernels(stock, find_target("local"), "auto", 1, tmp_path, shapes=None).uses
+    (use,) = use_encoder_kernels(stock, find_target("local"), "auto", 1, tmp_path, cases=None).uses
     assert not use.used
     assert use.reason.startswith("not measured: this machine is not a local; an export on the device")
 

@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from edgecompress.errors import RecipeError
+from edgecompress.export.plan import check_names, plan
 from edgecompress.formats.codec import from_jsonable, to_jsonable
-from edgecompress.formats.recipe import read_recipe, recipe_toml, resolve_precision, validate_recipe
+from edgecompress.formats.older import measurements_now, report_now
+from edgecompress.formats.recipe import read_recipe, recipe_toml, validate_recipe
 from edgecompress.formats.schema import PUBLISHED, json_schema
 from edgecompress.types.recipe import QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity
+from tests.decoders import tiny_decoder
+from tests.tiny import tiny_checkpoint
 
 SCHEMAS = Path(__file__).parent.parent / "edgecompress" / "formats" / "schemas"
 
@@ -42,7 +46,6 @@ def test_a_recipe_survives_toml(tmp_path: Path) -> None:
     [
         (Recipe(quality=QualityRecipe(min_fidelity=1.5)), "min_fidelity"),
         (Recipe(quantize=QuantizeRecipe(block_size=100)), "block_size"),
-        (Recipe(precision="int9"), "no precision named 'int9'"),
         (Recipe(quantize=QuantizeRecipe(method="gtpq")), "Did you mean 'gptq'"),
         (Recipe(quantize=QuantizeRecipe(kv_cache="fp8")), "no KV cache named 'fp8'"),
         (Recipe(quantize=QuantizeRecipe(kv_cache="fp16")), "the KV cache cannot be fp16"),
@@ -52,7 +55,6 @@ def test_a_recipe_survives_toml(tmp_path: Path) -> None:
         (Recipe(quantize=QuantizeRecipe(accuracy_level="best")), "accuracy_level is auto"),
         (Recipe(quantize=QuantizeRecipe(accuracy_level=2)), "accuracy_level is auto, 0, 1 or 4"),
         (Recipe(quality=QualityRecipe(max_perplexity_ratio=0.0)), "max_perplexity_ratio"),
-        (Recipe(student=StudentRecipe(task="sumarization")), "no task named"),
     ],
 )
 def test_values_without_sense_are_refused(recipe: Recipe, message: str) -> None:
@@ -60,18 +62,48 @@ def test_values_without_sense_are_refused(recipe: Recipe, message: str) -> None:
         validate_recipe(recipe)
 
 
-def test_short_precisions_are_a_decoder_s() -> None:
-    validate_recipe(Recipe(precision="int4"))
-    assert resolve_precision("int4", "text-generation") == "int4-weights"
-    assert resolve_precision("int8", "text-generation") == "int8-weights"
-    assert resolve_precision("mixed", "text-generation") == "mixed-weights"
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe(precision="int9"), "no precision named 'int9'"),
+        (Recipe(format="gena"), "no format named 'gena'. Did you mean 'genai'"),
+        (Recipe(backend="tensorrtx"), "no backend named 'tensorrtx'. Did you mean 'tensorrt'"),
+        (Recipe(student=StudentRecipe(task="sumarization")), "no task named"),
+    ],
+)
+def test_names_that_nothing_installed_has_are_refused(recipe: Recipe, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        check_names(recipe)
+
+
+def test_short_precisions_are_a_decoder_s(tmp_path: Path) -> None:
+    decoder = StudentRecipe(source=str(tiny_decoder(tmp_path / "decoder", "qwen2")))
+    encoder = StudentRecipe(source=str(tiny_checkpoint(tmp_path / "encoder", "bert")))
+    for short, name in (("int4", "int4-weights"), ("int8", "int8-weights"), ("mixed", "mixed-weights")):
+        assert plan(Recipe(precision=short, student=decoder)).recipe.precision == name
     for name in ("mixed", "mixed-weights"):
-        with pytest.raises(RecipeError, match="this student's task is fill-mask"):
-            resolve_precision(name, "fill-mask")
-    assert resolve_precision("int8-dynamic", "fill-mask") == "int8-dynamic"
+        with pytest.raises(RecipeError, match="this student's task is feature-extraction"):
+            plan(Recipe(precision=name, student=encoder))
+    assert plan(Recipe(precision="int8-dynamic", student=encoder)).recipe.precision == "int8-dynamic"
     with pytest.raises(RecipeError, match="'int8' is short for a decoder's weights") as error:
-        resolve_precision("int8", "fill-mask")
+        plan(Recipe(precision="int8", student=encoder))
     assert "int8-dynamic, int8-static, int8-weights" in error.value.hint
+
+
+def test_limits_of_a_kind_s_own_survive_toml(tmp_path: Path) -> None:
+    recipe = Recipe(quality=QualityRecipe(limits={"word error": 0.1}))
+    (tmp_path / "r.toml").write_text(recipe_toml(recipe), encoding="utf-8")
+    assert read_recipe(tmp_path / "r.toml") == recipe
+    assert "limits" not in recipe_toml(Recipe())
+
+
+def test_documents_of_earlier_versions_are_read() -> None:
+    assert report_now({"notes": [], "costly_layers": []}) == {"notes": []}
+    rows = [{"batch": 8, "length_tokens": 128, "runs": 7}, {"batch": 8, "length_tokens": 0, "runs": 7}]
+    assert measurements_now({"latencies": rows})["latencies"] == [
+        {"case": "8×128", "sizes": {"batch": 8, "tokens": 128}, "runs": 7},
+        {"case": "batch 8", "sizes": {"batch": 8}, "runs": 7},
+    ]
 
 
 def test_broken_files_are_refused(tmp_path: Path) -> None:

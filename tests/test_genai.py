@@ -26,9 +26,15 @@ from edgecompress.kinds.decoder.settings import DecoderSettings
 from edgecompress.lower.last_logits import keep_last_logits
 from edgecompress.runtime import load
 from edgecompress.runtime.bundle import read_settings
+from edgecompress.types.bundle import GenerationSettings, Manifest
 from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from tests.decoders import tiny_decoder
 from tests.tiny import tiny_checkpoint
+
+
+def settings_of(manifest: Manifest) -> GenerationSettings:
+    return read_settings(DecoderSettings, manifest).generation
+
 
 PROMPT = "The return statement leaves the current"
 PROMPTS = (PROMPT, "def", "A class is a kind of thing")
@@ -91,7 +97,7 @@ def test_the_configuration_is_the_graph_s(folder: Path) -> None:
     assert logits is not None
     assert list(logits)[1:] == [1, said["vocab_size"]]
     manifest, _ = open_bundle(folder)
-    settings = read_settings(DecoderSettings, manifest).generation
+    settings = settings_of(manifest)
     assert settings is not None
     assert said["eos_token_id"] == list(settings.eos_token_ids)
     assert (said["bos_token_id"], said["pad_token_id"]) == (settings.bos_token_id, settings.pad_token_id)
@@ -161,7 +167,7 @@ def test_what_genai_cannot_run_is_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(RecipeError, match="no place for the input 'extra'"):
         genai_files(
             tmp_path / "model.onnx",
-            read_settings(DecoderSettings, manifest).generation,
+            settings_of(manifest),
             manifest.variant().runtime,
             folder / "tokenizer.json",
         )
@@ -179,16 +185,9 @@ def test_the_tokenizer_s_settings_are_those_it_encodes_by(folder: Path) -> None:
     manifest, _ = open_bundle(folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert config["tokenizer_class"] == require_tokenizer(folder / "tokenizer.json")
-    assert (
-        tokenizer.token_to_id(config["bos_token"]) == read_settings(DecoderSettings, manifest).generation.bos_token_id
-    )
-    assert (
-        tokenizer.token_to_id(config["eos_token"])
-        == read_settings(DecoderSettings, manifest).generation.eos_token_ids[0]
-    )
-    assert config["add_bos_token"] is (
-        tokenizer.encode("a").ids[0] == read_settings(DecoderSettings, manifest).generation.bos_token_id
-    )
+    assert tokenizer.token_to_id(config["bos_token"]) == settings_of(manifest).bos_token_id
+    assert tokenizer.token_to_id(config["eos_token"]) == settings_of(manifest).eos_token_ids[0]
+    assert config["add_bos_token"] is (tokenizer.encode("a").ids[0] == settings_of(manifest).bos_token_id)
 
 
 def generated(genai: ModuleType, model: Any, prompts: list[list[int]], count: int) -> list[list[int]]:

@@ -16,7 +16,7 @@ from edgecompress.errors import RecipeError
 from edgecompress.export.pipeline import export
 from edgecompress.export.plan import plan
 from edgecompress.formats.manifest import open_bundle, read_report
-from edgecompress.graph.sessions import make_session
+from edgecompress.graph.sessions import GraphModel, make_session, open_model
 from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.decoder.check import logits_of, text_feed
 from edgecompress.kinds.decoder.metric import DecoderFidelity
@@ -95,7 +95,7 @@ def test_what_the_tools_say(bundle: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_text_is_that_of_the_graph_from_scratch(bundle: Path) -> None:
     """Token by token over the cache, against the same graph run over the whole text for each token."""
-    run = logits_of(make_session(bundle / "model.onnx", 1))
+    run = logits_of(open_model(bundle / "model.onnx", 1))
     with opened(bundle) as generator:
         ids = generator.token_ids(PROMPT)
         text = generator.generate(PROMPT, max_new_tokens=20, temperature=0.0)
@@ -131,7 +131,7 @@ def test_beside_quantized_weights(precision: str, small_decoder_dir: Path, tmp_p
 def test_large_weights_lie_beside_the_model(
     small_decoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Path
 ) -> None:
-    for module in ("capture.export", "compile.onnxruntime"):
+    for module in ("graph.model", "backends.onnxruntime_cpu.compile"):
         monkeypatch.setattr(f"edgecompress.{module}.EXTERNAL_DATA_BYTES", 100_000)
     export(recipe(small_decoder_dir, "fp32", **INT8), tmp_path / "made")
     shutil.move(tmp_path / "made", tmp_path / "moved")
@@ -154,7 +154,7 @@ def test_every_kind_of_attention_takes_it(name: str, tmp_path: Path, rng: np.ran
     places = spread_positions([len(ids) for ids in texts], student.max_length_tokens or 0)
     feeds = [text_feed(ids, past, first_position=place) for ids, place in zip(texts, places, strict=True)]
     small = lower_cache(graph, cache_scales(session, feeds), tmp_path)
-    exact, rounded = logits_of(session), logits_of(make_session(small.path, 1))
+    exact, rounded = logits_of(GraphModel(session)), logits_of(open_model(small.path, 1))
     found = DecoderFidelity()
     for _ in range(8):
         ids = rng.integers(3, 120, size=40)
@@ -194,7 +194,7 @@ def test_the_plan_tells_of_it(small_decoder_dir: Path) -> None:
     assert [s.description for s in small.stages if s.name == "calibrate"] == [
         "KV cache in int8: one scale a channel, from builtin"
     ]
-    assert small.estimated_disk_bytes > plain.estimated_disk_bytes
+    assert small.estimate.disk_bytes > plain.estimate.disk_bytes
     assert "calibrate" not in {stage.name for stage in plain.stages}
 
 
@@ -208,7 +208,7 @@ def test_calibration_reaches_over_the_whole_context(
         seen.extend((int(feed["position_ids"].min()), int(feed["position_ids"].max())) for feed in kept)
         return cache_scales(session, kept)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("edgecompress.kinds.decoder.export.cache_scales", recorded)
+    monkeypatch.setattr("edgecompress.kinds.decoder.int8_cache.cache_scales", recorded)
     asked = recipe(small_decoder_dir, "fp32", **INT8)
     made = export(replace(asked, calibration=CalibrationRecipe(samples=6, max_length_tokens=16)), tmp_path / "b")
     assert read_settings(DecoderSettings, made.manifest).generation.context_length_tokens == 512

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from edgecompress.errors import RecipeError, UnknownTargetError
+from edgecompress.export.pipeline import export
 from edgecompress.formats.cpu import _arm_features, host_features
 from edgecompress.targets import detect, find_target, known_targets, require_backend, require_precision
+from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, Recipe, StudentRecipe
+from tests.tiny import tiny_checkpoint
 
 FIGURES = {
     "cores",
@@ -92,3 +95,34 @@ def test_a_precision_the_target_cannot_compute() -> None:
     with pytest.raises(RecipeError, match="does not compute in float16"):
         require_precision(find_target("x86-64-amx"), "fp16")
     require_precision(find_target("h200"), "fp16")
+
+
+def test_auto_has_an_order_for_every_precision_that_a_target_computes_in(tmp_path: Path) -> None:
+    """A target of one's own: the Pi 5, and float16."""
+    text = (
+        known_targets()["raspberry-pi-5"]
+        .read_text()
+        .replace('computes = ["float32"', 'computes = ["float32", "float16"')
+    )
+    path = tmp_path / "own.toml"
+    path.write_text(text.replace('name = "raspberry-pi-5"', 'name = "own"'))
+    assert "float16" in find_target(str(path)).computes
+    recipe = Recipe(
+        target=str(path),
+        student=StudentRecipe(source=str(tiny_checkpoint(tmp_path / "vit", "vit"))),
+        quality=QualityRecipe(max_kl=10, min_top1=0, min_fidelity=0.01, samples=4),
+        calibration=CalibrationRecipe(samples=4),
+    )
+    made = export(recipe, tmp_path / "bundle")
+    tried = [row.precision for row in made.measurements.candidates]
+    assert tried == ["fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "int4-weights"]
+    assert made.manifest.precision == "int8-dynamic"
+
+
+def test_doctor_names_the_pair_that_does_not_fit() -> None:
+    packages = {p.name: p for p in check_packages({"transformers": "4.57.6", "numpy": "2.4.6", "onnxruntime": None})}
+    assert not packages["transformers"].fits
+    assert "transformers 4.57.6 does not fit edgecompress" in packages["transformers"].remark
+    assert packages["numpy"].fits
+    both = {p.name: p for p in check_packages({"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.32.0"})}
+    assert "overwrite each other" in both["onnxruntime"].remark

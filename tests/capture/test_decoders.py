@@ -10,9 +10,9 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from edgecompress.backends.contents import expert_notes
 from edgecompress.capture.lazy_weights import skeleton
 from edgecompress.errors import EdgeCompressError, StudentError
-from edgecompress.export.inventory import expert_notes
 from edgecompress.kinds.architectures import architectures
 from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.decoder.generation import chat_template, generation_settings

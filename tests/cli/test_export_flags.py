@@ -8,6 +8,7 @@ import pytest
 
 from edgecompress.cli import main
 from edgecompress.cli.export import add_arguments, describe, recipe_from
+from edgecompress.kinds import find_kind
 from edgecompress.types.recipe import EngineRecipe, QuantizeRecipe
 from edgecompress.types.report import Fidelity
 
@@ -43,7 +44,7 @@ def test_what_is_not_given_keeps_its_default() -> None:
 
 def test_a_decoder_s_figures_fit_on_one_line() -> None:
     fidelity = Fidelity(samples=3, perplexity_ratio=1.0123, mean_kl=0.0045, top1_agreement=0.95)
-    assert describe(fidelity) == "perplexity ratio 1.0123, KL 0.0045, top-1 0.9500"
+    assert describe(fidelity, find_kind("decoder").metric) == "perplexity ratio 1.0123, KL 0.0045, top-1 0.9500"
 
 
 def test_profiles_of_engines_are_three_numbers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,8 @@ import onnx_ir as ir
 import pytest
 
 from edgecompress.backends.engine_layers import read_layers
-from edgecompress.backends.tensorrt_rtx.engine import build_engine, profile_of
+from edgecompress.backends.engines import profile_of
+from edgecompress.backends.tensorrt_rtx.engine import build_engine
 from edgecompress.cli import main
 from edgecompress.errors import EngineError
 from edgecompress.formats.manifest import open_bundle, read_report

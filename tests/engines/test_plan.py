@@ -36,7 +36,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> StudentRecipe:
 )
 def test_short_names_mean_one_thing(student: StudentRecipe, asked: str, concrete: str) -> None:
     job = plan(replace(BASE, student=student, precision=asked))
-    assert job.backend == job.recipe.backend == "tensorrt-rtx"
+    assert job.backend.name == job.recipe.backend == "tensorrt-rtx"
     assert job.candidates == (job.recipe.precision,) == (concrete,)
     assert not job.measured_here
     assert [stage.name for stage in job.stages] == [

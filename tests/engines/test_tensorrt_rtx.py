@@ -9,7 +9,8 @@ import onnx_ir as ir
 import pytest
 
 from edgecompress.backends.engine_layers import read_layers
-from edgecompress.backends.tensorrt_rtx.engine import Engine, build_engine, profile_of, require_builder
+from edgecompress.backends.engines import profile_of
+from edgecompress.backends.tensorrt_rtx.engine import Engine, build_engine, require_builder
 from edgecompress.errors import EngineError, HostError
 from edgecompress.lower.standard import OPSET, lower
 from edgecompress.targets import find_target

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from edgecompress.capture.tokenizer import save_tokenizer
 from edgecompress.graph.sessions import open_session
 from edgecompress.kinds.checkpoints import load_student
+from edgecompress.kinds.encoder.metric import measure
 from edgecompress.kinds.encoder.reference import reference_outputs
 from edgecompress.kinds.encoder.samples import Feed, in_batches, text_feeds
 from edgecompress.lower import standard
@@ -18,7 +19,6 @@ from edgecompress.lower.microsoft import lower_model
 from edgecompress.quantize.peaks import too_large_for_half
 from edgecompress.quantize.stage import Calibration, calibrate, quantize
 from edgecompress.quantize.texts import load_texts
-from edgecompress.runtime.metrics import measure
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import CalibrationRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity

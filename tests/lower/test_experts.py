@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgecompress.export.inventory import expert_notes, weight_layers
+from edgecompress.backends.contents import expert_notes, weight_layers
 from edgecompress.graph.blocks import BlockFormat
 from edgecompress.lower.experts import REASON, never_negative, why_not
 from edgecompress.lower.microsoft import lower_model

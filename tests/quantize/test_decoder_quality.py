@@ -12,14 +12,14 @@ import onnx_ir as ir
 import pytest
 from tokenizers import Tokenizer
 
-from edgecompress.graph.sessions import make_session
+from edgecompress.graph.sessions import open_model
 from edgecompress.kinds.checkpoints import load_student
+from edgecompress.kinds.decoder import metric
 from edgecompress.kinds.decoder.check import logits_of, text_feed
-from edgecompress.kinds.decoder.metric import DecoderFidelity, measure_decoder
+from edgecompress.kinds.decoder.metric import DecoderFidelity, shortfall
 from edgecompress.lower.microsoft import lower, lower_model
 from edgecompress.quantize.stage import Calibration, quantize
 from edgecompress.quantize.texts import load_texts
-from edgecompress.runtime.metrics import shortfall
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity
@@ -51,7 +51,7 @@ def trained(small_decoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
         return [np.array(stream[i : i + TOKENS]) for i in range(0, len(stream) - TOKENS, TOKENS)][:64]
 
     held_out = pieces(texts.held_out)
-    run = logits_of(make_session(lower(captured, folder).path, 1))
+    run = logits_of(open_model(lower(captured, folder).path, 1))
     past = {
         v.name or "": (int(str(v.shape[1])), int(str(v.shape[3])))  # type: ignore[index]
         for v in ir.load(captured.path).graph.inputs
@@ -80,9 +80,9 @@ def fidelity_of(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> C
                 make_runnable=lower_model,
             ),
         )
-        run = logits_of(make_session(lower(quantized, folder).path, 1))
+        run = logits_of(open_model(lower(quantized, folder).path, 1))
         pairs = zip(trained.reference, trained.held_out, strict=True)
-        return measure_decoder((expected, run(ids), ids) for expected, ids in pairs)
+        return metric.measure((expected, run(ids), ids) for expected, ids in pairs)
 
     return measure
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from edgecompress.kinds.decoder import metric as decoder
-from edgecompress.kinds.decoder.metric import DecoderFidelity, measure_decoder
-from edgecompress.runtime.metrics import shortfall
+from edgecompress.kinds.decoder.metric import DecoderFidelity, measure, shortfall
 from edgecompress.types.recipe import QualityRecipe
 
 P = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]])
@@ -20,7 +19,7 @@ def logits(p: np.ndarray, shift: float = 0.0) -> np.ndarray:
 
 
 def test_known_distributions_give_known_figures() -> None:
-    found = measure_decoder([(logits(P, 5.0), logits(Q, -3.0), IDS)])
+    found = measure([(logits(P, 5.0), logits(Q, -3.0), IDS)])
     assert found.samples == 1
     assert found.perplexity_ratio == pytest.approx(np.sqrt((0.7 * 0.6) / (0.6 * 0.4)), abs=1e-5)
     assert found.mean_kl == pytest.approx((P * np.log(P / Q)).sum() / 3, abs=1e-5)
@@ -29,7 +28,7 @@ def test_known_distributions_give_known_figures() -> None:
 
 def test_equal_logits_are_perfect(rng: np.random.Generator) -> None:
     x = rng.normal(size=(40, 300)).astype(np.float32) * 10
-    found = measure_decoder([(x, x + np.float32(2.0), rng.integers(0, 300, 40))])
+    found = measure([(x, x + np.float32(2.0), rng.integers(0, 300, 40))])
     assert found.perplexity_ratio == pytest.approx(1.0, abs=2e-6)
     assert found.mean_kl == pytest.approx(0.0, abs=2e-6)
     assert found.top1_agreement == 1.0
@@ -46,9 +45,9 @@ def test_perplexities_are_those_of_the_tokens() -> None:
 def test_slices_and_sequences_add_up(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = rng.normal(size=(2, 50, 64)).astype(np.float32)
     ids = rng.integers(0, 64, 50)
-    whole = measure_decoder([(a, b, ids)])
+    whole = measure([(a, b, ids)])
     monkeypatch.setattr(decoder, "_SLICE_ELEMENTS", 7 * 64)
-    assert measure_decoder([(a, b, ids)]) == whole
+    assert measure([(a, b, ids)]) == whole
     running = DecoderFidelity()
     running.add(a[:20], b[:20], ids[1:21])
     running.add(a[20:], b[20:], ids[21:])
@@ -63,14 +62,14 @@ def test_a_model_that_gives_nan_or_infinity_never_passes(rng: np.random.Generato
     for value in (np.nan, np.inf, -np.inf):
         broken = reference.copy()
         broken[:, 3] = value
-        found = measure_decoder([(reference, broken, ids)])
+        found = measure([(reference, broken, ids)])
         assert found.top1_agreement == 0.0
         assert found.max_abs_difference is None
         assert shortfall(found, QualityRecipe()) is not None
 
 
 def test_the_gate_is_the_perplexity_and_the_divergence() -> None:
-    found = measure_decoder([(logits(P), logits(Q), IDS)])
+    found = measure([(logits(P), logits(Q), IDS)])
     assert "KL divergence" in (shortfall(found, QualityRecipe()) or "")
     loose = QualityRecipe(max_kl=1.0)
     assert shortfall(found, loose) == "perplexity ratio 1.3229 is above 1.05"
@@ -80,7 +79,7 @@ def test_the_gate_is_the_perplexity_and_the_divergence() -> None:
 def test_far_worse_is_still_a_number(rng: np.random.Generator) -> None:
     reference = np.zeros((2, 2), dtype=np.float32)
     wrong = np.array([[0.0, 3e3], [0.0, 0.0]], dtype=np.float32)
-    found = measure_decoder([(reference, wrong, np.array([0, 0]))])
+    found = measure([(reference, wrong, np.array([0, 0]))])
     assert found.perplexity_ratio == 1e300
 
 

@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 
 from edgecompress.errors import QualityBudgetError
-from edgecompress.export.choice import choose
-from edgecompress.runtime.metrics import measure, neighbour_agreement, require, shortfall
+from edgecompress.export.choice import Choice, require
+from edgecompress.export.choice import choose as choose_by
+from edgecompress.kinds import find_kind
+from edgecompress.kinds.encoder.metric import measure, shortfall
+from edgecompress.runtime.metrics import neighbour_agreement
 from edgecompress.types.recipe import QualityRecipe
 from edgecompress.types.report import Candidate, Fidelity
+
+METRICS = {kind: find_kind(kind).metric for kind in ("encoder", "decoder")}
+
+
+def choose(candidates: list[Candidate], quality: QualityRecipe) -> Choice:
+    decodes = any(c.fidelity is not None and c.fidelity.perplexity_ratio is not None for c in candidates)
+    return choose_by(candidates, quality, METRICS["decoder" if decodes else "encoder"])
 
 
 def samples(x: np.ndarray) -> list[list[np.ndarray]]:
@@ -56,8 +66,9 @@ def test_heads_are_compared_by_kl_and_first_choice() -> None:
 
 
 def test_the_gate_names_the_costly_layers() -> None:
+    fidelity, metric = Fidelity(samples=1, mean_cosine=0.95), METRICS["encoder"]
     with pytest.raises(QualityBudgetError, match=r"0\.9500 is below 0\.99.*layer\.3") as error:
-        require(Fidelity(samples=1, mean_cosine=0.95), QualityRecipe(), precision="int8-static", costly=["layer.3"])
+        require(fidelity, QualityRecipe(), metric, precision="int8-static", costly=["layer.3"])
     assert error.value.exit_code == 4
     assert "--min-fidelity" in error.value.hint
 
