@@ -54,11 +54,11 @@ def opened(path: Path) -> Generator:
 
 def test_the_cache_costs_less_than_a_five_hundredth_of_the_perplexity(bundle: Path) -> None:
     manifest, folder = open_bundle(bundle)
-    assert read_settings(DecoderSettings, manifest).generation.kv_dtype == "int8"
-    kept = [
-        s for s in (*manifest.variant().inputs, *manifest.variant().outputs) if s.name.startswith(("past_", "present."))
-    ]
-    assert len(kept) == 4 * read_settings(DecoderSettings, manifest).generation.layers
+    settings = read_settings(DecoderSettings, manifest).generation
+    assert settings.kv_dtype == "int8"
+    variant = manifest.variant()
+    kept = [s for s in (*variant.inputs, *variant.outputs) if s.name.startswith(("past_", "present."))]
+    assert len(kept) == 4 * settings.layers
     assert {spec.dtype for spec in kept} == {"int8"}
     report = read_report(folder)
     cost = report.kv_cache
@@ -67,12 +67,7 @@ def test_the_cache_costs_less_than_a_five_hundredth_of_the_perplexity(bundle: Pa
     assert cost.float_fidelity.perplexity_ratio == pytest.approx(1.0, abs=1e-4)
     assert report.fidelity.mean_kl is not None
     assert report.fidelity.mean_kl > 0, "the cache changes nothing: it is not int8"
-    numbers = (
-        2
-        * read_settings(DecoderSettings, manifest).generation.layers
-        * read_settings(DecoderSettings, manifest).generation.kv_heads
-        * read_settings(DecoderSettings, manifest).generation.head_size
-    )
+    numbers = 2 * settings.layers * settings.kv_heads * settings.head_size
     assert (cost.bytes_per_token, cost.float_bytes_per_token) == (numbers, 4 * numbers)
     assert 8 * 48 < cost.calibration_tokens <= 8 * 64
 
