@@ -117,12 +117,3 @@ def test_auto_has_an_order_for_every_precision_that_a_target_computes_in(tmp_pat
     tried = [row.precision for row in made.measurements.candidates]
     assert tried == ["fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "int4-weights"]
     assert made.manifest.precision == "int8-dynamic"
-
-
-def test_doctor_names_the_pair_that_does_not_fit() -> None:
-    packages = {p.name: p for p in check_packages({"transformers": "4.57.6", "numpy": "2.4.6", "onnxruntime": None})}
-    assert not packages["transformers"].fits
-    assert "transformers 4.57.6 does not fit edgecompress" in packages["transformers"].remark
-    assert packages["numpy"].fits
-    both = {p.name: p for p in check_packages({"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.32.0"})}
-    assert "overwrite each other" in both["onnxruntime"].remark

@@ -26,7 +26,7 @@ from edgecompress.lineage.documents import ENGINE_STATEMENT, SBOM, STATEMENT
 from edgecompress.lineage.hub_card import bundle_metadata, checkpoint_metadata, front_matter, prose
 from edgecompress.lineage.statement import build_statement
 from edgecompress.lineage.tree import tree
-from edgecompress.types.bundle import EngineRecord
+from edgecompress.types.bundle import EngineRecord, with_variant
 from edgecompress.types.distill import TeacherRecord
 from edgecompress.types.provenance import COMPUTED, ProvenanceRecipe
 from edgecompress.types.provenance import Statement as Said
@@ -189,7 +189,7 @@ def test_an_engine_has_a_statement_of_its_own(bundle: Path, tmp_path: Path) -> N
     for name, content in (("model.engine", "e"), ("l.txt", "l"), ("model.onnx.data", "changed")):
         files[name] = tmp_path / name
         files[name].write_text(content)
-    add_engine(folder, replace(manifest, engine=engine), files)
+    add_engine(folder, with_variant(manifest, replace(manifest.variant(), engine=engine)), files)
     made, folder = open_bundle(bundle)
     parsed = statement((folder / ENGINE_STATEMENT).read_text())
     assert {s.name for s in parsed.subject} == set(files)

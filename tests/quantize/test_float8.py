@@ -7,8 +7,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgecompress.backends import find_backend
 from edgecompress.errors import ChipError, RecipeError
-from edgecompress.formats.recipe import resolve_precision
 from edgecompress.graph.linears import find_linears
 from edgecompress.lower.qdq import lower_to_qdq
 from edgecompress.quantize.calibration import collect_statistics
@@ -75,6 +75,6 @@ def test_chips_below_8_9_do_not_have_it() -> None:
 
 def test_onnxruntime_is_refused() -> None:
     with pytest.raises(RecipeError, match="onnxruntime has no kernels for fp8: it is an engine's"):
-        resolve_precision("fp8", "sentence-similarity")
-    assert resolve_precision("fp8", "text-generation", "tensorrt-rtx") == "fp8"
+        find_backend("onnxruntime-cpu").plan.resolve("fp8", True)
+    assert find_backend("tensorrt-rtx").plan.resolve("fp8", False) == "fp8"
     assert ml_dtypes.finfo(ml_dtypes.float8_e4m3fn).max == 448
