@@ -33,7 +33,8 @@ from edgecompress.formats.manifest import read_report
 from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.encoder.metric import measure
 from edgecompress.kinds.encoder.reference import reference_outputs
-from edgecompress.kinds.encoder.samples import Feed, in_batches, stack, text_feeds
+from edgecompress.kinds.encoder.samples import text_feeds
+from edgecompress.kinds.one_pass_feeds import Feed, in_batches, stack
 from edgecompress.quantize.texts import load_texts
 from edgecompress.targets import find_target
 from edgecompress.types.bundle import ShapeRange

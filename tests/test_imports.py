@@ -155,6 +155,7 @@ def test_what_a_device_imports_stays_light(module: str) -> None:
                 waiting.append(there)
 
 
+@cache
 def names_and_homes() -> dict[str, tuple[str, ...]]:
     """A name of a kind, task, precision or backend -> folders, below edgecompress, in which it may stand."""
     homes: dict[str, set[str]] = {}

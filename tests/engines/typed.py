@@ -12,7 +12,8 @@ from edgecompress.graph.sessions import open_session
 from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.encoder.metric import measure
 from edgecompress.kinds.encoder.reference import reference_outputs
-from edgecompress.kinds.encoder.samples import Feed, in_batches, text_feeds
+from edgecompress.kinds.encoder.samples import text_feeds
+from edgecompress.kinds.one_pass_feeds import Feed, in_batches
 from edgecompress.lower import standard
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.lower.microsoft import lower_model

@@ -12,7 +12,8 @@ from edgecompress.capture.tokenizer import save_tokenizer
 from edgecompress.errors import RecipeError
 from edgecompress.graph.sessions import open_session
 from edgecompress.kinds.checkpoints import load_student
-from edgecompress.kinds.encoder.samples import Feed, stack, text_feeds
+from edgecompress.kinds.encoder.samples import text_feeds
+from edgecompress.kinds.one_pass_feeds import Feed, stack
 from edgecompress.kinds.vision.samples import image_feeds
 from edgecompress.lower import microsoft, standard
 from edgecompress.lower.half_rounding import rounded_graph

@@ -10,10 +10,11 @@ from edgecompress.capture.tokenizer import save_tokenizer, text_settings
 from edgecompress.kinds.base import SampleSource
 from edgecompress.kinds.encoder.capture import capture
 from edgecompress.kinds.encoder.metric import measure
-from edgecompress.kinds.encoder.one_pass import OnePassExport
 from edgecompress.kinds.encoder.reference import reference_outputs
-from edgecompress.kinds.encoder.samples import Feed, text_feeds
+from edgecompress.kinds.encoder.samples import text_feeds
 from edgecompress.kinds.encoder.settings import EncoderSettings
+from edgecompress.kinds.one_pass import OnePassExport
+from edgecompress.kinds.one_pass_feeds import Feed
 from edgecompress.quantize.texts import load_texts
 from edgecompress.runtime.metrics import Outputs
 from edgecompress.types.artifact import Content

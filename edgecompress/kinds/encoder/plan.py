@@ -1,77 +1,23 @@
-"""What an encoder asks of a recipe, and what its export takes."""
+"""What an encoder of texts asks of a recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
-from edgecompress.errors import RecipeError
-from edgecompress.kinds.base import Estimate, Format
-from edgecompress.types.precision import INT4_WEIGHTS, INT8_WEIGHTS, MIXED_WEIGHTS, SHORT_FOR_WEIGHTS
-from edgecompress.types.recipe import KV_CACHES, EngineRecipe, Recipe
+from edgecompress.kinds.base import Format
+from edgecompress.kinds.one_pass_plan import candidates, check, engine_profile, estimate, stages_on
+from edgecompress.types.recipe import Recipe
 from edgecompress.types.student import Student
+
+__all__ = [
+    "FORMATS", "QUANTIZES_ACTIVATIONS", "SHORT_PRECISIONS", "candidates", "check", "engine_profile", "estimate",
+    "stages",
+]  # fmt: skip
 
 SHORT_PRECISIONS: Mapping[str, str] = {}  # "int8" could mean three things
 QUANTIZES_ACTIVATIONS = True
 FORMATS: tuple[Format, ...] = ()
 
-_TEXTS = (1, 8, 32)
-
-
-def candidates(names: Sequence[str], accelerator: str) -> tuple[str, ...]:
-    return tuple(names)
-
-
-def check(recipe: Recipe, student: Student) -> None:
-    """Raises RecipeError for what only a decoder has."""
-    if SHORT_FOR_WEIGHTS.get(recipe.precision, recipe.precision) == MIXED_WEIGHTS:
-        raise RecipeError(
-            f"bits are mixed by what a decoder's logits lose, and this student's task is {student.task}",
-            hint=f"Use --precision {INT4_WEIGHTS} or {INT8_WEIGHTS}.",
-        )
-    if recipe.quantize.kv_cache != KV_CACHES[0]:
-        raise RecipeError(
-            f"a KV cache is a decoder's, and this student's task is {student.task}", hint="Leave out --kv-cache."
-        )
-    if recipe.engine.context_tokens is not None:
-        raise RecipeError(
-            f"a context is a decoder's, and this student's task is {student.task}", hint="Leave out --engine-context."
-        )
-
-
-def engine_profile(recipe: EngineRecipe, student: Student) -> EngineRecipe:
-    """Raises RecipeError for texts that are longer than the student takes."""
-    most, lengths = student.max_length_tokens, recipe.length_tokens
-    if most is not None and lengths is None:
-        lengths = (1, max(1, most // 2), most)
-    if most is not None and lengths is not None and lengths[2] > most:
-        raise RecipeError(
-            f"the engine's profile goes to {lengths[2]} tokens, and the student takes {most}",
-            hint=f"Give --engine-tokens up to {most}.",
-        )
-    return replace(recipe, batch=recipe.batch or _TEXTS, length_tokens=lengths)
-
-
-def estimate(recipe: Recipe, student: Student, candidates: Sequence[str]) -> Estimate:
-    """Fitted to MiniLM, of 0.023 B parameters."""
-    float_bytes = student.parameters * 4
-    seconds = 15 + 6e-7 * student.parameters + 3 * len(candidates) * (1 + 3e-8 * student.parameters)
-    return Estimate(
-        ram_bytes=700_000_000 + 6 * float_bytes,
-        disk_bytes=(2 + 3 * len(candidates)) * float_bytes,
-        seconds=round(seconds),
-    )
-
 
 def stages(recipe: Recipe, student: Student, *, calibrates: bool) -> Sequence[tuple[str, str]]:
     return stages_on(recipe.calibration.text, recipe, student, calibrates=calibrates)
-
-
-def stages_on(samples: str, recipe: Recipe, student: Student, *, calibrates: bool) -> Sequence[tuple[str, str]]:
-    """``samples``: what it is calibrated on, in words."""
-    calibration = recipe.calibration
-    calibrate = ("calibrate", f"{calibration.samples} samples of {samples}, {calibration.method}")
-    return (
-        ("capture", f"{student.architecture} to ONNX, attention as one op"),
-        *((calibrate,) if calibrates else ()),
-    )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
+from edgecompress.capture.eager import run_module
 from edgecompress.capture.model import load_model
 from edgecompress.kinds.encoder.capture import Encoder, takes_token_types
 from edgecompress.types.arrays import Feed, FloatArray
@@ -18,12 +17,3 @@ def reference_outputs(student: Student, feeds: Sequence[Feed]) -> list[list[Floa
     if not takes_token_types(student, model.model):
         feeds = [{name: value for name, value in feed.items() if name != "token_type_ids"} for feed in feeds]
     return run_module(model, feeds)
-
-
-def run_module(module: torch.nn.Module, feeds: Sequence[Feed]) -> list[list[FloatArray]]:
-    """The module's outputs for each feed, whose arrays are its arguments in order."""
-    with torch.no_grad():
-        return [
-            [output.numpy() for output in module(*(torch.from_numpy(value) for value in feed.values()))]
-            for feed in feeds
-        ]

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from edgecompress.capture.eager import run_module
 from edgecompress.capture.model import load_model
 from edgecompress.kinds.base import SampleSource
-from edgecompress.kinds.encoder.one_pass import OnePassExport
-from edgecompress.kinds.encoder.reference import run_module
-from edgecompress.kinds.encoder.samples import Feed
+from edgecompress.kinds.one_pass import OnePassExport
+from edgecompress.kinds.one_pass_feeds import Feed
 from edgecompress.kinds.vision.capture import ImageEncoder, capture
 from edgecompress.kinds.vision.image import image_settings
 from edgecompress.kinds.vision.metric import measure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgecompress.kinds.encoder.metric import figures, quality, shortfall
+from edgecompress.kinds.one_pass_metric import figures, quality, shortfall
 from edgecompress.kinds.vision.tasks import HIDDEN_STATES
 from edgecompress.runtime.metrics import Outputs, compare_heads, compare_vectors
 from edgecompress.types.report import Fidelity

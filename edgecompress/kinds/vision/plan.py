@@ -1,19 +1,11 @@
-"""What an encoder of images asks of a recipe: what encoders of texts do, but for the samples."""
+"""What an encoder of images asks of a recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from edgecompress.kinds.encoder.plan import (
-    FORMATS,
-    QUANTIZES_ACTIVATIONS,
-    SHORT_PRECISIONS,
-    candidates,
-    check,
-    engine_profile,
-    estimate,
-    stages_on,
-)
+from edgecompress.kinds.base import Format
+from edgecompress.kinds.one_pass_plan import candidates, check, engine_profile, estimate, stages_on
 from edgecompress.types.recipe import Recipe
 from edgecompress.types.student import Student
 
@@ -21,6 +13,10 @@ __all__ = [
     "FORMATS", "QUANTIZES_ACTIVATIONS", "SHORT_PRECISIONS", "candidates", "check", "engine_profile", "estimate",
     "stages",
 ]  # fmt: skip
+
+SHORT_PRECISIONS: Mapping[str, str] = {}  # "int8" could mean three things
+QUANTIZES_ACTIVATIONS = True
+FORMATS: tuple[Format, ...] = ()
 
 
 def stages(recipe: Recipe, student: Student, *, calibrates: bool) -> Sequence[tuple[str, str]]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from edgecompress.graph.sessions import open_session
 from edgecompress.kinds.base import REFERENCE_BYTES, Open, Parts, SampleSource
-from edgecompress.kinds.encoder.parity import parity_feeds, require_parity
-from edgecompress.kinds.encoder.samples import Feed, in_batches
+from edgecompress.kinds.one_pass_feeds import Feed, in_batches
+from edgecompress.kinds.one_pass_parity import parity_feeds, require_parity
 from edgecompress.lower.microsoft import lower
 from edgecompress.runtime.metrics import Outputs
 from edgecompress.runtime.model import Model
