@@ -42,7 +42,7 @@ class CannotRunError(Exception):
 
 
 def has_gpu() -> bool:
-    from edgecompress.targets import detect_gpus
+    from edgecompress.formats.gpus import detect_gpus
 
     return bool(detect_gpus())
 

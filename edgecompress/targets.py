@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 from importlib import resources
 from pathlib import Path
 
-from edgecompress.backends import backends, target_names
+from edgecompress.backends import backends, names_on, target_names
 from edgecompress.errors import ChipError, RecipeError, UnknownTargetError, nearest
 from edgecompress.formats.cpu import (
     host_arch,
@@ -16,8 +15,8 @@ from edgecompress.formats.cpu import (
     host_features,
     host_memory_bytes,
 )
+from edgecompress.formats.gpus import detect_gpus
 from edgecompress.formats.target import read_target
-from edgecompress.types.gpu import Gpu
 from edgecompress.types.precision import AUTO, PRECISIONS
 from edgecompress.types.target import Target
 
@@ -69,7 +68,7 @@ def detect() -> Target:
         arch=arch,
         accelerator="cpu",
         isa=tuple(sorted(features)),
-        backends=("onnxruntime",),
+        backends=names_on("cpu"),
         computes=("float32", "int8", "int4"),
         opset=21,
         cores=host_cores(),
@@ -80,68 +79,6 @@ def detect() -> Target:
             ("isa", "cores", "memory_bytes", "l2_cache_bytes", "l3_cache_bytes"), "detected on this machine"
         ),
         notes=f"GPU: {seen} (not used: name a GPU target)" if seen else "no GPU found through NVML",
-    )
-
-
-def detect_gpus() -> list[Gpu]:
-    """NVIDIA GPUs through NVML, or the driver where there is none (Jetson); an empty list where there is neither."""
-    try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return _gpus_of_driver()
-    if nvml.nvmlInit_v2() != 0:
-        return _gpus_of_driver()
-    try:
-        count = ctypes.c_uint()
-        nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
-        return [_gpu(nvml, index) for index in range(count.value)]
-    finally:
-        nvml.nvmlShutdown()
-
-
-def _gpus_of_driver() -> list[Gpu]:
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return []
-    count = ctypes.c_int()
-    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return []
-    found = []
-    for index in range(count.value):
-        device, memory, name = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(96)
-        major, minor = ctypes.c_int(), ctypes.c_int()
-        cuda.cuDeviceGet(ctypes.byref(device), index)
-        cuda.cuDeviceGetName(name, len(name), device)
-        cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-        cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-        cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)  # …_MINOR
-        found.append(
-            Gpu(
-                name=name.value.decode(errors="replace"),
-                memory_bytes=memory.value,
-                compute_capability=(major.value, minor.value),
-            )
-        )
-    return found
-
-
-class _Memory(ctypes.Structure):
-    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
-
-
-def _gpu(nvml: ctypes.CDLL, index: int) -> Gpu:
-    handle, memory = ctypes.c_void_p(), _Memory()
-    name = ctypes.create_string_buffer(96)
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle))
-    nvml.nvmlDeviceGetName(handle, name, len(name))
-    nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
-    nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
-    return Gpu(
-        name=name.value.decode(errors="replace"),
-        memory_bytes=int(memory.total),
-        compute_capability=(major.value, minor.value),
     )
 
 

@@ -24,11 +24,11 @@ MAX_LINES = 400
 RANK = {
     "types": 0, "errors": 0, "version": 0,
     "registry": 1, "formats": 1,
-    "runtime": 2, "targets": 2,
+    "runtime": 2,
     "graph": 3, "endpoints": 3, "lineage": 3, "terminal": 2,
     "capture": 4, "quantize": 4, "lower": 4,
     "kinds": 5, "backends": 5,
-    "loading": 6,
+    "loading": 6, "targets": 6,
     "export": 7,
     "profile": 8, "serve": 8,
     "devices": 9,

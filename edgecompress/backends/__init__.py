@@ -38,6 +38,11 @@ def target_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys(_plain(name) for name in backends()))
 
 
+def names_on(accelerator: str) -> tuple[str, ...]:
+    """What a target with that accelerator calls the backends that come in a variety of their own for it."""
+    return tuple(_plain(name) for name in backends() if name.endswith(f"-{accelerator}"))
+
+
 def _plain(name: str) -> str:
     for accelerator in ACCELERATORS:
         name = name.removesuffix(f"-{accelerator}")

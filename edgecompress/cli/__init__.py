@@ -12,6 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from edgecompress.errors import EdgeCompressError, HostError, InterruptedRunError, OutputError, UsageError, nearest
+from edgecompress.types.packages import RUNTIME
 from edgecompress.version import __version__
 
 COMMANDS = {
@@ -36,7 +37,6 @@ COMMANDS = {
 }
 """Command -> its line in the help; the module is edgecompress.cli.<command>."""
 
-_RUNTIME_PACKAGES = ("numpy", "onnxruntime", "tokenizers", "jinja2", "rich")
 _INTERNAL_ERROR = 70
 
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package.startswith("edgecompress"):
             return _internal(error, as_json)
-        extra = "edgecompress" if package in _RUNTIME_PACKAGES else "edgecompress[export]"
+        extra = "edgecompress" if package in RUNTIME else "edgecompress[export]"
         missing = HostError(f"this command needs the package '{package}'", hint=f"pip install '{extra}'")
         return _fail(missing, as_json)
     except OSError as error:

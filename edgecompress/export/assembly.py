@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgecompress import __version__
 from edgecompress.export.bundle import Closing
 from edgecompress.export.candidates import Export, Selection
 from edgecompress.export.card import model_card
@@ -22,6 +21,7 @@ from edgecompress.types.artifact import Artifact, Content, ModelContents, ModelF
 from edgecompress.types.bundle import Manifest, ModelRecord, Variant
 from edgecompress.types.provenance import COMPUTED, UNKNOWN, Lineage, Statement
 from edgecompress.types.report import Latency, Measurements, Report
+from edgecompress.version import __version__
 
 
 @dataclass(frozen=True, kw_only=True)

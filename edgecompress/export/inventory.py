@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from edgecompress.formats.cpu import host_cpu_name
 from edgecompress.types.bundle import TargetRecord
+from edgecompress.types.packages import EXPORT, ONNXRUNTIME
 from edgecompress.types.target import Target
 
-_PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers", "numpy")
 _ISA_REASON = {
     True: "its int8 products are summed in 32 bits by VNNI; without it u8 x s8 pairs saturate and answers are wrong",
     False: "it was compiled for these CPU features",
@@ -29,7 +29,7 @@ def target_record(target: Target, precision: str) -> TargetRecord:
 
 def versions() -> Mapping[str, str]:
     """Python and the packages that make a bundle."""
-    return {"python": platform.python_version()} | {p: version_of(p) for p in _PACKAGES}
+    return {"python": platform.python_version()} | {p: version_of(p) for p in EXPORT}
 
 
 def host_facts(threads: int) -> Mapping[str, str]:
@@ -37,7 +37,7 @@ def host_facts(threads: int) -> Mapping[str, str]:
     return {
         "cpu": host_cpu_name(),
         "threads": str(threads),
-        "onnxruntime": version_of("onnxruntime"),
+        ONNXRUNTIME: version_of(ONNXRUNTIME),
         "python": platform.python_version(),
     }
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from edgecompress.backends import backends
 from edgecompress.formats.cpu import host_arch, host_cores, host_cpu_name, host_features, host_memory_bytes
+from edgecompress.formats.gpus import detect_gpus
 from edgecompress.formats.packages import DEVELOPMENT_EXTRAS, DISTRIBUTION, installed_version, requirements
-from edgecompress.targets import detect_gpus
 from edgecompress.types.profile import Host, Noise
 
 _CPUS = Path("/sys/devices/system/cpu")

@@ -92,7 +92,7 @@ LIBRARIES = {
         title="cuDNN", files=("libcudnn.so.9",), version_function="cudnnGetVersion", read=_by_return, spell=_decimals
     ),
     **{
-        f"tensorrt{major}": Library(
+        f"nvinfer{major}": Library(
             title=f"TensorRT {major}",
             files=(f"libnvinfer.so.{major}",),
             version_function="getInferLibVersion",

@@ -25,7 +25,8 @@ ACCURACY_LEVELS = (0, 1, 4)
 BUNDLE = "bundle"
 """The format that every kind has: what is written is a bundle and nothing else. A kind may have others."""
 
-KERNELS = ("matmul", "attention", "layer", "encoder")
+MATMUL, ATTENTION, LAYER, ENCODER = "matmul", "attention", "layer", "encoder"
+KERNELS = (MATMUL, ATTENTION, LAYER, ENCODER)
 """Our own; ``auto`` takes those that are measured to be faster on the target, ``none`` leaves ONNX Runtime's."""
 
 KV_CACHES = ("fp32", "int8")

@@ -135,7 +135,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *filter(None, sys.path)]))
-    monkeypatch.setattr(targets, "detect_gpus", lambda: [ORIN])
+    monkeypatch.setattr(gpus, "detect_gpus", lambda: [ORIN])
     return site
 
 

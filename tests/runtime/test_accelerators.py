@@ -54,9 +54,9 @@ ALL = {
 def test_versions_are_asked_of_the_libraries() -> None:
     found = find_libraries(loader(ALL), [])
     assert {key: of.version for key, of in found.items()} == {
-        **{"driver": "13.2", "cudart": "12.9", "cudnn": "9.19.0", "tensorrt10": "10.13.3", "tensorrt11": ""}
+        **{"driver": "13.2", "cudart": "12.9", "cudnn": "9.19.0", "nvinfer10": "10.13.3", "nvinfer11": ""}
     }
-    assert found["tensorrt11"].remark == "no libnvinfer.so.11"
+    assert found["nvinfer11"].remark == "no libnvinfer.so.11"
 
 
 def test_a_library_lies_where_its_package_puts_it(tmp_path: Path) -> None:

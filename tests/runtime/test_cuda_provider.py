@@ -16,7 +16,7 @@ from edgecompress.runtime.accelerators import LibraryState
 
 
 def found(**missing: str) -> dict[str, LibraryState]:
-    keys = ("driver", "cudart", "cudnn", "tensorrt10")
+    keys = ("driver", "cudart", "cudnn", "nvinfer10")
     return {
         k: LibraryState(title=f"The {k}", version="" if k in missing else "1", remark=missing.get(k, "")) for k in keys
     }

@@ -38,7 +38,7 @@ def build_on_device(
     progress: Callable[[str], None],
 ) -> tuple[EngineRecord, Mapping[str, Path]]:
     """Build as the bundle's plan says, on this machine's GPU. Raises HostError, EngineError."""
-    from edgecompress.targets import detect_gpus
+    from edgecompress.formats.gpus import detect_gpus
 
     if variant.build is None:
         raise BundleError(f"{folder.name} has no plan of an engine to build", hint="Export it again with this version.")

@@ -12,7 +12,7 @@ PACKAGES = ("tensorrt", "cuda-bindings")
 
 def state(found: Mapping[str, LibraryState], providers: Sequence[str], has: Callable[[str], bool]) -> BackendState:
     """``found``: of NVIDIA's libraries; ``providers``: ONNX Runtime's; ``has``: whether a module is installed."""
-    versions = missing_libraries(found, "tensorrt10", "tensorrt11")
+    versions = missing_libraries(found, "nvinfer10", "nvinfer11")
     build_lacks = [
         *missing_libraries(found, "driver"),
         *([" or ".join(versions)] if len(versions) == 2 else []),  # either is enough

@@ -1,0 +1,12 @@
+"""Distributions by the names that package managers know them by."""
+
+from __future__ import annotations
+
+ONNXRUNTIME = "onnxruntime"
+"""What captures, calibrates and verifies here, whatever a bundle is for."""
+
+EXPORT = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", ONNXRUNTIME, "tokenizers", "numpy")
+"""What makes a bundle, and is written down in it."""
+
+RUNTIME = ("numpy", ONNXRUNTIME, "tokenizers", "jinja2", "rich")
+"""What the base install brings."""
