@@ -13,6 +13,7 @@
     profile.py   workloads, and a bundle as something that is timed
     serve.py     its endpoints; there is none where it is not served
     distill.py   how such a student is taught; there is none where it is not
+    architectures.py  ARCHITECTURES: which were tried, and what came of it; there is none where none was
 
 Nothing is imported before it is asked for: a device imports ``runtime``, and never what an export needs.
 """

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from edgecompress import targets
 from edgecompress.backends.tensorrt.engine import build_plan, require_device, trtexec_line
 from edgecompress.cli import main
 from edgecompress.errors import BundleError, HostError, RecipeError
 from edgecompress.export.plan import plan
+from edgecompress.formats import gpus
 from edgecompress.formats.manifest import file_sha256, open_bundle
 from edgecompress.targets import find_target
 from edgecompress.types.bundle import BuildPlan, ShapeRange

@@ -23,11 +23,11 @@ def found(**missing: str) -> dict[str, LibraryState]:
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_libraries", lambda: found(cudnn="no libcudnn.so.9", tensorrt10="no libnvinfer"))
+    monkeypatch.setattr(module, "find_libraries", lambda: found(cudnn="no libcudnn.so.9", nvinfer10="no libnvinfer"))
     with pytest.raises(HostError, match=r"needs The cudnn, and there is no libcudnn\.so\.9 on this machine") as caught:
         cuda_provider(0)
     assert caught.value.exit_code == 3
-    monkeypatch.setattr(module, "find_libraries", lambda: found(tensorrt10="no libnvinfer"))
+    monkeypatch.setattr(module, "find_libraries", lambda: found(nvinfer10="no libnvinfer"))
     assert cuda_provider(2) == (CUDA_PROVIDER, {"device_id": "2"})
 
 
