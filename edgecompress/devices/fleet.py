@@ -155,7 +155,7 @@ class Fleet:
         self._seen: dict[str, float] = {}  # when a label was last there
 
     def run(self, jobs: Sequence[Job]) -> FleetResult:
-        """Run until each job has a result or a failure. Raises DeviceError if the scheduler is lost; results are kept."""
+        """Run until each job has a profile or a failure. Raises DeviceError if the scheduler is lost."""
         found = sum(self._store.has(job.id) for job in jobs)
         for job in jobs:
             if not self._store.has(job.id):
