@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgecompress import __version__
 from edgecompress.devices import depot, worker
 from edgecompress.devices.jobs import Job, JobRequest, Plan
 from edgecompress.devices.push import Show, refusal
@@ -29,7 +30,6 @@ from edgecompress.devices.ssh import require_package
 from edgecompress.devices.store import ResultStore, open_store
 from edgecompress.errors import DeviceError, EdgeCompressError, UsageError
 from edgecompress.types.fleet import Failure, FleetResult, FleetRow
-from edgecompress.version import __version__
 
 LABEL = "target:"  # before the label, in the name of the resource
 _CONNECT_S = 10
@@ -155,10 +155,7 @@ class Fleet:
         self._seen: dict[str, float] = {}  # when a label was last there
 
     def run(self, jobs: Sequence[Job]) -> FleetResult:
-        """Run until each job has a result or a failure.
-
-        Raises DeviceError if the scheduler is lost: results are kept.
-        """
+        """Run until each job has a profile or a failure. Raises DeviceError if the scheduler is lost."""
         found = sum(self._store.has(job.id) for job in jobs)
         for job in jobs:
             if not self._store.has(job.id):

@@ -126,7 +126,7 @@ def _asked(line: JobLine, base: Asked) -> Asked:
 
 
 class Plan:
-    """Wishes that were found to make sense, and their bundles, opened once each."""
+    """Validated requests, and their bundles, each opened once."""
 
     def __init__(self, requests: Sequence[JobRequest]) -> None:
         """Raises UsageError and BundleError, naming the line."""
