@@ -12,7 +12,7 @@ def load_rows(p, m_rows, m_width, MASKED: tl.constexpr, PADDED: tl.constexpr):
 
     ``m_rows`` is [..., rows] and ``m_width`` [WIDTH], with two or three axes at ``p``.
     """
-    if len(p.shape) == 3:
+    if len(p.shape) == 3:  # noqa: SIM108 -- Triton decides such an `if` when it compiles
         m_width = m_width[None, None, :]
     else:
         m_width = m_width[None, :]
