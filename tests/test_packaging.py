@@ -26,6 +26,7 @@ def test_the_wheel_holds_code_data_schemas_and_licence(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for package in ("edgecompress", "edgecompress_kernels", "edgecompress_targets"):
         assert f"{package}/py.typed" in names
+    assert "edgecompress_kernels/cpu/shim.h" in names
     assert "edgecompress_targets/raspberry-pi-5.toml" in names
     assert "edgecompress/formats/schemas/manifest.schema.json" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -70,7 +70,7 @@ def test_an_operator_that_differs_does_not_compile(
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([m for m in abi.ROWS_PARAMETERS.members if m[0] != "columns"], "no member named 'columns'"),
+        ([m for m in abi.ROWS_PARAMETERS.members if m[0] != "columns"], "'columns' does not refer to any field"),
         (
             [(name, CType.FLAG if name == "width" else ctype) for name, ctype in abi.ROWS_PARAMETERS.members],
             "kernels read 8 bytes at 24 as RowsParameters.width",
@@ -90,8 +90,18 @@ def test_parameters_that_differ_do_not_compile(
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_each_shim_compiles_alone(path: Path, tmp_path: Path) -> None:
     (tmp_path / "abi.h").write_text(header())
-    command = [sys.executable, "-m", "ziglang", "cc", "-fsyntax-only", "-Wall", "-Werror", "-Wno-undefined-internal"]
-    command += ["-Wno-unused-function", "-Wno-unused-variable", "-target", X86_64_V3.zig, "-I", str(SHIMS), "-I", "."]
+    command = [sys.executable, "-m", "ziglang", "cc", "-c", "-o", "alone.o", "-Wall", "-Werror"]
+    command += [
+        "-Wno-undefined-internal",
+        "-Wno-unused-function",
+        "-Wno-unused-variable",
+        "-target",
+        X86_64_V3.zig,
+        "-I",
+        str(SHIMS),
+        "-I",
+        ".",
+    ]
     done = subprocess.run([*command, str(path)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

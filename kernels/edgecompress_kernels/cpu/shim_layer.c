@@ -24,17 +24,23 @@ typedef struct Layer { /* a call */
     } of[MOST_STEPS];
 } Layer;
 
-static const char *decoder_layer_name(const CustomOp *op) { return op == &INT8_DECODER_LAYER ? INT8_DECODER_LAYER_NAME : DECODER_LAYER_NAME; }
+static const char *decoder_layer_name(const CustomOp *op) {
+    return op == &INT8_DECODER_LAYER ? INT8_DECODER_LAYER_NAME : DECODER_LAYER_NAME;
+}
 static size_t decoder_layer_inputs(const CustomOp *op) { return DECODER_LAYER_INPUTS; }
 static int decoder_layer_input_kind(const CustomOp *op, size_t index) {
-    return index == DECODER_LAYER_VALUES ? VARIADIC : index >= DECODER_LAYER_COS && index <= DECODER_LAYER_V_SCALE ? OPTIONAL : REQUIRED;
+    const int optional = index >= DECODER_LAYER_COS && index <= DECODER_LAYER_V_SCALE;
+    return index == DECODER_LAYER_VALUES ? VARIADIC : optional ? OPTIONAL : REQUIRED;
 }
 static int type_of_layer_input(int int8, size_t index) {
     if (index == DECODER_LAYER_VALUES) return ANY;
     if (index == DECODER_LAYER_PAST_KEY || index == DECODER_LAYER_PAST_VALUE) return int8 ? INT8 : FLOAT;
-    return index == DECODER_LAYER_LAST || index == DECODER_LAYER_TOTAL ? INT32 : index == DECODER_LAYER_POSITIONS || index == DECODER_LAYER_PROGRAM ? INT64 : FLOAT;
+    const int length = index == DECODER_LAYER_LAST || index == DECODER_LAYER_TOTAL;
+    return length ? INT32 : index == DECODER_LAYER_POSITIONS || index == DECODER_LAYER_PROGRAM ? INT64 : FLOAT;
 }
-static int decoder_layer_input_type(const CustomOp *op, size_t index) { return type_of_layer_input(op == &INT8_DECODER_LAYER, index); }
+static int decoder_layer_input_type(const CustomOp *op, size_t index) {
+    return type_of_layer_input(op == &INT8_DECODER_LAYER, index);
+}
 static int decoder_layer_output_type(const CustomOp *op, size_t index) {
     return index && op == &INT8_DECODER_LAYER ? INT8 : FLOAT;
 }
@@ -69,6 +75,11 @@ static Status *read_layer_input(const LayerState *state, Context *context, size_
 }
 
 
+static MatmulState state_of_step(const int64_t *step) {
+    return (MatmulState){.inputs = step[FIELD_INPUTS], .outputs = step[FIELD_OUTPUTS], .bits = step[FIELD_BITS],
+                         .block = step[FIELD_BLOCK]};
+}
+
 /* What a step reads and makes; every number of a value is checked here, once. */
 static Status *check_step(const AttentionState *s, Layer *layer, int64_t i) {
     const int64_t *const step = layer->program + (i + 1) * FIELDS;
@@ -89,7 +100,7 @@ static Status *check_step(const AttentionState *s, Layer *layer, int64_t i) {
     if (step[FIELD_KIND] == STEP_GATE) width /= 2;
     if (step[FIELD_KIND] == STEP_MATMUL) {
         static const Tensor none;
-        const MatmulState state = {.inputs = step[FIELD_INPUTS], .outputs = step[FIELD_OUTPUTS], .bits = step[FIELD_BITS], .block = step[FIELD_BLOCK]};
+        const MatmulState state = state_of_step(step);
         const Tensor *const zeros = step[FIELD_ZEROS] < 0 ? &none : &layer->value[step[FIELD_ZEROS]], *const bias = step[FIELD_BIAS] < 0 ? &none : &layer->value[step[FIELD_BIAS]];
         if (state.block < 1 || state.inputs < 1 || state.outputs < 1 || state.inputs % state.block) return WRONG("a product of no size");
         layer->multiplied[i] = (MatmulInputs){*x, *other, layer->value[step[FIELD_SCALES]], *zeros, *bias};
@@ -118,7 +129,7 @@ static void plan_layer(void *call, Room *memory, Job *job) {
         const int64_t *const step = layer->program + (i + 1) * FIELDS;
         void *const made = layer->value[step[FIELD_MADE]].data, *const x = layer->value[step[FIELD_X]].data;
         if (step[FIELD_KIND] == STEP_MATMUL) {
-            const MatmulState state = {.inputs = step[FIELD_INPUTS], .outputs = step[FIELD_OUTPUTS], .bits = step[FIELD_BITS], .block = step[FIELD_BLOCK]};
+            const MatmulState state = state_of_step(step);
             layer->multiplied[i].x.data = x;
             plan_matmul(&state, layer->matmuls[i], &layer->multiplied[i], made, memory, job, &layer->of[i].matmul);
         } else if (step[FIELD_KIND] == STEP_ATTENTION) {

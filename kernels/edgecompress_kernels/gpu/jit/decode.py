@@ -72,7 +72,7 @@ def attend_cache(
     """Take in keys ``first`` to ``end``; not MASKED: each of them is there, and each row sees it."""
     for i_key in range(first, end, BLOCK_N):
         o_keys = i_key + o_n
-        b_k = load_groups(p_k + i_key * k_stride + o_k, o_keys < end, m_width, MASKED, PADDED)
+        b_k = load_rows(p_k + i_key * k_stride + o_k, o_keys < end, m_width, MASKED, PADDED)
         if INTEGER:
             b_scores = tl.dot(b_q, tl.permute(b_k, (0, 2, 1))).to(tl.float32)
             b_scores += tl.dot(b_low, tl.permute(b_k, (0, 2, 1))).to(tl.float32) * (1.0 / 254.0)
@@ -85,26 +85,10 @@ def attend_cache(
             seen = (o_keys < end)[:, None, :] & (distance >= 0) & ((window <= 0) | (distance < window))
             b_scores = tl.where(seen, b_scores, float("-inf"))
         weights, largest, total, factor = weigh(b_scores, largest, total, MASKED)
-        b_v = load_groups(p_v + i_key * v_stride + o_v, o_keys < end, m_width, MASKED, PADDED)
+        b_v = load_rows(p_v + i_key * v_stride + o_v, o_keys < end, m_width, MASKED, PADDED)
         b_v = halves(b_v, PACKED, True) if HALVED else b_v.to(b_q.dtype)
         b_sums = tl.dot(weights.to(b_v.dtype), b_v, b_sums * factor[:, :, None], input_precision="ieee")
     return b_sums, largest, total
-
-
-@triton.jit
-def load_groups(p, m_rows, m_width, MASKED: tl.constexpr, PADDED: tl.constexpr):
-    """[GROUPS, keys, WIDTH] at ``p``; what is masked reads as zero."""
-    if MASKED:
-        m_rows = m_rows[:, :, None]
-        if PADDED:
-            m_rows = m_rows & m_width[None, None, :]
-        block = tl.load(p, mask=m_rows, other=0.0)
-    else:
-        if PADDED:  # noqa: SIM108 -- Triton decides such an `if` when it compiles
-            block = tl.load(p, mask=m_width[None, None, :], other=0.0)
-        else:
-            block = tl.load(p)
-    return block
 
 
 @triton.jit

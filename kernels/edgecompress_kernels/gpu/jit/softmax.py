@@ -8,15 +8,22 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def load_rows(p, m_rows, m_width, MASKED: tl.constexpr, PADDED: tl.constexpr):
-    """[rows, WIDTH] at ``p``; what is masked reads as zero, so that no value beside the data is ever multiplied."""
+    """[..., rows, WIDTH] at ``p``; what is masked reads as zero, so that no value beside the data is ever multiplied.
+
+    ``m_rows`` is [..., rows] and ``m_width`` [WIDTH], with two or three axes at ``p``.
+    """
+    if len(p.shape) == 3:  # noqa: SIM108 -- Triton decides such an `if` when it compiles
+        m_width = m_width[None, None, :]
+    else:
+        m_width = m_width[None, :]
     if MASKED:
+        mask = tl.expand_dims(m_rows, len(p.shape) - 1)
         if PADDED:
-            block = tl.load(p, mask=m_rows[:, None] & m_width[None, :], other=0.0)
-        else:
-            block = tl.load(p, mask=m_rows[:, None], other=0.0)
+            mask = mask & m_width
+        block = tl.load(p, mask=mask, other=0.0)
     else:
         if PADDED:  # noqa: SIM108 -- Triton decides such an `if` when it compiles
-            block = tl.load(p, mask=m_width[None, :], other=0.0)
+            block = tl.load(p, mask=m_width, other=0.0)
         else:
             block = tl.load(p)
     return block
