@@ -11,7 +11,6 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from types import ModuleType
 
 from edgecompress.errors import HostError, UsageError, nearest
@@ -40,6 +39,8 @@ def plug_ins(group: str, ours: tuple[tuple[str, str], ...]) -> Mapping[str, Plug
 
     Raises HostError for an entry point that takes the name of another.
     """
+    from importlib.metadata import entry_points  # a tenth of a second, which a device's start does not wait for
+
     found = {name: PlugIn(name, package) for name, package in ours}
     for point in sorted(entry_points(group=group), key=lambda point: point.name):
         if point.name in found and found[point.name].package != point.value:
@@ -51,8 +52,11 @@ def plug_ins(group: str, ours: tuple[tuple[str, str], ...]) -> Mapping[str, Plug
     return found
 
 
-def look_up(what: str, name: str, known: Mapping[str, PlugIn]) -> PlugIn:
-    """Raises UsageError naming what is known."""
+def look_up(what: str, name: str, group: str, ours: Mapping[str, str]) -> PlugIn:
+    """Ours without a look at what else is installed. Raises UsageError naming what is known."""
+    if name in ours:
+        return PlugIn(name, ours[name])
+    known = plug_ins(group, tuple(ours.items()))
     if name not in known:
         raise UsageError(f"no {what} named '{name}'.{nearest(name, known)}", hint=f"Installed: {', '.join(known)}.")
     return known[name]

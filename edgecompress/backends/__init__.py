@@ -51,4 +51,4 @@ def _plain(name: str) -> str:
 
 def find_backend(name: str) -> Backend:
     """Raises UsageError if there is none of that name."""
-    return Backend(look_up("backend", name, plug_ins(GROUP, tuple(BACKENDS.items()))))
+    return Backend(look_up("backend", name, GROUP, BACKENDS))

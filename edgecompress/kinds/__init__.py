@@ -39,4 +39,4 @@ def kind_of_task(task: str) -> Kind:
 
 def find_kind(name: str) -> Kind:
     """Raises UsageError if there is none of that name."""
-    return Kind(look_up("kind of student", name, plug_ins(GROUP, tuple(KINDS.items()))))
+    return Kind(look_up("kind of student", name, GROUP, KINDS))

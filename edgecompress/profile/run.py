@@ -13,6 +13,7 @@ from edgecompress.backends import find_backend
 from edgecompress.errors import UsageError
 from edgecompress.formats.manifest import file_sha256, open_bundle, read_measurements, read_report
 from edgecompress.kinds import find_kind
+from edgecompress.kinds.base import Kind
 from edgecompress.loading import open_models
 from edgecompress.profile.cold import cold_start
 from edgecompress.profile.energy import EnergyMeter
@@ -57,6 +58,7 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
     """Measure. Raises UsageError for what makes no sense, and what :func:`edgecompress.load` raises."""
     check(asked)
     manifest, folder = open_bundle(bundle)
+    kind = find_kind(manifest.kind)
     workloads = workloads_of(manifest, asked.shapes)
     if not asked.allow_mismatch:
         check_host(manifest)
@@ -71,7 +73,7 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
         source = open_models(manifest, folder, threads=wanted, device=asked.device)
         device = source.gpu()
         free = 0 if device is None else device.free_bytes()
-        subject = find_kind(manifest.kind).profile.open_subject(source)
+        subject = kind.profile.open_subject(source)
         of_these: list[_Measured] = []
         try:
             for workload in workloads:
@@ -117,8 +119,8 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
         cold_start=cold,
         peak_rss_bytes=None if cold is None else cold.peak_rss_bytes,
         device_bytes=device_bytes,
-        fidelity=_in_words(fidelity),
-        tried=_tried(folder),
+        fidelity=_in_words(kind, fidelity),
+        tried=_tried(kind, folder),
         peaks=tuple(peaks),
         operators=tuple(operators),
         remarks=tuple(dict.fromkeys(remarks)),
@@ -274,34 +276,24 @@ def _operators(
         timer.close()
 
 
-# Until a kind's metric.py has ``figures``: then the first of ``find_kind(kind).metric.figures(fidelity)``.
-_QUALITIES = {"mean cosine": "mean_cosine", "perplexity ratio": "perplexity_ratio", "mean KL": "mean_kl"}
+def _in_words(kind: Kind, fidelity: Fidelity) -> str:
+    """The figure that it is judged by."""
+    figure = next(iter(kind.metric.figures(fidelity)), None)
+    return "" if figure is None else f"{figure.title} {figure.value:.4f}"
 
 
-def _quality(fidelity: Fidelity) -> tuple[str, float] | None:
-    """The measure that it is judged by, and its value."""
-    found = [(name, getattr(fidelity, figure)) for name, figure in _QUALITIES.items()]
-    return next(((name, value) for name, value in found if value is not None), None)
-
-
-def _in_words(fidelity: Fidelity) -> str:
-    quality = _quality(fidelity)
-    return "" if quality is None else f"{quality[0]} {quality[1]:.4f}"
-
-
-def _tried(folder: Path) -> tuple[Tried, ...]:
+def _tried(kind: Kind, folder: Path) -> tuple[Tried, ...]:
     measurements, found = read_measurements(folder), []
     for row in measurements.candidates if measurements is not None else ():
-        quality = None if row.fidelity is None else _quality(row.fidelity)
-        if quality is None or row.latency_ms is None:
+        figure = None if row.fidelity is None else next(iter(kind.metric.figures(row.fidelity)), None)
+        if figure is None or row.latency_ms is None:
             continue
         level = "" if row.accuracy_level is None else f", accuracy level {row.accuracy_level}"
-        name, value = quality
         found.append(
             Tried(
                 precision=row.precision + level,
-                quality=name,
-                value=value,
+                quality=figure.title,
+                value=figure.value,
                 ms=row.latency_ms,
                 chosen=row.verdict == "chosen",
             )

@@ -38,7 +38,11 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, package: str = "tests
     info = folder / "toy_kind-1.dist-info"
     info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-kind\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(f"[edgecompress.kinds]\n{KIND} = {package}\n")
+    kinds, backends = (
+        f"[edgecompress.kinds]\n{KIND} = {package}\n",
+        "[edgecompress.backends]\ntable = tests.toy_backend\n",
+    )
+    (info / "entry_points.txt").write_text(kinds + backends)
     monkeypatch.syspath_prepend(str(folder))
     importlib.invalidate_caches()
     registry.plug_ins.cache_clear()
@@ -49,7 +53,7 @@ def adder_bundle(folder: Path, *, error: float = 0.0) -> Path:
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(_model(error).SerializeToString())
     (folder / REFERENCE).write_bytes(_reference())
-    (folder / "report.json").write_text(dumps(Report(fidelity=Fidelity(samples=2, max_abs_difference=0.0))))
+    (folder / "report.json").write_text(dumps(Report(fidelity=Fidelity(samples=2, measures={"largest_error": 0.0}))))
     unknown = {"source": UNKNOWN, "revision": UNKNOWN, "licence": UNKNOWN, "base_model": UNKNOWN, "datasets": UNKNOWN}
     (folder / "lineage.json").write_text(dumps(Lineage(**unknown)))
     (folder / "recipe.toml").write_text(recipe_toml(Recipe()))

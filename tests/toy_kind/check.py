@@ -13,4 +13,4 @@ def check(source: OpenBundle) -> Fidelity:
 
 def measure(reference: Outputs, outputs: Outputs) -> Fidelity:
     largest = max(float(abs(a[0] - b[0]).max()) for a, b in zip(reference, outputs, strict=True))
-    return Fidelity(samples=len(reference), max_abs_difference=largest)
+    return Fidelity(samples=len(reference), measures={"largest_error": largest})

@@ -28,3 +28,7 @@ class Adder:
 
     def close(self) -> None:
         self._model.close()
+
+
+def first_call(model: Adder) -> None:
+    model.add(1.0, 2.0)
