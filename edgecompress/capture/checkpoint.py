@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from edgecompress.errors import StudentError
 from edgecompress.formats.manifest import file_sha256
 from edgecompress.types.recipe import StudentRecipe
-from edgecompress.types.student import Student
+from edgecompress.types.student import Checkpoint, Student
 from edgecompress.types.task import Task
 
 # What an export reads; a hub repository often holds other formats of the same weights, which are left where they are.
@@ -166,21 +166,21 @@ def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(labels[key]) for key in sorted(labels, key=int))
 
 
-def read_student(folder: Path, config: Mapping[str, Any], task: Task, recipe: StudentRecipe) -> Student:
+def read_student(checkpoint: Checkpoint, task: Task, recipe: StudentRecipe) -> Student:
     """What every checkpoint of transformers in safetensors says; its kind adds what it knows beyond.
 
     Raises StudentError for weights that are missing, pickled, truncated or not finite.
     """
-    parameters, size = inspect_weights(weight_files(folder, recipe.allow_pickle))
+    parameters, size = inspect_weights(weight_files(checkpoint.folder, recipe.allow_pickle))
     return Student(
         source=recipe.source,
-        path=folder,
-        architecture=config["model_type"],
+        path=checkpoint.folder,
+        architecture=checkpoint.architecture,
         task=task.name,
         auto_class=task.auto_class,
         parameters=parameters,
         weights_bytes=size,
         trust_remote_code=recipe.trust_remote_code,
         allow_pickle=recipe.allow_pickle,
-        files=hashes(folder),
+        files=hashes(checkpoint.folder),
     )

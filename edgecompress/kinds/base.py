@@ -32,7 +32,7 @@ from edgecompress.types.distill import DistillTask
 from edgecompress.types.job import Job
 from edgecompress.types.recipe import EngineRecipe, QualityRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity, Figure, QuantizedCache, Report
-from edgecompress.types.student import Student
+from edgecompress.types.student import Checkpoint, Student
 from edgecompress.types.task import Task
 
 if TYPE_CHECKING:  # numpy, onnxruntime, FastAPI: a command's help asks the kinds for their flags, and waits for none
@@ -119,15 +119,15 @@ class Kind:
 
 
 class StudentModule(Protocol):
-    """``student.py``. A checkpoint is a folder with a config.json, which has been read."""
+    """``student.py``."""
 
-    def matches(self, folder: Path, config: Mapping[str, Any], task: str | None) -> Task | None:
+    def matches(self, checkpoint: Checkpoint, task: str | None) -> Task | None:
         """The task of the checkpoint if it is of this kind; ``task``: what the user named, of any kind, or None.
 
         Raises StudentError for what is of this kind and cannot be exported.
         """
 
-    def read(self, folder: Path, config: Mapping[str, Any], task: Task, recipe: StudentRecipe) -> Student:
+    def read(self, checkpoint: Checkpoint, task: Task, recipe: StudentRecipe) -> Student:
         """Raises StudentError, in one line, for whatever is wrong with the checkpoint."""
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from edgecompress.capture.checkpoint import is_multimodal, is_pair, locate, read_json
 from edgecompress.errors import StudentError
 from edgecompress.kinds import kinds
 from edgecompress.kinds.base import Kind
 from edgecompress.types.recipe import StudentRecipe
-from edgecompress.types.student import Student
+from edgecompress.types.student import Checkpoint, Student
 from edgecompress.types.task import Task
 
 
@@ -31,27 +28,28 @@ def load_student(recipe: StudentRecipe) -> Student:
             f"the checkpoint brings its own Python code ({', '.join(sorted(config['auto_map']))})",
             hint="Read that code, then pass --trust-remote-code.",
         )
-    kind, task = _kind_of(folder, config, recipe.task)
-    student = kind.student.read(folder, config, task, recipe)
+    checkpoint = Checkpoint(folder=folder, config=config)
+    kind, task = _kind_of(checkpoint, recipe.task)
+    student = kind.student.read(checkpoint, task, recipe)
     return replace(student, kind=kind.name, revision=revision)
 
 
-def _kind_of(folder: Path, config: Mapping[str, Any], wanted: str | None) -> tuple[Kind, Task]:
+def _kind_of(checkpoint: Checkpoint, wanted: str | None) -> tuple[Kind, Task]:
     """The kind that takes the checkpoint: installed ones are asked first, encoders, which take any text model, last.
 
     Raises StudentError if none does, or if it is refused.
     """
     for kind in reversed(list(kinds().values())):
-        task = kind.student.matches(folder, config, wanted)
+        task = kind.student.matches(checkpoint, wanted)
         if task is not None:
             return kind, task
-    architecture = config["model_type"]
-    if is_pair(config):
+    architecture = checkpoint.architecture
+    if is_pair(checkpoint.config):
         raise StudentError(
             f"'{architecture}' is an encoder-decoder; this version exports encoders and decoders",
             hint="Give an encoder (BERT, MiniLM, ViT, …) or a causal language model (Qwen2, Llama, …).",
         )
-    if is_multimodal(config):
+    if is_multimodal(checkpoint.config):
         raise StudentError(
             f"'{architecture}' takes more than text; this version exports encoders and decoders of text",
             hint="Give the checkpoint of its language model alone (…ForCausalLM).",

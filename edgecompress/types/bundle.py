@@ -11,9 +11,6 @@ SCHEMA_VERSION = 2
 MODEL = "model"
 """The name of a bundle's model where it has only one."""
 
-MODEL = "model"
-"""The name of a bundle's model where it has only one."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:

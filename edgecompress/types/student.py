@@ -1,10 +1,23 @@
-"""A checkpoint as it was found, before anything was done to it."""
+"""A checkpoint as it was found, before anything was done to it, and the student that a kind reads from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A local folder of Hugging Face's layout, before a kind has taken it."""
+
+    folder: Path
+    config: Mapping[str, Any]  # of config.json, which names a model_type
+
+    @property
+    def architecture(self) -> str:
+        return str(self.config["model_type"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from edgecompress.capture.checkpoint import head_of, is_pair, labels_of, read_student
@@ -12,37 +11,38 @@ from edgecompress.capture.tokenizer import limit_length, position_count, require
 from edgecompress.errors import StudentError
 from edgecompress.kinds.decoder.tasks import GENERATION
 from edgecompress.types.recipe import StudentRecipe
-from edgecompress.types.student import Student
+from edgecompress.types.student import Checkpoint, Student
 from edgecompress.types.task import Task
 
 
-def matches(folder: Path, config: Mapping[str, Any], task: str | None) -> Task | None:
+def matches(checkpoint: Checkpoint, task: str | None) -> Task | None:
     """Not a causal language model that is one of sentence embeddings, unless its task is named.
 
     Raises StudentError for a decoder without a head.
     """
+    config = checkpoint.config
     if is_pair(config):
         return None
     if not GENERATION.fits(head_of(config)):
         if config.get("is_decoder"):
             raise StudentError(
-                f"'{config['model_type']}' is a decoder without a language-model head",
+                f"'{checkpoint.architecture}' is a decoder without a language-model head",
                 hint="Give the checkpoint with its head (…ForCausalLM).",
             )
         return None
-    is_sentence = (folder / "modules.json").exists()
+    is_sentence = (checkpoint.folder / "modules.json").exists()
     wanted = task == GENERATION.name or (task is None and not is_sentence)
     return GENERATION if wanted else None
 
 
-def read(folder: Path, config: Mapping[str, Any], task: Task, recipe: StudentRecipe) -> Student:
+def read(checkpoint: Checkpoint, task: Task, recipe: StudentRecipe) -> Student:
     """Raises StudentError for damaged weights, a missing tokenizer, or a length that nobody says."""
-    student = read_student(folder, config, task, recipe)
-    require_tokenizer(folder, recipe.source)
+    student = read_student(checkpoint, task, recipe)
+    require_tokenizer(checkpoint.folder, recipe.source)
     return replace(
         student,
-        max_length_tokens=_max_length(recipe, config),
-        labels=labels_of(config),
+        max_length_tokens=_max_length(recipe, checkpoint.config),
+        labels=labels_of(checkpoint.config),
     )
 
 

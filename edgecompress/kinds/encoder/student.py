@@ -13,7 +13,7 @@ from edgecompress.capture.tokenizer import limit_length, position_count, require
 from edgecompress.errors import StudentError
 from edgecompress.kinds.encoder.tasks import CLASSIFICATION, EMBEDDING, HEADLESS, HIDDEN_STATES, RANKING, TASKS
 from edgecompress.types.recipe import StudentRecipe
-from edgecompress.types.student import Pooling, Student
+from edgecompress.types.student import Checkpoint, Pooling, Student
 from edgecompress.types.task import Task
 
 _POSITIONS = 512  # where config.json does not say how many there are
@@ -37,14 +37,15 @@ class _SentenceModules:
     lower_case: bool
 
 
-def matches(folder: Path, config: Mapping[str, Any], task: str | None) -> Task | None:
+def matches(checkpoint: Checkpoint, task: str | None) -> Task | None:
     """Takes what no other kind takes: any checkpoint of texts has hidden states.
 
     Raises StudentError for a task that the checkpoint has no head for.
     """
+    config = checkpoint.config
     if is_pair(config) or is_multimodal(config):
         return None
-    is_sentence = (folder / "modules.json").exists()
+    is_sentence = (checkpoint.folder / "modules.json").exists()
     found = next((each.name for each in TASKS.values() if each.heads and each.fits(head_of(config))), None)
     if found == CLASSIFICATION and len(labels_of(config)) == 1:
         found = RANKING  # one score and no classes: a cross-encoder
@@ -58,15 +59,16 @@ def matches(folder: Path, config: Mapping[str, Any], task: str | None) -> Task |
     same_head = {task, found} == {CLASSIFICATION, RANKING}
     if task not in HEADLESS and task != found and not same_head:
         raise StudentError(
-            f"the checkpoint ({head_of(config) or config['model_type']}) has no head for {task}",
+            f"the checkpoint ({head_of(config) or checkpoint.architecture}) has no head for {task}",
             hint=f"It can do {found or HIDDEN_STATES}.",
         )
     return TASKS[task]
 
 
-def read(folder: Path, config: Mapping[str, Any], task: Task, recipe: StudentRecipe) -> Student:
+def read(checkpoint: Checkpoint, task: Task, recipe: StudentRecipe) -> Student:
     """Raises StudentError for damaged weights, a missing tokenizer, or a pooling that is not supported."""
-    student = read_student(folder, config, task, recipe)
+    folder, config = checkpoint.folder, checkpoint.config
+    student = read_student(checkpoint, task, recipe)
     require_tokenizer(folder, recipe.source)
     sentence = _sentence_modules(folder)
     prompts = read_json(folder / "config_sentence_transformers.json")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from edgecompress.capture.checkpoint import head_of, labels_of, read_student
 from edgecompress.errors import StudentError
 from edgecompress.kinds.vision.tasks import HIDDEN_STATES, TASKS
 from edgecompress.types.recipe import StudentRecipe
-from edgecompress.types.student import Student
+from edgecompress.types.student import Checkpoint, Student
 from edgecompress.types.task import Task
 
 _ARCHITECTURES = (
@@ -19,21 +16,21 @@ _ARCHITECTURES = (
 )  # fmt: skip
 
 
-def matches(folder: Path, config: Mapping[str, Any], task: str | None) -> Task | None:
+def matches(checkpoint: Checkpoint, task: str | None) -> Task | None:
     """Raises StudentError for a task of images and a checkpoint of texts, or the other way round."""
-    architecture = config["model_type"]
+    architecture = checkpoint.architecture
     if architecture not in _ARCHITECTURES:
         if task in TASKS:
             raise _cannot_do(architecture, task)
         return None
-    found = next((each for each in TASKS.values() if each.fits(head_of(config))), None)
+    found = next((each for each in TASKS.values() if each.fits(head_of(checkpoint.config))), None)
     if task is None:
         return found or TASKS[HIDDEN_STATES]
     if task not in TASKS:
         raise _cannot_do(architecture, task)
     if task != HIDDEN_STATES and TASKS[task] != found:
         raise StudentError(
-            f"the checkpoint ({head_of(config) or architecture}) has no head for {task}",
+            f"the checkpoint ({head_of(checkpoint.config) or architecture}) has no head for {task}",
             hint=f"It can do {HIDDEN_STATES}.",
         )
     return TASKS[task]
@@ -43,6 +40,6 @@ def _cannot_do(architecture: str, task: str | None) -> StudentError:
     return StudentError(f"'{architecture}' cannot do {task}", hint="Leave --task out to take the checkpoint's own.")
 
 
-def read(folder: Path, config: Mapping[str, Any], task: Task, recipe: StudentRecipe) -> Student:
+def read(checkpoint: Checkpoint, task: Task, recipe: StudentRecipe) -> Student:
     """Raises StudentError for weights that are damaged."""
-    return replace(read_student(folder, config, task, recipe), labels=labels_of(config))
+    return replace(read_student(checkpoint, task, recipe), labels=labels_of(checkpoint.config))
