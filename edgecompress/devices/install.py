@@ -149,7 +149,7 @@ def wheel_parcels(folder: Path) -> list[Parcel]:
         raise UsageError(
             f"there are no wheels in {folder}",
             hint="Fill it with pip download --only-binary :all: --platform …, for that device: "
-            "numpy onnxruntime tokenizers jinja2 rich onnx onnx-ir.",
+            f"{' '.join(plan_environment().packages)}.",
         )
     made = [parcel(path, path.name) for path in wheels]
     name = hashlib.sha256("".join(each.sha256 for each in made).encode()).hexdigest()[:16]

@@ -16,6 +16,7 @@ import torch
 from edgecompress.distill.card import write_card
 from edgecompress.distill.curve import Point, write_curve
 from edgecompress.errors import OutputError
+from edgecompress.export.bundle import check_writable
 from edgecompress.formats.codec import dumps
 from edgecompress.formats.manifest import file_sha256
 from edgecompress.formats.recipe import recipe_toml
@@ -39,11 +40,7 @@ def check_free(output: Path) -> None:
     """Raises OutputError if the output exists, or cannot be written."""
     if output.exists() or output.is_symlink():
         raise OutputError(f"{output} already exists", hint="Give another --output.")
-    parent = output.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write in {parent}", hint="Give an --output whose folder is writable.")
+    check_writable(output)
 
 
 def write_student(

@@ -26,6 +26,11 @@ def check_output(path: Path, force: bool) -> None:
             raise OutputError(f"{path} already exists", hint="Give another --output, or --force to replace it.")
         if path.is_symlink() or not path.is_dir() or (any(path.iterdir()) and not (path / MANIFEST).exists()):
             raise OutputError(f"{path} is not a bundle, so --force does not replace it", hint="Give another --output.")
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Raises OutputError if ``path``, which does not exist, cannot be made."""
     parent = path.absolute().parent
     while not parent.exists():
         parent = parent.parent

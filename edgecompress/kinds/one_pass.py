@@ -10,12 +10,12 @@ import numpy as np
 
 from edgecompress.graph.sessions import open_session
 from edgecompress.kinds.base import REFERENCE_BYTES, Open, Parts, SampleSource
-from edgecompress.kinds.one_pass_feeds import Feed, in_batches
+from edgecompress.kinds.one_pass_feeds import in_batches
 from edgecompress.kinds.one_pass_parity import parity_feeds, require_parity
 from edgecompress.lower.microsoft import lower
 from edgecompress.runtime.metrics import Outputs
 from edgecompress.runtime.model import Model
-from edgecompress.types.arrays import Array
+from edgecompress.types.arrays import Array, Feed
 from edgecompress.types.artifact import Artifact, Content
 from edgecompress.types.bundle import MODEL, TensorSpec
 from edgecompress.types.case import Case

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Feed = dict[str, npt.NDArray[Any]]
+from edgecompress.types.arrays import Feed
 
 
 def in_batches(feeds: Sequence[Feed], size: int, pad_token_id: int) -> list[tuple[list[int], Feed]]:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecompress.errors import StudentError
-from edgecompress.kinds.one_pass_feeds import Feed, stack
+from edgecompress.kinds.one_pass_feeds import stack
+from edgecompress.types.arrays import Feed
 from edgecompress.types.student import Student
 
 TOLERANCE = 1e-3  # of the largest output; float32 sums in another order differ by about 1e-6

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
-from edgecompress_kernels.cpu.abi import DECODER_LAYER, StepKind
+from edgecompress_kernels.cpu.abi import DECODER_LAYER, StepField, StepKind
 
 from edgecompress.profile.shapes import Shape
 
@@ -31,7 +31,6 @@ _NOTHING = (
     "Flatten",
 )
 _LOOKUPS = ("Gather", "GatherElements", "GatherND", "GatherBlockQuantized", "Slice")
-_MATMUL_STEP = StepKind.MATMUL
 _PROGRAM = DECODER_LAYER.input_index("program")
 
 
@@ -189,9 +188,9 @@ def _decoder_layer(seen: _Node) -> Cost:
     ops, cache = _cached(seen, 0, tokens)
     rows, bits = batch * tokens, [0]
     for step in program.const_value.numpy()[1:].tolist():
-        if step[0] == _MATMUL_STEP:
-            ops += 2.0 * rows * step[7] * step[8]
-            bits.append(step[9])
+        if step[StepField.KIND] == StepKind.MATMUL:
+            ops += 2.0 * rows * step[StepField.INPUTS] * step[StepField.OUTPUTS]
+            bits.append(step[StepField.BITS])
     weights = sum(seen.bytes_of(value) for value in set(behind) if value is not None and value.const_value is not None)
     moved = weights + seen.bytes_of(behind[0]) + seen.bytes_of(seen.node.outputs[0])
     return Cost(ops=ops, bytes=moved + cache, computes=INT8, weights=f"int{max(bits)}")

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from edgecompress.errors import UsageError
+from edgecompress.types.arrays import IntArray
 from edgecompress.types.bundle import TextSettings
 
-IntArray = npt.NDArray[np.int64]
 Text = str | tuple[str, str]
 
 

@@ -16,16 +16,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgecompress.errors import HostError, UsageError
 from edgecompress.runtime.cuda.device import Device, DeviceMemoryError, Graph, is_out_of_memory
 from edgecompress.runtime.cuda.memory import Staging
 from edgecompress.runtime.engine_file import EngineFile
+from edgecompress.types.arrays import Array, Feed
 
 _MOST_GRAPHS = 32
 STAGES = ("host-to-device", "compute", "device-to-host")
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class EngineRunner:
 
     def run(
         self,
-        feed: Mapping[str, Array],
+        feed: Feed,
         there: Mapping[str, OnDevice] | None = None,
         into: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
@@ -125,7 +124,7 @@ class EngineRunner:
                     results[name] = found.astype(np.float32 if found.dtype == np.float16 else found.dtype)
             return {name: into.get(name, array) for name, array in results.items()}
 
-    def _run(self, feed: Mapping[str, Array], there: Mapping[str, OnDevice]) -> dict[str, Array]:
+    def _run(self, feed: Feed, there: Mapping[str, OnDevice]) -> dict[str, Array]:
         """Outputs in pinned memory."""
         context, device, stream = self.file.context, self.device, self._stream
         key: list[Any] = []

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecompress.errors import BundleError, UsageError
+from edgecompress.types.arrays import FloatArray, IntArray
 from edgecompress.types.bundle import GenerationSettings
-
-FloatArray = npt.NDArray[np.float32]
 
 _BLOCK = 64
 _DRAWN = 1024  # weights that are summed up before one of them is drawn: long rows are summed faster than short ones
@@ -133,7 +132,7 @@ def _weights(logits: FloatArray, peak: np.float32, sampling: Sampling, out: Floa
     return weights
 
 
-def _candidates(logits: FloatArray, peak: np.float32, sampling: Sampling) -> tuple[npt.NDArray[np.int64], FloatArray]:
+def _candidates(logits: FloatArray, peak: np.float32, sampling: Sampling) -> tuple[IntArray, FloatArray]:
     """The top-k tokens that top-p and min-p leave, the likeliest first, and their weights."""
     ids = likeliest(logits, sampling.top_k)
     weights = _weights(logits[ids], peak, sampling)
@@ -200,14 +199,14 @@ def _falls_on(cumulative: npt.NDArray[np.float64], wanted: float) -> int:
     return int(min(np.searchsorted(cumulative, wanted, side="right"), last))
 
 
-def likeliest(logits: FloatArray, count: int) -> npt.NDArray[np.int64]:
+def likeliest(logits: FloatArray, count: int) -> IntArray:
     """Ids of the ``count`` largest of ``logits`` [V], the largest first, and of equal ones the smallest id.
 
     The count-th largest of the blocks' maxima is a threshold that at least ``count`` values reach: what is below it is
     never looked at again, and the selection works on hundreds of values, not on a vocabulary.
     """
     whole = len(logits) // _BLOCK
-    ids: npt.NDArray[np.int64]
+    ids: IntArray
     if 0 < count <= whole // 4:
         maxima = logits[: whole * _BLOCK].reshape(_BLOCK, whole).max(axis=0)  # any blocks do; these are quick
         threshold = np.partition(maxima, whole - count)[whole - count]

@@ -13,13 +13,14 @@ from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.encoder.metric import measure
 from edgecompress.kinds.encoder.reference import reference_outputs
 from edgecompress.kinds.encoder.samples import text_feeds
-from edgecompress.kinds.one_pass_feeds import Feed, in_batches
+from edgecompress.kinds.one_pass_feeds import in_batches
 from edgecompress.lower import standard
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.lower.microsoft import lower_model
 from edgecompress.quantize.peaks import too_large_for_half
 from edgecompress.quantize.stage import Calibration, calibrate, quantize
 from edgecompress.quantize.texts import load_texts
+from edgecompress.types.arrays import Feed
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import CalibrationRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from edgecompress.types.report import Fidelity

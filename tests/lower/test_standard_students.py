@@ -13,11 +13,12 @@ from edgecompress.errors import RecipeError
 from edgecompress.graph.sessions import open_session
 from edgecompress.kinds.checkpoints import load_student
 from edgecompress.kinds.encoder.samples import text_feeds
-from edgecompress.kinds.one_pass_feeds import Feed, stack
+from edgecompress.kinds.one_pass_feeds import stack
 from edgecompress.kinds.vision.samples import image_feeds
 from edgecompress.lower import microsoft, standard
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.quantize.stage import Calibration, calibrate, quantize
+from edgecompress.types.arrays import Feed
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import Recipe, StudentRecipe
 from tests.captured import capture

@@ -185,8 +185,9 @@ def weight_bits(node: ir.Node) -> dict[ir.Value, int]:
     assert program is not None
     assert program.const_value is not None
     values = node.inputs[_PROGRAM + 1 :]
-    steps = [row for row in program.const_value.numpy()[1:].tolist() if row[0] == MATMUL]
-    return {values[number]: row[9] for row in steps for number in row[3:6] if number >= 0}
+    steps = [row for row in program.const_value.numpy()[1:].tolist() if row[StepField.KIND] == MATMUL]
+    read = (StepField.OTHER, StepField.SCALES, StepField.ZEROS)
+    return {values[row[field]]: row[StepField.BITS] for row in steps for field in read if row[field] >= 0}
 
 
 def _layer_of(attention: ir.Node, taken: set[ir.Node]) -> Layer | None:

@@ -23,13 +23,13 @@ from edgecompress.runtime.bundle import OpenBundle, read_settings
 from edgecompress.runtime.cancellation import Cancellation
 from edgecompress.runtime.decoder import Decoder
 from edgecompress.runtime.model import Cache, Model
+from edgecompress.types.arrays import Feed
 from edgecompress.types.bundle import TensorSpec
 from edgecompress.types.report import Fidelity
 
 KEPT_TOKENS = 64
 _LEAST = -60.0  # log of a probability that is as good as none
 
-Feed = Mapping[str, npt.NDArray[Any]]
 Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from edgecompress.capture.tokenizer import save_tokenizer, text_settings
 from edgecompress.kinds.base import REFERENCE_BYTES, Open, Parts, SampleSource
 from edgecompress.kinds.decoder.capture import capture
-from edgecompress.kinds.decoder.check import Feed, Ids, Logits, cache_of, logits_of, reference_file, text_feed
+from edgecompress.kinds.decoder.check import Ids, Logits, cache_of, logits_of, reference_file, text_feed
 from edgecompress.kinds.decoder.genai import genai_files, require_same_logits, require_tokenizer
 from edgecompress.kinds.decoder.generation import CHAT_TEMPLATE, chat_template, generation_settings
 from edgecompress.kinds.decoder.int8_cache import Int8Cache
@@ -24,6 +24,7 @@ from edgecompress.kinds.decoder.samples import HELD_OUT_TOKENS, TextSamples, loa
 from edgecompress.kinds.decoder.settings import DecoderSettings
 from edgecompress.quantize import sensitivity
 from edgecompress.runtime.model import Model
+from edgecompress.types.arrays import Feed
 from edgecompress.types.artifact import Artifact, Content
 from edgecompress.types.bundle import MODEL, GenerationSettings, RuntimeSettings, TensorSpec
 from edgecompress.types.case import Case

@@ -14,9 +14,9 @@ from edgecompress.kinds.encoder.reference import reference_outputs
 from edgecompress.kinds.encoder.samples import text_feeds
 from edgecompress.kinds.encoder.settings import EncoderSettings
 from edgecompress.kinds.one_pass import OnePassExport
-from edgecompress.kinds.one_pass_feeds import Feed
 from edgecompress.quantize.texts import load_texts
 from edgecompress.runtime.metrics import Outputs
+from edgecompress.types.arrays import Feed
 from edgecompress.types.artifact import Content
 from edgecompress.types.case import Case
 from edgecompress.types.graph import Graph

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from edgecompress.kinds.one_pass_feeds import Feed
+from edgecompress.types.arrays import Feed
 from edgecompress.types.student import Student
 
 
@@ -19,7 +19,7 @@ def text_feeds(tokenizer_path: Path, student: Student, texts: Sequence[str], max
     tokenizer.enable_truncation(min(max_length_tokens, student.max_length_tokens or max_length_tokens))
     prompt = student.prompts.get(student.default_prompt or "", "")
     prepared = [prompt + (text.lower() if student.lower_case else text) for text in texts]
-    feeds = []
+    feeds: list[Feed] = []
     for encoding in tokenizer.encode_batch(prepared):
         ids = np.array([encoding.ids], dtype=np.int64)
         feeds.append(

@@ -10,13 +10,13 @@ from edgecompress.capture.eager import run_module
 from edgecompress.capture.model import load_model
 from edgecompress.kinds.base import SampleSource
 from edgecompress.kinds.one_pass import OnePassExport
-from edgecompress.kinds.one_pass_feeds import Feed
 from edgecompress.kinds.vision.capture import ImageEncoder, capture
 from edgecompress.kinds.vision.image import image_settings
 from edgecompress.kinds.vision.metric import measure
 from edgecompress.kinds.vision.samples import image_feeds
 from edgecompress.kinds.vision.settings import VisionSettings
 from edgecompress.runtime.metrics import Outputs
+from edgecompress.types.arrays import Feed
 from edgecompress.types.artifact import Content
 from edgecompress.types.case import Case
 from edgecompress.types.graph import Graph

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from edgecompress.types.arrays import Feed
 from edgecompress.types.student import Student
 
 
-def image_feeds(student: Student, count: int, seed: int) -> list[dict[str, npt.NDArray[Any]]]:
+def image_feeds(student: Student, count: int, seed: int) -> list[Feed]:
     """Synthetic images, float32 [1, channels, height, width]: smooth colour fields with noise, unit variance.
 
     No photograph comes with the standard library, so these stand in; the report says so.
@@ -21,7 +20,7 @@ def image_feeds(student: Student, count: int, seed: int) -> list[dict[str, npt.N
     height, width = (size, size) if isinstance(size, int) else size
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
-    feeds = []
+    feeds: list[Feed] = []
     for _ in range(count):
         waves = rng.normal(0, 4, (channels, 3, 2))
         phases = rng.uniform(0, 2 * np.pi, (channels, 3))
