@@ -4,40 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from edgecompress.terminal import add_json_flag, emit_json, table
-from edgecompress.types.recipe import ATTENTION, ENCODER, LAYER, MATMUL
+from edgecompress_kernels.cpu.abi import OPERATORS
 
-ROWS = (
-    {
-        "kernel": MATMUL,
-        "op": "MatMulBlocks",
-        "in_place_of": "MatMulNBits at accuracy level 4",
-        "takes": "int4 and int8 in blocks of 32 to 256, with or without zero points",
-    },
-    {
-        "kernel": ATTENTION,
-        "op": "CachedAttention",
-        "in_place_of": "GroupQueryAttention",
-        "takes": "heads of 16 to 256 in sixteens, any group, windows, rotation by halves, a float32 cache",
-    },
-    {
-        "kernel": ATTENTION,
-        "op": "CachedAttentionInt8",
-        "in_place_of": "GroupQueryAttention with --kv-cache int8",
-        "takes": "the same over a cache of int8, one scale a channel, written as GroupQueryAttention writes it",
-    },
-    {
-        "kernel": LAYER,
-        "op": "DecoderLayer",
-        "in_place_of": "the two above, and the RMS norms, residuals and SiLU gate between them",
-        "takes": "whole layers, handed to threads once; what they consist of is read off the graph",
-    },
-    {
-        "kernel": ENCODER,
-        "op": "EncoderLayer",
-        "in_place_of": "an int8-dynamic layer: attention, LayerNormalization, GELU",
-        "takes": "layers in BERT's order, heads of 16 to 256 in sixteens; texts of any lengths, packed",
-    },
+from edgecompress.terminal import add_json_flag, emit_json, table
+
+ROWS = tuple(
+    {"kernel": each.kernel, "op": each.name, "in_place_of": each.in_place_of, "takes": each.takes}
+    for each in OPERATORS
+    if each.kernel
 )
 
 

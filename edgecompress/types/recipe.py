@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edgecompress_kernels.cpu.abi import OPERATORS
+
 from edgecompress.types.precision import AUTO
 from edgecompress.types.provenance import ProvenanceRecipe
 
@@ -25,8 +27,7 @@ ACCURACY_LEVELS = (0, 1, 4)
 BUNDLE = "bundle"
 """The format that every kind has: what is written is a bundle and nothing else. A kind may have others."""
 
-MATMUL, ATTENTION, LAYER, ENCODER = "matmul", "attention", "layer", "encoder"
-KERNELS = (MATMUL, ATTENTION, LAYER, ENCODER)
+KERNELS = tuple(dict.fromkeys(operator.kernel for operator in OPERATORS if operator.kernel))
 """Our own; ``auto`` takes those that are measured to be faster on the target, ``none`` leaves ONNX Runtime's."""
 
 KV_CACHES = ("fp32", "int8")

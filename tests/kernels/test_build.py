@@ -191,9 +191,15 @@ def test_the_same_input_gives_the_same_bytes(
     assert njit(lambda x: x + 1)(1) == 2
     forget()
     assert build(*SMALL, isa) == path.read_bytes()
-    assert len(list(cache_dir().iterdir())) > 8
-    forget()  # what was kept is read
+    (kept,) = cache_dir().glob("*.so.z")
+    assert len(list(cache_dir().glob("*.ll.z"))) > 8
+    written = {each: each.stat().st_mtime_ns for each in cache_dir().iterdir()}
     assert build(*SMALL, isa) == path.read_bytes()
+    kept.write_bytes(kept.read_bytes()[:-9])
+    forget()  # the library is damaged, so it is built again, of the IR that was kept
+    assert build(*SMALL, isa) == path.read_bytes()
+    changed = {each for each in cache_dir().iterdir() if written.get(each) != each.stat().st_mtime_ns}
+    assert changed == {kept}
 
 
 class Register:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+from edgecompress_kernels.cpu.abi import ENCODER_LAYER
 
 from edgecompress.backends.onnxruntime_cpu.encoder_layers import Chain, NotFound, find_chain
 from edgecompress.backends.onnxruntime_cpu.encoder_packed import pack_encoder
@@ -30,9 +31,10 @@ from edgecompress.graph.sessions import open_session
 from edgecompress.types.arrays import Feed
 from edgecompress.types.case import Case
 from edgecompress.types.graph import Graph
-from edgecompress.types.recipe import ENCODER
 from edgecompress.types.report import KernelUse
 from edgecompress.types.target import Target
+
+_KERNEL = ENCODER_LAYER.kernel
 
 
 def use_encoder_kernels(
@@ -57,10 +59,10 @@ def use_encoder_kernels(
     try:
         chain = find_chain(model)
     except NotFound as reason:
-        refused = KernelUse(kernel=ENCODER, what="the layers", nodes=0, used=False, reason=str(reason))
+        refused = KernelUse(kernel=_KERNEL, what="the layers", nodes=0, used=False, reason=str(reason))
         require_named(named, set(), [refused])
         return KerneledGraph(graph=graph, isa="", uses=(refused,))
-    require_named(named, {ENCODER}, [])
+    require_named(named, {_KERNEL}, [])
     isa, missing = instruction_set(target)
     if isa is None:
         require_built(named, target, missing)
@@ -70,7 +72,7 @@ def use_encoder_kernels(
     here = verifying_isa(named, target, isa)
     made = _packed(model, chain, graph, out_dir, isa, here)
     if named:
-        verdict = on_request(ENCODER, named, measured_here=cases is not None)
+        verdict = on_request(_KERNEL, named, measured_here=cases is not None)
     else:
         verdict = by_speed(_speedups(graph, made, threads, cases or {}), target)
     uses = (_use(chain, *verdict),)
@@ -99,7 +101,7 @@ def _speedups(stock: Graph, ours: Graph, threads: int, cases: Mapping[Case, Feed
 
 def _use(chain: Chain, used: bool, reason: str, speedups: dict[str, float]) -> KernelUse:
     what = f"{chain.hidden} wide, {chain.heads} heads, {chain.feed_forward} between"
-    return KernelUse(kernel=ENCODER, what=what, nodes=len(chain.layers), used=used, reason=reason, speedups=speedups)
+    return KernelUse(kernel=_KERNEL, what=what, nodes=len(chain.layers), used=used, reason=reason, speedups=speedups)
 
 
 @lru_cache(maxsize=8)

@@ -156,6 +156,9 @@ class Operator:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     state: State | None = None
+    kernel: str = ""  # what users call it; "" of an op that comes along with another
+    in_place_of: str = ""  # this and the next in words, for them
+    takes: str = ""
 
     def input_index(self, name: str) -> int:
         """Raises KeyError if there is no such input."""
@@ -323,6 +326,9 @@ MATMUL = Operator(
     ),
     outputs=(Tensor(name="y"),),
     state=MATMUL_STATE,
+    kernel="matmul",
+    in_place_of="MatMulNBits at accuracy level 4",
+    takes="int4 and int8 in blocks of 32 to 256, with or without zero points",
 )
 ATTENTION = Operator(
     name="CachedAttention",
@@ -330,6 +336,9 @@ ATTENTION = Operator(
     inputs=(*_QUERY, *_caches(ElementType.FLOAT)),
     outputs=_attended(ElementType.FLOAT),
     state=ATTENTION_STATE,
+    kernel="attention",
+    in_place_of="GroupQueryAttention",
+    takes="heads of 16 to 256 in sixteens, any group, windows, rotation by halves, a float32 cache",
 )
 INT8_ATTENTION = Operator(
     name="CachedAttentionInt8",
@@ -337,6 +346,9 @@ INT8_ATTENTION = Operator(
     inputs=(*_QUERY, *_caches(ElementType.INT8), Tensor(name="k_scale"), Tensor(name="v_scale")),
     outputs=_attended(ElementType.INT8),
     state=ATTENTION_STATE,
+    kernel="attention",
+    in_place_of="GroupQueryAttention with --kv-cache int8",
+    takes="the same over a cache of int8, one scale a channel, written as GroupQueryAttention writes it",
 )
 DECODER_LAYER = Operator(
     name="DecoderLayer",
@@ -344,6 +356,9 @@ DECODER_LAYER = Operator(
     inputs=(*_caches(ElementType.FLOAT), *_PROGRAM),
     outputs=_attended(ElementType.FLOAT),
     state=ATTENTION_STATE,
+    kernel="layer",
+    in_place_of="the two above, and the RMS norms, residuals and SiLU gate between them",
+    takes="whole layers, handed to threads once; what they consist of is read off the graph",
 )
 INT8_DECODER_LAYER = Operator(
     name="DecoderLayerInt8",
@@ -380,6 +395,9 @@ ENCODER_LAYER = Operator(
     ),
     outputs=(Tensor(name="y"), _PROJECTIONS),
     state=ENCODER_STATE,
+    kernel="encoder",
+    in_place_of="an int8-dynamic layer: attention, LayerNormalization, GELU",
+    takes="layers in BERT's order, heads of 16 to 256 in sixteens; texts of any lengths, packed",
 )
 SUM_TOKENS = Operator(
     name="SumTokens", symbol="SUM_TOKENS", inputs=(Tensor(name="x"), _STARTS), outputs=(Tensor(name="sums"),)
@@ -394,3 +412,4 @@ OPERATORS = (
     MATMUL, ATTENTION, INT8_ATTENTION, DECODER_LAYER, INT8_DECODER_LAYER,
     PACK_TOKENS, ENCODER_PROJECTIONS, ENCODER_LAYER, SUM_TOKENS, UNPACK_TOKENS,
 )  # fmt: skip
+"""Those of every library, in the order in which it registers them."""

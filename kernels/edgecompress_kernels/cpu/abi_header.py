@@ -27,6 +27,20 @@ def header() -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def registration() -> str:
+    """``add_operators``, which adds each to a domain."""
+    symbols = ", ".join(f"&{operator.symbol}" for operator in abi.OPERATORS)
+    return "\n".join(
+        [
+            "static Status *add_operators(void *domain) {",
+            f"    const CustomOp *const ops[] = {{{symbols}}};",
+            "    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) TRY(add_to_domain(domain, ops[i]));",
+            "    return NULL;",
+            "}",
+        ]
+    )
+
+
 def checks() -> str:
     """``check_operators``, which compiles to nothing if the OrtCustomOps are what the table says, and not at all else.
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
 from edgecompress_kernels.cpu import abi, attention, attention_int8, blockwise, encoder_attention, encoder_layer, rows
-from edgecompress_kernels.cpu.abi_header import checks, header, kernel_declarations, variant_row
+from edgecompress_kernels.cpu.abi_header import checks, header, kernel_declarations, registration, variant_row
 from edgecompress_kernels.cpu.compile import to_assembly
 from edgecompress_kernels.cpu.encoder_layer import Encoder
-from edgecompress_kernels.cpu.ir import KernelError, kernel_of
+from edgecompress_kernels.cpu.ir import KernelError, cache_dir, fingerprint, keep, kernel_of, read_kept
 from edgecompress_kernels.cpu.isa import Isa
 
 _PARTS = ("cpu", "shim", "shim_job", "shim_matmul", "shim_attention", "shim_layer", "shim_encoder", "shim_register")
@@ -53,10 +56,29 @@ class Attention:
 def build(
     matmuls: Sequence[Matmul], attentions: Sequence[Attention], isa: Isa, encoders: Sequence[Encoder] = ()
 ) -> bytes:
-    """The library with a kernel for each of these. The same input gives the same bytes.
+    """The library with a kernel for each of these. The same input gives the same bytes, and they are kept.
 
     Raises KernelError if a kernel cannot be compiled or linked.
     """
+    wanted = sorted(set(matmuls)), sorted(set(attentions)), sorted(set(encoders))
+    path = cache_dir() / f"{hashlib.sha256(f'{_fingerprint()} {wanted} {isa}'.encode()).hexdigest()}.so.z"
+    library = read_kept(path)
+    if library is None:
+        library = _build(matmuls, attentions, isa, encoders)
+        keep(path, library)
+    return library
+
+
+@cache
+def _fingerprint() -> str:
+    """Of what a library depends on beside its kernels: the shims and their compiler too."""
+    found = hashlib.sha256(f"{fingerprint()} {version('ziglang')}".encode())
+    for source in (*SOURCES, SHIMS / "shim.h"):
+        found.update(source.read_bytes())
+    return found.hexdigest()
+
+
+def _build(matmuls: Sequence[Matmul], attentions: Sequence[Attention], isa: Isa, encoders: Sequence[Encoder]) -> bytes:
     kernels = {name: kernel_of(getattr(rows, name)) for name in abi.ROW_KERNELS}
     tables: dict[str, list[str]] = {table: [] for variants in abi.VARIANTS for table in variants.tables}
     for matmul in sorted(set(matmuls)):
@@ -100,6 +122,7 @@ def shim_source(kernels: Sequence[str], tables: Mapping[str, Sequence[str]], isa
         [
             *(f'#include "{path.name}"' for path in SOURCES),
             checks(),
+            registration(),
             *(_same_bytes("QUERY_BYTES", attention_int8.query_bytes)),
             *(_same_bytes("BLOCK_BYTES", encoder_attention.block_bytes)),
             kernel_declarations([name for name in kernels if name not in abi.ROW_KERNELS]),

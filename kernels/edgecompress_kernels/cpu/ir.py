@@ -56,12 +56,12 @@ def kernel_of(make: Callable[..., Callable[[int, int], None]], *arguments: Any) 
 
 
 def cache_dir() -> Path:
-    """Where the IR of kernels is kept between processes."""
+    """Where the IR of kernels, and libraries of them, are kept between processes."""
     return platformdirs.user_cache_path("edgecompress") / "kernels"
 
 
 @cache
-def _fingerprint() -> str:
+def fingerprint() -> str:
     """Of what a kernel's IR depends on beside its own source: all of these, and the versions of the compilers."""
     found = hashlib.sha256(f"{version('numba')} {version('llvmlite')}".encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
@@ -90,25 +90,34 @@ def forget() -> None:
 
 
 def _path(kernel: Kernel) -> Path:
-    return cache_dir() / f"{hashlib.sha256((_fingerprint() + kernel.key).encode()).hexdigest()}.ll.z"
+    return cache_dir() / f"{hashlib.sha256((fingerprint() + kernel.key).encode()).hexdigest()}.ll.z"
 
 
 def _read(kernel: Kernel) -> bool:
-    try:
-        entry, _, text = zlib.decompress(_path(kernel).read_bytes()).decode().partition("\n")
-    except (OSError, zlib.error, UnicodeDecodeError):
+    data = read_kept(_path(kernel))
+    if data is None:
         return False
+    entry, _, text = data.decode().partition("\n")
     _kept[kernel.key] = entry, text
     return True
 
 
-def _keep(path: Path, data: bytes) -> None:
+def read_kept(path: Path) -> bytes | None:
+    """What ``keep`` wrote there; None if there is nothing, or if it is damaged."""
+    try:
+        return zlib.decompress(path.read_bytes())
+    except (OSError, zlib.error):
+        return None
+
+
+def keep(path: Path, data: bytes) -> None:
+    """Write it for other processes, whole or not at all; where that cannot be done, nothing is."""
     made = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             made = Path(file.name)
-            file.write(data)
+            file.write(zlib.compress(data, 1))
         os.replace(made, path)
     except OSError:  # a full disk, or a home that is read-only
         if made is not None:
@@ -120,9 +129,10 @@ def _cores() -> int:
 
 
 def _compile(kernels: Sequence[Kernel]) -> None:
-    """Each into ``_kept`` and into the cache; one process a core."""
+    """Each into ``_kept`` and into the cache; one process a core, with an equal share of what takes equally long."""
     count = min(len(kernels), _cores())
-    shares = [kernels[first::count] for first in range(count)]
+    alike = sorted(kernels, key=lambda kernel: kernel.name)
+    shares = [alike[first::count] for first in range(count)]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         running = []
         for number, share in enumerate(shares):
@@ -141,7 +151,7 @@ def _compile(kernels: Sequence[Kernel]) -> None:
                 raise KernelError(f"numba cannot compile {names}: {said[-1] if said else f'it ended with {code}'}")
             for kernel, (entry, text) in zip(share, pickle.loads(out.read_bytes()), strict=True):
                 _kept[kernel.key] = entry, text
-                _keep(_path(kernel), zlib.compress(f"{entry}\n{text}".encode(), 1))
+                keep(_path(kernel), f"{entry}\n{text}".encode())
 
 
 def _start(work: Path, out: Path, errors: Path) -> subprocess.Popen[bytes]:

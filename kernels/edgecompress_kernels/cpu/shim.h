@@ -128,6 +128,7 @@ extern const int MATRICES; /* the kernels multiply in tiles of sixteen rows, two
 extern const char ISA[]; /* what the kernels were compiled for, and the features of a CPU that it means */
 extern const char *const NEEDS[];
 static void check_operators(void); /* of abi_header.py: nothing, or the shims do not compile */
+static Status *add_operators(void *domain); /* of abi_header.py: all of the table's */
 
 /* ---- cpu.c ---- */
 
@@ -242,7 +243,5 @@ static void plan_attention(const AttentionState *s, const Attention *found, cons
 /* ---- shim_encoder.c ---- */
 
 #define BLOCK_BYTES(size) (16 * (size) + 64) /* of sixteen keys or values of a head, encoder_attention.py */
-
-static Status *add_encoder_ops(void *domain);
 
 #endif

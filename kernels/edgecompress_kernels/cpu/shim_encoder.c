@@ -297,9 +297,3 @@ static const CustomOp UNPACK_TOKENS = {
     .output_type = type_float, .output_count = count_one,
     .create_v2 = no_state, .compute_v2 = unpack_compute,
 };
-
-static Status *add_encoder_ops(void *domain) {
-    const CustomOp *const ops[] = {&PACK_TOKENS, &ENCODER_PROJECTIONS, &ENCODER_LAYER, &SUM_TOKENS, &UNPACK_TOKENS};
-    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) TRY(add_to_domain(domain, ops[i]));
-    return NULL;
-}

@@ -20,11 +20,6 @@ __attribute__((visibility("default"))) Status *RegisterCustomOps(void *options, 
     }
     void *domain;
     TRY(create_domain("edgecompress", &domain));
-    TRY(add_to_domain(domain, &MATMUL));
-    TRY(add_to_domain(domain, &ATTENTION));
-    TRY(add_to_domain(domain, &INT8_ATTENTION));
-    TRY(add_to_domain(domain, &DECODER_LAYER));
-    TRY(add_to_domain(domain, &INT8_DECODER_LAYER));
-    TRY(add_encoder_ops(domain));
+    TRY(add_operators(domain));
     return add_domain(options, domain);
 }
