@@ -15,7 +15,10 @@ from filelock import FileLock
 from edgecompress.types.recipe import Recipe, RuntimeRecipe, StudentRecipe
 
 if TYPE_CHECKING:
+    from edgecompress.types.graph import Graph
     from tests.kernels.cases import Expected
+
+CapturedDecoder = Callable[[str], "tuple[Path, Graph]"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -75,6 +78,27 @@ def small_decoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.small import small_decoder
 
     return _once(tmp_path_factory, "small-decoder", small_decoder)
+
+
+@pytest.fixture(scope="session")
+def captured_decoder(tmp_path_factory: pytest.TempPathFactory) -> CapturedDecoder:
+    """A tiny decoder's checkpoint and its graph as it was captured, by name; made once each, and never written to."""
+    from edgecompress.kinds.checkpoints import load_student
+    from edgecompress.types.graph import Graph
+    from tests.captured import capture
+    from tests.decoders import tiny_decoder
+
+    def make(path: Path, name: str) -> None:
+        path.mkdir()
+        (path / "graph").mkdir()
+        student = load_student(StudentRecipe(source=str(tiny_decoder(path / "student", name))))
+        capture(student, path / "graph", opset=21)
+
+    def made(name: str) -> tuple[Path, Graph]:
+        path = _once(tmp_path_factory, f"captured-{name}", lambda path: make(path, name))
+        return path / "student", Graph(path=path / "graph" / "captured.onnx", stage="captured")
+
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Student
 from tests.captured import capture
+from tests.conftest import CapturedDecoder
 from tests.decoders import VARIANTS, largest_difference, tiny_decoder
 
 TOLERANCE = 1e-4
@@ -44,20 +45,23 @@ def ops(path: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", [*(n for n, a in DECODERS.items() if a.refused is None), *ROPES])
-def test_supported_decoders_match_eager(name: str, tmp_path: Path) -> None:
+def test_supported_decoders_match_eager(name: str, tmp_path: Path, captured_decoder: CapturedDecoder) -> None:
     """Texts run past every window; rows differ in length; what was never written to the cache is NaN."""
-    lowered = lower(captured(tmp_path, name), tmp_path)
+    checkpoint, graph = captured_decoder(name)
+    lowered = lower(graph, tmp_path)
     assert ops(lowered.path)["GroupQueryAttention"] == 2
-    assert largest_difference(tmp_path, lowered.path) <= TOLERANCE
+    assert largest_difference(checkpoint, lowered.path) <= TOLERANCE
 
 
 @pytest.mark.parametrize(
     ("name", "layers"),
     [*((n, 2) for n in ("gpt_oss", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe")), ("ernie4_5_moe", 1)],
 )
-def test_a_mixture_s_experts_are_one_op(name: str, layers: int, tmp_path: Path) -> None:
+def test_a_mixture_s_experts_are_one_op(
+    name: str, layers: int, tmp_path: Path, captured_decoder: CapturedDecoder
+) -> None:
     """Captured whole, lowered to one op, and no expert's weights are gathered."""
-    graph = captured(tmp_path, name)
+    _, graph = captured_decoder(name)
     assert ops(graph.path)["Experts"] == layers
     lowered = ir.load(lower(graph, tmp_path).path)
     assert sum(node.op_type == "MoE" for node in lowered.graph) == layers
@@ -65,9 +69,11 @@ def test_a_mixture_s_experts_are_one_op(name: str, layers: int, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("name", "reason"), [("gelu-experts", "gated by gelu_tanh"), ("mish-experts", "none that is")])
-def test_experts_with_another_gate_are_gathered_and_named(name: str, reason: str, tmp_path: Path) -> None:
+def test_experts_with_another_gate_are_gathered_and_named(
+    name: str, reason: str, tmp_path: Path, captured_decoder: CapturedDecoder
+) -> None:
     """That they match eager too is tested above, with the other variants."""
-    lowered = ir.load(lower(captured(tmp_path, name), tmp_path).path)
+    lowered = ir.load(lower(captured_decoder(name)[1], tmp_path).path)
     assert not any(node.op_type == "MoE" for node in lowered.graph)
     (note,) = expert_notes(lowered)
     assert reason in note
@@ -83,9 +89,9 @@ def test_refused_decoders_are_refused_by_name(name: str, tmp_path: Path) -> None
     assert refusal.value.hint
 
 
-def test_a_llama_is_caught_whole(tmp_path: Path) -> None:
+def test_a_llama_is_caught_whole(tmp_path: Path, captured_decoder: CapturedDecoder) -> None:
     """Two layers: packed projections, norms and rotation inside single ops, and no cosine left in the graph."""
-    graph = captured(tmp_path, "llama")
+    _, graph = captured_decoder("llama")
     portable = ops(graph.path)
     assert (portable["CachedAttention"], portable["RMSNorm"], portable["Rotary"]) == (2, 5, 4)
     assert not {"Cos", "Sin", "Softmax", "Pow", "Where"} & set(portable)
@@ -100,8 +106,8 @@ def test_a_llama_is_caught_whole(tmp_path: Path) -> None:
     assert {"edgecompress"}.isdisjoint({node.domain for node in lowered.graph})
 
 
-def test_inputs_and_outputs_are_the_documented_ones(tmp_path: Path) -> None:
-    graph = ir.load(lower(captured(tmp_path, "qwen2"), tmp_path).path).graph
+def test_inputs_and_outputs_are_the_documented_ones(tmp_path: Path, captured_decoder: CapturedDecoder) -> None:
+    graph = ir.load(lower(captured_decoder("qwen2")[1], tmp_path).path).graph
     shapes = {value.name: [str(size) for size in value.shape or ()] for value in (*graph.inputs, *graph.outputs)}
     assert shapes == {
         "input_ids": ["batch", "tokens"],

@@ -11,14 +11,12 @@ from edgecompress.cli import main
 from edgecompress.errors import HostError, RecipeError
 from edgecompress.export.plan import plan
 from edgecompress.formats.manifest import open_bundle, read_report
-from edgecompress.kinds.checkpoints import load_student
 from edgecompress.lower import microsoft_half
 from edgecompress.lower.half_rounding import rounded_graph
-from edgecompress.lower.standard import CAPTURED_OPSET
 from edgecompress.runtime import load
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
-from tests.captured import capture
+from tests.conftest import CapturedDecoder
 from tests.decoders import largest_difference, tiny_decoder
 
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
@@ -26,9 +24,8 @@ BASE = Recipe(target="h200", backend="onnxruntime")
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma2", "phi3", "gpt2"])
-def test_a_decoder_computes_what_pytorch_does(tmp_path: Path, kind: str) -> None:
-    student = load_student(StudentRecipe(source=str(tiny_decoder(tmp_path / "student", kind))))
-    captured = capture(student, tmp_path, opset=CAPTURED_OPSET)
+def test_a_decoder_computes_what_pytorch_does(tmp_path: Path, kind: str, captured_decoder: CapturedDecoder) -> None:
+    checkpoint, captured = captured_decoder(kind)
     graph = microsoft_half.lower(Graph(path=captured.path, stage="quantized", precision="fp16"), tmp_path)
     model = ir.load(graph.path)
     types = {
@@ -45,7 +42,7 @@ def test_a_decoder_computes_what_pytorch_does(tmp_path: Path, kind: str) -> None
     assert len(caches) == 8
     assert {value.dtype for value in caches} == {HALF}
     assert (model.graph.outputs[0].name, model.graph.outputs[0].dtype) == ("logits", FLOAT)
-    assert largest_difference(tmp_path / "student", rounded_graph(graph, tmp_path).path, poison=1e4) <= 0.05
+    assert largest_difference(checkpoint, rounded_graph(graph, tmp_path).path, poison=1e4) <= 0.05
 
 
 def test_minilm_is_exported_and_never_run_on_a_cpu(minilm_dir: Path, tmp_path: Path) -> None:

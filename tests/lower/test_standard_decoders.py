@@ -9,13 +9,11 @@ import pytest
 
 from edgecompress.errors import RecipeError
 from edgecompress.graph.model import write_model
-from edgecompress.kinds.checkpoints import load_student
 from edgecompress.lower import standard
 from edgecompress.lower.half_rounding import rounded_graph
 from edgecompress.types.graph import Graph
-from edgecompress.types.recipe import StudentRecipe
-from tests.captured import capture
-from tests.decoders import CAPACITY, largest_difference, tiny_decoder
+from tests.conftest import CapturedDecoder
+from tests.decoders import CAPACITY, largest_difference
 
 # Grouped heads, norms of heads, windows, soft-caps, part of a head turned, one product for all, biases, no rotation.
 KINDS = (
@@ -24,25 +22,22 @@ KINDS = (
 POISON = 1e4  # behind what was written: a key that is seen too early is not overlooked
 
 
-def captured(folder: Path, kind: str) -> Graph:
-    student = load_student(StudentRecipe(source=str(tiny_decoder(folder / "student", kind))))
-    return capture(student, folder, opset=standard.CAPTURED_OPSET)
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_standard_ops_compute_what_pytorch_does(tmp_path: Path, kind: str) -> None:
-    graph = captured(tmp_path, kind)
+def test_standard_ops_compute_what_pytorch_does(tmp_path: Path, kind: str, captured_decoder: CapturedDecoder) -> None:
+    checkpoint, graph = captured_decoder(kind)
     model = standard.to_standard_ops(ir.load(graph.path), capacity_tokens=CAPACITY)
     assert {node.domain for node in model.graph.all_nodes()} == {""}
     write_model(model, tmp_path / "standard.onnx")
-    assert largest_difference(tmp_path / "student", tmp_path / "standard.onnx", poison=POISON) <= 2e-4
+    assert largest_difference(checkpoint, tmp_path / "standard.onnx", poison=POISON) <= 2e-4
     half = rounded_graph(standard.lower(Graph(path=graph.path, stage="quantized", precision="fp16"), tmp_path,
                                         capacity_tokens=CAPACITY), tmp_path)  # fmt: skip
-    assert largest_difference(tmp_path / "student", half.path, poison=POISON) <= 0.05
+    assert largest_difference(checkpoint, half.path, poison=POISON) <= 0.05
 
 
-def test_the_cache_is_float16_of_its_capacity_and_everything_else_keeps_its_type(tmp_path: Path) -> None:
-    graph = captured(tmp_path, "qwen2")
+def test_the_cache_is_float16_of_its_capacity_and_everything_else_keeps_its_type(
+    captured_decoder: CapturedDecoder,
+) -> None:
+    _, graph = captured_decoder("qwen2")
     model = standard.lower_model(ir.load(graph.path), capacity_tokens=CAPACITY)
     caches = [
         v for v in (*model.graph.inputs, *model.graph.outputs) if "key" in (v.name or "") or "value" in (v.name or "")
@@ -74,7 +69,7 @@ def test_the_cache_is_float16_of_its_capacity_and_everything_else_keeps_its_type
     ("kind", "message"),
     [("qwen3_moe", "cannot be lowered"), ("gpt_oss", "has no sinks")],
 )
-def test_what_standard_ops_cannot_say_is_refused(tmp_path: Path, kind: str, message: str) -> None:
-    graph = captured(tmp_path, kind)
+def test_what_standard_ops_cannot_say_is_refused(kind: str, message: str, captured_decoder: CapturedDecoder) -> None:
+    _, graph = captured_decoder(kind)
     with pytest.raises(RecipeError, match=message):
         standard.lower_model(ir.load(graph.path), capacity_tokens=CAPACITY)

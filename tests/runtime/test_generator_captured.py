@@ -15,17 +15,15 @@ from edgecompress.kinds.decoder.runtime import Generator
 from edgecompress.lower.microsoft import lower
 from edgecompress.runtime import load
 from edgecompress.types.recipe import StudentRecipe
-from tests.captured import capture
+from tests.conftest import CapturedDecoder
 from tests.decoder_bundle import write_decoder_bundle
-from tests.decoders import tiny_decoder
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gemma2"])  # gemma2: a window shorter than the texts, and soft-caps
-def test_greedy_is_transformers(name: str, tmp_path: Path) -> None:
-    checkpoint = tiny_decoder(tmp_path / "c", name)
+def test_greedy_is_transformers(name: str, tmp_path: Path, captured_decoder: CapturedDecoder) -> None:
+    checkpoint, captured = captured_decoder(name)
     student = load_student(StudentRecipe(source=str(checkpoint)))
-    (tmp_path / "work").mkdir()
-    graph = lower(capture(student, tmp_path / "work", opset=21), tmp_path / "work")
+    graph = lower(captured, tmp_path)
     settings = generation_settings(student, graph, checkpoint / "tokenizer.json")
     files = {"model.onnx": graph.path, "tokenizer.json": checkpoint / "tokenizer.json"}
     model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, attn_implementation="eager").eval()
