@@ -15,7 +15,16 @@ from edgecompress.export import bundle as bundle_module
 from edgecompress.export.bundle import check_output, write_bundle
 from edgecompress.formats.codec import dumps, from_jsonable
 from edgecompress.formats.manifest import open_bundle, read_manifest, sidecar
-from edgecompress.types.bundle import MODEL, Manifest, ModelRecord, RuntimeSettings, TargetRecord, TensorSpec, Variant
+from edgecompress.types.bundle import (
+    MODEL,
+    SCHEMA_VERSION,
+    Manifest,
+    ModelRecord,
+    RuntimeSettings,
+    TargetRecord,
+    TensorSpec,
+    Variant,
+)
 from edgecompress.types.report import Measurements
 from tests.conftest import minilm_recipe
 
@@ -103,7 +112,7 @@ def test_truncated_missing_and_unlisted_files_are_refused(small: Path) -> None:
 
 
 def test_a_newer_schema_is_refused_by_name(small: Path) -> None:
-    rewrite_manifest(small, schema_version=2, something_new=True)
+    rewrite_manifest(small, schema_version=SCHEMA_VERSION + 1, something_new=True)
     with pytest.raises(BundleError, match="newer edgecompress"):
         open_bundle(small)
 

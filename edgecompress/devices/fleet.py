@@ -21,7 +21,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgecompress import __version__
 from edgecompress.devices import depot, worker
 from edgecompress.devices.jobs import Job, JobRequest, Plan
 from edgecompress.devices.push import Show, refusal
@@ -30,6 +29,7 @@ from edgecompress.devices.ssh import require_package
 from edgecompress.devices.store import ResultStore, open_store
 from edgecompress.errors import DeviceError, EdgeCompressError, UsageError
 from edgecompress.types.fleet import Failure, FleetResult, FleetRow
+from edgecompress.version import __version__
 
 LABEL = "target:"  # before the label, in the name of the resource
 _CONNECT_S = 10
