@@ -161,7 +161,7 @@ def test_a_worker_that_lacks_the_files_says_so(fleet: LocalFleet, client: Any, m
         for there in fleet.cache("five").glob("edgecompress/device/bundles/*/model.onnx"):
             there.unlink()
         (row,) = one.run([job]).rows
-    assert row.profile is not None
+    assert row.profile is not None, row.failure
     assert row.attempts == 1
 
 
