@@ -148,9 +148,12 @@ def read_outcome(code: int, stdout: str, stderr: str, where: str) -> Profile:
             raise DeviceError(
                 f"what came back from {where} is no profile: {error}", hint="Install the same edgecompress there."
             ) from None
-    how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with {code}"
+    if code >= 0:
+        raise DeviceError(
+            f"the profile on {where} ended with {code}: {_last(stderr)}", hint="Install the same edgecompress there."
+        )
     raise DeviceError(
-        f"the profile on {where} {how}: {_last(stderr)}",
+        f"the profile on {where} was killed by {_signal_name(-code)}: {_last(stderr)}",
         hint="SIGKILL is most often a lack of memory: give it shorter shapes, or a smaller bundle.",
     )
 
