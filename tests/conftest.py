@@ -23,6 +23,18 @@ CapturedDecoder = Callable[[str], "tuple[Path, Graph]"]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+_LONG = {
+    "minilm_dir", "minilm_bundle", "minilm_typed", "small_decoder_dir",
+    "kernel_bundle", "pi_bundle", "library", "cases",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a real student, or every kernel, is slow."""
+    for item in items:
+        if isinstance(item, pytest.Function) and _LONG & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:

@@ -174,6 +174,7 @@ def test_nothing_is_left_when_writing_stops(
     assert {path: path.read_bytes() for path in small.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_bytes(minilm_dir: Path, minilm_bundle: Path, tmp_path: Path) -> None:
     """Everything but the measured times, which belong to a moment."""
     from edgecompress.export.pipeline import export

@@ -31,6 +31,8 @@ from edgecompress.types.recipe import (
 )
 from tests.decoders import tiny_decoder
 
+pytestmark = pytest.mark.slow
+
 _NEW_TOKENS = 24
 
 

@@ -24,6 +24,8 @@ from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, Recipe, 
 from tests.kernels.ops import ISA, LIBRARY_FILE, needs_kernels
 from tests.tiny import SENTENCES, tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 112}
 SIZES_OF = {"bert": SIZES, "roberta": SIZES, "distilbert": {"dim": 64, "n_heads": 2, "hidden_dim": 112}}
 

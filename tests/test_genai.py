@@ -31,6 +31,8 @@ from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, Quantize
 from tests.decoders import tiny_decoder
 from tests.tiny import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def settings_of(manifest: Manifest) -> GenerationSettings:
     return read_settings(DecoderSettings, manifest).generation

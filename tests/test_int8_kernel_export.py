@@ -24,7 +24,7 @@ from edgecompress.types.recipe import StudentRecipe as Student
 from tests.kernels.ops import needs_kernels
 
 PROMPTS = ("The import statement", "A list is a list is a list is", "return the return value of the return")
-pytestmark = needs_kernels
+pytestmark = [pytest.mark.slow, needs_kernels]
 
 
 def recipe(source: Path, wanted: str) -> Recipe:

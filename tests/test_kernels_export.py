@@ -22,6 +22,8 @@ from edgecompress.targets import known_targets
 from edgecompress.types.recipe import QualityRecipe, QuantizeRecipe, Recipe, RuntimeRecipe, StudentRecipe
 from tests.kernels.ops import ISA, LIBRARY_FILE, needs_kernels
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ("The import statement", "A list is a list is a list is", "return the return value of the return")
 
 

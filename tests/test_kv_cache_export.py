@@ -33,6 +33,8 @@ from tests.decoders import tiny_decoder
 from tests.test_decoder_export import recipe
 from tests.tiny import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "The return statement leaves the current"
 INT8 = {"kv_cache": "int8"}
 

@@ -20,6 +20,8 @@ from tests.distill.lessons import sentence_teacher
 from tests.serve.encoder_bundle import encoder_bundle
 from tests.tiny import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[[Path], Path]
 
 

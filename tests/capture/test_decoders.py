@@ -24,6 +24,8 @@ from tests.captured import capture
 from tests.conftest import CapturedDecoder
 from tests.decoders import VARIANTS, largest_difference, tiny_decoder
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4
 DECODERS = {a.name: a for kind, a in architectures().values() if kind == "decoder"}
 ROPES = [name for name, (kind, _) in VARIANTS.items() if name != kind]

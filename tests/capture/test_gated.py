@@ -16,6 +16,8 @@ from tests.capture.test_decoders import captured, ops
 from tests.graphs import graph_with_weights
 from tests.quantize.test_quantize_graph import run
 
+pytestmark = pytest.mark.slow
+
 H, INNER = 12, 20
 
 

@@ -23,6 +23,8 @@ from edgecompress.types.student import Student
 from tests.captured import capture
 from tests.tiny import CONFIGS, tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TEXT = ["bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "camembert", "modernbert", "nomic_bert"]
 IMAGE = ["vit", "deit", "dinov2"]
 

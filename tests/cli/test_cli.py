@@ -84,6 +84,7 @@ def test_students_that_are_not_there(capsys: pytest.CaptureFixture[str], tmp_pat
     assert "no config.json" in refused(capsys, tmp_path, empty, "-o", out)
 
 
+@pytest.mark.slow
 def test_students_that_are_not_whole(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
@@ -112,6 +113,7 @@ def test_a_missing_tokenizer(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     save_tokenizer(student)
 
 
+@pytest.mark.slow
 def test_architectures_outside(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     both = tiny_checkpoint(tmp_path / "d", "bert")
     config = json.loads((both / "config.json").read_text()) | {"is_encoder_decoder": True}
@@ -170,6 +172,7 @@ def test_outputs(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny: Path)
     assert "no output was given" in refused(capsys, tmp_path, tiny)
 
 
+@pytest.mark.slow
 def test_a_quality_budget_that_is_missed_names_layers(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny: Path
 ) -> None:
@@ -204,6 +207,7 @@ def test_a_recipe_with_a_slip_names_the_key(capsys: pytest.CaptureFixture[str], 
     assert "Did you mean 'smooth_alpha'?" in message
 
 
+@pytest.mark.slow
 def test_auto_run_inspect_and_verify(capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny: Path) -> None:
     bundle = tmp_path / "b"
     code, out, err = cli(capsys, "export", tiny, "-o", bundle)
@@ -230,6 +234,7 @@ def test_auto_run_inspect_and_verify(capsys: pytest.CaptureFixture[str], tmp_pat
     assert "tokenizer.json" in err
 
 
+@pytest.mark.slow
 def test_a_foreign_target_is_not_measured_and_says_so(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny: Path
 ) -> None:
@@ -255,6 +260,7 @@ def test_doctor_finds_this_installation_fit(capsys: pytest.CaptureFixture[str]) 
     assert json.loads(out)["fit"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
 def test_interrupted_in_a_stage(number: signal.Signals, code: int, tmp_path: Path, tiny: Path) -> None:
     command = [sys.executable, "-m", "edgecompress", "export", str(tiny), "-o", str(tmp_path / "b")]

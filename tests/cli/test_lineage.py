@@ -72,6 +72,7 @@ def test_warn_is_one_line_and_record_is_none(tiny: Path, capsys: pytest.CaptureF
         assert capsys.readouterr().err == said
 
 
+@pytest.mark.slow
 def test_obligations_and_an_acceptance_are_in_the_bundle(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,8 @@ from edgecompress.types.profile import Host, Noise, Profile
 from tests.devices import standin
 from tests.devices.conftest import running_in, wait_until
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("distributed")
 QUICK = Asked(shapes="1x16", threads=(1,), percentile=50, cold=False, operators=False)
 FLAGS = ["--shapes", "1x16", "--threads", "1", "--percentile", "50", "--no-cold-start", "--no-operators"]

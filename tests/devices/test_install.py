@@ -29,6 +29,8 @@ from edgecompress.errors import DeviceError, UsageError
 from edgecompress.version import __version__
 from tests.devices.conftest import Loopback
 
+pytestmark = pytest.mark.slow
+
 ROOTS = ("jinja2", "numpy", "onnx", "onnx-ir", "onnxruntime", "rich", "tokenizers")
 
 

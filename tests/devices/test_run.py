@@ -26,6 +26,8 @@ from edgecompress.profile.run import Asked
 from edgecompress.types.profile import Profile
 from tests.devices.conftest import Loopback, running_in, wait_until
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--shapes", "1x16", "--threads", "1", "--percentile", "50", "--no-cold-start", "--no-operators"]
 
 

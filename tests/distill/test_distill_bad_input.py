@@ -38,6 +38,7 @@ def test_a_teacher_that_does_not_fit_is_refused_beforehand(
         make_plan(str(teacher), recipe(), texts)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_it(teacher: Path, texts: Path, tmp_path: Path) -> None:
     wild = recipe(training=replace(TRAINING, learning_rate=1e30, warmup=0.0))
     with pytest.raises(RecipeError, match=r"the loss is (nan|inf) at step [2-9]") as caught:

@@ -11,6 +11,8 @@ from edgecompress.cli import main
 from tests.distill.lessons import recipe_file, sentence_teacher, sentences
 from tests.distill.teacher_server import teaching, texts_of, write_prompts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:

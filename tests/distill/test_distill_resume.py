@@ -18,6 +18,8 @@ from edgecompress.distill.work import WorkFolder
 from edgecompress.errors import InterruptedRunError
 from tests.distill.lessons import TRAINING, recipe, recipe_file, taught
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_seed_gives_the_same_weights(teacher: Path, texts: Path, tmp_path: Path) -> None:
     again = recipe(training=replace(TRAINING, steps=6, seed=1))

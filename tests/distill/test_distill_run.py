@@ -35,6 +35,8 @@ from edgecompress.types.recipe import StudentRecipe
 from tests.distill.lessons import TRAINING, recipe, taught
 from tests.tiny import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")

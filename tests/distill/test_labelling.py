@@ -29,6 +29,8 @@ from tests.decoder_bundle import decoder_bundle
 from tests.distill.teacher_server import USAGE, TeacherServer, teaching, write_prompts
 from tests.serve.running import running, wait_until
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("openai")
 pytest.importorskip("fastapi")
 QUICK = RetryPolicy(tries=3, base_s=0.01, timeout_s=1.0)

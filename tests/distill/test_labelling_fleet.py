@@ -22,6 +22,8 @@ from edgecompress.errors import DeviceError, EdgeCompressError, InterruptedRunEr
 from tests.distill.teacher_server import USAGE, TeacherServer, teaching, texts_of, write_prompts
 from tests.serve.running import wait_until
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("distributed")
 pytest.importorskip("openai")
 pytest.importorskip("fastapi")

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from edgecompress.backends.tensorrt import engine as tensorrt
+from edgecompress.backends.tensorrt import builder_process as tensorrt_process
+from edgecompress.backends.tensorrt_rtx import builder_process as rtx_process
 from edgecompress.runtime import engine_file, engine_runner
 from edgecompress.types.recipe import HARDWARE_COMPATIBILITY
 from tests.engines.bindings import FOLDER, MAJORS, ask
 
-COMPILE = Path(tensorrt.__file__).parent
 # A variable of the builders' processes -> the class of the bindings that it is of.
 CLASSES = {
     "builder": "Builder",
@@ -104,7 +104,7 @@ def major(request: pytest.FixtureRequest) -> int:
 
 
 def test_every_name_that_builds_is_in_tensorrt(major: int, tmp_path: Path) -> None:
-    names = names_used(COMPILE / "tensorrt_process.py")
+    names = names_used(Path(tensorrt_process.__file__))
     assert {"BuilderFlag.VERSION_COMPATIBLE", "IBuilderConfig.set_timing_cache", "ParserError.node_name"} <= names
     levels = {f"HardwareCompatibilityLevel.{level.upper().replace('-', '_')}" for level in HARDWARE_COMPATIBILITY}
     monitor = {f"IProgressMonitor.{name}" for name in MONITOR}
@@ -129,7 +129,7 @@ def test_every_name_that_builds_is_in_tensorrt(major: int, tmp_path: Path) -> No
 
 def test_every_name_that_builds_is_in_tensorrt_rtx(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'edgecompress[tensorrt-rtx]'")
-    names = names_used(COMPILE / "rtx_process.py")
+    names = names_used(Path(rtx_process.__file__))
     assert "ComputeCapability" in names
     held_against(ask("tensorrt_rtx", names | {"ComputeCapability.SM86"}, tmp_path), names | {"ComputeCapability.SM86"})
 

@@ -19,6 +19,8 @@ from edgecompress.types.recipe import QuantizeRecipe, Recipe, RuntimeRecipe, Stu
 from tests.conftest import CapturedDecoder
 from tests.decoders import largest_difference, tiny_decoder
 
+pytestmark = pytest.mark.slow
+
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 BASE = Recipe(target="h200", backend="onnxruntime")
 

@@ -15,6 +15,8 @@ from edgecompress.types.graph import Graph
 from tests.conftest import CapturedDecoder
 from tests.decoders import CAPACITY, largest_difference
 
+pytestmark = pytest.mark.slow
+
 # Grouped heads, norms of heads, windows, soft-caps, part of a head turned, one product for all, biases, no rotation.
 KINDS = (
     "qwen2", "qwen3", "qwen2-window", "gemma2", "partial-rotary", "phi3", "llama-biases", "llama-tied", "gpt2",

@@ -25,6 +25,8 @@ from tests.captured import capture
 from tests.limits import ENGINE
 from tests.tiny import SENTENCES, tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 # A window, rotary embeddings and a gate; attention that is no single op; images without a mask; norms in front.
 KINDS = ("bert", "modernbert", "deberta-v2", "vit")
 WIDER = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128}

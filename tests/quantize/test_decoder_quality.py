@@ -25,6 +25,8 @@ from edgecompress.types.recipe import CalibrationRecipe, QualityRecipe, Quantize
 from edgecompress.types.report import Fidelity
 from tests.captured import capture
 
+pytestmark = pytest.mark.slow
+
 TOKENS = 64
 Ids = np.ndarray
 

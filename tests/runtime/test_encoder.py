@@ -188,6 +188,7 @@ def test_a_changed_byte_is_seen_at_load(minilm_bundle: Path, tmp_path: Path) -> 
         load(folder)
 
 
+@pytest.mark.slow
 def test_classification_gives_labels(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path, "bert", "AutoModelForSequenceClassification", num_labels=3)
     with load(bundle) as encoder:
@@ -196,6 +197,7 @@ def test_classification_gives_labels(tmp_path: Path) -> None:
     assert {row["label"] for row in results[0]} == {"LABEL_0", "LABEL_1", "LABEL_2"}
 
 
+@pytest.mark.slow
 def test_ranking_takes_pairs(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path, "bert", "AutoModelForSequenceClassification", num_labels=1)
     with load(bundle) as encoder:
@@ -204,6 +206,7 @@ def test_ranking_takes_pairs(tmp_path: Path) -> None:
     assert len({result["logit"] for result in results}) == len(SENTENCES)
 
 
+@pytest.mark.slow
 def test_tokens_answers_and_masks(tmp_path: Path) -> None:
     with load(tiny_bundle(tmp_path / "t", "distilbert", "AutoModelForTokenClassification", num_labels=2)) as encoder:
         words = encoder.predict(["the cat sat"])[0]
@@ -220,6 +223,7 @@ def test_tokens_answers_and_masks(tmp_path: Path) -> None:
             encoder.predict(["nothing to fill"])
 
 
+@pytest.mark.slow
 def test_images_run_from_arrays_and_from_files(tmp_path: Path) -> None:
     from PIL import Image
 

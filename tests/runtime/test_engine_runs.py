@@ -75,6 +75,7 @@ def test_an_encoder_gives_what_its_graph_gives(encoder_bundle: Path, machine: Ma
     np.testing.assert_array_equal(once[0], once[2])
 
 
+@pytest.mark.slow
 def test_verify_holds_an_engine_against_pytorch(
     encoder_bundle: Path, decoder_bundle: Path, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:

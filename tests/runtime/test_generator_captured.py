@@ -18,6 +18,8 @@ from edgecompress.types.recipe import StudentRecipe
 from tests.conftest import CapturedDecoder
 from tests.decoder_bundle import write_decoder_bundle
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", ["qwen2", "gemma2"])  # gemma2: a window shorter than the texts, and soft-caps
 def test_greedy_is_transformers(name: str, tmp_path: Path, captured_decoder: CapturedDecoder) -> None:
