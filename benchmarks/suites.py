@@ -298,6 +298,11 @@ BENCHES: Mapping[str, Bench] = {
         minutes=25,
         disk_bytes=6 * GB,
     ),
+    "house": Bench(
+        parts=(Part(module="bench_house", arguments=("--make", "quick", "--make", "test")),),
+        results="house",
+        minutes=30,
+    ),
     "fleet": Bench(parts=(Part(module="bench_fleet"),), results="fleet", minutes=4, packages=("distributed",)),
     "distill": Bench(
         parts=(Part(module="bench_distill", arguments=("{work}/distill",)),), results="distill", minutes=60
