@@ -22,14 +22,9 @@ def _git(*words: str) -> str:
 
 def lines_at(revision: str) -> Row:
     """Of every Python file below edgecompress/, with blank ones and comments."""
-    names = [
-        name for name in _git("ls-tree", "-r", "--name-only", revision, "edgecompress").split() if _is_python(name)
-    ]
+    there = _git("ls-tree", "-r", "--name-only", revision, "edgecompress").split()
+    names = [name for name in there if name.endswith(".py")]
     return {"files": len(names), "lines": sum(_git("show", f"{revision}:{name}").count("\n") for name in names)}
-
-
-def _is_python(name: str) -> bool:
-    return Path(name).suffix == ".py"
 
 
 def edits_of(commit: str) -> Row:
