@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgecompress.kinds.decoder import metric as decoder
 from edgecompress.kinds.decoder.metric import DecoderFidelity, measure, shortfall
+from edgecompress.runtime import metrics
 from edgecompress.types.recipe import QualityRecipe
 
 P = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]])
@@ -46,7 +46,7 @@ def test_slices_and_sequences_add_up(rng: np.random.Generator, monkeypatch: pyte
     a, b = rng.normal(size=(2, 50, 64)).astype(np.float32)
     ids = rng.integers(0, 64, 50)
     whole = measure([(a, b, ids)])
-    monkeypatch.setattr(decoder, "_SLICE_ELEMENTS", 7 * 64)
+    monkeypatch.setattr(metrics, "_SLICE_ELEMENTS", 7 * 64)
     assert measure([(a, b, ids)]) == whole
     running = DecoderFidelity()
     running.add(a[:20], b[:20], ids[1:21])
