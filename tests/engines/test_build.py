@@ -24,6 +24,8 @@ from edgecompress.types.gpu import Gpu
 from edgecompress.types.recipe import EngineRecipe, QuantizeRecipe, Recipe, StudentRecipe
 from tests.tiny import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ORIN = Gpu(name="Orin", memory_bytes=64 << 30, compute_capability=(8, 7))
 H200 = Gpu(name="NVIDIA H200", memory_bytes=141 << 30, compute_capability=(9, 0))
 PROFILE = {"input_ids": ShapeRange(smallest=(1, 1), usual=(8, 50), largest=(32, 100))}

@@ -20,6 +20,8 @@ from edgecompress.targets import find_target
 from edgecompress.types.bundle import ShapeRange
 from edgecompress.types.graph import Graph
 
+pytestmark = pytest.mark.slow
+
 trt = pytest.importorskip("tensorrt_rtx", reason="builds engines: pip install 'edgecompress[tensorrt-rtx]'")
 
 CONTEXT = 64

@@ -12,6 +12,8 @@ from edgecompress.cli import main
 from edgecompress.formats.manifest import open_bundle, read_report
 from tests.tiny import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 trt = pytest.importorskip("tensorrt_rtx", reason="builds an engine: pip install 'edgecompress[tensorrt-rtx]'")
 
 ASKED = ["--target", "rtx-5090", "--backend", "tensorrt-rtx", "--precision", "int8", "--engine-tokens", "1,64,256"]

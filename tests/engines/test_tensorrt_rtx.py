@@ -19,6 +19,8 @@ from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import EngineRecipe
 from tests.engines.typed import PRECISIONS, typed
 
+pytestmark = pytest.mark.slow
+
 trt = pytest.importorskip("tensorrt_rtx", reason="builds engines: pip install 'edgecompress[tensorrt-rtx]'")
 
 TARGETS = {"rtx-3060": (8, 6), "rtx-4090": (8, 9), "rtx-5090": (12, 0)}

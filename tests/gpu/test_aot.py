@@ -24,6 +24,8 @@ from edgecompress_kernels.gpu.variants import (
     variants,
 )
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 NO_TRITON = importlib.util.find_spec("triton") is None
 needs_triton = pytest.mark.skipif(NO_TRITON, reason="triton is not installed: pip install 'edgecompress[triton]'")

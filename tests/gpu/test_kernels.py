@@ -14,6 +14,8 @@ import torch
 
 from tests.gpu.cases import CASES, ONLY_ON_A_GPU, Case, Outcome, run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 NO_TRITON = importlib.util.find_spec("triton") is None
 needs_triton = pytest.mark.skipif(NO_TRITON, reason="triton is not installed: pip install 'edgecompress[triton]'")

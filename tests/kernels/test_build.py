@@ -22,6 +22,8 @@ from numba import njit
 from edgecompress.formats.cpu import host_arch, host_features
 from edgecompress.targets import find_target, known_targets
 
+pytestmark = pytest.mark.slow
+
 STEPPED = """
 import numpy as np
 from edgecompress_kernels.cpu import attention, attention_int8, blockwise, encoder_attention, encoder_layer

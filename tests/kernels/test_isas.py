@@ -10,6 +10,8 @@ from edgecompress_kernels.cpu.isa import ISAS, X86_64_V4_VNNI, Isa
 from edgecompress.formats.cpu import host_arch, host_features
 from tests.kernels.cases import Expected, check, library_for, run_cases
 
+pytestmark = pytest.mark.slow
+
 LESSER = [isa for isa in ISAS.values() if isa.arch == X86_64_V4_VNNI.arch and isa is not X86_64_V4_VNNI]
 
 
