@@ -97,6 +97,7 @@ def test_a_precision_the_target_cannot_compute() -> None:
     require_precision(find_target("h200"), "fp16")
 
 
+@pytest.mark.slow
 def test_auto_has_an_order_for_every_precision_that_a_target_computes_in(tmp_path: Path) -> None:
     """A target of one's own: the Pi 5, and float16."""
     text = (

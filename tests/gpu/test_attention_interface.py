@@ -14,7 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 NO_TRITON = importlib.util.find_spec("triton") is None
-pytestmark = pytest.mark.skipif(NO_TRITON, reason="triton is not installed: pip install 'edgecompress[triton]'")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(NO_TRITON, reason="triton is not installed: pip install 'edgecompress[triton]'"),
+]
 
 TOLERANCE = 2e-6
 """Of the largest hidden value: 16 roundings of float32 (eps 1.2e-7), two layers of sums in another order; measured are

@@ -21,6 +21,8 @@ from benchmarks.bench_gpu_attention import (
     summary,
 )
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -14,6 +14,8 @@ import torch
 
 from tests.gpu.launches import errors, variants_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 ABSENT = [name for name in ("triton", "cuda") if importlib.util.find_spec(name) is None]
 

@@ -19,6 +19,8 @@ from edgecompress.types.recipe import StudentRecipe
 from tests.captured import capture
 from tests.decoders import tiny_decoder
 
+pytestmark = pytest.mark.slow
+
 CONTEXT = 8192
 KEY, VALUE = "past_key_values.0.key", "past_key_values.0.value"
 

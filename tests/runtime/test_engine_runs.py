@@ -63,6 +63,7 @@ def runner_of(model: Encoder | Generator) -> EngineRunner:
     return found
 
 
+@pytest.mark.slow
 def test_an_encoder_gives_what_its_graph_gives(encoder_bundle: Path, machine: Machine) -> None:
     with encoder(encoder_bundle) as model:
         once = model.encode(TEXTS)
