@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from edgecompress.registry import PlugIn
-from edgecompress.types.bundle import EngineRecord, Manifest, TensorSpec, Variant
-from edgecompress.types.job import Job
-from edgecompress.types.limits import WeightLimits
-from edgecompress.types.recipe import Recipe
-from edgecompress.types.target import Target
 
-if TYPE_CHECKING:  # numpy and onnxruntime: a command's help asks the backends for their names, and waits for neither
+if TYPE_CHECKING:  # for annotations alone: neither a command's help nor a device that loads a bundle waits for them
     from edgecompress.runtime.accelerators import BackendState, LibraryState
     from edgecompress.runtime.model import Loader, Model, TimingModule
     from edgecompress.types.arrays import Feed
     from edgecompress.types.artifact import Artifact, ModelContents, ModelFiles
+    from edgecompress.types.bundle import EngineRecord, Manifest, TensorSpec, Variant
     from edgecompress.types.case import Case
     from edgecompress.types.feeds import GraphFeeds
     from edgecompress.types.graph import Graph
+    from edgecompress.types.job import Job
+    from edgecompress.types.limits import WeightLimits
+    from edgecompress.types.recipe import Recipe
+    from edgecompress.types.target import Target
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgecompress.registry import PlugIn
-from edgecompress.types.bundle import Manifest, TensorSpec
-from edgecompress.types.distill import DistillTask
-from edgecompress.types.job import Job
-from edgecompress.types.recipe import EngineRecipe, QualityRecipe, Recipe, StudentRecipe
-from edgecompress.types.report import Fidelity, Figure, QuantizedCache, Report
-from edgecompress.types.student import Checkpoint, Student
-from edgecompress.types.task import Task
 
-if TYPE_CHECKING:  # numpy, onnxruntime, FastAPI: a command's help asks the kinds for their flags, and waits for none
+if TYPE_CHECKING:  # for annotations alone: neither a command's help nor a device that loads a bundle waits for them
     from edgecompress.endpoints.lane import Lane
     from edgecompress.endpoints.routes import Endpoints
     from edgecompress.runtime.bundle import OpenBundle
@@ -43,9 +36,16 @@ if TYPE_CHECKING:  # numpy, onnxruntime, FastAPI: a command's help asks the kind
     from edgecompress.runtime.subject import Side, Subject
     from edgecompress.types.arrays import Feed
     from edgecompress.types.artifact import Artifact, Content
+    from edgecompress.types.bundle import Manifest, TensorSpec
     from edgecompress.types.case import Case
+    from edgecompress.types.distill import DistillTask
     from edgecompress.types.feeds import GraphFeeds
     from edgecompress.types.graph import Graph
+    from edgecompress.types.job import Job
+    from edgecompress.types.recipe import EngineRecipe, QualityRecipe, Recipe, StudentRecipe
+    from edgecompress.types.report import Fidelity, Figure, QuantizedCache, Report
+    from edgecompress.types.student import Checkpoint, Student
+    from edgecompress.types.task import Task
     from edgecompress.types.workload import Phase, Workload
 
 REFERENCE_BYTES = 300_000  # of the reference's answers that travel with a bundle, for `edgecompress verify`
