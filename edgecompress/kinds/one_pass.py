@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
-
-import numpy as np
 
 from edgecompress.graph.sessions import open_session
 from edgecompress.kinds.base import REFERENCE_BYTES, Open, Parts, SampleSource
@@ -15,6 +12,7 @@ from edgecompress.kinds.one_pass_parity import parity_feeds, require_parity
 from edgecompress.lower.microsoft import lower
 from edgecompress.runtime.metrics import Outputs
 from edgecompress.runtime.model import Model
+from edgecompress.runtime.self_check import pack_samples
 from edgecompress.types.arrays import Array, Feed
 from edgecompress.types.artifact import Artifact, Content
 from edgecompress.types.bundle import MODEL, TensorSpec
@@ -113,15 +111,11 @@ class OnePassExport:
 
 def reference_file(held_out: Sequence[Feed], reference: Outputs, names: frozenset[str]) -> bytes:
     """Held-out inputs and PyTorch's outputs for them, as many as fit, so that a device can check itself."""
-    arrays: dict[str, Array] = {}
-    size = 0
-    for index, (feed, outputs) in enumerate(zip(held_out, reference, strict=True)):
-        sample = {f"{index}/in/{name}": value for name, value in feed.items() if name in names}
-        sample |= {f"{index}/out/{position}": value for position, value in enumerate(outputs)}
-        size += sum(value.nbytes for value in sample.values())
-        if index and size > REFERENCE_BYTES:
-            break
-        arrays |= sample
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
+    return pack_samples(
+        (
+            {f"{index}/in/{name}": value for name, value in feed.items() if name in names}
+            | {f"{index}/out/{position}": value for position, value in enumerate(outputs)}
+            for index, (feed, outputs) in enumerate(zip(held_out, reference, strict=True))
+        ),
+        REFERENCE_BYTES,
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -10,10 +11,24 @@ import numpy as np
 from edgecompress.errors import BundleError
 from edgecompress.formats.manifest import REFERENCE
 from edgecompress.runtime.bundle import OpenBundle
-from edgecompress.types.arrays import Array
+from edgecompress.types.arrays import Array, Feed
 from edgecompress.types.report import Fidelity
 
 Outputs = Sequence[Sequence[Array]]
+
+
+def pack_samples(samples: Iterable[Feed], limit_bytes: int) -> bytes:
+    """An .npz file of the arrays of the first samples, as many as fit and one at least; their names differ."""
+    arrays: dict[str, Array] = {}
+    size = 0
+    for index, sample in enumerate(samples):
+        size += sum(value.nbytes for value in sample.values())
+        if index and size > limit_bytes:
+            break
+        arrays |= sample
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def check_outputs(source: OpenBundle, measure: Callable[[Outputs, Outputs], Fidelity]) -> Fidelity:

@@ -7,7 +7,6 @@ first choices exactly, and for the KL divergence with all other tokens counted a
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
@@ -22,7 +21,9 @@ from edgecompress.kinds.decoder.settings import DecoderSettings
 from edgecompress.runtime.bundle import OpenBundle, read_settings
 from edgecompress.runtime.cancellation import Cancellation
 from edgecompress.runtime.decoder import Decoder
+from edgecompress.runtime.metrics import log_softmax
 from edgecompress.runtime.model import Cache, Model
+from edgecompress.runtime.self_check import pack_samples
 from edgecompress.types.arrays import Feed
 from edgecompress.types.bundle import TensorSpec
 from edgecompress.types.report import Fidelity
@@ -97,33 +98,26 @@ def _logits(decoder: Decoder, cache: Cache, ids: Ids) -> Logits:
 
 
 def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
-    x = np.nan_to_num(logits.astype(np.float64), nan=0.0)
-    x -= x.max(1, keepdims=True)
-    return np.asarray(x - np.log(np.exp(x).sum(1, keepdims=True)))
+    return log_softmax(np.nan_to_num(logits.astype(np.float64), nan=0.0))
 
 
 def reference_file(texts: Sequence[Ids], logits: Sequence[Logits], limit_bytes: int) -> bytes:
     """The held-out texts and the best tokens of the reference at each of their positions, as many texts as fit."""
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    size = 0
-    for index, (ids, reference) in enumerate(zip(texts, logits, strict=True)):
-        log_p = _log_softmax(reference)
-        kept = min(KEPT_TOKENS, log_p.shape[1])
-        best = np.argpartition(-log_p, kept - 1, axis=1)[:, :kept]
-        best = np.take_along_axis(best, np.argsort(-np.take_along_axis(log_p, best, 1), axis=1, kind="stable"), 1)
-        sample = {
-            f"{index}/ids": ids.astype(np.int32),
-            f"{index}/best": best.astype(np.int32),
-            f"{index}/log_p": np.take_along_axis(log_p, best, 1).astype(np.float32),
-            f"{index}/next": log_p[np.arange(len(ids) - 1), ids[1:]].astype(np.float32),
-        }
-        size += sum(value.nbytes for value in sample.values())
-        if index and size > limit_bytes:
-            break
-        arrays |= sample
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
+    each = zip(texts, logits, strict=True)
+    return pack_samples((_sample(index, *one) for index, one in enumerate(each)), limit_bytes)
+
+
+def _sample(index: int, ids: Ids, reference: Logits) -> Feed:
+    log_p = _log_softmax(reference)
+    kept = min(KEPT_TOKENS, log_p.shape[1])
+    best = np.argpartition(-log_p, kept - 1, axis=1)[:, :kept]
+    best = np.take_along_axis(best, np.argsort(-np.take_along_axis(log_p, best, 1), axis=1, kind="stable"), 1)
+    return {
+        f"{index}/ids": ids.astype(np.int32),
+        f"{index}/best": best.astype(np.int32),
+        f"{index}/log_p": np.take_along_axis(log_p, best, 1).astype(np.float32),
+        f"{index}/next": log_p[np.arange(len(ids) - 1), ids[1:]].astype(np.float32),
+    }
 
 
 def check(source: OpenBundle) -> Fidelity:
