@@ -1,9 +1,10 @@
-"""What no backend for a GPU can do in this version; light, since it is asked before anything is computed."""
+"""What plans for a GPU have in common; light, since they are asked before anything is computed."""
 
 from __future__ import annotations
 
 from edgecompress.errors import RecipeError
 from edgecompress.types.recipe import BUNDLE, KV_CACHES, Recipe
+from edgecompress.types.target import Target
 
 
 def check_gpu(recipe: Recipe) -> None:
@@ -27,3 +28,10 @@ def check_no_compatibility(recipe: Recipe, backend: str) -> None:
             f"an engine of {backend} has no compatibility to choose",
             hint="Leave out --engine-compatible and --engine-any-version, or give --backend tensorrt.",
         )
+
+
+def opset(target: Target) -> int:
+    """Of captured graphs: one for all, whatever the target has."""
+    from edgecompress.lower.standard import CAPTURED_OPSET  # heavy
+
+    return CAPTURED_OPSET

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from edgecompress.errors import RecipeError
-from edgecompress.kinds.base import Estimate
+from edgecompress.kinds.base import Estimate, Format
 from edgecompress.types.precision import INT4_WEIGHTS, INT8_WEIGHTS, MIXED_WEIGHTS, SHORT_FOR_WEIGHTS
 from edgecompress.types.recipe import KV_CACHES, EngineRecipe, Recipe
 from edgecompress.types.student import Student
+
+SHORT_PRECISIONS: Mapping[str, str] = {}  # "int8" could mean three things
+QUANTIZES_ACTIVATIONS = True
+FORMATS: tuple[Format, ...] = ()
 
 _SAMPLES = (1, 8, 32)  # in a batch of an engine
 

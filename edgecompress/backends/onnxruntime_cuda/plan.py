@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from edgecompress.backends import gpu_checks
+from edgecompress.backends.gpu_checks import opset
 from edgecompress.errors import RecipeError
 from edgecompress.types.precision import AUTO, FP16
 from edgecompress.types.recipe import Recipe
 from edgecompress.types.target import Target
+
+__all__ = [
+    "BUILDS_ENGINES", "CALIBRATES", "PROVIDERS", "check", "check_host", "opset", "precisions", "resolve", "stages",
+]  # fmt: skip
 
 PROVIDERS = ("CUDAExecutionProvider",)
 BUILDS_ENGINES = False
@@ -38,12 +43,6 @@ def check(recipe: Recipe) -> None:
     """Raises RecipeError for what is not for a GPU."""
     gpu_checks.check_gpu(recipe)
     gpu_checks.check_no_compatibility(recipe, "onnxruntime")
-
-
-def opset(target: Target) -> int:
-    from edgecompress.lower.standard import CAPTURED_OPSET  # heavy
-
-    return CAPTURED_OPSET
 
 
 def stages(target: Target) -> tuple[Sequence[tuple[str, str]], Sequence[tuple[str, str]]]:

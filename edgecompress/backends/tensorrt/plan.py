@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edgecompress.backends import gpu_checks
 from edgecompress.backends.engine_precisions import precisions, resolve
+from edgecompress.backends.gpu_checks import opset
 from edgecompress.types.recipe import Recipe
 from edgecompress.types.target import Target
 
@@ -25,12 +26,6 @@ def check_host(target: Target) -> None:
 def check(recipe: Recipe) -> None:
     """Raises RecipeError for what is not for a GPU."""
     gpu_checks.check_gpu(recipe)
-
-
-def opset(target: Target) -> int:
-    from edgecompress.lower.standard import CAPTURED_OPSET  # heavy
-
-    return CAPTURED_OPSET
 
 
 def stages(target: Target) -> tuple[Sequence[tuple[str, str]], Sequence[tuple[str, str]]]:

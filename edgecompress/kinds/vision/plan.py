@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from edgecompress.kinds.base import Format
-from edgecompress.kinds.one_pass_plan import candidates, check, engine_profile, estimate, stages_on
+from edgecompress.kinds.one_pass_plan import (
+    FORMATS,
+    QUANTIZES_ACTIVATIONS,
+    SHORT_PRECISIONS,
+    candidates,
+    check,
+    engine_profile,
+    estimate,
+    stages_on,
+)
 from edgecompress.types.recipe import Recipe
 from edgecompress.types.student import Student
 
@@ -13,10 +21,6 @@ __all__ = [
     "FORMATS", "QUANTIZES_ACTIVATIONS", "SHORT_PRECISIONS", "candidates", "check", "engine_profile", "estimate",
     "stages",
 ]  # fmt: skip
-
-SHORT_PRECISIONS: Mapping[str, str] = {}  # "int8" could mean three things
-QUANTIZES_ACTIVATIONS = True
-FORMATS: tuple[Format, ...] = ()
 
 
 def stages(recipe: Recipe, student: Student, *, calibrates: bool) -> Sequence[tuple[str, str]]:
