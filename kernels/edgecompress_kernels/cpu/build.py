@@ -64,7 +64,7 @@ def build(
     path = cache_dir() / f"{hashlib.sha256(f'{_fingerprint()} {wanted} {isa}'.encode()).hexdigest()}.so.z"
     library = read_kept(path)
     if library is None:
-        library = _build(matmuls, attentions, isa, encoders)
+        library = _build(*wanted, isa)
         keep(path, library)
     return library
 
@@ -78,10 +78,11 @@ def _fingerprint() -> str:
     return found.hexdigest()
 
 
-def _build(matmuls: Sequence[Matmul], attentions: Sequence[Attention], isa: Isa, encoders: Sequence[Encoder]) -> bytes:
+def _build(matmuls: Sequence[Matmul], attentions: Sequence[Attention], encoders: Sequence[Encoder], isa: Isa) -> bytes:
+    """Of each kind sorted, and each once."""
     kernels = {name: kernel_of(getattr(rows, name)) for name in abi.ROW_KERNELS}
     tables: dict[str, list[str]] = {table: [] for variants in abi.VARIANTS for table in variants.tables}
-    for matmul in sorted(set(matmuls)):
+    for matmul in matmuls:
         quantizer = f"quantize_{matmul.block}"
         kernels[quantizer] = kernel_of(blockwise.quantize_rows, matmul.block)
         kernels[matmul.name] = kernel_of(
@@ -92,7 +93,7 @@ def _build(matmuls: Sequence[Matmul], attentions: Sequence[Attention], isa: Isa,
             zeros=int(matmul.zero_points), quantize=quantizer, multiply=matmul.name,
         )  # fmt: skip
         tables["MATMULS"].append(row)
-    for kind in sorted(set(attentions)):
+    for kind in attentions:
         size = kind.head_size
         of: ModuleType = attention_int8 if kind.int8 else attention
         if kind.int8:
@@ -103,7 +104,7 @@ def _build(matmuls: Sequence[Matmul], attentions: Sequence[Attention], isa: Isa,
         kernels |= {f"{part}_{suffix}": kernel for part, kernel in parts.items()}
         names = {part: f"{part}_{suffix}" for part in parts}
         tables[table].append(variant_row(abi.ATTENTION_VARIANTS, size=size, **names))
-    for encoder in sorted(set(encoders)):
+    for encoder in encoders:
         makers = {"project": encoder_layer.project_first, "layer": encoder_layer.layer}
         names = {part: f"{part}_{encoder.name}" for part in makers}
         kernels |= {names[part]: kernel_of(make, encoder, isa.vectors, isa.matrices) for part, make in makers.items()}
