@@ -1,4 +1,4 @@
-"""Captures a student as its kind does."""
+"""Captures a student as an export does."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ from edgecompress.types.student import Student
 
 
 def capture(student: Student, folder: Path, *, opset: int) -> Graph:
-    return cast("Graph", find_kind(student.kind).plug_in.part("capture").capture(student, folder, opset=opset))
+    return cast("Graph", find_kind(student.kind).plug_in.part("export").capture(student, folder, opset=opset))

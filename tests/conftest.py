@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def set_aside() -> None:
+    """What has been imported so far is walked by no further collection, and an export makes one after each stage."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
@@ -51,6 +59,17 @@ def _once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[P
             make(part)
             part.rename(path)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_captures(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Exports of one student share its captured graph; not worth the import of torch for a run without any."""
+    with pytest.MonkeyPatch.context() as patch:
+        if any(item.get_closest_marker("slow") for item in request.session.items):
+            from tests.shared_captures import share_captures
+
+            share_captures(patch, lambda name, make: _once(tmp_path_factory, name, make))
+        yield
 
 
 @pytest.fixture(scope="session")

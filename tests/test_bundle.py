@@ -175,10 +175,14 @@ def test_nothing_is_left_when_writing_stops(
 
 
 @pytest.mark.slow
-def test_the_same_input_gives_the_same_bytes(minilm_dir: Path, minilm_bundle: Path, tmp_path: Path) -> None:
+def test_the_same_input_gives_the_same_bytes(
+    minilm_dir: Path, minilm_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Everything but the measured times, which belong to a moment."""
     from edgecompress.export.pipeline import export
+    from tests.shared_captures import capture_anew
 
+    capture_anew(monkeypatch)
     again = tmp_path / "again.bundle"
     export(minilm_recipe(minilm_dir), again)
     names = {p.name for p in minilm_bundle.iterdir()}

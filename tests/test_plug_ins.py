@@ -6,6 +6,7 @@ The kind is an adder (:mod:`tests.toy_kind`: two numbers in, one out, its own me
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -20,12 +21,14 @@ from edgecompress import registry
 from edgecompress.backends import backends
 from edgecompress.cli import main
 from edgecompress.errors import HostError, QualityBudgetError
+from edgecompress.export.pipeline import export
 from edgecompress.formats.codec import from_jsonable
 from edgecompress.formats.cpu import host_arch
 from edgecompress.formats.manifest import open_bundle, read_measurements, read_report
 from edgecompress.kinds import kinds
 from edgecompress.runtime import load
 from edgecompress.types.profile import Comparison, Profile
+from edgecompress.types.recipe import Recipe, StudentRecipe
 from tests.serve.running import running
 from tests.toy_kind.bundle import install
 
@@ -131,6 +134,20 @@ def test_a_budget_of_its_own_is_kept(student: Path, target: Path, tmp_path: Path
     assert "largest_error" in (tmp_path / "b" / "recipe.toml").read_text()
 
 
+def test_collections_after_a_stage_walk_only_what_the_stages_made(student: Path, target: Path, tmp_path: Path) -> None:
+    recipe = Recipe(target=str(target), student=StudentRecipe(source=str(student)))
+    stages: list[tuple[str, int]] = []
+    gc.unfreeze()
+    export(recipe, tmp_path / "a", progress=lambda said: stages.append((said.split()[0], gc.get_freeze_count())))
+    assert gc.get_freeze_count() == 0
+    assert {name for name, count in stages if count > 0} >= {"quantize", "compile", "measure"}
+    assert {name for name, count in stages if count == 0} == {"capture", "verify", "bundle"}
+    gc.freeze()  # as an application may have done
+    before = gc.get_freeze_count()
+    export(recipe, tmp_path / "b")
+    assert 0 < gc.get_freeze_count() <= before
+
+
 def test_its_students_run_on_a_backend_of_ours_and_others_refuse_its_backend(
     session: Path, student: Path, capsys: Captured
 ) -> None:
@@ -147,6 +164,8 @@ def test_every_command_works(table: Path, capsys: Captured) -> None:
     assert main(["run", str(table), "1", "2", "--json"]) == 0
     (result,) = json.loads(capsys.readouterr().out)["results"]
     assert result["output"]["sum"] == pytest.approx(3.0, abs=5e-3)
+    assert main(["run", str(table), "1,2"]) == 2
+    assert "two numbers are needed" in capsys.readouterr().err
     assert main(["inspect", str(table)]) == 0
     shown = capsys.readouterr().out
     assert "sum of    2 numbers" in shown

@@ -98,19 +98,33 @@ def _run_stages(planned: Plan, folder: Path, clock: Clock) -> BundleParts:
         captured = kind.capture(planned.backend.plan.opset(job.target))
     with clock.stage("verify", "reference"):
         kind.reference(captured)
-    quantizations = {
-        name: Quantization(job, name, graph, kind.feeds(name), backend.limits) for name, graph in captured.items()
-    }
-    if any(PRECISIONS[name].calibrated for name in job.candidates):
-        with clock.stage("calibrate"):
-            for quantization in quantizations.values():
-                quantization.calibrate()
-    for name, quantization in quantizations.items():
-        backend.prepare(name, quantization.source(), quantization.feeds)
-    export = Export(job=job, kind=kind, metric=planned.kind.metric, backend=backend, quantizations=quantizations)
-    selection = select(export)
-    require_budget(export, selection)
-    return assemble(planned, export, finish(export, selection), source)
+    with _set_aside():
+        quantizations = {
+            name: Quantization(job, name, graph, kind.feeds(name), backend.limits) for name, graph in captured.items()
+        }
+        if any(PRECISIONS[name].calibrated for name in job.candidates):
+            with clock.stage("calibrate"):
+                for quantization in quantizations.values():
+                    quantization.calibrate()
+        for name, quantization in quantizations.items():
+            backend.prepare(name, quantization.source(), quantization.feeds)
+        export = Export(job=job, kind=kind, metric=planned.kind.metric, backend=backend, quantizations=quantizations)
+        selection = select(export)
+        require_budget(export, selection)
+        return assemble(planned, export, finish(export, selection), source)
+
+
+@contextmanager
+def _set_aside() -> Iterator[None]:
+    """No collection in this block walks what is alive now: of torch and transformers alone, a million objects."""
+    frozen_elsewhere = gc.get_freeze_count() > 0
+    if not frozen_elsewhere:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen_elsewhere:
+            gc.unfreeze()
 
 
 class Clock:

@@ -17,7 +17,6 @@ _BUDGET_S = 1.5  # of timing for one case and one side
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    median_ms: float  # of the last feed
     by_feed_ms: tuple[float, ...]  # medians
     speedup: float  # over the first side, median of the ratios round by round
 
@@ -41,7 +40,7 @@ def time_in_turn(sides: Mapping[str, Run], feed: Feed) -> dict[str, list[float]]
 
 
 def compare(sides: Mapping[str, Run], feeds: Sequence[Feed]) -> dict[str, Timing]:
-    """Geometric mean over the feeds of each side's speed-up on the first side, and its median time on the last feed."""
+    """Geometric mean over the feeds of each side's speed-up on the first side, and its median time on each feed."""
     ratios: dict[str, list[float]] = {name: [] for name in sides}
     medians: dict[str, list[float]] = {name: [] for name in sides}
     for feed in feeds:
@@ -52,7 +51,6 @@ def compare(sides: Mapping[str, Run], feeds: Sequence[Feed]) -> dict[str, Timing
             medians[name].append(float(np.median(values)) * 1e3)
     return {
         name: Timing(
-            median_ms=medians[name][-1],
             by_feed_ms=tuple(medians[name]),
             speedup=float(np.exp(np.mean(np.log(ratios[name])))),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgecompress.errors import UsageError
 from edgecompress.kinds.base import Kind
 from edgecompress.registry import look_up, plug_ins
 
@@ -27,14 +26,6 @@ def kinds() -> Mapping[str, Kind]:
 def known_tasks() -> tuple[str, ...]:
     """What students of all kinds are for."""
     return tuple(task for kind in kinds().values() for task in kind.tasks)
-
-
-def kind_of_task(task: str) -> Kind:
-    """Raises UsageError if no kind has it."""
-    for kind in kinds().values():
-        if task in kind.tasks:
-            return kind
-    raise UsageError(f"no kind of student has the task '{task}'", hint=f"Known: {', '.join(known_tasks())}.")
 
 
 def find_kind(name: str) -> Kind:

@@ -22,6 +22,7 @@ from edgecompress.targets import find_target
 from edgecompress.types.bundle import BuildPlan, ShapeRange
 from edgecompress.types.gpu import Gpu
 from edgecompress.types.recipe import EngineRecipe, QuantizeRecipe, Recipe, StudentRecipe
+from tests.shared_captures import capture_anew
 from tests.tiny import tiny_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -141,7 +142,10 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return site
 
 
-def test_two_exports_are_the_same_bytes(bundle: Path, student: Path, tmp_path: Path) -> None:
+def test_two_exports_are_the_same_bytes(
+    bundle: Path, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture_anew(monkeypatch)
     again = tmp_path / "again.bundle"
     assert main(["export", str(student), *ASKED, "-o", str(again)]) == 0
     names = sorted(open_bundle(bundle)[0].files)

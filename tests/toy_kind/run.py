@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
+from edgecompress.errors import UsageError
 from edgecompress.kinds.base import FlagGroup
 from edgecompress.terminal import print_results, read_inputs
 
@@ -17,7 +18,10 @@ def add_arguments(group: FlagGroup) -> None:
 
 
 def run(model: Any, options: Namespace) -> int:
-    first, second = (float(text) for text in read_inputs(options.inputs, options.file))
+    try:
+        first, second = (float(text) for text in read_inputs(options.inputs, options.file))
+    except ValueError as error:
+        raise UsageError("two numbers are needed", hint="For example: edgecompress run BUNDLE 1 2") from error
     result = model.add(first, second) * (options.times or 1)
     print_results(model.manifest.task, [f"{first:g} + {second:g}"], [{"sum": result}], as_json=options.json)
     return 0
