@@ -9,8 +9,10 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,6 +148,35 @@ def test_collections_after_a_stage_walk_only_what_the_stages_made(student: Path,
     before = gc.get_freeze_count()
     export(recipe, tmp_path / "b")
     assert 0 < gc.get_freeze_count() <= before
+
+
+def test_an_interrupt_that_a_callback_swallows_ends_the_export_before_its_next_stage(
+    student: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages: list[str] = []
+
+    class Referred:
+        pass
+
+    def progress(said: str) -> None:
+        stages.append(said)
+        if said.startswith("verify reference"):
+            referred = Referred()
+            kept.append(weakref.ref(referred, lambda _: signal.raise_signal(signal.SIGINT)))
+            del referred
+
+    kept: list[object] = []
+    monkeypatch.setattr(
+        sys, "unraisablehook", lambda _: None
+    )  # Python prints it, and pytest would count it as a warning
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    (tmp_path / "out").mkdir()
+    recipe = Recipe(target=str(target), student=StudentRecipe(source=str(student)))
+    with pytest.raises(KeyboardInterrupt):
+        export(recipe, tmp_path / "out" / "b", progress=progress)
+    assert stages[-1] == "verify reference"
+    assert list((tmp_path / "out").iterdir()) == []
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def test_its_students_run_on_a_backend_of_ours_and_others_refuse_its_backend(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from edgecompress.errors import OutputError
 from edgecompress.export.bundle import check_output, write_bundle
+from edgecompress.export.interrupts import Interrupts
 from edgecompress.export.plan import Plan, plan
 from edgecompress.runtime.memory import check_available
 from edgecompress.types.bundle import Manifest
@@ -53,8 +54,8 @@ def export(
         f"exporting {planned.student.parameters / 1e9:.2f} B parameters as {', '.join(planned.candidates)}",
         "Close other programs, or name one --precision.",
     )
-    clock = Clock(progress or (lambda _: None))
-    with workspace(output.absolute().parent) as folder:
+    with workspace(output.absolute().parent) as folder, Interrupts() as interrupts:
+        clock = Clock(progress or (lambda _: None), interrupts)
         parts = _run_stages(planned, folder, clock)
         with clock.stage("bundle"):
             manifest = write_bundle(
@@ -130,12 +131,13 @@ def _set_aside() -> Iterator[None]:
 class Clock:
     """Tells the caller which stage runs, and remembers how long each took."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    def __init__(self, progress: Progress, interrupts: Interrupts) -> None:
+        self.progress, self.interrupts = progress, interrupts
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str, detail: str = "") -> Iterator[None]:
+        self.interrupts.raise_lost()
         self.progress(f"{name} {detail}".strip())
         started = time.perf_counter()
         try:
