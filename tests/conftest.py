@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ def shared_captures(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
         if any(item.get_closest_marker("slow") for item in request.session.items):
             from tests.shared_captures import share_captures
 
-            share_captures(patch, lambda name, make: _once(tmp_path_factory, name, make))
+            share_captures(patch, partial(_once, tmp_path_factory))
         yield
 
 

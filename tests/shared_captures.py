@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import shutil
 from collections.abc import Callable
 from functools import lru_cache, wraps
@@ -56,4 +57,4 @@ def share_captures(patch: pytest.MonkeyPatch, once: Once) -> None:
 
 def capture_anew(patch: pytest.MonkeyPatch) -> None:
     for module in _EXPORTS:
-        patch.setattr(module, "capture", getattr(module.capture, "__wrapped__", module.capture))
+        patch.setattr(module, "capture", inspect.unwrap(module.capture))

@@ -154,6 +154,7 @@ def test_an_interrupt_that_a_callback_swallows_ends_the_export_before_its_next_s
     student: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages: list[str] = []
+    kept: list[object] = []
 
     class Referred:
         pass
@@ -165,10 +166,8 @@ def test_an_interrupt_that_a_callback_swallows_ends_the_export_before_its_next_s
             kept.append(weakref.ref(referred, lambda _: signal.raise_signal(signal.SIGINT)))
             del referred
 
-    kept: list[object] = []
-    monkeypatch.setattr(
-        sys, "unraisablehook", lambda _: None
-    )  # Python prints it, and pytest would count it as a warning
+    # Python prints what it drops, and pytest would count that as a warning.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     (tmp_path / "out").mkdir()
     recipe = Recipe(target=str(target), student=StudentRecipe(source=str(student)))

@@ -118,14 +118,14 @@ def _run_stages(planned: Plan, folder: Path, clock: Clock) -> BundleParts:
 @contextmanager
 def _set_aside() -> Iterator[None]:
     """No collection in this block walks what is alive now: of torch and transformers alone, a million objects."""
-    frozen_elsewhere = gc.get_freeze_count() > 0
-    if not frozen_elsewhere:
-        gc.freeze()
+    if gc.get_freeze_count() > 0:  # by the application, which would not want it undone
+        yield
+        return
+    gc.freeze()
     try:
         yield
     finally:
-        if not frozen_elsewhere:
-            gc.unfreeze()
+        gc.unfreeze()
 
 
 class Clock:
