@@ -5,20 +5,21 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TRITON := $(VENV)/.triton
 ENGINES := $(VENV)/.engines
+DOCS := $(VENV)/.docs
 BINDINGS := build/tensorrt-bindings/10/.unpacked build/tensorrt-bindings/11/.unpacked
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test quick arm test-arm check bench lock clean
+.PHONY: demo test quick arm test-arm check docs bench lock clean
 
 demo: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
-test: $(STAMP) $(TRITON) $(ENGINES) $(BINDINGS)
+test: $(STAMP) $(TRITON) $(ENGINES) $(DOCS) $(BINDINGS)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What needs no export of a real student and no kernel: a change's first answer.
-quick: $(STAMP) $(TRITON) $(ENGINES) $(BINDINGS)
+quick: $(STAMP) $(TRITON) $(ENGINES) $(DOCS) $(BINDINGS)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # An aarch64 machine out of Debian's packages, in build/arm and without root; it says why where there can be none.
@@ -28,11 +29,18 @@ arm: $(STAMP)
 test-arm: arm
 	$(BIN)/python -m pytest tests/arm
 
-check: $(STAMP)
+check: $(STAMP) $(DOCS)
+	$(BIN)/codespell
+	$(BIN)/python -m tests.docs.prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pip check
+
+# The documentation's site in build/site; a warning is an error.
+docs: $(STAMP) $(DOCS)
+	$(BIN)/python -m tests.docs.generated
+	$(BIN)/zensical build --strict --clean
 
 # Everything behind the README's tables, peers in environments of their own: hours. `python -m benchmarks.suite list`.
 bench: $(STAMP)
@@ -49,6 +57,11 @@ $(STAMP): requirements/torch.txt requirements/lock.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/torch.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/lock.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# The documentation's site, and checkers of spelling and prose.
+$(DOCS): $(STAMP) requirements/docs.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/docs.txt
 	@touch $@
 
 # The GPU kernels' compiler and interpreter, which nothing but their tests needs.

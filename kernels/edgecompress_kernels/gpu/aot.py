@@ -19,7 +19,6 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from triton.experimental.gluon import GluonASTSource
 from triton.experimental.gluon.language import NVMMASharedLayout
 
 from edgecompress_kernels.gpu.catalogue import verified
@@ -28,7 +27,12 @@ from edgecompress_kernels.gpu.cubin import CubinError, CubinFacts, cubin_facts
 from edgecompress_kernels.gpu.record import KernelRecord, record_of, write_kernel
 from edgecompress_kernels.gpu.variants import Variant, variants
 
-SCRATCH_POINTERS = 2  # that Triton 3.9 puts behind a kernel's own parameters
+try:
+    from triton.experimental.gluon import GluonASTSource
+except ImportError:  # Triton before 3.9, such as the 3.7 that torch 2.13 brings
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+SCRATCH_POINTERS = 2  # that Triton (3.7 and 3.9) puts behind a kernel's own parameters
 _SIZES = {"i32": 4, "fp32": 4}
 _BANK = 0x210  # of 9.0's constant bank, where parameters begin: a map's multiple of 64 counts from the bank's start
 _MAP = ("tensor map", "i32", "i32", "i32", "i64", "i64", "i64")  # what stands for a map: it, its shape, its strides

@@ -1,0 +1,1 @@
+"""The documentation: every command on its pages is run, and what is generated is held against its source."""

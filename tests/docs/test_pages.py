@@ -1,0 +1,147 @@
+"""Every command and every script in the documentation is run, or is named with the reason why no test can."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from edgecompress.cli import COMMANDS, parser_of
+from tests.docs.pages import ROOT, Page, Step, all_pages, read_page
+from tests.docs.setups import all_setups
+
+PAGES = all_pages()
+RUN = [page for page in PAGES if any(not step.not_run and (step.commands or step.script) for step in page.steps)]
+NOT_RUN = [(page, step) for page in PAGES for step in page.steps if step.not_run]
+SECONDS = 300
+
+
+def shell(folder: Path, home: Path) -> dict[str, str]:
+    """A reader's environment: our command first on the path, no network, an English terminal."""
+    tool = home / "bin" / "edgecompress"
+    tool.parent.mkdir(parents=True)
+    tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m edgecompress "$@"\n')
+    tool.chmod(0o755)
+    (home / "bin" / "python").symlink_to(sys.executable)
+    path = os.pathsep.join([str(tool.parent), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    lent = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), str(ROOT / "targets")])
+    return {**os.environ, "PATH": path, "PYTHONPATH": lent, "HF_HUB_OFFLINE": "1", "PWD": str(folder)}
+
+
+def run_page(page: Page, folder: Path, home: Path) -> None:
+    environment = shell(folder, home)
+    setups = all_setups()
+    names: dict[str, object] = {"__name__": "__main__"}
+    with ExitStack() as cleanup:
+        for name, *words in page.setups:
+            if (running := setups[name](folder, *words)) is not None:
+                cleanup.enter_context(running)
+        for step in page.steps:
+            where = f"{page.name}:{step.line}"
+            if step.file:
+                (folder / step.file).parent.mkdir(parents=True, exist_ok=True)
+                (folder / step.file).write_text(step.text)
+            elif not step.not_run and step.script:
+                exec(compile(step.script, where, "exec"), names)
+            elif not step.not_run and step.commands:
+                run_commands(step, folder, environment, where)
+
+
+def run_commands(step: Step, folder: Path, environment: dict[str, str], where: str) -> None:
+    *first, last = step.commands
+    script = "\n".join(["set -e", *first, "set +e", last])
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == step.exit_code, f"{where}: {script}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+def test_every_command_of_a_page_works(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    run_page(page, folder, tmp_path / "home")
+
+
+@pytest.mark.parametrize(("page", "step"), NOT_RUN, ids=lambda item: item.name if isinstance(item, Page) else item.line)
+def test_what_is_not_run_has_a_reason_and_flags_that_exist(page: Page, step: Step) -> None:
+    assert len(step.not_run) > len("because")
+    for command in step.commands:
+        for words in simple_commands(command):
+            if words[0] == "edgecompress" and len(words) > 1 and words[1] in COMMANDS:
+                parser_of(words[1]).parse_intermixed_args(words[2:])
+
+
+def simple_commands(line: str) -> list[list[str]]:
+    """The words of each command of a line, between pipes, ``&&`` and ``;``, without redirections."""
+    lexer = shlex.shlex(line.replace("\\\n", " "), posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split = True
+    commands: list[list[str]] = [[]]
+    redirected = False
+    for word in lexer:
+        if set(word) <= set("|&;"):
+            commands.append([])
+        elif set(word) <= set("<>"):
+            redirected = True
+        elif redirected:
+            redirected = False
+        else:
+            commands[-1].append(word)
+    return [words for words in commands if words]
+
+
+def test_no_command_hides_in_another_kind_of_block() -> None:
+    """A command in a block that no test reads would go stale."""
+    hidden = []
+    for page in PAGES:
+        text = page.path.read_text(encoding="utf-8")
+        for found in re.finditer(r"^ *```(?P<info>[^\n`]*)\n(?P<body>.*?)^ *```$", text, re.DOTALL | re.MULTILINE):
+            language = found["info"].strip().partition(" ")[0]
+            if language not in ("console", "python") and re.search(r"^ *\$ ", found["body"], re.MULTILINE):
+                hidden.append(f"{page.name}:{text.count(chr(10), 0, found.start()) + 1}")
+    assert not hidden
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_has_one_title_and_setups_that_exist(page: Page) -> None:
+    text = re.sub(r"```.*?```", "", page.path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(re.findall(r"^# ", text, re.MULTILINE)) == 1
+    assert {name for name, *_ in page.setups} <= set(all_setups())
+
+
+def test_a_page_is_read_as_its_author_means_it(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(
+        "# Title\n<!-- setup: photo cat.png -->\n\n```console\n$ echo a \\\n    b\na b\n$ false\n```\n\n"
+        '```toml title="x.toml"\na = 1\n```\n\n<!-- exit: 3 -->\n```console\n$ exit 3\n```\n\n'
+        "<!-- not run: needs a GPU -->\n```python\nprint()\n```\n\n```text\nnothing\n```\n"
+    )
+    page = read_page(path)
+    assert page.setups == (("photo", "cat.png"),)
+    shown = [(s.commands, s.script, s.file, s.exit_code, s.not_run) for s in page.steps]
+    assert shown == [
+        (("echo a \\\n    b", "false"), "", "", 0, ""),
+        ((), "", "x.toml", 0, ""),
+        (("exit 3",), "", "", 3, ""),
+        ((), "print()\n", "", 0, "needs a GPU"),
+    ]
+
+
+def test_a_command_that_fails_fails_its_page(tmp_path: Path) -> None:
+    step = Step(line=4, commands=("false", "true"))
+    with pytest.raises(AssertionError, match="page.md:4"):
+        run_commands(step, tmp_path, dict(os.environ), "page.md:4")
