@@ -1,4 +1,4 @@
-"""A page of the documentation as a list of steps: commands, scripts and files, in the order in which a reader meets them."""
+"""A page of the documentation as a list of steps: commands, scripts and files, in a reader's order."""
 
 from __future__ import annotations
 

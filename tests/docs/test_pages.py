@@ -143,5 +143,5 @@ def test_a_page_is_read_as_its_author_means_it(tmp_path: Path) -> None:
 
 def test_a_command_that_fails_fails_its_page(tmp_path: Path) -> None:
     step = Step(line=4, commands=("false", "true"))
-    with pytest.raises(AssertionError, match="page.md:4"):
+    with pytest.raises(AssertionError, match=r"page\.md:4"):
         run_commands(step, tmp_path, dict(os.environ), "page.md:4")
