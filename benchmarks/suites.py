@@ -303,6 +303,9 @@ BENCHES: Mapping[str, Bench] = {
         results="house",
         minutes=30,
     ),
+    "first_answer": Bench(
+        parts=(Part(module="bench_first_answer"),), results="first_answer", minutes=15, packages=("uv",)
+    ),
     "fleet": Bench(parts=(Part(module="bench_fleet"),), results="fleet", minutes=4, packages=("distributed",)),
     "distill": Bench(
         parts=(Part(module="bench_distill", arguments=("{work}/distill",)),), results="distill", minutes=60
