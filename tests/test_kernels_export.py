@@ -205,7 +205,7 @@ def test_weights_that_are_not_there_are_told(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="ends before its weights do"):
         add_weights(ort.SessionOptions(), table, tmp_path / "data")
     (tmp_path / "table.json").write_text("{")
-    with pytest.raises(BundleError, match="does not say where the weights lie"):
+    with pytest.raises(BundleError, match="is not a valid table of weights"):
         read_table(tmp_path / "table.json")
 
 
