@@ -171,7 +171,7 @@ def test_an_encoder_has_no_cache(tmp_path: Path) -> None:
         quantize=QuantizeRecipe(**INT8),  # type: ignore[arg-type]
         runtime=RuntimeRecipe(kernels="none"),
     )
-    with pytest.raises(RecipeError, match="a KV cache is a decoder's, and this student's task is"):
+    with pytest.raises(RecipeError, match="--kv-cache is for decoders, but this student's task is"):
         plan(asked)
     assert plan(replace(asked, quantize=QuantizeRecipe())).candidates == ("fp32",)
 

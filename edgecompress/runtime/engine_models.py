@@ -64,7 +64,7 @@ class CachedEngineModel:
             if shared.get(tensor.name) != present or tensor.dtype not in CACHE_DTYPES.values():
                 raise BundleError(
                     f"the engine of {name} does not update '{tensor.name}' in place: '{present}' has memory of its own",
-                    hint="Export it again with this version, and build with TensorRT 10.15 or later.",
+                    hint="Export again with this version, and build with TensorRT 10.15 or later.",
                 )
             _, heads, self._capacity, size = tensor.shape
             tensors.append(
