@@ -120,6 +120,6 @@ def test_a_cache_of_one_scale_has_no_kernel(tmp_path: Path) -> None:
     graph = Graph(path=path, stage="compiled", precision="fp32")
     found = use_kernels(graph, find_target("local"), "auto", 1, tmp_path, measured_here=True)
     assert found.graph is graph
-    assert [use.reason for use in found.uses] == ["its cache has not one scale a channel"]
-    with pytest.raises(RecipeError, match="'attention': its cache has not one scale a channel"):
+    assert [use.reason for use in found.uses] == ["its cache does not have per-channel scales"]
+    with pytest.raises(RecipeError, match="'attention': its cache does not have per-channel scales"):
         use_kernels(graph, find_target("local"), "attention", 1, tmp_path, measured_here=True)

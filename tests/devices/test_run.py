@@ -92,7 +92,7 @@ def test_what_makes_no_sense_is_refused_before_a_connection(
     (tmp_path / "wheels").mkdir()
     for flags, message, code in [
         (["--scenario", "none"], "there is no scenario", 2),
-        (["--shapes", "1y1"], "is no shape", 2),
+        (["--shapes", "1y1"], "is not a shape", 2),
         (["--on", "device"], "is no address of a device", 2),
         (["--wheels", str(tmp_path)], "so there is nothing to install", 2),
         (["--fleet", "tcp://x:1"], "--on is for one device, --fleet for many", 2),

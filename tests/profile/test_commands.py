@@ -114,7 +114,7 @@ def test_scenarios(minilm_bundle: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["--per-second", "3"], "are the server scenario's"),
         (["--threads", "1,none"], "are no thread counts"),
         (["--new-tokens", "1"], "2 new tokens"),
-        (["--device", "0"], "it runs on no GPU"),
+        (["--device", "0"], "a CPU, and cannot run on a GPU"),
     ],
 )
 def test_what_makes_no_sense_ends_with_2(

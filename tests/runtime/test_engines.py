@@ -187,7 +187,7 @@ def test_an_engine_of_another_system(monkeypatch: pytest.MonkeyPatch, bundle: Pa
 
 
 def test_a_bundle_for_a_cpu_takes_no_device(minilm_bundle: Path) -> None:
-    with pytest.raises(UsageError, match="a CPU: it runs on no GPU"):
+    with pytest.raises(UsageError, match="a CPU, and cannot run on a GPU"):
         load(minilm_bundle, device=0)
 
 
