@@ -62,7 +62,7 @@ def build(graph: Graph, tmp_path: Path) -> tensorrt_rtx.Engine:
 
 def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(HostError, match="tensorrt-rtx, which is not installed") as caught:
+    with pytest.raises(HostError, match="tensorrt-rtx, which builds the engine, is not installed") as caught:
         require_builder(find_target("rtx-4090"))
     assert caught.value.exit_code == 3
     assert "pip install 'edgecompress[tensorrt-rtx]'" in caught.value.hint
@@ -99,7 +99,7 @@ def test_the_parsers_verdict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gr
     with pytest.raises(EngineError) as caught:
         build(graph, tmp_path)
     lines = caught.value.message.splitlines()
-    assert lines[0] == f"the parser of TensorRT-RTX {VERSION} does not take the int8-static graph:"
+    assert lines[0] == f"the parser of TensorRT-RTX {VERSION} rejects the int8-static graph:"
     assert lines[1] == "  layer.0/Whirl (Whirl): no importer"
     assert lines[-1] == "  and 2 more"
 
@@ -153,7 +153,7 @@ def test_an_answer_of_an_earlier_build_is_not_taken_for_this_one(
     builder_that_says(monkeypatch, tmp_path, {"layers": account("Int8", "Int8"), "weights_bytes": 16_800})
     build(graph, tmp_path)
     builder_that(monkeypatch, tmp_path, "exit 0")
-    with pytest.raises(EngineError, match="broke off"):
+    with pytest.raises(EngineError, match="failed to build"):
         build(graph, tmp_path)
     assert not (tmp_path / "model.engine").exists()
 

@@ -73,7 +73,7 @@ def test_the_first_backend_is_taken_unless_another_is_named() -> None:
         (replace(BASE, precision="fp32"), "does not build engines in fp32"),
         (replace(BASE, backend="tensorrtx"), "no backend named 'tensorrtx'. Did you mean 'tensorrt'"),
         (replace(BASE, target="raspberry-pi-5"), "'raspberry-pi-5' has no backend named 'tensorrt-rtx'"),
-        (replace(BASE, quantize=QuantizeRecipe(symmetric=False)), "weights around zero only"),
+        (replace(BASE, quantize=QuantizeRecipe(symmetric=False)), "TensorRT supports symmetric weights only"),
         (replace(BASE, runtime=RuntimeRecipe(kernels="matmul")), "--kernels is for ONNX Runtime on a CPU"),
         (
             replace(BASE, target="local", backend=None, precision="fp32", engine=EngineRecipe(batch=(1, 1, 1))),

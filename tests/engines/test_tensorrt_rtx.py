@@ -100,7 +100,7 @@ def test_the_parsers_verdict_names_node_and_op(tmp_path: Path) -> None:
     with pytest.raises(EngineError) as caught:
         build_engine(graph, find_target("rtx-4090"), profile_of(graph, RECIPE), tmp_path)
     assert caught.value.exit_code == 3
-    assert f"TensorRT-RTX {trt.__version__} does not take the fp16 graph:\n" in caught.value.message
+    assert f"TensorRT-RTX {trt.__version__} rejects the fp16 graph:\n" in caught.value.message
     assert "\n  block.1/Whirl (Whirl): " in caught.value.message
     assert not (tmp_path / "model.engine").exists()
 
