@@ -117,7 +117,7 @@ def test_mixed_bits_are_in_the_report_and_pay(
     weights = {layer.name: layer.bytes * 8 // int(layer.precision[3:]) for layer in measured}
     mean = sum(layer.bytes * 8 for layer in measured) / sum(weights.values())
     assert 4.8 < mean <= 5.0
-    assert any(note.startswith(f"{mean:.2f} bits a weight") for note in report.notes)
+    assert any(note.startswith(f"{mean:.2f} bits per weight") for note in report.notes)
     packed = [layer for layer in measured if layer.name.endswith(("qkv_proj", "gate_up_proj"))]
     assert len(packed) == 4  # two of each: one width a packed product
     assert main(["inspect", str(tmp_path / "mixed")]) == 0
@@ -184,7 +184,7 @@ def test_a_mixture_in_int4_keeps_only_its_routers_in_float(name: str, method: st
     ("name", "said"),
     [
         ("gelu-experts", ["in int8: ONNX Runtime's CPU kernels gate experts by swiglu only"]),
-        ("mish-experts", ["in float32: their gate is none that is known", "stay in float32"]),
+        ("mish-experts", ["in float32: their gate is unknown", "stay in float32"]),
     ],
 )
 def test_gathered_experts_are_named_with_their_precision(name: str, said: list[str], tmp_path: Path) -> None:

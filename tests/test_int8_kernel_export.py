@@ -64,7 +64,7 @@ def test_the_op_is_ours_and_the_bundle_is_otherwise_the_same(
     assert manifests[0].variant().outputs == manifests[1].variant().outputs
     (use,) = [use for use in told(ours, "measurements.json")["kernels"] if use["kernel"] == "attention"]
     assert use["used"]
-    assert use["what"].endswith("an int8 cache")
+    assert use["what"].endswith(", int8 cache")
     assert main(["verify", str(ours)]) == 0
     capsys.readouterr()
 
@@ -120,6 +120,6 @@ def test_a_cache_of_one_scale_has_no_kernel(tmp_path: Path) -> None:
     graph = Graph(path=path, stage="compiled", precision="fp32")
     found = use_kernels(graph, find_target("local"), "auto", 1, tmp_path, measured_here=True)
     assert found.graph is graph
-    assert [use.reason for use in found.uses] == ["its cache has not one scale a channel"]
-    with pytest.raises(RecipeError, match="'attention': its cache has not one scale a channel"):
+    assert [use.reason for use in found.uses] == ["its cache does not have per-channel scales"]
+    with pytest.raises(RecipeError, match="'attention': its cache does not have per-channel scales"):
         use_kernels(graph, find_target("local"), "attention", 1, tmp_path, measured_here=True)

@@ -171,7 +171,7 @@ def test_an_encoder_has_no_cache(tmp_path: Path) -> None:
         quantize=QuantizeRecipe(**INT8),  # type: ignore[arg-type]
         runtime=RuntimeRecipe(kernels="none"),
     )
-    with pytest.raises(RecipeError, match="a KV cache is a decoder's, and this student's task is"):
+    with pytest.raises(RecipeError, match="--kv-cache is for decoders, but this student's task is"):
         plan(asked)
     assert plan(replace(asked, quantize=QuantizeRecipe())).candidates == ("fp32",)
 
@@ -189,7 +189,7 @@ def test_half_precision_is_refused_with_the_reason(tmp_path: Path, capsys: pytes
 def test_the_plan_tells_of_it(small_decoder_dir: Path) -> None:
     small, plain = (plan(recipe(small_decoder_dir, "int4", **quantize)) for quantize in (INT8, {}))
     assert [s.description for s in small.stages if s.name == "calibrate"] == [
-        "KV cache in int8: one scale a channel, from builtin"
+        "KV cache in int8: per-channel scales from builtin"
     ]
     assert small.estimate.disk_bytes > plain.estimate.disk_bytes
     assert "calibrate" not in {stage.name for stage in plain.stages}

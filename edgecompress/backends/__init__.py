@@ -1,4 +1,4 @@
-"""Backends. One is one folder with the modules that :mod:`edgecompress.backends.base` describes."""
+"""Backends. A backend is a package with the modules that :mod:`edgecompress.backends.base` describes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgecompress.registry import look_up, plug_ins
 from edgecompress.types.target import ACCELERATORS
 
 GROUP = "edgecompress.backends"
-"""Entry points of other packages: name of the backend = its package."""
+"""Entry-point group for backends of other packages: name of the backend = its package."""
 
 BACKENDS = {
     "onnxruntime-cpu": "edgecompress.backends.onnxruntime_cpu",
@@ -21,12 +21,12 @@ BACKENDS = {
 
 
 def backends() -> Mapping[str, Backend]:
-    """Every backend that is installed, ours first."""
+    """All installed backends, the built-in ones first."""
     return {name: Backend(found) for name, found in plug_ins(GROUP, tuple(BACKENDS.items())).items()}
 
 
 def backend_for(name: str, accelerator: str) -> Backend:
-    """The backend that a target with that accelerator means by ``name``: a name of ours, or ``name-accelerator``.
+    """Return the backend for a name in a target's file: the backend ``name``, or ``name-accelerator``.
 
     Raises UsageError if there is none.
     """
@@ -34,12 +34,12 @@ def backend_for(name: str, accelerator: str) -> Backend:
 
 
 def target_names() -> tuple[str, ...]:
-    """What a target's file may call a backend."""
+    """The backend names that a target's file can use."""
     return tuple(dict.fromkeys(_plain(name) for name in backends()))
 
 
 def names_on(accelerator: str) -> tuple[str, ...]:
-    """What a target with that accelerator calls the backends that come in a variety of their own for it."""
+    """The names, in a target's file, of backends that have a variant for the accelerator."""
     return tuple(_plain(name) for name in backends() if name.endswith(f"-{accelerator}"))
 
 
@@ -50,5 +50,5 @@ def _plain(name: str) -> str:
 
 
 def find_backend(name: str) -> Backend:
-    """Raises UsageError if there is none of that name."""
+    """Raises UsageError if no backend has that name."""
     return Backend(look_up("backend", name, GROUP, BACKENDS))

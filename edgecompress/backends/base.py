@@ -1,10 +1,10 @@
-"""What a backend is: one package with these modules. ``docs/adr/0026`` says why.
+"""The interface of a backend: a package with these modules. ``docs/adr/0026`` explains the design.
 
-    plan.py    what it asks of a recipe, and what it can be named
-    build.py   lower and compile a graph for a target; what it is verified as on this machine
-    load.py    a file of a bundle -> a model that runs; numpy and the backend's own runtime only
-    timing.py  models whose nodes are timed one by one; there is none where it does not do that
-    host.py    what of it is on this machine, for ``edgecompress doctor``
+    plan.py    checks a recipe, and resolves precisions
+    build.py   lowers and compiles a graph for a target, and opens it for verification on this machine
+    load.py    opens a bundle's model; numpy and the backend's own runtime only
+    timing.py  optional: opens models that time each node
+    host.py    the backend's state on this machine, for ``edgecompress doctor``
 
 A target names backends: "onnxruntime" on a target whose accelerator is "cuda" is the backend "onnxruntime-cuda".
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from edgecompress.registry import PlugIn
 
-if TYPE_CHECKING:  # for annotations alone: neither a command's help nor a device that loads a bundle waits for them
+if TYPE_CHECKING:  # for annotations only: keeps a command's help and loading on a device fast
     from edgecompress.runtime.accelerators import BackendState, LibraryState
     from edgecompress.runtime.model import Loader, Model, TimingModule
     from edgecompress.types.arrays import Feed
@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # for annotations alone: neither a command's help nor a devic
 
 @dataclass(frozen=True)
 class Backend:
-    """A backend by name; its modules as what they fulfil."""
+    """A backend, with its modules typed as their protocols."""
 
     plug_in: PlugIn
 
@@ -54,7 +54,7 @@ class Backend:
 
     @property
     def timing(self) -> TimingModule | None:
-        """None: it does not time nodes."""
+        """None if the backend cannot time nodes."""
         return cast("TimingModule", self.plug_in.part("timing")) if self.plug_in.has("timing") else None
 
     @property
@@ -67,76 +67,76 @@ class Backend:
 
 
 class PlanModule(Protocol):
-    """``plan.py``: light, since the command line's help reads it."""
+    """``plan.py``. It must import fast: the command line's help uses it."""
 
     PROVIDERS: tuple[str, ...]
-    """Execution providers of ONNX Runtime that a bundle needs; none where it runs nothing."""
+    """ONNX Runtime execution providers that a bundle needs; empty for backends without ONNX Runtime."""
 
     BUILDS_ENGINES: bool
-    """Whether a recipe's optimization profile is for it."""
+    """Whether it uses a recipe's optimization profile."""
 
     CALIBRATES: bool
-    """Whether activations are looked at whatever the precision: for the range of float16."""
+    """Whether it needs activations in every precision, to check the range of float16."""
 
     def precisions(self, quantizes_activations: bool) -> Mapping[str, str]:
-        """What it can be asked for -> what that means, where the names are its own; {}: those of the student's kind.
+        """Return the backend's own short names -> precisions; {}: the names of the student's kind apply.
 
-        ``quantizes_activations``: whether 8 bits for what layers read are worth trying for the student's kind.
+        ``quantizes_activations``: whether int8 activations are worth trying for the student's kind.
         """
 
     def resolve(self, precision: str, quantizes_activations: bool | None) -> str:
-        """The concrete name; what it leaves to the student's kind comes back as it is.
+        """Return the full name of a precision; names that the student's kind resolves are returned unchanged.
 
-        ``quantizes_activations`` is None where the student is not known yet: then a name passes that any kind has.
-        Raises RecipeError for a precision that it does not have.
+        ``quantizes_activations`` is None while the student is unknown: then any kind's name is accepted.
+        Raises RecipeError for a precision that the backend does not support.
         """
 
     def check_host(self, target: Target) -> None:
-        """Raises HostError if this machine cannot build for the target; asked before the checkpoint is read."""
+        """Raises HostError if this machine cannot build for the target; called before the checkpoint is read."""
 
     def check(self, recipe: Recipe) -> None:
-        """Raises RecipeError for what it cannot do."""
+        """Raises RecipeError for a setting that the backend does not support."""
 
     def opset(self, target: Target) -> int:
-        """The ONNX opset of captured graphs."""
+        """Return the ONNX opset of captured graphs."""
 
     def stages(self, target: Target) -> tuple[Sequence[tuple[str, str]], Sequence[tuple[str, str]]]:
-        """(stage, what it does) of its own ones, those before a candidate is verified and those after."""
+        """Return (stage, description) of the backend's stages before and after a candidate is verified."""
 
 
 Rebuild = Callable[[Callable[[str], bool]], "Artifact"]
-"""The artifact made again with those layers quantized only that a test of their names is true of."""
+"""Builds the artifact again, quantizing only layers whose name passes a predicate."""
 
 
 class BackendExport(Protocol):
-    """One export. Everything but ``finish`` is done for each candidate."""
+    """One export. ``finish`` runs for the chosen candidate only, everything else for each candidate."""
 
     limits: WeightLimits
 
     def prepare(self, name: str, graph: Graph, feeds: GraphFeeds) -> None:
-        """Look at a portable float graph before anything is made of it."""
+        """Inspect a portable float graph before it is built."""
 
     def build(self, name: str, graph: Graph, folder: Path) -> Artifact:
         """Lower and compile a quantized graph. Raises RecipeError, HostError."""
 
     def kernels(self, artifact: Artifact, cases: Mapping[Case, Feed] | None) -> Artifact:
-        """With kernels of our own that decide between candidates. ``cases`` None: this machine is not the target."""
+        """Add our kernels if they affect the choice of candidate. ``cases`` None: this machine is not the target."""
 
     def variants(self, artifact: Artifact) -> Sequence[Artifact]:
-        """What is to be tried of it: at each accuracy level, if that is asked for; else itself alone."""
+        """Return the variants to try: one per accuracy level if the recipe requests it, else the artifact alone."""
 
     def open(self, artifact: Artifact) -> Model:
-        """What the target computes, on this machine: rounded as it rounds."""
+        """Open a model that computes on this machine what the target computes, with the same rounding."""
 
     def inputs(self, artifact: Artifact) -> tuple[TensorSpec, ...]: ...
 
     def finish(self, artifact: Artifact, cases: Mapping[Case, Feed] | None, rebuild: Rebuild) -> Artifact:
-        """What is done for the chosen candidate only. If its graph becomes another one, it is verified again."""
+        """Finish the chosen candidate. If its graph changes, it is verified again."""
 
     def contents(self, artifact: Artifact) -> ModelContents: ...
 
     def files(self, artifact: Artifact, *, apart: bool) -> ModelFiles:
-        """The model under the names that it has in a bundle; ``apart``: its weights in a file of their own."""
+        """Return the model's files by their names in a bundle; ``apart``: with weights in a separate file."""
 
 
 class BuildModule(Protocol):
@@ -153,17 +153,17 @@ class BuildModule(Protocol):
         device: int | None,
         progress: Callable[[str], None],
     ) -> tuple[EngineRecord, Mapping[str, Path]]:
-        """The engine of one of a bundle's models; its record, and the files that belong into the bundle.
+        """Build the engine of one of a bundle's models; return its record and the files to add to the bundle.
 
-        Only of backends that build engines. Raises EngineError, HostError.
+        Only for backends that build engines. Raises EngineError, HostError.
         """
 
 
 class HostModule(Protocol):
-    """``host.py``. Imports nothing heavy, and runs where the backend's packages are missing."""
+    """``host.py``. It must import fast, and work without the backend's packages."""
 
     PACKAGES: tuple[str, ...]
-    """Distributions that run its models."""
+    """Python packages that run its models."""
 
     def state(
         self, found: Mapping[str, LibraryState], providers: Sequence[str], has: Callable[[str], bool]

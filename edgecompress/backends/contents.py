@@ -1,4 +1,4 @@
-"""What an ONNX file holds, as a manifest and a report tell it, and the files that it is in a bundle."""
+"""The contents of an ONNX file for a manifest and a report, and its files in a bundle."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def tensor_spec(value: ir.Value) -> TensorSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnWeight:
-    """An initializer that one of a backend's own ops reads."""
+    """An initializer of one of a backend's own ops."""
 
     label: str
-    bits: int | None = None  # None: those of its dtype
-    listed: bool = True  # False: it is no weight, but what one is read with
+    bits: int | None = None  # None: as its dtype
+    listed: bool = True  # False: an auxiliary of a weight, such as scales
 
 
 OwnWeights = Callable[[ir.Node, str, ir.Value], OwnWeight | None]
-"""From a node, an initializer's name and the initializer to what that is, if the node is one of the backend's own."""
+"""(node, initializer's name, initializer) -> its description, or None if the op is not the backend's own."""
 
 
 def no_own_weights(node: ir.Node, name: str, value: ir.Value) -> OwnWeight | None:
@@ -46,7 +46,7 @@ def inputs_of(artifact: Artifact) -> tuple[TensorSpec, ...]:
 
 
 def contents_of(artifact: Artifact, own: OwnWeights = no_own_weights) -> ModelContents:
-    """What the ONNX file holds."""
+    """Return the contents of the ONNX file."""
     model = ir.load(artifact.graph.path)
     return ModelContents(
         inputs=tuple(tensor_spec(value) for value in model.graph.inputs),
@@ -58,9 +58,9 @@ def contents_of(artifact: Artifact, own: OwnWeights = no_own_weights) -> ModelCo
 
 
 def onnx_files(artifact: Artifact, *, apart: bool) -> ModelFiles:
-    """The ONNX file under the name that it has in a bundle; weights that are large lie in a file of their own.
+    """Return the ONNX files by their names in a bundle. Large weights are in a separate file.
 
-    ``apart``: small ones too, so that something else can read them.
+    ``apart``: small ones too, so that another program can share them.
     """
     name, graph = f"{artifact.name}.onnx", artifact.graph
     if not (graph.data.exists() or apart):
@@ -78,7 +78,7 @@ def op_counts(model: ir.Model) -> dict[str, int]:
 
 
 def weight_layers(model: ir.Model, own: OwnWeights = no_own_weights) -> tuple[Layer, ...]:
-    """Every constant matrix of the graph: by which op it is read, and in what precision it is stored."""
+    """Return every constant matrix of the graph, with the op that reads it and its stored precision."""
     alone = json.loads(model.metadata_props.get(ALONE_KEY, "{}"))
     layers = (_layer(name, value, alone, own) for name, value in model.graph.initializers.items())
     return tuple(sorted((layer for layer in layers if layer is not None), key=lambda layer: layer.name))
@@ -97,7 +97,7 @@ def _layer(name: str, value: ir.Value, alone: Mapping[str, float], own: OwnWeigh
     label = (node.name or name).split("/", 1)[0]
     if ours is not None:
         label = ours.label
-    elif _computes_experts(node) and node.op_type != "GatherND":  # one node reads several of their weights
+    elif _computes_experts(node) and node.op_type != "GatherND":  # one node reads several weights
         label = _EXPERT_PART.sub("", name)
     shape = tuple(int(str(size)) for size in tensor.shape)
     kl = alone.get(label) if tensor.dtype == ir.DataType.UINT8 else None
@@ -105,7 +105,7 @@ def _layer(name: str, value: ir.Value, alone: Mapping[str, float], own: OwnWeigh
 
 
 def _bits(node: ir.Node, name: str, value: ir.Value, own: OwnWeights) -> int | None:
-    """Of a weight, or of the scales of one, that the node reads; None for one that is not quantized."""
+    """Bits of a weight, or of the weight that belongs to scales; None if not quantized."""
     bits = node.attributes.get("bits") or node.attributes.get("expert_weight_bits")
     if bits is not None:
         return bits.as_int()
@@ -114,7 +114,7 @@ def _bits(node: ir.Node, name: str, value: ir.Value, own: OwnWeights) -> int | N
 
 
 def weight_notes(model: ir.Model, own: OwnWeights = no_own_weights) -> tuple[str, ...]:
-    """What a report says of all weights together: the mean of their bits where they differ, how products are made."""
+    """Notes for the report on all weights: mean bits if they differ, and accuracy levels of MatMulNBits."""
     bits: dict[int, int] = {}
     for name, value in model.graph.initializers.items():
         uses = list(value.uses())
@@ -124,7 +124,7 @@ def weight_notes(model: ir.Model, own: OwnWeights = no_own_weights) -> tuple[str
     notes = []
     if len(bits) > 1:
         mean = 8 * sum(bits.values()) / sum(8 * size / width for width, size in bits.items())
-        notes.append(f"{mean:.2f} bits a weight, scales not counted")
+        notes.append(f"{mean:.2f} bits per weight, without scales")
     levels = {n.attributes["accuracy_level"].as_int() for n in model.graph.all_nodes() if n.op_type == "MatMulNBits"}
     if levels:
         notes.append(f"MatMulNBits at accuracy level {', '.join(map(str, sorted(levels)))}")
@@ -134,12 +134,12 @@ def weight_notes(model: ir.Model, own: OwnWeights = no_own_weights) -> tuple[str
 def _computes_experts(node: ir.Node) -> bool:
     if node.op_type in ("MoE", "QMoE"):
         return True
-    gathers = node.op_type in ("Gather", "GatherND", "GatherBlockQuantized")  # ND: as the exporter writes it
+    gathers = node.op_type in ("Gather", "GatherND", "GatherBlockQuantized")  # GatherND: as the exporter writes it
     return gathers and any("MatMul" in reader.op_type for reader, _ in node.outputs[0].uses())
 
 
 def expert_notes(model: ir.Model) -> tuple[str, ...]:
-    """What a report says of a mixture's experts: which are gathered, and which stay float among rounded weights."""
+    """Notes for the report on a mixture's experts: which are gathered, and which stay float32."""
     experts = []
     for name, value in model.graph.initializers.items():
         if any(_computes_experts(node) for node, _ in value.uses()):
@@ -149,7 +149,7 @@ def expert_notes(model: ir.Model) -> tuple[str, ...]:
     gathered = [layer for layer in layers if layer.op.startswith("Gather")]
     if gathered:
         kinds = ", ".join(sorted({layer.precision for layer in gathered}))
-        reason = model.metadata_props.get(REASON, "their gate is none that is known")
+        reason = model.metadata_props.get(REASON, "their gate is unknown")
         notes.append(f"each token gathers its experts' weights, {_megabytes(gathered)} in {kinds}: {reason}")
     floats = [layer for layer in layers if layer.precision == "float32"]
     if floats and model.metadata_props.get("edgecompress.precision", FP32) != FP32:

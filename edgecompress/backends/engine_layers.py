@@ -1,8 +1,8 @@
-"""What an engine really computes in, read off the builder's own account of its layers.
+"""Checks the precision of an engine against the builder's description of its layers.
 
-An engine that built is no proof: where a builder finds no fusion it may keep a weight wide and multiply in float16. So
-each product that the graph has in 8 or 4 bits must be found in the engine with a constant of that type, and the weights
-together must be no larger than the graph stores them.
+A successful build proves nothing: without a matching fusion, a builder can widen a weight and multiply in float16. So
+each 8-bit or 4-bit product of the graph must appear in the engine with a constant of that type, and the engine's
+weights must not be larger than the graph's.
 """
 
 from __future__ import annotations
@@ -15,26 +15,31 @@ import onnx_ir as ir
 
 from edgecompress.errors import EngineError, WideProductsError
 
-# Weights may grow by this share of what they would grow by in the next wider float: builders pad some of them.
+# Allowed growth of weights, as a share of the growth in the next wider float: builders pad some weights.
 _GROWTH = 0.25
 _E4M3 = ir.DataType.FLOAT8E4M3FN
-_WIDER = {ir.DataType.INT4: 3.0, ir.DataType.INT8: 1.0, _E4M3: 1.0, ir.DataType.FLOAT16: 1.0}  # bytes more a byte
+_WIDER = {
+    ir.DataType.INT4: 3.0,
+    ir.DataType.INT8: 1.0,
+    _E4M3: 1.0,
+    ir.DataType.FLOAT16: 1.0,
+}  # additional bytes per byte
 
 _LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>[^,]*), Inputs: (?P<rest>.*)$")
 _TENSOR = re.compile(r"Dimensions: \[(?P<dims>[^\]]*)\].*?Datatype: (?P<dtype>\w+)")
 _SOURCE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
-_PRODUCT = "gemm"  # of types that it has a kernel for; a fusion may widen what it reads first
+_PRODUCT = "gemm"  # multiplies in its input types; a fusion can widen its inputs first
 _ENGINE_TYPES = {ir.DataType.INT8: "Int8", ir.DataType.INT4: "Int4", _E4M3: "FP8"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineTensor:
-    dims: tuple[int, ...]  # -1: varies
-    dtype: str  # as the builder names it: "Half", "Float", "Int8", "Int4"
+    dims: tuple[int, ...]  # -1: dynamic
+    dtype: str  # the builder's name: "Half", "Float", "Int8", "Int4"
 
     @property
     def is_matrix(self) -> bool:
-        """A weight, not a scale or bias a channel."""
+        """Whether it is a weight, not per-channel scales or a bias."""
         return sum(size > 1 for size in self.dims) > 1
 
 
@@ -44,20 +49,20 @@ class EngineLayer:
     kind: str  # "gemm", "kgen", …
     inputs: tuple[EngineTensor, ...]
     constants: tuple[EngineTensor, ...]
-    sources: tuple[str, ...]  # names of the graph's nodes that went into it
+    sources: tuple[str, ...]  # names of the graph's nodes in this layer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """A MatMul of the graph whose weight is stored in few bits."""
+    """A MatMul of the graph with a quantized weight."""
 
     name: str
-    weight: str  # the type that the engine must have for it
-    integer: bool  # both sides are 8 bits, int8 or float8, so that the engine must multiply them as such
+    weight: str  # its type in the engine
+    integer: bool  # both sides are int8 or float8, so the engine must multiply in that type
 
 
 def read_layers(text: str) -> tuple[EngineLayer, ...]:
-    """The lines that begin with "Name:" and have a layer type; the rest of the account is passed over."""
+    """Parse lines that begin with "Name:" and have a layer type; skip other lines."""
     layers = []
     for line in text.splitlines():
         match = _LAYER.match(line)
@@ -85,9 +90,9 @@ def _tensors(text: str) -> tuple[EngineTensor, ...]:
 
 
 def quantized_products(model: ir.Model) -> tuple[Product, ...]:
-    """Every MatMul of something that was given with a constant behind a DQ, as the engine must compute it.
+    """Return every MatMul of a runtime value with a constant behind a DQ, as the engine must compute it.
 
-    What is made of constants alone is computed when the engine is built.
+    Products of constants only are folded when the engine is built.
     """
     products = []
     given = set(model.graph.inputs)
@@ -104,14 +109,14 @@ def quantized_products(model: ir.Model) -> tuple[Product, ...]:
             continue
         weight = weights[0].dtype
         assert weight in _ENGINE_TYPES
-        # One whose sums float16 could not hold is multiplied in float32 behind its DQs.
+        # If float16 cannot represent the sums, the product is float32, behind its DQs.
         integer = len(stored) == 2 and node.outputs[0].dtype != ir.DataType.FLOAT
         products.append(Product(name=node.name or "", weight=_ENGINE_TYPES[weight], integer=integer))
     return tuple(products)
 
 
 def most_bytes(model: ir.Model) -> tuple[int, int]:
-    """What the constants of the graph take, 4 bits half a byte, and what the engine's weights may take at most."""
+    """Return the bytes of the graph's constants (int4: half a byte) and the maximum bytes of the engine's weights."""
     tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
     stored = sum(tensor.nbytes for tensor in tensors)
     return stored, round(stored + _GROWTH * sum(_WIDER.get(tensor.dtype, 0.0) * tensor.nbytes for tensor in tensors))
@@ -120,17 +125,17 @@ def most_bytes(model: ir.Model) -> tuple[int, int]:
 def require_claimed(
     model: ir.Model, layers: Sequence[EngineLayer], weights_bytes: int, precision: str
 ) -> Mapping[str, int]:
-    """Hold the engine against the graph; return how many layers multiply by a matrix of each type.
+    """Compare the engine with the graph; return type -> number of layers that multiply by a matrix of that type.
 
-    Raises WideProductsError if a product was built wider than the graph has it, EngineError if the weights are larger.
+    Raises WideProductsError if a product is wider than in the graph, EngineError if the weights are too large.
     """
     products = quantized_products(model)
     wide = [product.name.removesuffix("/MatMul") for product in products if not _is_built(product, layers)]
     if wide:
         named = ", ".join(wide[:3]) + (", …" if len(wide) > 3 else "")
         raise WideProductsError(
-            f"the engine multiplies {len(wide)} of {len(products)} weights of the {precision} graph in more bits than "
-            f"they have: {named}",
+            f"the engine computes {len(wide)} of {len(products)} products of the {precision} graph in a wider type: "
+            f"{named}",
             hint="Use --precision fp16, or another version of the builder.",
             layers=tuple(wide),
             of=len(products),
@@ -138,8 +143,8 @@ def require_claimed(
     stored, most = most_bytes(model)
     if weights_bytes > most:
         raise EngineError(
-            f"the engine's weights take {weights_bytes:_} bytes and the {precision} graph has {stored:_}: they were "
-            "stored in more bits",
+            f"the engine's weights take {weights_bytes:_} bytes, but only {stored:_} in the {precision} graph: the "
+            "builder stored them in a wider type",
             hint="Use --precision fp16, or another version of the builder.",
         )
     counts: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What an engine is built in, by its short name; light, since the command line's help reads it."""
+"""Short names of an engine's precisions. It must import fast: the command line's help uses it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from edgecompress.types.precision import AUTO, FP8, FP16, INT4, INT4_WEIGHTS, IN
 
 
 def precisions(quantizes_activations: bool) -> Mapping[str, str]:
-    """Each name means one thing: int8 is that of the weights alone where activations have outliers."""
+    """Return short name -> precision. int8 means int8 weights only for kinds whose activations have outliers."""
     int8 = INT8_STATIC if quantizes_activations else INT8_WEIGHTS
     return {FP16: FP16, INT8: int8, INT4: INT4_WEIGHTS, FP8: FP8}
 
 
 def resolve(precision: str, quantizes_activations: bool | None) -> str:
-    """Raises RecipeError for a precision that no engine has, or for one that is to be chosen by measurement."""
+    """Raises RecipeError for a precision that engines do not support, or for auto, which needs measurements."""
     known = [precisions(flag) for flag in (True, False) if quantizes_activations in (None, flag)]
     names = ", ".join(known[0])
     if precision == AUTO:
         raise RecipeError(
-            "auto measures what it chooses from, and an engine cannot be timed where it is built",
-            hint=f"Say which precision: {names}.",
+            "--precision auto needs to time candidates, but an engine cannot be timed where it is built",
+            hint=f"Choose one with --precision: {names}.",
         )
     concrete = known[0].get(precision, precision)
     if not any(concrete in each.values() for each in known):
-        raise RecipeError(f"an engine is not built as {precision} by this version", hint=f"It can be {names}.")
+        raise RecipeError(f"this version does not build engines in {precision}", hint=f"Use --precision {names}.")
     return concrete

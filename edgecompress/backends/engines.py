@@ -1,4 +1,4 @@
-"""What the two backends that build engines share."""
+"""Code shared by the two backends that build engines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIMITS = WeightLimits(
 
 
 def lowering(job: Job, float16: Float16) -> Callable[[str, Graph, Path], Graph]:
-    """Writes ``typed-<precision>.onnx``, which an engine is built from."""
+    """Return a function that writes ``typed-<precision>.onnx``, from which an engine is built."""
 
     def lower(name: str, graph: Graph, folder: Path) -> Graph:
         capacity = job.recipe.engine.context_tokens or 0
@@ -37,7 +37,7 @@ def lowering(job: Job, float16: Float16) -> Callable[[str, Graph, Path], Graph]:
 
 
 def profile_of(graph: Graph, recipe: EngineRecipe) -> dict[str, ShapeRange]:
-    """The resolved recipe's shapes for each input of the graph, axis by axis, by the names that capture gives them."""
+    """Return the resolved recipe's shape range of each graph input, matched by capture's axis names."""
     assert recipe.batch is not None
     ranges: Mapping[str, tuple[int, int, int]] = {"batch": recipe.batch, **_lengths(recipe)}
     profile = {}

@@ -1,4 +1,4 @@
-"""What backends for a GPU share: types that float16 can hold, and float16's rounding on this machine."""
+"""Code shared by GPU backends: finding values too large for float16, and emulating its rounding on this machine."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from edgecompress.types.limits import WeightLimits
 
 ROUNDED = "fidelity is that of model.onnx on ONNX Runtime's CPU provider, rounded to float16 wherever it is float16"
 
-_BATCH_TOKENS = 16384  # of one call: its activations fit into a small GPU's memory, and fill a large one
+_BATCH_TOKENS = 16384  # per call: activations fit a small GPU's memory, and keep a large GPU busy
 
 
 class Float16:
-    """Of one export: which values float16 could not hold, graph by graph."""
+    """The values of one export that float16 cannot represent, by graph."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self._wide: dict[str, tuple[str, ...]] = {}
 
     def prepare(self, name: str, graph: Graph, feeds: GraphFeeds) -> None:
-        """Look for wide values in the portable float graph that the typed one is made from."""
+        """Find values too large for float16 in the portable float graph."""
         with self.job.clock.stage("calibrate", "range of float16"):
             model = ir.load(graph.path)
             names = standard.computed_in_half(model)
@@ -45,22 +45,22 @@ class Float16:
         return self._wide[name]
 
     def wide_note(self, name: str) -> tuple[str, ...]:
-        """For the report."""
+        """A note for the report."""
         wide = self.wide(name)
-        return (f"float32, since float16 could not hold them: {', '.join(wide)}",) if wide else ()
+        return (f"float32, because float16 cannot represent their values: {', '.join(wide)}",) if wide else ()
 
     def graph_notes(self, name: str) -> tuple[str, ...]:
-        """What the report says of a graph that is yet to meet a GPU."""
+        """Notes for the report on a graph that has not run on a GPU."""
         return (f"{ROUNDED}: not yet run on a GPU", *self.wide_note(name))
 
     def open(self, artifact: Artifact) -> GraphModel:
-        """What the GPU computes, for ONNX Runtime's CPU provider."""
+        """Open what the GPU computes, for ONNX Runtime's CPU provider."""
         rounded = rounded_graph(artifact.graph, artifact.graph.path.parent)
         return open_model(rounded.path, self.job.threads)
 
 
 class GpuExport:
-    """One export of a typed graph; what backends for a GPU do differently is given to it."""
+    """One export of a typed graph. The parts that differ between GPU backends are arguments."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class GpuExport:
         lower: Callable[[str, Graph, Path], Graph],
         finish: Callable[[Artifact, Rebuild], Artifact],
     ) -> None:
-        """``lower``: the graph's name, a quantized graph, where to write -> a typed one."""
+        """``lower``: (graph's name, quantized graph, output folder) -> typed graph."""
         self.job, self.limits = job, limits
         self._float16, self._lower, self._finish = float16, lower, finish
 
@@ -80,8 +80,8 @@ class GpuExport:
     def build(self, name: str, graph: Graph, folder: Path) -> Artifact:
         with self.job.clock.stage("lower", graph.precision):
             lowered = self._lower(name, graph, folder)
-        # A GPU is given many texts at once, whatever their lengths: padding costs it less than another call. The graph
-        # is optimized there, by what runs it.
+        # Batches mix lengths: on a GPU, padding costs less than another call. The graph is optimized at run time, by
+        # its runtime.
         runtime = RuntimeSettings(
             threads=self.job.recipe.runtime.threads,
             graph_optimization="all",

@@ -1,4 +1,4 @@
-"""Kinds of students. A kind is one folder with the modules that :mod:`edgecompress.kinds.base` describes."""
+"""Kinds of students. A kind is a package with the modules that :mod:`edgecompress.kinds.base` describes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edgecompress.kinds.base import Kind
 from edgecompress.registry import look_up, plug_ins
 
 GROUP = "edgecompress.kinds"
-"""Entry points of other packages: name of the kind = its package."""
+"""Entry-point group for kinds of other packages: name of the kind = its package."""
 
 KINDS = {
     "encoder": "edgecompress.kinds.encoder",
@@ -19,15 +19,15 @@ KINDS = {
 
 
 def kinds() -> Mapping[str, Kind]:
-    """Every kind that is installed, ours first."""
+    """All installed kinds, the built-in ones first."""
     return {name: Kind(found) for name, found in plug_ins(GROUP, tuple(KINDS.items())).items()}
 
 
 def known_tasks() -> tuple[str, ...]:
-    """What students of all kinds are for."""
+    """The tasks of all kinds."""
     return tuple(task for kind in kinds().values() for task in kind.tasks)
 
 
 def find_kind(name: str) -> Kind:
-    """Raises UsageError if there is none of that name."""
+    """Raises UsageError if no kind has that name."""
     return Kind(look_up("kind of student", name, GROUP, KINDS))

@@ -1,6 +1,6 @@
-"""Which architectures were tried, and what came of it: what the kinds say.
+"""The architectures that the kinds list as tried, with the results.
 
-An architecture that is not listed may work: every export is checked against PyTorch before a bundle is written.
+An unlisted architecture can work too: every export is checked against PyTorch before a bundle is written.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from edgecompress.kinds import kinds
 from edgecompress.types.architecture import Architecture
 
-_MODULE = "architectures"  # of a kind; there is none where none was tried
+_MODULE = "architectures"  # an optional module of a kind
 
 
 def architectures() -> Mapping[str, tuple[str, Architecture]]:
-    """Name -> the kind that takes it, and the architecture."""
+    """Architecture name -> (name of its kind, the architecture)."""
     return {
         architecture.name: (kind.name, architecture)
         for kind in kinds().values()

@@ -1,21 +1,21 @@
-"""What a kind of student is: one package with these modules. ``docs/adr/0026`` says why, and what will come to fit it.
+"""The interface of a kind of student: a package with these modules. ``docs/adr/0026`` explains the design.
 
-    tasks.py     TASKS: what its students are for
-    plan.py      what it asks of a recipe, before anything is computed
-    student.py   whether a checkpoint is one, and what it says
+    tasks.py     TASKS: the tasks of its students
+    plan.py      checks and completes a recipe before anything is computed
+    student.py   recognizes and reads a checkpoint
     export.py    one export: samples, capture, reference, fidelity (capture.py, samples.py, reference.py, metric.py)
-    metric.py    answers against answers: what fidelity is called, and the budget
-    check.py     a bundle against the reference's answers that it carries, on the device
+    metric.py    compares outputs with the reference: figures of fidelity, and the budget
+    check.py     checks a bundle on the device against the reference outputs that it carries
     runtime.py   what ``load()`` returns; numpy, onnxruntime, tokenizers only
-    card.py      how a bundle's README shows its use
-    inspect.py   what ``edgecompress inspect`` shows of it alone; there is none where that is nothing
-    run.py       what ``edgecompress run`` does with it
-    profile.py   workloads, and a bundle as something that is timed
-    serve.py     its endpoints; there is none where it is not served
-    distill.py   how such a student is taught; there is none where it is not
-    architectures.py  ARCHITECTURES: which were tried, and what came of it; there is none where none was
+    card.py      the usage example in a bundle's README
+    inspect.py   optional: lines for ``edgecompress inspect``
+    run.py       ``edgecompress run``
+    profile.py   workloads, and timing of a bundle
+    serve.py     optional: HTTP endpoints
+    distill.py   optional: how such a student is trained
+    architectures.py  optional: ARCHITECTURES, which were tried, with the results
 
-Nothing is imported before it is asked for: a device imports ``runtime``, and never what an export needs.
+Modules are imported on first use: a device imports ``runtime`` and nothing that only an export needs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgecompress.registry import PlugIn
 
-if TYPE_CHECKING:  # for annotations alone: neither a command's help nor a device that loads a bundle waits for them
+if TYPE_CHECKING:  # for annotations only: keeps a command's help and loading on a device fast
     from edgecompress.endpoints.lane import Lane
     from edgecompress.endpoints.routes import Endpoints
     from edgecompress.runtime.bundle import OpenBundle
@@ -48,12 +48,12 @@ if TYPE_CHECKING:  # for annotations alone: neither a command's help nor a devic
     from edgecompress.types.task import Task
     from edgecompress.types.workload import Phase, Workload
 
-REFERENCE_BYTES = 300_000  # of the reference's answers that travel with a bundle, for `edgecompress verify`
+REFERENCE_BYTES = 300_000  # limit for the reference outputs in a bundle, which `edgecompress verify` uses
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind by name; its modules as what they fulfil."""
+    """A kind, with its modules typed as their protocols."""
 
     plug_in: PlugIn
 
@@ -62,7 +62,7 @@ class Kind:
         return self.plug_in.name
 
     def has(self, part: str) -> bool:
-        """Whether it has that module: some are a kind's own choice."""
+        """Whether the kind has this module; some are optional."""
         return self.plug_in.has(part)
 
     @property
@@ -122,28 +122,28 @@ class StudentModule(Protocol):
     """``student.py``."""
 
     def matches(self, checkpoint: Checkpoint, task: str | None) -> Task | None:
-        """The task of the checkpoint if it is of this kind; ``task``: what the user named, of any kind, or None.
+        """Return the checkpoint's task, or None if it is not of this kind. ``task``: the user's choice, of any kind.
 
-        Raises StudentError for what is of this kind and cannot be exported.
+        Raises StudentError if the checkpoint is of this kind but cannot be exported.
         """
 
     def read(self, checkpoint: Checkpoint, task: Task, recipe: StudentRecipe) -> Student:
-        """Raises StudentError, in one line, for whatever is wrong with the checkpoint."""
+        """Read the checkpoint. Raises StudentError, with a one-line message, if something is wrong with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """Something that a bundle can be beside a bundle."""
+    """Another program's format that a bundle can be written in additionally."""
 
     name: str
-    title: str  # of the program that reads it
+    title: str  # the program that reads it
     description: str  # of the stage that writes it
     custom_ops: bool  # whether that program can load our kernels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """For planning: from the student's size alone."""
+    """Predicted cost of an export, from the student's size alone."""
 
     ram_bytes: int
     disk_bytes: int
@@ -151,32 +151,32 @@ class Estimate:
 
 
 class PlanModule(Protocol):
-    """``plan.py``: light, since the command line's help reads it."""
+    """``plan.py``. It must import fast: the command line's help uses it."""
 
     SHORT_PRECISIONS: Mapping[str, str]
-    """Names that mean one precision for this kind: {"int4": "int4-weights"}."""
+    """Short names of precisions for this kind: {"int4": "int4-weights"}."""
 
     QUANTIZES_ACTIVATIONS: bool
-    """Whether 8 bits for what layers read are worth trying: not where activations have outliers."""
+    """Whether int8 activations are worth trying; not for kinds whose activations have outliers."""
 
     FORMATS: tuple[Format, ...]
-    """What it can be written as beside a bundle."""
+    """Additional formats."""
 
     def candidates(self, names: Sequence[str], accelerator: str) -> tuple[str, ...]:
-        """Those of the precisions that such a student is exported as where that accelerator computes."""
+        """Return the precisions of ``names`` that this kind is exported in for the accelerator."""
 
     def check(self, recipe: Recipe, student: Student) -> None:
-        """Raises RecipeError for what is asked of such a student and makes no sense."""
+        """Raises RecipeError for a setting that does not apply to such a student."""
 
     def engine_profile(self, recipe: EngineRecipe, student: Student) -> EngineRecipe:
-        """The shapes of an engine with everything filled in that the student decides. Raises RecipeError."""
+        """Return the recipe with the shapes that the student determines filled in. Raises RecipeError."""
 
     def estimate(self, recipe: Recipe, student: Student, candidates: Sequence[str]) -> Estimate: ...
 
     def stages(self, recipe: Recipe, student: Student, *, calibrates: bool) -> Sequence[tuple[str, str]]:
-        """(stage, what it does) of what comes before quantization: capture, calibrate.
+        """Return (stage, description) of the stages before quantization: capture, calibrate.
 
-        ``calibrates``: whether a candidate, or the backend, looks at activations.
+        ``calibrates``: whether a candidate or the backend needs activations.
         """
 
 
@@ -185,57 +185,57 @@ class SampleSource:
     """Where samples came from, for the report and the lineage."""
 
     text: str  # "built-in: …", a file's name
-    sha256: str | None = None  # None: they were made up
+    sha256: str | None = None  # None: synthetic samples
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a bundle has of its kind, beside models."""
+    """The parts of a bundle that its kind adds to the models."""
 
-    settings: Any  # the kind's record, a frozen dataclass
-    reference: bytes  # the reference's answers for held-out samples, as an .npz file
+    settings: Any  # the kind's settings, a frozen dataclass
+    reference: bytes  # the reference's outputs for held-out samples, as an .npz file
     notes: tuple[str, ...] = ()
     files: Mapping[str, Content] = field(default_factory=dict)
     kv_cache: QuantizedCache | None = None
-    # From the models' files as the bundle has them, their weights apart, to others that share those weights.
+    # From the model files in the bundle, with weights in separate files, to further files that share those weights.
     sharing: Callable[[Mapping[str, Path]], Mapping[str, Content]] | None = None
 
 
 Open = Callable[["Artifact"], "Model"]
-"""What the target computes, on this machine."""
+"""Opens an artifact on this machine so that it computes what the target computes."""
 
 
 class KindExport(Protocol):
-    """One export of a student, each stage called once and in this order; ``fidelity`` for every candidate."""
+    """One export of a student. Each stage is called once, in this order; ``fidelity`` once per candidate."""
 
     costly_samples: int
-    """On how many samples each layer alone is tried, to name those that cost most; 0: it would take too long."""
+    """Samples on which each layer is quantized alone, to find the costliest ones; 0: skip, it takes too long."""
 
     def samples(self) -> SampleSource:
-        """Find calibration and held-out inputs, and say where they came from. Raises CalibrationError."""
+        """Load calibration and held-out inputs, and return their source. Raises CalibrationError."""
 
     def capture(self, opset: int) -> Mapping[str, Graph]:
-        """The student's graphs by name. Raises StudentError if it cannot be captured."""
+        """Return the student's graphs by name. Raises StudentError if it cannot be captured."""
 
     def reference(self, captured: Mapping[str, Graph]) -> None:
-        """Take the reference's answers, and hold what was captured against them. Raises StudentError."""
+        """Compute the reference's outputs and compare the captured graphs with them. Raises StudentError."""
 
     def feeds(self, name: str) -> GraphFeeds:
-        """What that graph is calibrated on."""
+        """Return the calibration inputs of a graph."""
 
     def cases(self, name: str, inputs: Sequence[TensorSpec]) -> Mapping[Case, Feed]:
-        """What a model of that graph is timed on; ``inputs`` are the model's."""
+        """Return the inputs on which a graph's model is timed; ``inputs`` are the model's."""
 
     def candidate(self, artifacts: Mapping[str, Artifact], open_model: Open) -> Mapping[str, Artifact]:
-        """What the kind does to a candidate once it is built; as a rule nothing."""
+        """Modify a candidate after it is built; most kinds do nothing."""
 
     def fidelity(self, models: Mapping[str, Model], samples: int | None = None) -> Fidelity:
-        """Models by the names of their graphs against the reference, on the first ``samples`` inputs if given."""
+        """Compare models, by graph name, with the reference, on the first ``samples`` inputs or on all."""
 
     def parts(
         self, artifacts: Mapping[str, Artifact], inputs: Mapping[str, Sequence[TensorSpec]], fidelity: Fidelity
     ) -> Parts:
-        """What the bundle has of the kind; ``inputs`` are those of each model that was chosen."""
+        """Return the kind's parts of the bundle; ``inputs`` are those of each chosen model."""
 
 
 class ExportModule(Protocol):
@@ -245,56 +245,56 @@ class ExportModule(Protocol):
 
 
 class MetricModule(Protocol):
-    """``metric.py``: numpy alone, so that a device can check itself."""
+    """``metric.py``. NumPy only, so that a device can check itself."""
 
     def figures(self, fidelity: Fidelity) -> Sequence[Figure]:
-        """Those that apply, the one that is judged first."""
+        """Return the figures that apply, the one with a budget first."""
 
     def quality(self, fidelity: Fidelity) -> float:
-        """One number, the higher the nearer to the reference: it decides between candidates of one speed."""
+        """Return one number, higher is better, that decides between equally fast candidates."""
 
     def shortfall(self, fidelity: Fidelity, quality: QualityRecipe) -> str | None:
-        """Why it misses the budget, in a few words; None if it does not."""
+        """Return why it misses the budget, in a few words, or None if it meets the budget."""
 
 
 class RuntimeModule(Protocol):
-    """``runtime.py``: numpy, onnxruntime and tokenizers alone."""
+    """``runtime.py``. NumPy, onnxruntime and tokenizers only."""
 
     def open_bundle(self, source: OpenBundle) -> Any:
-        """What ``load()`` returns: a context manager with ``manifest``, ``threads`` and ``close()``.
+        """Return what ``load()`` returns: a context manager with ``manifest``, ``threads`` and ``close()``.
 
         Raises HostError, UsageError, BundleError.
         """
 
     def first_call(self, model: Any) -> None:
-        """The smallest thing that it can be asked for, whole: what a cold start ends with."""
+        """Make the smallest complete call, which ends the measurement of a cold start."""
 
 
 class CheckModule(Protocol):
-    """``check.py``: numpy and the runtime alone."""
+    """``check.py``. NumPy and the runtime only."""
 
     def check(self, source: OpenBundle) -> Fidelity:
-        """Fidelity on the samples that travel with the bundle. Raises BundleError, HostError."""
+        """Return the fidelity on the samples in the bundle. Raises BundleError, HostError."""
 
 
 class CardModule(Protocol):
     """``card.py``."""
 
     def example(self, manifest: Manifest) -> Sequence[str]:
-        """Lines of Python behind ``from edgecompress.runtime import load`` that use the bundle for its task.
+        """Return Python lines, to follow ``from edgecompress.runtime import load``, that use the bundle for its task.
 
-        They open "path/to/this/folder", and work as they stand once that is the bundle's.
+        They open "path/to/this/folder" and run unchanged once that is the bundle's path.
         """
 
     def rows(self, manifest: Manifest, report: Report) -> Sequence[tuple[str, str]]:
-        """Rows of the README's table below those of fidelity."""
+        """Return rows of the README's table, shown below the fidelity rows."""
 
 
 class InspectModule(Protocol):
-    """``inspect.py``; a kind without one has no rows of its own."""
+    """``inspect.py``, optional."""
 
     def rows(self, manifest: Manifest, report: Report) -> Sequence[tuple[str, str]]:
-        """(title, text) of lines that ``edgecompress inspect`` shows."""
+        """Return (title, text) of additional lines for ``edgecompress inspect``."""
 
 
 class FlagGroup(Protocol):
@@ -304,73 +304,73 @@ class FlagGroup(Protocol):
 
 
 class RunModule(Protocol):
-    """``run.py``: imports nothing heavy, for the command's help lists every kind's flags."""
+    """``run.py``. It must import fast: the command's help lists every kind's flags."""
 
     PURPOSE: str
-    """What its flags are for: "text generation"."""
+    """Title of its flags in the help: "text generation"."""
 
     def add_arguments(self, group: FlagGroup) -> None:
-        """The kind's own flags; None, or False, unless they are given.
+        """Add the kind's own flags, with default None or False.
 
-        The bundle, the inputs, ``--file`` and ``--json`` are the command's. A flag of another kind's too is that one's.
+        The command adds the bundle, the inputs, ``--file`` and ``--json``. Kinds can share a flag.
         """
 
     def run(self, model: Any, options: Namespace) -> int:
-        """Print what ``model``, which ``load()`` returned, makes of the inputs; the exit code. Raises UsageError."""
+        """Run the inputs on ``model``, from ``load()``, print the results, return the exit code. Raises UsageError."""
 
 
 class ServeModule(Protocol):
-    """``serve.py``; a kind without one is not served."""
+    """``serve.py``, optional."""
 
     PURPOSE: str
     """What is served: "embeddings of texts"."""
 
     MODEL: str
-    """What such a model is: "an encoder"."""
+    """The model in words: "an encoder"."""
 
     PATHS: tuple[str, ...]
-    """Every path that such a model may answer: "/v1/embeddings"."""
+    """All paths that such a model can serve: "/v1/embeddings"."""
 
     def endpoints(self, model: Any, name: str, lane: Lane) -> Endpoints | None:
-        """Of ``model``, which ``load()`` returned and clients call ``name``; None: its task has none."""
+        """Return the endpoints of ``model``, which clients call ``name``, or None if its task has none."""
 
 
 class DistillModule(Protocol):
-    """``distill.py``; students of a kind without one are not taught."""
+    """``distill.py``, optional."""
 
     TASKS: Mapping[str, DistillTask]
-    """How students are taught, by task."""
+    """How students are trained, by task."""
 
     def pooler(self, student: Student, device: Any) -> Callable[[Any, Any], Any] | None:
-        """Hidden states [B, T, H] and a mask [B, T] -> the vectors [B, D] of the student's bundle, in torch.
+        """Return a torch function from hidden states [B, T, H] and mask [B, T] to the bundle's vectors [B, D].
 
-        None: it has none.
+        None if the student has no pooling.
         """
 
 
 class ProfileModule(Protocol):
-    """``profile.py``: numpy and the runtime alone."""
+    """``profile.py``. NumPy and the runtime only."""
 
     COMPARED: str
-    """What bundles are compared on unless something is asked for: "1x128"."""
+    """Default workload of ``compare``: "1x128"."""
 
     def default_workloads(self, manifest: Manifest) -> str:
-        """What a bundle is measured on unless something is asked for: "1x16,8x128"."""
+        """Default workloads of ``profile``: "1x16,8x128"."""
 
     def parse(self, text: str, manifest: Manifest) -> Workload:
-        """One of them. Raises UsageError naming it."""
+        """Parse one workload. Raises UsageError naming it."""
 
     def phases(self, manifest: Manifest, workload: Workload) -> Mapping[str, Phase]:
-        """The runs that a call consists of; of a workload that is no trace."""
+        """Return the model runs of one call. The workload must not be a trace."""
 
     def open_subject(self, source: OpenBundle) -> Subject:
-        """Raises what ``open_bundle`` raises."""
+        """Open the bundle for timing. Raises the errors of ``open_bundle``."""
 
     def inputs(self, workload: Workload, manifests: Sequence[Manifest]) -> Feed:
-        """Arrays that all of these bundles take, which are compared; the same each time.
+        """Return reproducible arrays that all of the compared bundles accept.
 
-        Raises UsageError for a workload that one of them does not take, or on which nothing is compared.
+        Raises UsageError for a workload that one of them does not accept, or that cannot be compared.
         """
 
     def side(self, source: OpenBundle) -> Side:
-        """A bundle that is compared with others, opened."""
+        """Open a bundle for a comparison."""

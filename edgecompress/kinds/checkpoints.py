@@ -1,4 +1,4 @@
-"""Finds a checkpoint and the kind that it is of."""
+"""Finds a checkpoint and its kind."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from edgecompress.types.task import Task
 
 
 def load_student(recipe: StudentRecipe) -> Student:
-    """Find and check the checkpoint. Raises StudentError, in one line, for whatever is wrong with it."""
+    """Find and check the checkpoint. Raises StudentError, with a one-line message, if something is wrong with it."""
     folder, revision = locate(recipe)
     if not (folder / "config.json").exists():
         raise StudentError(
-            f"{recipe.source} is not a checkpoint: it has no config.json", hint="Give the folder that holds it."
+            f"{recipe.source} is not a checkpoint: it has no config.json",
+            hint="Give the folder that contains config.json.",
         )
     config = read_json(folder / "config.json")
     if not isinstance(config.get("model_type"), str):
@@ -26,7 +27,7 @@ def load_student(recipe: StudentRecipe) -> Student:
     if config.get("auto_map") and not recipe.trust_remote_code:
         raise StudentError(
             f"the checkpoint brings its own Python code ({', '.join(sorted(config['auto_map']))})",
-            hint="Read that code, then pass --trust-remote-code.",
+            hint="Review that code, then pass --trust-remote-code.",
         )
     checkpoint = Checkpoint(folder=folder, config=config)
     kind, task = _kind_of(checkpoint, recipe.task)
@@ -35,9 +36,9 @@ def load_student(recipe: StudentRecipe) -> Student:
 
 
 def _kind_of(checkpoint: Checkpoint, wanted: str | None) -> tuple[Kind, Task]:
-    """The kind that takes the checkpoint: installed ones are asked first, encoders, which take any text model, last.
+    """Return the checkpoint's kind and task. Encoders, which accept any text model, are tried last.
 
-    Raises StudentError if none does, or if it is refused.
+    Raises StudentError if no kind accepts it, or if its kind rejects it.
     """
     for kind in reversed(list(kinds().values())):
         task = kind.student.matches(checkpoint, wanted)
@@ -55,6 +56,6 @@ def _kind_of(checkpoint: Checkpoint, wanted: str | None) -> tuple[Kind, Task]:
             hint="Give the checkpoint of its language model alone (…ForCausalLM).",
         )
     raise StudentError(
-        f"'{architecture}' cannot do {wanted}" if wanted else f"'{architecture}' is of no kind that is known here",
-        hint="Leave --task out to take the checkpoint's own.",
+        f"'{architecture}' cannot do {wanted}" if wanted else f"no installed kind supports '{architecture}'",
+        hint="Omit --task to use the checkpoint's own task.",
     )

@@ -1,4 +1,4 @@
-"""Students whose one graph is run once a sample: what exports of encoders, of texts and of images, have in common."""
+"""Exports of students with one graph that runs once per sample: encoders of texts and images."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from edgecompress.types.graph import Graph
 from edgecompress.types.job import Job
 from edgecompress.types.report import Fidelity
 
-_BATCH = 8  # of samples that are held against the reference
+_BATCH = 8  # samples per run when comparing with the reference
 
 
 class Inputs(Protocol):
-    """What differs by what goes in."""
+    """The parts that depend on the kind of input."""
 
     pad_token_id: int
 
     def samples(self) -> tuple[SampleSource, list[Feed], list[Feed]]:
-        """Where they come from, those for calibration and those held out, of one sample each."""
+        """Return the source, the calibration feeds and the held-out feeds, one sample each."""
 
     def capture(self, opset: int) -> Graph: ...
 
     def reference(self, feeds: Sequence[Feed]) -> Outputs:
-        """PyTorch's outputs for each feed."""
+        """Return PyTorch's outputs for each feed."""
 
     def cases(self, feed: Feed) -> Mapping[Case, Feed]:
-        """Made by repeating a real sample."""
+        """Return timing inputs, made by repeating a real sample."""
 
     def measure(self, reference: Outputs, outputs: Outputs) -> Fidelity: ...
 
     def settings(self) -> Any:
-        """The kind's record for the manifest."""
+        """Return the kind's settings for the manifest."""
 
     def files(self) -> Mapping[str, Content]: ...
 
@@ -68,7 +68,7 @@ class OnePassExport:
         return {MODEL: self.inputs.capture(opset)}
 
     def reference(self, captured: Mapping[str, Graph]) -> None:
-        """PyTorch's outputs for the held-out feeds, once the captured graph has been found to be the student."""
+        """Check the captured graph against PyTorch, then compute PyTorch's outputs for the held-out feeds."""
         checks = parity_feeds(self.held_out, self.inputs.pad_token_id)
         outputs = self.inputs.reference([*checks, *self.held_out])
         run = open_session(lower(captured[MODEL], self.job.folder).path, self.job.threads)
@@ -85,7 +85,7 @@ class OnePassExport:
         return artifacts
 
     def fidelity(self, models: Mapping[str, Model], samples: int | None = None) -> Fidelity:
-        """In padded batches, as the runtime will meet them; each sample is then cut to its real length."""
+        """Run padded batches, as the runtime does, and cut each sample to its real length."""
         feeds, expected, model = self.held_out[:samples], self.expected[:samples], models[MODEL]
         outputs: list[list[Array]] = [[] for _ in feeds]
         for positions, batch in in_batches(feeds, _BATCH, self.inputs.pad_token_id):
@@ -110,7 +110,7 @@ class OnePassExport:
 
 
 def reference_file(held_out: Sequence[Feed], reference: Outputs, names: frozenset[str]) -> bytes:
-    """Held-out inputs and PyTorch's outputs for them, as many as fit, so that a device can check itself."""
+    """Pack held-out inputs and PyTorch's outputs, as many as fit, for checks on the device."""
     return pack_samples(
         (
             {f"{index}/in/{name}": value for name, value in feed.items() if name in names}

@@ -1,4 +1,4 @@
-"""Feeds of one sample each, and the batches that they are run in."""
+"""Groups feeds of one sample each into batches."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from edgecompress.types.arrays import Feed
 
 
 def in_batches(feeds: Sequence[Feed], size: int, pad_token_id: int) -> list[tuple[list[int], Feed]]:
-    """Feeds of one sample each, sorted by length and padded together, with the positions they had.
+    """Sort feeds of one sample by length and pad them together; return each batch with its feeds' original indices.
 
-    This is how the runtime meets them: a range taken from the batch sees the padding and the neighbours too.
+    The runtime batches in the same way, so per-batch quantization ranges include the same padding and neighbours.
     """
     if "input_ids" not in feeds[0]:
         order = list(range(len(feeds)))
@@ -26,7 +26,7 @@ def in_batches(feeds: Sequence[Feed], size: int, pad_token_id: int) -> list[tupl
 
 
 def stack(feeds: Sequence[Feed], pad_token_id: int, *, at_least: int = 0) -> Feed:
-    """One feed [N, …] of feeds [1, …]; texts are padded on the right to the longest, or to ``at_least`` tokens."""
+    """Stack feeds [1, …] to one feed [N, …]; pad texts on the right to the longest, or to ``at_least`` tokens."""
     if "input_ids" not in feeds[0]:
         return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
     width = max(at_least, *(feed["input_ids"].shape[1] for feed in feeds))

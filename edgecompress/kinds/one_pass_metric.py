@@ -1,4 +1,4 @@
-"""Vectors judged by cosine, heads by KL divergence and their first choice."""
+"""Figures and budgets: cosine for vectors, KL divergence and top-1 agreement for heads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def quality(fidelity: Fidelity) -> float:
 
 
 def shortfall(fidelity: Fidelity, quality: QualityRecipe) -> str | None:
-    """Why ``fidelity`` misses the budget, in a few words; None if it does not."""
+    """Return why ``fidelity`` misses the budget, in a few words, or None if it meets the budget."""
     if fidelity.mean_cosine is not None and not fidelity.mean_cosine >= quality.min_fidelity:
         return f"mean cosine {fidelity.mean_cosine:.4f} is below {quality.min_fidelity:g}"
     if fidelity.mean_kl is not None and not fidelity.mean_kl <= quality.max_kl:

@@ -1,7 +1,7 @@
-"""Is the captured graph the student? Checked on every export, before anything is quantized.
+"""Compares the captured graph with the student, on every export, before anything is quantized.
 
-The exporter can write a graph that loads and is wrong (a dynamic axis taken for another one, as it does with MPNet's
-position bias): such a student is refused here, with no figure for anything made from it.
+The exporter can write a graph that loads but is wrong, for example by confusing two dynamic axes, as in MPNet's
+position bias. Such a student is rejected here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgecompress.kinds.one_pass_feeds import stack
 from edgecompress.types.arrays import Feed
 from edgecompress.types.student import Student
 
-TOLERANCE = 1e-3  # of the largest output; float32 sums in another order differ by about 1e-6
+TOLERANCE = 1e-3  # relative to the largest output; another summation order in float32 differs by about 1e-6
 
 
 def parity_feeds(feeds: Sequence[Feed], pad_token_id: int) -> list[Feed]:
@@ -33,9 +33,9 @@ def require_parity(
     feeds: Sequence[Feed],
     reference: Sequence[Sequence[npt.NDArray[Any]]],
 ) -> float:
-    """Return the largest difference to PyTorch at real (not padded) positions.
+    """Return the largest difference from PyTorch at unpadded positions.
 
-    Raises StudentError if it is beyond TOLERANCE, or if the graph does not run.
+    Raises StudentError if it exceeds TOLERANCE, or if the graph does not run.
     """
     largest = 0.0
     for feed, expected in zip(feeds, reference, strict=True):
@@ -59,5 +59,5 @@ def require_parity(
 def _refusal(student: Student, what: str) -> StudentError:
     return StudentError(
         f"the captured graph of architecture '{student.architecture}' {what}",
-        hint="The exporter does not get this architecture right; it is not supported by this version.",
+        hint="This version does not support the architecture; see `edgecompress architectures` for those it does.",
     )

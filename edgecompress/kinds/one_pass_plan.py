@@ -1,4 +1,4 @@
-"""What students whose one graph is run once a sample ask of a recipe, whatever goes in."""
+"""Checks and completes recipes of students with one graph that runs once per sample."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from edgecompress.types.precision import INT4_WEIGHTS, INT8_WEIGHTS, MIXED_WEIGH
 from edgecompress.types.recipe import KV_CACHES, EngineRecipe, Recipe
 from edgecompress.types.student import Student
 
-SHORT_PRECISIONS: Mapping[str, str] = {}  # "int8" could mean three things
+SHORT_PRECISIONS: Mapping[str, str] = {}  # "int8" would be ambiguous
 QUANTIZES_ACTIVATIONS = True
 FORMATS: tuple[Format, ...] = ()
 
-_SAMPLES = (1, 8, 32)  # in a batch of an engine
+_SAMPLES = (1, 8, 32)  # min, opt and max batch of an engine
 
 
 def candidates(names: Sequence[str], accelerator: str) -> tuple[str, ...]:
@@ -23,37 +23,38 @@ def candidates(names: Sequence[str], accelerator: str) -> tuple[str, ...]:
 
 
 def check(recipe: Recipe, student: Student) -> None:
-    """Raises RecipeError for what only a decoder has."""
+    """Raises RecipeError for settings that only decoders have."""
     if SHORT_FOR_WEIGHTS.get(recipe.precision, recipe.precision) == MIXED_WEIGHTS:
         raise RecipeError(
-            f"bits are mixed by what a decoder's logits lose, and this student's task is {student.task}",
+            f"--precision mixed is for decoders, but this student's task is {student.task}",
             hint=f"Use --precision {INT4_WEIGHTS} or {INT8_WEIGHTS}.",
         )
     if recipe.quantize.kv_cache != KV_CACHES[0]:
         raise RecipeError(
-            f"a KV cache is a decoder's, and this student's task is {student.task}", hint="Leave out --kv-cache."
+            f"--kv-cache is for decoders, but this student's task is {student.task}", hint="Omit --kv-cache."
         )
     if recipe.engine.context_tokens is not None:
         raise RecipeError(
-            f"a context is a decoder's, and this student's task is {student.task}", hint="Leave out --engine-context."
+            f"--engine-context is for decoders, but this student's task is {student.task}",
+            hint="Omit --engine-context.",
         )
 
 
 def engine_profile(recipe: EngineRecipe, student: Student) -> EngineRecipe:
-    """Raises RecipeError for texts that are longer than the student takes."""
+    """Raises RecipeError for texts longer than the student's maximum."""
     most, lengths = student.max_length_tokens, recipe.length_tokens
     if most is not None and lengths is None:
         lengths = (1, max(1, most // 2), most)
     if most is not None and lengths is not None and lengths[2] > most:
         raise RecipeError(
-            f"the engine's profile goes to {lengths[2]} tokens, and the student takes {most}",
-            hint=f"Give --engine-tokens up to {most}.",
+            f"the engine's profile has up to {lengths[2]} tokens, but the student accepts {most}",
+            hint=f"Set --engine-tokens to at most {most}.",
         )
     return replace(recipe, batch=recipe.batch or _SAMPLES, length_tokens=lengths)
 
 
 def estimate(recipe: Recipe, student: Student, candidates: Sequence[str]) -> Estimate:
-    """Fitted to MiniLM, of 0.023 B parameters."""
+    """Estimate the cost; the constants are fitted to MiniLM, 0.023 B parameters."""
     float_bytes = student.parameters * 4
     seconds = 15 + 6e-7 * student.parameters + 3 * len(candidates) * (1 + 3e-8 * student.parameters)
     return Estimate(
@@ -64,7 +65,7 @@ def estimate(recipe: Recipe, student: Student, candidates: Sequence[str]) -> Est
 
 
 def stages_on(samples: str, recipe: Recipe, student: Student, *, calibrates: bool) -> Sequence[tuple[str, str]]:
-    """``samples``: what it is calibrated on, in words."""
+    """``samples``: the calibration samples in words."""
     calibration = recipe.calibration
     calibrate = ("calibrate", f"{calibration.samples} samples of {samples}, {calibration.method}")
     return (

@@ -1,6 +1,6 @@
-"""What kinds and backends share on a device: numpy, onnxruntime, tokenizers. Never torch, transformers or onnx.
+"""The runtime that applications embed. It needs numpy, onnxruntime and tokenizers, never torch, transformers or onnx.
 
-:func:`edgecompress.load` is here by its name too: an application embeds ``edgecompress.runtime`` and nothing else.
+``from edgecompress.runtime import load`` is the entry point. The modules here are shared by all kinds and backends.
 """
 
 from __future__ import annotations
@@ -12,6 +12,6 @@ __all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":  # it opens any kind on any backend, so it lies above both and is looked up when asked for
+    if name == "load":  # imported on first use: it depends on every kind and backend, which depend on this package
         return importlib.import_module("edgecompress.loading").load
     raise AttributeError(f"module 'edgecompress.runtime' has no attribute '{name}'")

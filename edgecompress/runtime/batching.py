@@ -1,4 +1,4 @@
-"""Texts to token arrays, and token arrays into batches that carry little padding."""
+"""Tokenizes texts, and groups token arrays into batches with little padding."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Tokens:
 
 
 class TextTokenizer:
-    """A tokenizers.Tokenizer set up once and never changed again, so that threads may share it."""
+    """A tokenizers.Tokenizer that is configured once and never changed, so threads can share it."""
 
     def __init__(self, path: Path, settings: TextSettings) -> None:
         self.settings = settings
@@ -36,7 +36,7 @@ class TextTokenizer:
         self._tokenizer.enable_truncation(settings.max_length_tokens)
 
     def encode(self, texts: Sequence[Text], *, prompt: str, truncate: bool, first_index: int = 0) -> list[Tokens]:
-        """Raises UsageError naming the text, by its index, that is no string or (truncate=False) too long."""
+        """Raises UsageError with the index of a text that is not a string, or too long while ``truncate`` is False."""
         prepared = [self._prepare(text, prompt, first_index + i) for i, text in enumerate(texts)]
         encodings = self._tokenizer.encode_batch(prepared)
         if not truncate:
@@ -45,7 +45,7 @@ class TextTokenizer:
                     limit = self.settings.max_length_tokens
                     raise UsageError(
                         f"text {first_index + index} is longer than the model's {limit} tokens",
-                        hint="Split it, or keep its beginning only (truncate=True, --truncate).",
+                        hint="Split the text, or cut it with truncate=True (--truncate).",
                     )
         return [
             Tokens(ids=e.ids, type_ids=e.type_ids, offsets=e.offsets, sequence_ids=e.sequence_ids) for e in encodings
@@ -57,7 +57,7 @@ class TextTokenizer:
             return text.lower() if self.settings.lower_case else text
         if isinstance(text, tuple) and len(text) == 2 and all(isinstance(t, str) for t in text):
             return (text[0].lower(), text[1].lower()) if self.settings.lower_case else text
-        raise UsageError(f"text {index} is a {type(text).__name__}, not a string", hint="Give a list of strings.")
+        raise UsageError(f"text {index} is a {type(text).__name__}, not a string", hint="Pass a list of strings.")
 
     def token_to_id(self, token: str) -> int | None:
         found: int | None = self._tokenizer.token_to_id(token)
@@ -71,12 +71,12 @@ class TextTokenizer:
 def plan_batches(
     lengths: Sequence[int], batch_size: int, batch_tokens: int, *, mixed: bool = False
 ) -> Iterator[list[int]]:
-    """Indices of texts, longest first: at most ``batch_size`` texts and ``batch_tokens`` tokens each.
+    """Yield the text indices of each batch, longest texts first.
 
-    Texts of a batch have one length, so that nothing is padded, unless ``mixed``: for a graph that computes no padding,
-    or a GPU.
-    On a CPU a text alone is already worked on efficiently: padding costs more than another call does, and a batch
-    whose activations leave the cache is slower than two that stay in it.
+    A batch has at most ``batch_size`` texts and ``batch_tokens`` tokens. All its texts have the same length, so there
+    is no padding, unless ``mixed`` is set (for a GPU, or for a graph that skips padding). A CPU runs a single text
+    efficiently: padding costs more than another call, and a batch whose activations overflow the CPU's cache is slower
+    than two that fit.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batch: list[int] = []
@@ -94,7 +94,7 @@ def plan_batches(
 
 
 def pad(tokens: Sequence[Tokens], pad_token_id: int) -> dict[str, IntArray]:
-    """int64 [B, T] each of input_ids, attention_mask and token_type_ids, padded on the right."""
+    """Return input_ids, attention_mask and token_type_ids, int64 [B, T] each, padded on the right."""
     width = max(len(t.ids) for t in tokens)
     ids = np.full((len(tokens), width), pad_token_id, dtype=np.int64)
     mask = np.zeros_like(ids)

@@ -1,4 +1,4 @@
-"""A bundle whose files were checked, as the runtime of its kind takes it."""
+"""A bundle whose files have been checked, ready for the runtime of its kind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class OpenBundle:
-    """``loader``: a backend's name -> its ``load`` module; ``device``: the GPU, of a bundle for one."""
+    """``loader`` maps a backend's name to its ``load`` module. ``device`` is the GPU's index, for a GPU bundle."""
 
     manifest: Manifest
     folder: Path
@@ -30,17 +30,17 @@ class OpenBundle:
 
     @property
     def threads(self) -> int:
-        """Of each model. Raises UsageError for a number that makes no sense."""
+        """Threads per model. Raises UsageError if the requested number is below 1."""
         return thread_count(next(iter(self.manifest.variants)), self.wanted_threads)
 
     @property
     def lanes(self) -> int:
-        """Batches that are worked on side by side, one thread each."""
+        """Batches that run in parallel, one thread each."""
         parallel = all(self.loader(variant.backend).PARALLEL_SESSIONS for variant in self.manifest.variants)
         return self.threads if parallel else 1
 
     def gpu(self) -> Device | None:
-        """The GPU that its models run on; None: they run on none. Raises HostError if it is not here."""
+        """The models' GPU, or None for a CPU bundle. Raises HostError if this machine does not have it."""
         found = (self.loader(self.variant(name).backend).device_of(self, name) for name in sorted(self.manifest.models))
         return next((device for device in found if device is not None), None)
 
@@ -51,21 +51,21 @@ class OpenBundle:
         return self.manifest.variant(name)
 
     def open(self, name: str = MODEL, *, threads: int | None = None) -> Model:
-        """Raises HostError if it cannot run here: nothing else runs in its place."""
+        """Open a model. Raises HostError if it cannot run on this machine; there is no fallback."""
         return self.loader(self.variant(name).backend).open_model(self, name, threads or self.threads)
 
     def open_cached(self, name: str = MODEL) -> CachedModel:
-        """A model that keeps a cache in place. Raises HostError, BundleError if it is none."""
+        """Open a model that updates its KV cache in place. Raises HostError; BundleError if it has no cache."""
         return self.loader(self.variant(name).backend).open_cached_model(self, name, self.threads)
 
 
 def read_settings(cls: type[T], manifest: Manifest) -> T:
-    """The manifest's record of its kind. Raises BundleError if it is not valid, or names a file that is not listed."""
+    """Read the kind's settings from the manifest. Raises BundleError if they are invalid or name an unlisted file."""
     try:
         settings = from_jsonable(cls, dict(manifest.settings), "settings")
     except ValueError as error:
         raise BundleError(
-            f"the manifest of {manifest.name} is not valid: {error}", hint="Export it again with this version."
+            f"the manifest of {manifest.name} is not valid: {error}", hint="Export the student again with this version."
         ) from error
     require_listed(manifest, getattr(settings, "files", ()))
     return settings

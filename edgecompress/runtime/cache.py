@@ -1,9 +1,9 @@
-"""The KV cache: one buffer a layer and side, past and present at once, so that no token is ever copied.
+"""The KV cache: one buffer per layer for keys and one for values, shared by past and present, so no token is copied.
 
-ONNX Runtime's GroupQueryAttention appends in place when its past and its present are the same memory. Both are bound to
-one NumPy array here, once; what is valid in it is said at each run by the attention mask's length, so that forgetting
-tokens (a draft that was wrong, the tail of an old conversation) costs nothing. Whether it is float32 or int8 is the
-model's; an int8 cache's scales are constants of the graph, and nothing here ever looks at a key or a value.
+ONNX Runtime's GroupQueryAttention appends in place when past and present are the same memory. Both are bound once to
+one NumPy array. The attention mask's length tells each run how much of it is valid, so dropping tokens (a rejected
+draft, the tail of an old conversation) costs nothing. The model decides between float32 and int8; the scales of an
+int8 cache are constants of the graph, and this module never reads a key or a value.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ CACHE_DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(int8)": np.dtype(np.int8),
     "tensor(uint8)": np.dtype(np.uint8),
 }
-_LINE = 64  # a buffer begins at a cache line
+_LINE = 64  # buffers are aligned to cache lines
 PAST, PRESENT = "past_key_values.", "present."
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheTensor:
-    """One layer's keys or values, [B, Hk, C, D]."""
+    """The keys or the values of one layer, [B, Hk, C, D]."""
 
     past: str
     present: str
@@ -46,7 +46,7 @@ class CacheTensor:
 
 
 def cache_tensors(session: ort.InferenceSession) -> tuple[CacheTensor, ...]:
-    """The cache that a model takes, read from its inputs. Raises BundleError if past and present do not pair."""
+    """Read a model's cache tensors from its inputs. Raises BundleError if a past has no matching present."""
     outputs = {output.name for output in session.get_outputs()}
     tensors = []
     for value in session.get_inputs():
@@ -57,8 +57,8 @@ def cache_tensors(session: ort.InferenceSession) -> tuple[CacheTensor, ...]:
         paired = present in outputs and value.type in CACHE_DTYPES
         if not (paired and isinstance(heads, int) and isinstance(size, int)):
             raise BundleError(
-                f"the model's input '{value.name}' ({value.type}) has no output '{present}' to share its memory with",
-                hint="Export it again with this version.",
+                f"the model's input '{value.name}' ({value.type}) has no matching output '{present}'",
+                hint="Export the student again with this version.",
             )
         dtype = CACHE_DTYPES[value.type]
         tensors.append(CacheTensor(past=value.name, present=present, heads=heads, head_size=size, dtype=dtype))
@@ -66,12 +66,12 @@ def cache_tensors(session: ort.InferenceSession) -> tuple[CacheTensor, ...]:
 
 
 def cache_bytes(tensors: Sequence[CacheTensor], rows: int, tokens: int) -> int:
-    """What a cache of that capacity takes, exactly."""
+    """Exact size in bytes of a cache of ``rows`` texts of ``tokens`` each."""
     return rows * tokens * sum(t.bytes_per_token for t in tensors)
 
 
 class Binding:
-    """An IO binding that remembers what is bound: a run that is like the one before binds nothing anew."""
+    """An IO binding that remembers what is bound, so a run with the same shapes as the last one binds nothing again."""
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self.io = session.io_binding()
@@ -79,23 +79,23 @@ class Binding:
         self._output: npt.NDArray[Any] | None = None
 
     def feed(self, name: str, array: npt.NDArray[Any]) -> None:
-        """The input's values for the next run. Where its shape is that of the last, they are written over the last."""
+        """Set an input for the next run. If its shape has not changed, the values are copied into the bound array."""
         held = self._inputs.get(name)
         if held is not None and held.shape == array.shape:
             held[...] = array
             return
-        own = self._inputs[name] = array.copy()  # onnxruntime reads this memory, and does not keep it
+        own = self._inputs[name] = array.copy()  # onnxruntime reads this memory without holding a reference to it
         self.io.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(own))
 
     def receive(self, name: str, array: npt.NDArray[Any]) -> None:
-        """Where the next run writes its only output that is not of the cache."""
+        """Set the array for the next run's only output that is not a cache tensor."""
         if array is not self._output:
             self._output = array
             self.io.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
 
 
 class KVCache:
-    """Keys and values of ``rows`` texts, ``capacity_tokens`` each. Raises HostError before taking too much memory."""
+    """Keys and values of ``rows`` texts, ``capacity_tokens`` each. Raises HostError instead of exhausting memory."""
 
     def __init__(self, tensors: Sequence[CacheTensor], rows: int, capacity_tokens: int) -> None:
         self.tensors, self.rows, self.capacity_tokens = tuple(tensors), rows, capacity_tokens
@@ -111,9 +111,10 @@ class KVCache:
         return cache_bytes(self.tensors, self.rows, self.capacity_tokens)
 
     def ensure(self, tokens: int, used_tokens: int, limit_tokens: int) -> None:
-        """Make room for ``tokens`` a row: at least double, at most ``limit_tokens``, keeping the first ``used_tokens``.
+        """Make room for ``tokens`` per row and keep the first ``used_tokens``.
 
-        One buffer after the other, so that at no time more than one is there twice.
+        The capacity at least doubles, up to ``limit_tokens``. Buffers are grown one at a time, so that at most one
+        exists twice.
         """
         if tokens <= self.capacity_tokens:
             return
@@ -129,13 +130,13 @@ class KVCache:
         self.capacity_tokens = capacity
 
     def move(self, source: int, target: int, tokens: int) -> None:
-        """Put the first ``tokens`` of row ``source`` in the place of row ``target``."""
+        """Copy the first ``tokens`` of row ``source`` over row ``target``."""
         for buffer in self.buffers:
             buffer[target, :, :tokens] = buffer[source, :, :tokens]
         self.bytes_copied += cache_bytes(self.tensors, 1, tokens)
 
     def binding(self, session: ort.InferenceSession, first: int, count: int) -> Binding:
-        """An IO binding with the memory of rows ``first`` to ``first + count`` as past and as present."""
+        """Return an IO binding with rows ``first`` to ``first + count`` bound as both past and present."""
         key = (id(session), first, count)
         binding = self._bindings.get(key)
         if binding is None:
@@ -148,7 +149,7 @@ class KVCache:
         return binding
 
     def logits(self, batch: int, positions: int, vocab_size: int) -> npt.NDArray[np.float32]:
-        """Memory for logits [B, N, V], the same one each time as long as it is large enough."""
+        """Memory for logits [B, N, V], reused between calls while it is large enough."""
         shape = (batch, positions, vocab_size)
         if self._logits.shape != shape:
             size = batch * positions * vocab_size
@@ -158,7 +159,7 @@ class KVCache:
         return self._logits
 
     def _side_by_side(self) -> list[npt.NDArray[Any]]:
-        """All buffers in one region of zeros, so that small ones lie in huge pages too."""
+        """All buffers in one zeroed region, so that small ones get huge pages too."""
         sizes = [-(-cache_bytes([t], self.rows, self.capacity_tokens) // _LINE) * _LINE for t in self.tensors]
         region, buffers, at = huge_region(max(sum(sizes), 1)), [], 0
         for tensor, size in zip(self.tensors, sizes, strict=True):
@@ -176,5 +177,5 @@ class KVCache:
         check_available(
             wanted_bytes,
             f"a KV cache for {capacity} tokens{texts}",
-            "Ask for fewer max_new_tokens, a shorter prompt, or fewer prompts at once.",
+            "Lower max_new_tokens, shorten the prompt, or pass fewer prompts at once.",
         )

@@ -1,4 +1,4 @@
-"""Messages to a prompt, by the checkpoint's own Jinja template, in a sandbox, as transformers renders it."""
+"""Renders messages to a prompt with the checkpoint's Jinja template, in a sandbox, as transformers does."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class ChatTemplate:
-    """A compiled template. Raises BundleError if it cannot be read, HostError without jinja2."""
+    """A compiled chat template. Raises BundleError if it cannot be parsed, HostError if jinja2 is missing."""
 
     def __init__(self, path: Path, tokens: Mapping[str, str]) -> None:
-        """``tokens``: special tokens by the names that templates know, e.g. {"bos_token": "<s>"}."""
+        """``tokens``: special tokens by their template names, e.g. {"bos_token": "<s>"}."""
         self._tokens = dict(tokens)
         environment = _environment()
         from jinja2.exceptions import TemplateError
@@ -30,21 +30,21 @@ class ChatTemplate:
             self._template: Template = environment.from_string(path.read_text(encoding="utf-8"))
         except (TemplateError, OSError, UnicodeDecodeError) as error:
             raise BundleError(
-                f"the chat template cannot be read: {_one_line(error)}", hint="Give prompts as plain texts."
+                f"the chat template cannot be parsed: {_one_line(error)}", hint="Pass prompts as plain text."
             ) from error
 
     def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None) -> str:
-        """The prompt that asks the assistant for its next message. Raises UsageError if the template raises."""
+        """Return the prompt for the assistant's next message. Raises UsageError if the template raises."""
         plain = {key: _plain(value) for key, value in (variables or {}).items()}
         given = {"tools": None, "documents": None, **self._tokens, **plain}
         try:
             return self._template.render(messages=_checked(messages), add_generation_prompt=True, **given)
         except UsageError:
             raise
-        except Exception as error:  # a template raises whatever its expressions do: TemplateError, TypeError, …
+        except Exception as error:  # a template can raise anything its expressions do: TemplateError, TypeError, …
             raise UsageError(
-                f"the chat template refuses these messages: {_one_line(error)}",
-                hint="Templates want roles in turn, user first; or give the prompt as a plain text (--raw).",
+                f"the chat template rejects these messages: {_one_line(error)}",
+                hint="Most templates need alternating roles, user first. Or pass the prompt as plain text (--raw).",
             ) from error
 
 
@@ -56,10 +56,10 @@ def _environment() -> ImmutableSandboxedEnvironment:
         from jinja2.parser import Parser
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ModuleNotFoundError as error:
-        raise HostError("chat templates need the package 'jinja2'", hint="pip install 'jinja2>=3.1.6'") from error
+        raise HostError("chat templates need the package jinja2", hint="pip install 'jinja2>=3.1.6'") from error
 
     class GenerationBlock(Extension):
-        """``{% generation %}`` marks the assistant's tokens for training; here its body is simply rendered."""
+        """``{% generation %}`` marks the assistant's tokens for training; here only its body is rendered."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -69,7 +69,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
             return nodes.Scope(body, lineno=line)
 
     class Namespace(jinja2.utils.Namespace):
-        """Refuses names with an underscore in front, which reach into Python."""
+        """Rejects names that start with an underscore, which would give access to Python internals."""
 
         def __init__(*args: Any, **kwargs: Any) -> None:
             self, rest = args[0], args[1:]
@@ -104,7 +104,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own escapes HTML, which no model has seen."""
+    """Jinja's own ``tojson`` escapes HTML, which models were not trained on."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -120,7 +120,7 @@ def _checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise UsageError(
                 f"message {index} has no role",
-                hint='Messages are dicts such as {"role": "user", "content": "Hello"}.',
+                hint='Pass messages as dicts such as {"role": "user", "content": "Hello"}.',
             )
         plain = _plain(message)
         reasoning = next((plain[key] for key in _REASONING if plain.get(key) is not None), None)
@@ -131,7 +131,7 @@ def _checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """The template is somebody else's code: it sees plain JSON values only, and a name for all else."""
+    """The template is untrusted code: it gets plain JSON values only, and the type's name for anything else."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     for kind in (str, int, float):

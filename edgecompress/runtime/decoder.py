@@ -1,4 +1,4 @@
-"""One run of a decoder: new tokens in, behind what the cache holds; logits of the wanted positions out."""
+"""One run of a decoder: new tokens go in after those in the cache, logits of the wanted positions come out."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from edgecompress.types.bundle import GenerationSettings
 
 
 class Decoder:
-    """A model with the inputs and outputs of a decoder bundle. May be used from several threads, a cache each."""
+    """A model with the inputs and outputs of a decoder bundle. Thread-safe if each thread has its own cache."""
 
     def __init__(self, model: CachedModel, settings: GenerationSettings) -> None:
-        """Raises BundleError if the model's cache is not of the dtype that the settings name."""
+        """Raises BundleError if the dtype of the model's cache is not the one in the settings."""
         self.model, self.settings, self.tensors = model, settings, model.tensors
         for tensor in self.tensors:
             if tensor.dtype.name != settings.kv_dtype:
                 raise BundleError(
-                    f"the manifest says that the KV cache is {settings.kv_dtype}, and the model takes {tensor.dtype}",
-                    hint="Export it again with this version.",
+                    f"the KV cache is {settings.kv_dtype} in the manifest, but {tensor.dtype} in the model",
+                    hint="Export the student again with this version.",
                 )
 
     def make_cache(self, rows: int, capacity_tokens: int) -> Any:
-        """Raises HostError where there is no memory for it."""
+        """Raises HostError if there is not enough memory."""
         return self.model.make_cache(rows, capacity_tokens)
 
     def run(
         self, cache: Any, first_row: int, ids: IntArray, past: IntArray, wanted: IntArray, cancel: Cancellation
     ) -> tuple[FloatArray, float]:
-        """Run ``ids`` int64 [B, T] behind the ``past`` int64 [B] tokens of rows ``first_row`` to ``first_row + B``.
+        """Run ``ids`` int64 [B, T] in cache rows ``first_row`` to ``first_row + B``, after ``past`` int64 [B] tokens.
 
-        Returns logits float32 [B, N, V] of the positions ``wanted`` int64 [N], in memory that the cache's next run
-        writes over, and the seconds inside the model. Raises CancelledError if ``cancel`` was set, and what the model
-        raises.
+        Returns logits float32 [B, N, V] at the positions ``wanted`` int64 [N], and the seconds spent in the model. The
+        logits are overwritten by the next run with this cache. Raises CancelledError if ``cancel`` was set, and
+        whatever the model raises.
         """
         if cancel.is_set():
             raise CancelledError
@@ -56,9 +56,9 @@ class Decoder:
 
 
 def read_prompt(decoder: Decoder, cache: Any, row: int, ids: IntArray, cancel: Cancellation) -> FloatArray:
-    """Run ``ids`` int64 [T] into an empty row of the cache, in chunks; the logits behind them, float32 [V].
+    """Run ``ids`` int64 [T] into an empty row of the cache, in chunks; return the last position's logits, float32 [V].
 
-    They lie in memory that the cache's next run writes over. Raises as :meth:`Decoder.run`.
+    They are overwritten by the next run with this cache. Raises the errors of :meth:`Decoder.run`.
     """
     chunk = decoder.settings.prefill_chunk_tokens
     for start in range(0, len(ids), chunk):

@@ -1,7 +1,7 @@
-"""The KV cache of a GPU: as :mod:`edgecompress.runtime.cache`, on the device, where it never leaves.
+"""The KV cache on a GPU: like :mod:`edgecompress.runtime.cache`, but it stays in device memory.
 
-An engine writes into it in place; ONNX Runtime's CUDA provider appends in place when past and present are the same
-memory. It is allocated zeroed, since an engine reads behind a row's end, what it reads there times zero.
+Engines write into it in place; ONNX Runtime's CUDA provider appends in place when past and present are the same memory.
+It is allocated as zeros, because an engine reads past the end of a row and multiplies that by zero.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from edgecompress.runtime.engine_runner import OnDevice
 
 
 def beyond(tokens: int, capacity_tokens: int) -> UsageError:
-    """Of a text that an engine's cache has no room for."""
+    """The error for a text that does not fit into an engine's cache."""
     return UsageError(
-        f"a text of {tokens} tokens is longer than the {capacity_tokens} that the engine was built for",
-        hint="Ask for fewer max_new_tokens, or export with a larger --engine-context.",
+        f"the text has {tokens} tokens, but the engine was built for {capacity_tokens}",
+        hint="Lower max_new_tokens, or export with a larger --engine-context.",
     )
 
 
 class DeviceCache:
-    """Keys and values of ``rows`` texts, ``capacity_tokens`` each. Raises DeviceMemoryError if there is no room."""
+    """Keys and values of ``rows`` texts, ``capacity_tokens`` each. Raises DeviceMemoryError if they do not fit."""
 
     def __init__(
         self, device: Device, tensors: Sequence[CacheTensor], rows: int, capacity_tokens: int, *, grows: bool
     ) -> None:
-        """``grows``: whether its capacity may change; an engine's is what it was built for."""
+        """``grows``: whether the capacity can change; an engine's is fixed when it is built."""
         self.device, self.tensors, self.rows = device, tuple(tensors), rows
         self.capacity_tokens, self.grows, self.bytes_copied = capacity_tokens, grows, 0
         self._stream = device.make_stream()
@@ -55,7 +55,7 @@ class DeviceCache:
         return cache_bytes(self.tensors, self.rows, self.capacity_tokens)
 
     def ensure(self, tokens: int, used_tokens: int, limit_tokens: int) -> None:
-        """Make room for ``tokens`` a row, keeping the first ``used_tokens``. Raises UsageError, DeviceMemoryError."""
+        """Make room for ``tokens`` per row and keep the first ``used_tokens``. Raises UsageError, DeviceMemoryError."""
         if tokens <= self.capacity_tokens:
             return
         if not self.grows:
@@ -75,13 +75,13 @@ class DeviceCache:
                 pitches=(capacity * token, self.capacity_tokens * token),
                 stream=self._stream,
             )
-            self.device.synchronize(self._stream)  # the old one is freed now
+            self.device.synchronize(self._stream)  # the old buffer is freed next
             self.buffers[index] = grown
         self.bytes_copied += cache_bytes(self.tensors, self.rows, used_tokens)
         self.capacity_tokens = capacity
 
     def move(self, source: int, target: int, tokens: int) -> None:
-        """Put the first ``tokens`` of row ``source`` in the place of row ``target``."""
+        """Copy the first ``tokens`` of row ``source`` over row ``target``."""
         for tensor, buffer in zip(self.tensors, self.buffers, strict=True):
             token = tensor.head_size * tensor.dtype.itemsize
             row = tensor.heads * self.capacity_tokens * token
@@ -97,7 +97,7 @@ class DeviceCache:
         self.bytes_copied += cache_bytes(self.tensors, 1, tokens)
 
     def places(self, first: int, count: int) -> dict[str, OnDevice]:
-        """Where rows ``first`` to ``first + count`` lie, by the name of the input that takes them."""
+        """Device memory of rows ``first`` to ``first + count``, by input name."""
         found = {}
         for tensor, buffer in zip(self.tensors, self.buffers, strict=True):
             row = tensor.bytes_per_token * self.capacity_tokens
@@ -106,7 +106,7 @@ class DeviceCache:
         return found
 
     def binding(self, session: ort.InferenceSession, first: int, count: int) -> Binding:
-        """As that of a cache in the host's memory, for ONNX Runtime's CUDA provider."""
+        """Like :meth:`edgecompress.runtime.cache.KVCache.binding`, for ONNX Runtime's CUDA provider."""
         key = (id(session), first, count)
         binding = self._bindings.get(key)
         if binding is None:
@@ -121,7 +121,7 @@ class DeviceCache:
         return binding
 
     def logits(self, batch: int, positions: int, vocab_size: int) -> npt.NDArray[np.float32]:
-        """Memory of the host for logits [B, N, V], the same as long as their shape is."""
+        """Host memory for logits [B, N, V], reused while the shape stays the same."""
         if self._logits.shape != (batch, positions, vocab_size):
             self._logits = np.empty((batch, positions, vocab_size), dtype=np.float32)
         return self._logits
@@ -137,8 +137,7 @@ class DeviceCache:
         if wanted_bytes > free:
             texts = "" if self.rows == 1 else f" of {self.rows} texts each"
             raise DeviceMemoryError(
-                f"a KV cache for {capacity} tokens{texts} takes {wanted_bytes:_} bytes of GPU {self.device.index}'s "
-                f"memory, and {free:_} are free",
-                hint="Ask for fewer prompts at once or fewer max_new_tokens, or export with a smaller "
-                "--engine-context.",
+                f"a KV cache for {capacity} tokens{texts} takes {wanted_bytes:_} bytes of memory on GPU "
+                f"{self.device.index}, and {free:_} are free",
+                hint="Pass fewer prompts at once, lower max_new_tokens, or export with a smaller --engine-context.",
             )

@@ -1,8 +1,8 @@
-"""An engine of TensorRT or TensorRT-RTX, opened from its file; both have the same Python API. Not yet run on a GPU.
+"""Opens an engine file of TensorRT or TensorRT-RTX, which have the same Python API. Not yet run on a GPU.
 
-What TensorRT-RTX compiles when an engine first runs is kept in the user's cache folder, so that the next process starts
-quickly; it also captures CUDA graphs by itself, shape by shape. Every name of the bindings that stands here is held
-against TensorRT 10, 11 and TensorRT-RTX by a test.
+The kernels that TensorRT-RTX compiles on an engine's first run are kept in the user's cache folder, so that the next
+process starts quickly; it also captures CUDA graphs by itself, one per shape. A test checks every name that this module
+uses against TensorRT 10, TensorRT 11 and TensorRT-RTX.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "INT32": np.dtype(np.int32),
     "BOOL": np.dtype(np.bool_),
 }
-_LONGEST = 300  # of a message of the library
+_LONGEST = 300  # characters of a library message
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLibrary:
     """The Python package that runs a backend's engines."""
 
-    package: str  # as it is installed
-    module: str  # as it is imported
-    file: str  # the native library behind it, for messages
+    package: str  # distribution name
+    module: str  # import name
+    file: str  # the native library, for messages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,19 +49,19 @@ class Tensor:
 
     name: str
     dtype: np.dtype[Any]
-    shape: tuple[int, ...]  # -1: an axis that varies
+    shape: tuple[int, ...]  # -1: a dynamic axis
     is_input: bool
-    on_host: bool  # it is read or written in the host's memory: a shape
-    shares: str  # the input whose memory an output is written into; "": it has its own
+    on_host: bool  # a shape tensor, in host memory
+    shares: str  # the input whose memory this output is written to; "": its own
 
 
 class EngineFile:
-    """An engine on one device. ``context`` runs it, one run at a time."""
+    """An engine on one device. ``context`` does one run at a time."""
 
     def __init__(
         self, manifest: Manifest, variant: Variant, folder: Path, device: Device, library: EngineLibrary
     ) -> None:
-        """Raises HostError if its library is missing or another version, or memory is short; BundleError otherwise."""
+        """Raises HostError if memory is short, or the library is missing or of another version; else BundleError."""
         record = variant.engine
         assert record is not None
         later = variant.build is not None and variant.build.version_compatible
@@ -69,8 +69,8 @@ class EngineFile:
         self.record, self._log = record, _log(trt)
         runtime = trt.Runtime(self._log)
         if later:
-            runtime.engine_host_code_allowed = True  # such an engine carries its own runtime: asked for at export
-        self._runtime = runtime  # an engine does not outlive it
+            runtime.engine_host_code_allowed = True  # the engine carries its own runtime (--engine-any-version)
+        self._runtime = runtime  # must outlive the engine
         self._device = device
         engine = runtime.deserialize_cuda_engine((folder / record.path).read_bytes())
         if engine is None:
@@ -85,11 +85,11 @@ class EngineFile:
             raise self._failure(manifest, f"needs {engine.device_memory_size_v2:_} bytes beside its weights")
 
     def said(self) -> str:
-        """The library's last complaint."""
-        return self._log.errors[-1][:_LONGEST] if self._log.errors else "it does not say why"
+        """The library's last error message."""
+        return self._log.errors[-1][:_LONGEST] if self._log.errors else "the library gives no reason"
 
     def close(self) -> None:
-        """Free it, after keeping what was compiled for it here. What runs must have ended."""
+        """Save the kernels compiled on this machine, then free the engine. No run may be in progress."""
         if self._cache is not None and self.context is not None:
             _write(self._kept, bytes(self._cache.serialize()))
         self.context = self._cache = self._engine = self._runtime = None
@@ -100,9 +100,9 @@ class EngineFile:
         if is_out_of_memory(said):
             return DeviceMemoryError(
                 f"{text} ({self._device.free_bytes():_} bytes are free on GPU {self._device.index})",
-                hint="Close what else uses the GPU, or export with a smaller --engine-batch or --engine-tokens.",
+                hint="Stop other programs on the GPU, or export with a smaller --engine-batch or --engine-tokens.",
             )
-        return BundleError(text, hint="Check it with `edgecompress verify`, or: edgecompress build BUNDLE --force.")
+        return BundleError(text, hint="Run: edgecompress verify BUNDLE, or: edgecompress build BUNDLE --force")
 
     def _make_context(self, engine: Any) -> Any:
         trt = self._trt
@@ -111,8 +111,8 @@ class EngineFile:
         config = engine.create_runtime_config()
         config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self._cache = config.create_runtime_cache()
-        with contextlib.suppress(OSError):  # the first time there is none
-            self._cache.deserialize(self._kept.read_bytes())  # it refuses what is not for this device or version
+        with contextlib.suppress(OSError):  # absent on the first run
+            self._cache.deserialize(self._kept.read_bytes())  # rejects a cache of another device or version
         config.set_runtime_cache(self._cache)
         return engine.create_execution_context(config)
 
@@ -123,8 +123,8 @@ class EngineFile:
             dtype = engine.get_tensor_dtype(name).name
             if dtype not in _DTYPES:
                 raise BundleError(
-                    f"'{name}' of the engine of {manifest.name} is {dtype}, which this version does not pass",
-                    hint="Export it again with this version.",
+                    f"tensor '{name}' in the engine of {manifest.name} is {dtype}, which this version does not support",
+                    hint="Export the student again with this version.",
                 )
             is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
             found[name] = Tensor(
@@ -139,18 +139,18 @@ class EngineFile:
 
 
 def _aliased(engine: Any, name: str) -> str:
-    """The input whose memory the output has; versions before 10.15 know none."""
+    """The input whose memory the output shares, or ""; TensorRT before 10.15 has none."""
     ask = getattr(engine, "get_aliased_input_tensor", None)
     return "" if ask is None else ask(name) or ""
 
 
 def _import(name: str, record: EngineRecord, library: EngineLibrary, *, later_versions: bool) -> Any:
-    """The package that runs the engine of the bundle ``name``. Raises HostError."""
-    again = "build it again: edgecompress build BUNDLE --force"
+    """Import the package that runs the engine of the bundle ``name``. Raises HostError."""
+    again = "rebuild the engine: edgecompress build BUNDLE --force"
     package, here = library.package, platform.system().lower()
     if here != record.os:
         raise HostError(
-            f"the engine of {name} was built on {record.os}, and this is {here}",
+            f"the engine of {name} was built on {record.os}, but this machine runs {here}",
             hint=f"On this machine, {again}.",
         )
     try:
@@ -162,27 +162,27 @@ def _import(name: str, record: EngineRecord, library: EngineLibrary, *, later_ve
         ) from None
     if version != record.version and not (later_versions and _newer(version, record.version)):
         raise HostError(
-            f"the engine of {name} was built by {package} {record.version} and {version} is installed",
+            f"the engine of {name} was built by {package} {record.version}, but {version} is installed",
             hint=f"pip install {package}=={record.version}, or {again}",
         )
     try:
         return importlib.import_module(library.module)
-    except Exception as error:  # a library that is missing is an OSError, a wrong one an ImportError
+    except Exception as error:  # a missing library raises OSError, a wrong one ImportError
         raise HostError(
             f"the package {package} cannot be loaded: {str(error).splitlines()[0][:_LONGEST]}",
-            hint=f"pip install {package}=={record.version} again; `edgecompress doctor` shows what is here.",
+            hint=f"Reinstall it: pip install --force-reinstall {package}=={record.version}",
         ) from error
 
 
 def _newer(version: str, built: str) -> bool:
-    """Whether an engine for any version that ``built`` made is read by ``version``: later, of the same major."""
+    """Whether ``version`` reads a version-compatible engine of ``built``: same major number, not older."""
     numbers, least = ([int(part) for part in text.split(".") if part.isdigit()] for text in (version, built))
     return numbers[:1] == least[:1] and numbers >= least
 
 
 def _log(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
-        """Keeps the library's complaints; nothing is printed."""
+        """Keeps the library's error messages and prints nothing."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -196,7 +196,7 @@ def _log(trt: Any) -> Any:
 
 
 def _cache_path(manifest: Manifest, record: EngineRecord) -> Path:
-    """Where what is compiled for the engine on this machine is kept: by the engine's own content."""
+    """The file for kernels compiled on this machine, named by the engine's content and version."""
     content = manifest.files[record.path].sha256
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     name = hashlib.sha256(f"{content} {record.version}".encode()).hexdigest()
@@ -211,6 +211,6 @@ def _write(path: Path, data: bytes) -> None:
             made = Path(file.name)
             file.write(data)
         os.replace(made, path)
-    except OSError:  # a full disk, or a home that is read-only: it costs time alone
+    except OSError:  # a full disk or a read-only home only costs time
         if made is not None:
             made.unlink(missing_ok=True)

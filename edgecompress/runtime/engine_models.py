@@ -1,8 +1,8 @@
-"""Engines of TensorRT and TensorRT-RTX as models, with their cache on the device.
+"""Engines of TensorRT and TensorRT-RTX as models, with their KV cache on the device.
 
-A decoder's engine reads of the cache as much as ``attention_mask`` is long, and takes the mask itself from the
-positions. So it is given a length in steps of 128: a run that is one token longer is the same run, and the same CUDA
-graph.
+A decoder's engine reads as much of the cache as ``attention_mask`` is long, and derives the mask itself from the
+positions. The length is rounded up to a multiple of 128, so that a run with one more token has the same shapes and
+reuses the same CUDA graph.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class CachedEngineModel:
     """An engine that writes its cache in place, as a :class:`~edgecompress.runtime.model.CachedModel`."""
 
     def __init__(self, runner: EngineRunner, name: str) -> None:
-        """``name``: of the bundle. Raises BundleError if the engine is no decoder whose cache stays in place."""
+        """``name`` is the bundle's. Raises BundleError unless it is a decoder that updates its cache in place."""
         self.runner = runner
         shared = {t.shares: t.name for t in runner.outputs if t.shares}
         tensors = []
@@ -63,8 +63,8 @@ class CachedEngineModel:
             present = PRESENT + tensor.name.removeprefix(PAST)
             if shared.get(tensor.name) != present or tensor.dtype not in CACHE_DTYPES.values():
                 raise BundleError(
-                    f"the engine of {name} does not write '{present}' in the memory of '{tensor.name}'",
-                    hint="Export it again with this version, and build it with TensorRT 10.15 or later.",
+                    f"the engine of {name} does not update '{tensor.name}' in place: '{present}' has memory of its own",
+                    hint="Export again with this version, and build with TensorRT 10.15 or later.",
                 )
             _, heads, self._capacity, size = tensor.shape
             tensors.append(
@@ -74,13 +74,13 @@ class CachedEngineModel:
         missing = {"input_ids", "attention_mask", "position_ids"} - self.names
         if missing or not tensors:
             raise BundleError(
-                f"the engine of {name} is no decoder: it has no input '{min(missing, default=f'{PAST}0.key')}'",
-                hint="Export it again with this version.",
+                f"the engine of {name} is not a decoder: it has no input '{min(missing, default=f'{PAST}0.key')}'",
+                hint="Export the student again with this version.",
             )
         self.tensors = tuple(tensors)
 
     def make_cache(self, rows: int, capacity_tokens: int) -> DeviceCache:
-        """Of the engine's own capacity. Raises UsageError for more rows or tokens than it was built for."""
+        """Make a cache of the engine's fixed capacity. Raises UsageError if it has too few rows or tokens."""
         self.runner.check("input_ids", (rows, 1))
         if capacity_tokens > self._capacity:
             raise beyond(capacity_tokens, self._capacity)
@@ -91,7 +91,7 @@ class CachedEngineModel:
         return np.ones((len(totals), read), dtype=np.int64)
 
     def run(self, cache: Any, first_row: int, feed: Feed, into: Mapping[str, Array], cancel: Cancellation) -> float:
-        """A run that is under way ends before it is cancelled. Seconds are those of copies and engine."""
+        """A run in progress finishes before it is cancelled. The seconds include copies and the engine."""
         batch = len(next(iter(feed.values())))
         started = time.perf_counter()
         try:
@@ -101,7 +101,7 @@ class CachedEngineModel:
                 into,
             )
         except UsageError as error:
-            if cancel.is_set():  # the bundle was closed while this run waited for another
+            if cancel.is_set():  # the bundle was closed while this run waited for the lock
                 raise CancelledError from error
             raise
         return time.perf_counter() - started
@@ -111,12 +111,12 @@ class CachedEngineModel:
 
 
 def open_engine(source: OpenBundle, name: str, library: EngineLibrary) -> EngineModel:
-    """Raises HostError if it cannot run here."""
+    """Raises HostError if the engine cannot run on this machine."""
     return EngineModel(_runner(source, name, library), source.variant(name))
 
 
 def open_cached_engine(source: OpenBundle, name: str, library: EngineLibrary) -> CachedEngineModel:
-    """Raises HostError if it cannot run here, BundleError if it keeps no cache in place."""
+    """Raises HostError if it cannot run on this machine, BundleError if it does not update a cache in place."""
     runner = _runner(source, name, library)
     try:
         return CachedEngineModel(runner, source.manifest.name)
@@ -130,7 +130,7 @@ def _runner(source: OpenBundle, name: str, library: EngineLibrary) -> EngineRunn
     if variant.engine is None:
         raise HostError(
             f"the engine of {source.manifest.name} is not built yet",
-            hint="`edgecompress build` does it, on the device. The graph beside the plan is never run in its place.",
+            hint="Run on the device: edgecompress build BUNDLE",
         )
     device = open_device(source.manifest, variant, source.device)
     return EngineRunner(EngineFile(source.manifest, variant, source.folder, device, library), device)

@@ -1,8 +1,8 @@
-"""Runs of an engine: arrays of the host in, arrays of the host out, and what stays on the device between runs.
+"""Runs an engine: host arrays in, host arrays out; some tensors stay on the device between runs.
 
-All of a run is put on one stream: copies in, the engine, copies out. A run that is like one before, in shapes and in
-where everything lies, is captured as a CUDA graph the second time and launched as one from then on; TensorRT-RTX does
-that by itself. Runs of several threads wait for each other.
+A run puts the copies in, the engine and the copies out on one stream. The second run with the same shapes and addresses
+is captured as a CUDA graph, and later ones launch that graph; TensorRT-RTX does this by itself. Runs from several
+threads wait for each other.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STAGES = ("host-to-device", "compute", "device-to-host")
 
 @dataclass(frozen=True)
 class OnDevice:
-    """A tensor that is there already, and stays there."""
+    """A tensor that stays in device memory."""
 
     address: int
     shape: tuple[int, ...]
@@ -52,7 +52,7 @@ class EngineRunner:
         self._closed = False
 
     def close(self) -> None:
-        """Wait for what runs and free everything. A second call does nothing."""
+        """Wait for the current run and free everything. A second call does nothing."""
         with self._lock:
             if self._closed:
                 return
@@ -66,14 +66,14 @@ class EngineRunner:
             self.device.free_stream(self._stream)
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # nobody closed it
+        with contextlib.suppress(Exception):  # not closed by the caller
             self.close()
 
     @contextlib.contextmanager
     def timing(self) -> Iterator[dict[str, list[float]]]:
-        """Within it each stage of a run is waited for, and its seconds are added under its name of STAGES.
+        """Time each stage of the runs in this context; yields seconds by the stage names in STAGES.
 
-        Such a run is no CUDA graph, and longer than one that is not timed.
+        A timed run waits after each stage and does not use a CUDA graph, so it takes longer.
         """
         self._stages = {name: [] for name in STAGES}
         try:
@@ -82,7 +82,7 @@ class EngineRunner:
             self._stages = None
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raises UsageError if the engine was not built for that shape of an input."""
+        """Raises UsageError if the engine was not built for this input shape."""
         of = self._profile.get(name)
         if of is None:
             return
@@ -92,8 +92,8 @@ class EngineRunner:
             return
         spelled, low, high = ("×".join(map(str, sizes)) for sizes in (shape, of.smallest, of.largest))
         raise UsageError(
-            f"'{name}' is {spelled}, and the engine was built for {low} to {high}",
-            hint="Give fewer or shorter texts, or export with a larger --engine-batch, --engine-tokens or "
+            f"'{name}' is {spelled}, but the engine was built for {low} to {high}",
+            hint="Pass fewer or shorter texts, or export with a larger --engine-batch, --engine-tokens or "
             "--engine-context.",
         )
 
@@ -103,10 +103,10 @@ class EngineRunner:
         there: Mapping[str, OnDevice] | None = None,
         into: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
-        """Outputs by name, float16 as float32: in the arrays of ``into`` where it has one, else in new ones.
+        """Return outputs by name, float16 as float32, in the arrays of ``into`` where given and in new ones otherwise.
 
-        ``there``: inputs that lie on the device. An output that shares the memory of one of these is written there and
-        not returned. Raises UsageError for a shape outside the profile, DeviceMemoryError, HostError.
+        ``there``: inputs that stay on the device. An output that shares their memory is written there and not returned.
+        Raises UsageError for a shape outside the profile, DeviceMemoryError, HostError.
         """
         there, into = there or {}, into or {}
         for name, array in feed.items():
@@ -117,7 +117,7 @@ class EngineRunner:
             if self._closed:
                 raise UsageError("this bundle was closed", hint="Load it again.")
             results = self._run(feed, there)
-            for name, found in results.items():  # the next run, of another thread maybe, writes over them
+            for name, found in results.items():  # the next run, maybe of another thread, overwrites them
                 if name in into:
                     into[name][...] = found
                 else:
@@ -187,7 +187,7 @@ class EngineRunner:
         return results
 
     def _put(self, key: tuple[Any, ...], put: Callable[[], object]) -> None:
-        """The first time step by step, the second time into a graph, which is launched then and from then on."""
+        """Run directly the first time; from the second time on, capture a CUDA graph once and launch it."""
         if not self.captures:
             put()
         elif key not in self._seen:
@@ -207,7 +207,7 @@ class EngineRunner:
                 self.device.launch(graph, self._stream)
 
     def _capture(self, put: Callable[[], object]) -> Graph | None:
-        """None where the engine does something that cannot be captured: it is run step by step from then on."""
+        """None if the engine cannot be captured; it then always runs directly."""
         self.device.begin_capture(self._stream)
         failed = False
         try:
@@ -226,16 +226,16 @@ class EngineRunner:
     def _require(self, worked: bool, name: str) -> None:
         if not worked:
             raise HostError(
-                f"the engine does not take '{name}': {self.file.said()}",
-                hint="Check the bundle with `edgecompress verify`, or: edgecompress build BUNDLE --force.",
+                f"the engine rejects '{name}': {self.file.said()}",
+                hint="Run: edgecompress verify BUNDLE, or: edgecompress build BUNDLE --force",
             )
 
     def _failure(self) -> HostError:
         said = self.file.said()
         if is_out_of_memory(said):
             return DeviceMemoryError(
-                f"the GPU ran out of memory: {said}", hint="Take a smaller batch, or close what else uses the GPU."
+                f"the GPU ran out of memory: {said}", hint="Use a smaller batch, or stop other programs on the GPU."
             )
         return HostError(
-            f"the engine failed: {said}", hint="`nvidia-smi` shows the GPU's state; load the bundle again."
+            f"the engine failed: {said}", hint="Load the bundle again; `nvidia-smi` shows the GPU's state."
         )

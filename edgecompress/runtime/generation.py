@@ -1,4 +1,4 @@
-"""Prefill, then decode: the loop that turns prompts into new tokens, for one text or for several at once."""
+"""The generation loop: prefill, then decode, for one text or several at once."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from edgecompress.types.arrays import FloatArray
 
 @dataclass(kw_only=True, eq=False)
 class Row:
-    """One text on its way."""
+    """One text that is being generated."""
 
-    index: int = 0  # its place among the caller's prompts
-    ids: list[int]  # the prompt, then what is new
+    index: int = 0  # position among the caller's prompts
+    ids: list[int]  # prompt tokens, then new tokens
     prompt_tokens: int
-    limit_tokens: int  # the prompt's and the new ones' together
+    limit_tokens: int  # prompt and new tokens together
     sampler: Sampler
     text: TextStream
-    stop_ids: frozenset[int] = frozenset()  # stop strings that are special tokens, which have no text
-    cached: int = 0  # of ids, how many have their keys and values in the cache; from the prefill on, all but the last
-    slot: int = 0  # its row of the cache
+    stop_ids: frozenset[int] = frozenset()  # stop strings that are special tokens, which decode to no text
+    cached: int = 0  # how many of ids are in the cache; after prefill, all but the last
+    slot: int = 0  # row of the cache
     finish: Finish | None = None
 
     def result(self) -> Generated:
@@ -44,7 +44,7 @@ class Row:
 
 
 class Generation:
-    """One call's work. Iterate :meth:`pieces`; whatever ends it, what was taken is given back by its owner."""
+    """The work of one call. Iterate :meth:`pieces`; the owner frees the cache however the iteration ends."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Generation:
         lookup_tokens: int,
         started: float,
     ) -> None:
-        """``rows`` in the order of their slots, 0, 1, …; ``started``: time.perf_counter() when the call began."""
+        """``rows`` are in slot order, 0, 1, …; ``started`` is time.perf_counter() at the start of the call."""
         self.rows, self.cache = list(rows), cache
         self.cancel = Cancellation()
         self._decoder = decoder
@@ -70,7 +70,7 @@ class Generation:
         self._made = time.perf_counter()
 
     def pieces(self) -> Generator[tuple[int, Piece], None, None]:
-        """Pieces of text and the row they belong to, as they become certain. Ends early, in order, if cancelled."""
+        """Yield (row index, piece) as soon as text is final. A cancelled generation flushes its text and ends early."""
         meter = self._meter
         meter.suspended = time.perf_counter() - self._made
         try:
@@ -113,7 +113,7 @@ class Generation:
                         yield row.index, piece
 
     def _prefill(self, row: Row) -> FloatArray:
-        """Run the prompt, in chunks, and return the logits behind it, float32 [V]."""
+        """Run the prompt in chunks and return the logits of its last position, float32 [V]."""
         chunk = self._decoder.settings.prefill_chunk_tokens
         row.sampler.observe(row.ids)
         logits: FloatArray | None = None
@@ -133,7 +133,7 @@ class Generation:
         return last_logits
 
     def _decode(self, active: list[Row]) -> list[tuple[Row, list[Piece]]]:
-        """One more token for each row, all in one run."""
+        """Generate one token for each row in a single run."""
         past = np.array([row.cached for row in active], dtype=np.int64)
         self._ensure(int(past.max()) + 1)
         ids = np.array([[row.ids[-1]] for row in active], dtype=np.int64)
@@ -149,7 +149,7 @@ class Generation:
         return taken
 
     def _verify(self, row: Row) -> list[tuple[Row, list[Piece]]]:
-        """Run the last token and a draft behind it; keep the draft's longest prefix that the model itself chooses."""
+        """Run the last token and a draft; keep the longest prefix of the draft that the model agrees with."""
         assert self._lookup is not None
         draft = self._lookup.draft(row.limit_tokens - len(row.ids) - 1)
         ids = np.array([[row.ids[-1], *draft]], dtype=np.int64)
@@ -167,7 +167,7 @@ class Generation:
             token = row.sampler.choose(logits[0, position])
             pieces += self._take(row, token)
             self._meter.decoded_tokens += 1
-            # All but the newest token stand in the cache. What a wrong draft wrote behind them will be written over.
+            # All tokens but the newest are in the cache. Entries of rejected draft tokens are overwritten later.
             row.cached = len(row.ids) - 1
             self._lookup.add(token)
             if row.finish is not None or position == len(draft) or token != draft[position]:
@@ -180,7 +180,7 @@ class Generation:
         return [(row, pieces)]
 
     def _take(self, row: Row, token: int) -> list[Piece]:
-        """The row is one token longer, and maybe at its end."""
+        """Append a token to the row, and end the row if that token ends its text."""
         row.ids.append(token)
         row.sampler.observe((token,))
         pieces: list[Piece] = []
@@ -201,7 +201,7 @@ class Generation:
         return pieces
 
     def _close_gaps(self, active: list[Row]) -> None:
-        """Rows that go on take the cache's first slots, so that a run computes nothing for those that ended."""
+        """Move unfinished rows to the first slots, so that a run computes nothing for finished ones."""
         free = sorted(set(range(len(active))) - {row.slot for row in active})
         for row in active:
             if row.slot >= len(active):
@@ -215,11 +215,11 @@ class Generation:
         self.cache.ensure(tokens, used, self._grow_to)
 
     def _now(self) -> float:
-        """Time that stands still while the reader has the word."""
+        """Seconds, not counting the time in which the reader of a stream holds the generator."""
         return time.perf_counter() - self._meter.suspended
 
     def statistics(self) -> Statistics:
-        """Of what has been done so far; complete once :meth:`pieces` has ended."""
+        """Statistics so far; complete once :meth:`pieces` has ended."""
         meter = self._meter
         ended = meter.ended or self._now()
         decode_s = max(ended - meter.prefill_ended, 0.0) if meter.prefill_ended else 0.0

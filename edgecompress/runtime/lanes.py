@@ -1,4 +1,4 @@
-"""Many batches at once, one thread each: a model of one thread, which any number of threads may run."""
+"""Runs many batches in parallel, one thread each, on a second model with one thread per call."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from edgecompress.types.arrays import Array, Feed
 
 Outputs = list[Array]
 
-# Threads that share a batch get about this much of what as many lanes get.
+# Throughput of threads that share one batch, relative to the same number of lanes.
 _SHARED_EFFICIENCY = 0.75
 
 
 class Lanes:
-    """Opened at its first use: a process that embeds one text at a time never pays for the second model."""
+    """Opens its model on first use, so a process that embeds one text at a time never loads it."""
 
     def __init__(self, open_model: Callable[[], Model], threads: int) -> None:
         self._open_model, self._threads = open_model, threads
@@ -27,13 +27,13 @@ class Lanes:
         self._closed = False
 
     def pay(self, tokens: Sequence[int]) -> bool:
-        """Whether lanes finish sooner than all threads on one batch after the other, given each batch's tokens."""
+        """Whether lanes are faster than running the batches one by one on all threads; ``tokens``: of each batch."""
         if self._threads == 1 or len(tokens) < 2:
             return False
         return max(tokens) * self._threads * _SHARED_EFFICIENCY <= sum(tokens)
 
     def run(self, feeds: Iterable[Feed]) -> Iterator[Outputs]:
-        """Outputs in the order of the feeds. At most twice as many are under way or waiting as there are threads."""
+        """Yield outputs in the order of the feeds. At most two feeds per thread are running or waiting."""
         model, pool = self._open()
         waiting: deque[Future[Outputs]] = deque()
         try:
@@ -48,7 +48,7 @@ class Lanes:
                 future.cancel()
 
     def close(self) -> None:
-        """Let what is under way finish, and free the model."""
+        """Let running batches finish, and free the model."""
         with self._lock:
             opened, self._opened, self._closed = self._opened, None, True
         if opened is not None:

@@ -1,16 +1,14 @@
-"""Prompt lookup: drafts from the text itself, for speculative decoding without a second model.
+"""Prompt lookup (Saxena, "Prompt Lookup Decoding", 2023): speculative decoding with drafts from the text itself.
 
-Where the last few tokens were seen before, what followed then is likely to follow now (summaries, edits, quotations).
-The model checks a whole draft in one run and keeps its longest right prefix, so the output is that of greedy decoding:
-exactly as far as the graph's kernels give the same logits for one token as for several. Ours do, bit for bit
-(docs/adr/0011). ONNX Runtime's do in float32, to 1e-5; its MatMulNBits with int8 activations (accuracy_level 4) does
-not, nor does an int8 KV cache, where a value on the border of two steps may fall to either side: where two tokens are
-nearly as likely, rounding decides.
-(Saxena, "Prompt Lookup Decoding", 2023.)
+If the last few tokens occurred before, the tokens that followed then are likely to follow now (summaries, edits,
+quotations). The model checks a whole draft in one run and keeps its longest correct prefix, so the output is that of
+greedy decoding, provided that the graph's kernels give the same logits for one token as for several. Our kernels do,
+bit for bit (docs/adr/0011). ONNX Runtime's do in float32, to 1e-5. Its MatMulNBits with int8 activations
+(accuracy_level 4) and an int8 KV cache do not: where two tokens are almost equally likely, rounding decides.
 
-How many tokens are worth drafting depends on the machine: one more is nearly free where a step waits for the memory,
-and costs as much as a step where it computes. So the length follows from what runs have taken, and from how drafts
-fared lately. It changes how fast the text comes, and not the text.
+The best draft length depends on the machine: one more token is nearly free where a step is bound by memory, and costs a
+full step where it is bound by compute. So the length is chosen from measured run times and the recent acceptance rate.
+It changes the speed, not the text.
 """
 
 from __future__ import annotations
@@ -18,24 +16,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 _SIZES = (4, 3, 2)
-_FADING = 0.8  # of what is known of drafts, with each new one
-_FRESH = 0.3  # how much a new time counts among those before it
+_FADING = 0.8  # weight of past drafts, applied at each new one
+_FRESH = 0.3  # weight of a new time in the running mean
 
 
 class PromptLookup:
-    """Drafts of at most ``most`` tokens, and of as many as have paid."""
+    """Drafts up to ``most`` tokens, and no more than measurements show to pay off."""
 
     def __init__(self, most: int, ids: Iterable[int] = ()) -> None:
         self._most = most
-        self._right, self._wrong = 2.0, 0.0  # drafted tokens, lately
-        self._seconds: dict[int, float] = {}  # tokens of a run -> what it takes
+        self._right, self._wrong = 2.0, 0.0  # recently drafted tokens
+        self._seconds: dict[int, float] = {}  # tokens of a run -> its duration
         self._ids: list[int] = []
         self._after: dict[tuple[int, ...], int] = {}  # n-gram -> where its latest continuation starts
         for token in ids:
             self.add(token)
 
     def add(self, token: int) -> None:
-        """The text is one token longer."""
+        """Append a token to the text."""
         end = len(self._ids)
         for size in _SIZES:
             if size <= end:
@@ -43,7 +41,7 @@ class PromptLookup:
         self._ids.append(token)
 
     def draft(self, room: int) -> list[int]:
-        """What may come next, at most ``room`` tokens; empty if the text's end was never seen before."""
+        """Return likely next tokens, at most ``room``; empty if the last tokens did not occur before."""
         length = len(self._ids)
         count = min(room, self._most)
         if count < 1:
@@ -52,12 +50,12 @@ class PromptLookup:
         for size in _SIZES:
             start = self._after.get(tuple(self._ids[length - size :])) if size <= length else None
             if start is not None:
-                # Text that repeats with a period shorter than the draft is taken round again.
+                # If the text repeats with a period shorter than the draft, the draft repeats it too.
                 return [self._ids[start + i % (length - start)] for i in range(count)]
         return []
 
     def learn(self, drafted: int, accepted: int, seconds: float) -> None:
-        """How the last draft fared, if there was one, and what the run took."""
+        """Record the result of the last draft, if any, and the duration of the run."""
         before = self._seconds.get(drafted + 1, seconds)
         self._seconds[drafted + 1] = before + _FRESH * (seconds - before)
         if drafted:
@@ -65,7 +63,7 @@ class PromptLookup:
             self._wrong = _FADING * self._wrong + (accepted < drafted)
 
     def _worth(self, count: int) -> int:
-        """Of up to ``count``, how many give most tokens a second, if each is right as often as lately."""
+        """The draft length up to ``count`` with the most tokens per second, at the recent acceptance rate."""
         share = self._right / (self._right + self._wrong)
         best, most, tokens = 0, 0.0, 0.0
         for drafted in range(count + 1):
@@ -76,7 +74,7 @@ class PromptLookup:
         return best
 
     def _takes(self, tokens: int) -> float:
-        """Seconds of a run: as it was, or between its neighbours; beyond those no more, so that it is tried."""
+        """Expected seconds of a run: measured or interpolated; beyond measured sizes the nearest, so they are tried."""
         known = self._seconds
         below = max((n for n in known if n <= tokens), default=0)
         above = min((n for n in known if n >= tokens), default=0)

@@ -1,7 +1,7 @@
-"""Memory is asked about before it is taken, so that the answer is a sentence and not a killed process.
+"""Checks for free memory before allocating it, so that a shortage is an error message and not a killed process.
 
-In a container the machine's memory says little: the control group's limit ends the process. Both are read, and the
-smaller counts. Swap is not counted.
+In a container the control group's limit counts, not the machine's memory. Both are read and the smaller one is used.
+Swap is not counted.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ _OWN_GROUPS = Path("/proc/self/cgroup")
 _GROUPS = Path("/sys/fs/cgroup")
 
 _Version = tuple[tuple[str, ...], str, str]
-# The files of limits, that of what is used, and the line of memory.stat that says how much of it is page cache that the
-# kernel drops when memory is needed.
+# Files with the limits, the file with the usage, and the memory.stat line that gives the reclaimable page cache.
 _VERSION_2: _Version = (("memory.max", "memory.high"), "memory.current", "inactive_file")
 _VERSION_1: _Version = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
 
 
 def available_bytes() -> int | None:
-    """What this process can still take without swapping or being killed; None where nobody says."""
+    """Bytes that this process can still allocate without swapping or being killed; None if unknown."""
     machine = _line_of(_MEMINFO, "MemAvailable:")
     known = [] if machine is None else [machine * 1024]
     for folder, version in _own_groups():
@@ -34,14 +33,14 @@ def available_bytes() -> int | None:
 
 
 def check_available(wanted_bytes: int, what: str, hint: str) -> None:
-    """Raises HostError, with both numbers, if ``wanted_bytes`` are more than there are."""
+    """Raises HostError, with both numbers, if fewer than ``wanted_bytes`` are available. ``what`` names the user."""
     available = available_bytes()
     if available is not None and wanted_bytes > available:
         raise HostError(f"{what} takes {wanted_bytes:_} bytes of memory, and {available:_} are available", hint=hint)
 
 
 def _own_groups() -> Iterator[tuple[Path, _Version]]:
-    """The folders of the control groups that this process is in, up to the root: each may have a limit."""
+    """The folders of this process's control groups, up to the root; each can have a limit."""
     for line in _text(_OWN_GROUPS).splitlines():
         number, _, rest = line.partition(":")
         controllers, _, name = rest.partition(":")
@@ -52,17 +51,17 @@ def _own_groups() -> Iterator[tuple[Path, _Version]]:
         else:
             continue
         path = PurePosixPath(name.lstrip("/"))
-        if ".." in path.parts:  # a group outside the container's own view: the root is all there is to see
+        if ".." in path.parts:  # a group outside the container's view: only the root is visible
             path = PurePosixPath()
         for root in roots:
             for part in (path, *path.parents):
-                # A path that is not there is the host's: the container sees its own group as the root.
+                # A path that does not exist is the host's: a container sees its own group as the root.
                 yield root / part, version
 
 
 def _left_in(folder: Path, limits: tuple[str, ...], used: str, reclaimable: str) -> int | None:
-    """Bytes below the lowest limit of one group, idle page cache counted as free; None without a limit."""
-    found = [int(text) for name in limits if (text := _text(folder / name).strip()).isdigit()]  # "max": none
+    """Bytes left below a group's lowest limit, counting idle page cache as free; None without a limit."""
+    found = [int(text) for name in limits if (text := _text(folder / name).strip()).isdigit()]  # "max": no limit
     current = _text(folder / used).strip()
     if not found or not current.isdigit():
         return None
@@ -71,7 +70,7 @@ def _left_in(folder: Path, limits: tuple[str, ...], used: str, reclaimable: str)
 
 
 def _line_of(path: Path, key: str) -> int | None:
-    """The number behind ``key`` in a file of names and numbers."""
+    """The number after ``key`` in a file of names and numbers."""
     for line in _text(path).splitlines():
         name, *numbers = line.split()[:2] or [""]
         if name == key and numbers and numbers[0].isdigit():

@@ -1,4 +1,4 @@
-"""How near two sets of outputs are. NumPy only, so that a device can check itself."""
+"""Compares two sets of outputs. NumPy only, so that a device can check itself."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from edgecompress.types.report import Fidelity
 Outputs = Sequence[Sequence[npt.NDArray[Any]]]  # a list of output arrays for each sample, batch of one
 
 _NEIGHBOURS = 10
-_DIGITS = 6  # of what goes into a report: differences beyond are those of the summation order
-_SLICE_ELEMENTS = 1 << 21  # of logits, 16 MB of float64
+_DIGITS = 6  # of report figures; further digits vary with the summation order
+_SLICE_ELEMENTS = 1 << 21  # logits per slice: 16 MB of float64
 
 
 def compare_vectors(reference: Outputs, outputs: Outputs, *, neighbours: bool) -> Fidelity:
-    """Vectors by cosine, sample by sample; ``neighbours``: and by which samples are near each other.
+    """Compare vectors by cosine, sample by sample; with ``neighbours``, also by their 10 nearest samples.
 
-    Vectors that are not finite count as cosine 0 and agreement 0: a broken model never passes.
+    Non-finite vectors count as cosine 0 and agreement 0, so a broken model never passes.
     """
     cosines = [_cosine(_rows(r[0]), _rows(o[0])).mean() for r, o in zip(reference, outputs, strict=True)]
     agreement = None
@@ -38,12 +38,12 @@ def compare_vectors(reference: Outputs, outputs: Outputs, *, neighbours: bool) -
 
 
 def compare_heads(reference: Outputs, outputs: Outputs) -> Fidelity:
-    """Logits by KL divergence and agreement of the first choice, sample by sample."""
+    """Compare logits by KL divergence and top-1 agreement, sample by sample."""
     divergences, agreements = [], []
     for r, o in zip(reference, outputs, strict=True):
         for a, b in zip(r, o, strict=True):
             p, q = _rows(a).astype(np.float64), np.nan_to_num(_rows(b).astype(np.float64), nan=-1e9)
-            if p.shape[1] == 1:  # a reranker's one score: the sigmoid makes it a choice of two
+            if p.shape[1] == 1:  # a reranker's single score: its sigmoid is a two-class distribution
                 p, q = np.concatenate([p, -p], 1) / 2, np.concatenate([q, -q], 1) / 2
             log_p, log_q = log_softmax(p), log_softmax(q)
             divergences.append(float((np.exp(log_p) * (log_p - log_q)).sum(1).mean()))
@@ -82,23 +82,23 @@ def log_softmax(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def row_slices(rows: int, columns: int) -> Iterator[slice]:
-    """Slices of logits [rows, columns] that are small enough to be copied as float64."""
+    """Yield row slices of logits [rows, columns] that are small enough to copy as float64."""
     step = max(_SLICE_ELEMENTS // columns, 1)
     for start in range(0, rows, step):
         yield slice(start, start + step)
 
 
 def summed_divergence(log_p: npt.NDArray[np.float64], log_q: npt.NDArray[np.float64]) -> float:
-    """KL divergence in nats, summed over the rows of log-probabilities [rows, classes]. Overwrites both."""
+    """KL divergence in nats, summed over rows of log-probabilities [rows, classes]. Overwrites both arguments."""
     log_q -= log_p
     np.exp(log_p, out=log_p)
     return -float(np.einsum("tv,tv->", log_p, log_q))
 
 
 def divergences(reference: npt.NDArray[Any], logits: npt.NDArray[Any]) -> Iterator[float]:
-    """KL divergence in nats of logits [rows, classes] from the reference's, summed over each of their slices.
+    """Yield the summed KL divergence in nats of each slice of logits [rows, classes] from the reference's.
 
-    A row whose logits are not all finite counts as one where nothing is known: uniform.
+    A row with a non-finite logit counts as uniform.
     """
     for part in row_slices(*reference.shape):
         q = logits[part].astype(np.float64)
@@ -107,7 +107,7 @@ def divergences(reference: npt.NDArray[Any], logits: npt.NDArray[Any]) -> Iterat
 
 
 def neighbour_agreement(reference: npt.NDArray[Any], vectors: npt.NDArray[Any]) -> float:
-    """Share of each row's 10 nearest neighbours (cosine) among ``reference`` [N, D] that ``vectors`` [N, D] keeps."""
+    """Mean share of each row's 10 nearest neighbours (cosine) in ``reference`` [N, D] kept in ``vectors`` [N, D]."""
 
     def nearest(x: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

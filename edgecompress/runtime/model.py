@@ -1,4 +1,4 @@
-"""What a model is to whoever runs it, wherever it runs. A backend's ``load`` opens it, a kind's ``runtime`` runs it."""
+"""The interface of a model on any backend. A backend's ``load`` module opens it, a kind's ``runtime`` runs it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from edgecompress.types.bundle import TensorSpec
 
 
 class Model(Protocol):
-    """Arrays in by name, arrays out in order. May be run from several threads at once."""
+    """Takes arrays by name and returns arrays in order. Thread-safe."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     def run(self, feed: Feed, wanted: Sequence[str] | None = None) -> list[Array]:
-        """The ``wanted`` outputs, all unless given. What the model has no input for is left out of the feed.
+        """Return the ``wanted`` outputs, by default all. Entries of ``feed`` that are not model inputs are ignored.
 
-        Raises UsageError for shapes that it does not take, HostError.
+        Raises UsageError for shapes that the model does not accept, HostError.
         """
 
     def close(self) -> None: ...
@@ -30,17 +30,17 @@ class Model(Protocol):
 
 @runtime_checkable
 class StagedModel(Protocol):
-    """A model whose runs have stages, such as copies to a device and back."""
+    """A model whose runs have stages, such as copies to and from a device."""
 
     def timing(self) -> AbstractContextManager[Mapping[str, list[float]]]:
-        """Within it the seconds of each stage of a run are added under its name; such a run takes longer."""
+        """Time the stages of runs in this context; yields seconds by stage name. Timed runs take longer."""
 
 
 _TIMED_CALLS = 30
 
 
 def stage_timer(model: Model, call: Callable[[], object]) -> Callable[[], Mapping[str, list[float]]] | None:
-    """Runs ``call``, which runs the model, some times and gives the seconds of each stage; None if it has no stages."""
+    """Return a function that repeats ``call`` and returns seconds per stage; None if the model has no stages."""
     if not isinstance(model, StagedModel):
         return None
 
@@ -54,7 +54,7 @@ def stage_timer(model: Model, call: Callable[[], object]) -> Callable[[], Mappin
 
 
 class Cache(Protocol):
-    """What a model keeps of several rows between runs, wherever it lies."""
+    """The KV cache of several rows, in host or device memory."""
 
     capacity_tokens: int
     bytes_copied: int
@@ -67,25 +67,25 @@ class Cache(Protocol):
     def move(self, source: int, target: int, tokens: int) -> None: ...
 
     def logits(self, batch: int, positions: int, vocab_size: int) -> FloatArray:
-        """Memory of the host for an output [B, N, V], the same one each time as long as it fits."""
+        """Host memory for an output [B, N, V], reused between calls while it is large enough."""
 
 
 class CachedModel(Protocol):
-    """A model that reads and writes a cache in place. May be run from several threads, a cache each."""
+    """A model that updates a KV cache in place. Thread-safe if each thread has its own cache."""
 
     tensors: tuple[Any, ...]  # of the cache
-    names: frozenset[str]  # of its inputs, but for the cache's
+    names: frozenset[str]  # of the inputs that are not cache tensors
 
     def make_cache(self, rows: int, capacity_tokens: int) -> Any:
-        """Raises HostError where there is no memory for it, UsageError for more than it was built for."""
+        """Raises HostError if memory is short, UsageError for more rows or tokens than the model was built for."""
 
     def mask(self, totals: IntArray) -> IntArray:
-        """Which tokens of the cache each row sees, int64 [B, S]: its first ``totals`` int64 [B]."""
+        """Return the attention mask int64 [B, S] in which row b sees its first ``totals[b]`` tokens, int64 [B]."""
 
     def run(self, cache: Any, first_row: int, feed: Feed, into: Mapping[str, Array], cancel: Cancellation) -> float:
-        """Run rows ``first_row`` to ``first_row + B`` and write outputs ``into`` arrays; the seconds that it took.
+        """Run cache rows ``first_row`` to ``first_row + B``; write outputs ``into`` arrays; return the seconds taken.
 
-        Raises CancelledError if ``cancel`` was set, UsageError for a shape that it does not take, HostError,
+        Raises CancelledError if ``cancel`` was set, UsageError for a shape that the model does not accept, HostError,
         BundleError if the model fails.
         """
 
@@ -93,34 +93,34 @@ class CachedModel(Protocol):
 
 
 class Loader(Protocol):
-    """``load.py`` of a backend."""
+    """A backend's ``load`` module."""
 
     PARALLEL_SESSIONS: bool
-    """Whether batches run faster side by side, in sessions of one thread, than one after the other."""
+    """Whether batches run faster in parallel, in single-threaded sessions, than one after the other."""
 
     def open_model(self, source: Any, name: str, threads: int) -> Model:
-        """A model of a bundle (:class:`edgecompress.runtime.bundle.OpenBundle`).
+        """Open a model of a bundle (:class:`edgecompress.runtime.bundle.OpenBundle`).
 
-        Raises HostError if it cannot run here: nothing else runs in its place.
+        Raises HostError if it cannot run on this machine; there is no fallback.
         """
 
     def open_cached_model(self, source: Any, name: str, threads: int) -> CachedModel: ...
 
     def device_of(self, source: Any, name: str) -> Device | None:
-        """The GPU that the model runs on; None: it runs on none. Raises HostError if it is not here."""
+        """The model's GPU, or None for a CPU model. Raises HostError if this machine does not have it."""
 
 
 class NodeTimer(Loader, Protocol):
-    """Opens models whose nodes are timed one by one as they run; each model once."""
+    """Opens models that time each of their nodes. Each model can be opened once."""
 
-    runtime: str  # whose own nodes, which are not in the graph, are named after it
+    runtime: str  # the runtime's name, a prefix for nodes that it adds to the graph
 
     def runs(self, name: str) -> Sequence[Mapping[str, float]]:
-        """Of each run of the model, in order: the microseconds of each node. The model can be run no more."""
+        """Return node -> microseconds for each run, in order. The model cannot run again after this."""
 
 
 class TimingModule(Protocol):
-    """``timing.py`` of a backend; there is none where it does not time nodes."""
+    """A backend's optional ``timing`` module, for backends that can time nodes."""
 
     def node_timer(self, folder: Path) -> NodeTimer:
-        """``folder``: for its files; it is there until the last ``runs``."""
+        """``folder`` holds the timer's files and must exist until the last call of ``runs``."""

@@ -1,9 +1,9 @@
-"""Weights in huge pages: a decode step reads every weight once, and 4 KiB pages cost it about a tenth of its time.
+"""Moves weights to huge pages: a decode step reads every weight once, and 4 KiB pages cost about a tenth of its time.
 
-Linux gives memory in huge pages only to those who ask where transparent_hugepage is "madvise", its usual setting, and
-ONNX Runtime does not ask for the weights it packs. So the large anonymous regions that a session brought are asked for
-afterwards, by MADV_COLLAPSE (Linux 6.1 and later), which copies them into huge pages at once. Where the kernel cannot
-or will not, nothing changes but the speed.
+With transparent_hugepage set to "madvise", its usual setting, Linux gives huge pages only on request, and ONNX Runtime
+does not request them for the weights it packs. So the large anonymous regions that a session allocated are moved
+afterwards with MADV_COLLAPSE (Linux 6.1 and later), which copies them into huge pages at once. If the kernel cannot,
+only speed is lost.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _MAPS = Path("/proc/self/maps")
 _ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _COLLAPSE = 25  # MADV_COLLAPSE
 _HUGE = 2 << 20
-_LEAST_BYTES = 4 << 20  # of a region that is worth asking for
+_LEAST_BYTES = 4 << 20  # smallest region worth moving
 
 
 def anonymous_regions() -> dict[int, int]:
-    """Start -> end of this process's writable private memory that is no file's; empty where there is no /proc."""
+    """Start -> end of this process's private writable memory that maps no file; empty without /proc."""
     regions: dict[int, int] = {}
     try:
         lines = _MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -34,7 +34,7 @@ def anonymous_regions() -> dict[int, int]:
 
 
 def collapse_new(before: dict[int, int]) -> int:
-    """Put what was allocated since ``before`` into huge pages; return the bytes that the kernel agreed to."""
+    """Move memory allocated since ``before`` to huge pages; return the bytes that the kernel moved."""
     try:
         if "[never]" in _ENABLED.read_text(encoding="ascii"):
             return 0

@@ -1,4 +1,4 @@
-"""Real text of any length, the same on every machine with this Python: its own documentation."""
+"""Real text of any length from Python's own documentation, the same on every machine with this Python version."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 FIRST_TEXT = "A distilled student fits in the memory of a small device."
-"""What a fresh process is given first."""
+"""The first text that a new process runs."""
 
 
 @cache
 def _words() -> tuple[str, ...]:
-    from pydoc_data.topics import topics  # a megabyte, which a fresh process does not wait for
+    from pydoc_data.topics import topics  # 1 MB: imported only when needed
 
     return tuple(word for topic in topics.values() for word in topic.split() if word.isascii())
 
 
 def text_of(tokens: int, encode: Callable[[str], Sequence[int]], index: int = 0) -> str:
-    """Real text that becomes ``tokens`` tokens or a few more; ``index`` gives another one."""
+    """Return real text of ``tokens`` tokens or a few more; each ``index`` gives a different text."""
     words = _words()
     start = index * 97 % len(words)
     rolled = words[start:] + words[:start]

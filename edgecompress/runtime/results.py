@@ -1,4 +1,4 @@
-"""What generation gives back: pieces while it runs, the text at its end, and what it took."""
+"""The results of generation: pieces of a stream, the whole text, and statistics."""
 
 from __future__ import annotations
 
@@ -7,32 +7,38 @@ from typing import Literal
 
 Kind = Literal["answer", "reasoning"]
 Finish = Literal["eos", "stop", "length", "cancelled"]
-"""Why a text ended: the model's own end, a stop string, max_new_tokens or the context, or cancel()."""
+"""Why a text ended: end-of-text token, stop string, ``max_new_tokens`` or the context's end, ``cancel()``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A part of a stream, whole characters only; ``print(piece, end="")`` prints its text.
+    """A part of a streamed text. ``print(piece, end="")`` prints its text.
 
-    Reasoning tags are in no piece: ``kind`` says which side of them the text is on. ``token_ids`` are the tokens that
-    came in since the piece before; a token whose text is held back counts to the piece that brings the text.
+    Pieces never contain part of a character, or a reasoning tag.
     """
 
     text: str
+    """The new text."""
     kind: Kind = "answer"
+    """``"reasoning"`` for text between the checkpoint's reasoning tags, else ``"answer"``."""
     token_ids: tuple[int, ...] = ()
+    """Tokens since the previous piece. A token whose text was held back belongs to the piece with that text."""
 
     def __str__(self) -> str:
         return self.text
 
 
 class Generated(str):
-    """The new text, reasoning tags included, as a plain string that also knows how it came about."""
+    """The new text as a ``str``, including reasoning tags, with details of its generation as attributes."""
 
-    answer: str  # the text outside the reasoning
-    reasoning: str  # "" where the checkpoint has no reasoning tags
-    token_ids: tuple[int, ...]  # every new token, the one that ended the text included
+    answer: str
+    """The text outside the reasoning tags."""
+    reasoning: str
+    """The text inside the reasoning tags; ``""`` if the checkpoint has none."""
+    token_ids: tuple[int, ...]
+    """All new tokens, including the one that ended the text."""
     finish: Finish
+    """Why the text ended: ``"eos"``, ``"stop"``, ``"length"`` or ``"cancelled"``."""
 
     def __new__(
         cls, text: str, *, answer: str, reasoning: str, token_ids: tuple[int, ...], finish: Finish
@@ -44,34 +50,55 @@ class Generated(str):
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Of one call. Wall times leave out what the reader of a stream did between two pieces."""
+    """Statistics of one generating call, summed over its prompts.
+
+    Times do not include what the reader of a stream does between two pieces.
+    """
 
     prompt_tokens: int
-    reused_tokens: int  # of the prompt, found in the session's KV cache
+    """Tokens in the prompts."""
+    reused_tokens: int
+    """Prompt tokens found in the session's KV cache, which were not run again."""
     new_tokens: int
-    ttft_ms: float  # from the call to the first token: tokenization, cache and prefill
-    prefill_tokens_per_s: float  # of the tokens that were not reused
-    decode_tokens_per_s: float  # from the first token to the last; 0 for one token alone
+    """Generated tokens."""
+    ttft_ms: float
+    """Time to first token (TTFT), from the call: tokenization, cache allocation and prefill."""
+    prefill_tokens_per_s: float
+    """Prefill throughput, over the tokens that were not reused."""
+    decode_tokens_per_s: float
+    """Decode throughput, from the first new token to the last; 0 for a single token."""
     prefill_runs: int
+    """Model runs during prefill."""
     decode_runs: int
-    outside_run_ms: float  # of the decode steps, outside ONNX Runtime: sampling, text, binding
-    outside_run_share: float  # the same as a share of the decode's wall time
-    drafted_tokens: int  # by prompt lookup
+    """Model runs during decode."""
+    outside_run_ms: float
+    """Decode time outside the model: sampling, text, binding."""
+    outside_run_share: float
+    """``outside_run_ms`` as a share of the decode time, 0 to 1."""
+    drafted_tokens: int
+    """Tokens drafted by prompt lookup."""
     accepted_tokens: int
-    kv_cache_dtype: str  # "float32" or "int8"
+    """Drafted tokens that the model accepted."""
+    kv_cache_dtype: str
+    """Dtype of keys and values, such as ``"float32"`` or ``"int8"``."""
     kv_cache_bytes: int
-    kv_cache_tokens: int  # the capacity of each row
-    bytes_copied: int  # of keys and values, by growing the cache or closing the gap of a finished row
+    """Size of the KV cache."""
+    kv_cache_tokens: int
+    """Capacity of each row of the KV cache, in tokens."""
+    bytes_copied: int
+    """Bytes of keys and values copied when the cache grew or a finished row's slot was reused."""
     bytes_copied_per_token: float
-    finish: tuple[Finish, ...]  # one a prompt
+    """``bytes_copied`` per new token."""
+    finish: tuple[Finish, ...]
+    """Why each text ended, one entry per prompt."""
 
 
 @dataclass(kw_only=True)
 class Meter:
-    """What a call takes, counted as it happens. Seconds."""
+    """Counters of a call while it runs. Times in seconds."""
 
     started: float
-    suspended: float = 0.0  # while the reader of a stream held it
+    suspended: float = 0.0  # while the reader of a stream held the generator
     prefill_ended: float = 0.0
     first_token: float = 0.0
     ended: float = 0.0

@@ -1,4 +1,4 @@
-"""Logits of classes as labels with scores."""
+"""Turns class logits into labels with scores."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def softmax(x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def label_of(labels: Sequence[str], index: int) -> str:
-    """As the checkpoint names the class, or by its number."""
+    """The checkpoint's name for the class, or its number."""
     return labels[index] if index < len(labels) else f"LABEL_{index}"
 
 
 def top_labels(logits: npt.NDArray[Any], labels: Sequence[str], top_k: int) -> list[dict[str, Any]]:
-    """The best ``top_k`` classes of logits [C], by softmax."""
+    """The ``top_k`` most probable classes of logits [C], as label and softmax score."""
     scores = softmax(logits)
     best = np.argsort(-scores, kind="stable")[:top_k]
     return [{"label": label_of(labels, int(i)), "score": round(float(scores[i]), 6)} for i in best]

@@ -1,4 +1,4 @@
-"""A bundle checks itself where it is: the reference's outputs that it carries against what this machine gives."""
+"""Checks a bundle on this machine against the reference outputs that it carries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Outputs = Sequence[Sequence[Array]]
 
 
 def pack_samples(samples: Iterable[Feed], limit_bytes: int) -> bytes:
-    """An .npz file of the arrays of the first samples, as many as fit and one at least; their names differ."""
+    """Pack the first samples, as many as fit and at least one, into an .npz file. Array names must be unique."""
     arrays: dict[str, Array] = {}
     size = 0
     for index, sample in enumerate(samples):
@@ -32,13 +32,13 @@ def pack_samples(samples: Iterable[Feed], limit_bytes: int) -> bytes:
 
 
 def check_outputs(source: OpenBundle, measure: Callable[[Outputs, Outputs], Fidelity]) -> Fidelity:
-    """Run the bundle's only model on the samples that travel with it; ``measure``: reference, outputs -> fidelity.
+    """Run the bundle's only model on the samples that it carries; ``measure``: (reference, outputs) -> fidelity.
 
-    Raises BundleError, or HostError where the bundle does not run here.
+    Raises BundleError, or HostError if the bundle cannot run on this machine.
     """
     path = source.folder / REFERENCE
     if not path.exists():
-        raise BundleError(f"the bundle has no {REFERENCE}, so it cannot be checked against its reference here")
+        raise BundleError(f"the bundle has no {REFERENCE}, so its outputs cannot be checked on this machine")
     with closing(source.open()) as model, np.load(path, allow_pickle=False) as arrays:
         samples = sorted({int(name.partition("/")[0]) for name in arrays.files})
         reference, outputs = [], []

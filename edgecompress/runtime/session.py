@@ -1,4 +1,4 @@
-"""One ONNX Runtime session for a bundle, on the target that the bundle names or not at all."""
+"""Opens an ONNX Runtime session for a bundle, on the bundle's target only."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _MACHINES = {62: "x86_64", 183: "aarch64"}  # of ELF
 
 
 def check_host(manifest: Manifest) -> None:
-    """Raises HostError if this CPU lacks what the bundle was made for."""
+    """Raises HostError if this CPU lacks an architecture or a feature that the bundle's target has."""
     target = manifest.target
     if target.arch != host_arch():
         raise HostError(
             f"the bundle is for {target.name} ({target.arch}) and this machine is {host_arch()}",
-            hint="Export it for this machine, or pass allow_mismatch (--allow-mismatch) to try all the same.",
+            hint="Export the student for this machine, or pass allow_mismatch=True (--allow-mismatch) to try anyway.",
         )
     missing = sorted(set(target.isa) - host_features())
     if missing:
         raise HostError(
-            f"the bundle is for {target.name} and this CPU lacks {', '.join(missing)}: {target.isa_reason}",
-            hint="Export it for this machine, or pass allow_mismatch (--allow-mismatch) to try all the same.",
+            f"the bundle is for {target.name}, but this CPU lacks {', '.join(missing)}: {target.isa_reason}",
+            hint="Export the student for this machine, or pass allow_mismatch=True (--allow-mismatch) to try anyway.",
         )
 
 
 def thread_count(variant: Variant, threads: int | None) -> int:
-    """What was asked for, else the bundle's choice, else this machine's cores. Raises UsageError."""
+    """``threads`` if given, else the bundle's setting, else the number of cores. Raises UsageError."""
     if threads is not None and threads < 1:
-        raise UsageError(f"threads are at least 1, not {threads}", hint="Leave it out for the target's choice.")
+        raise UsageError(f"threads must be at least 1, not {threads}", hint="Omit it to use the target's setting.")
     return threads or variant.runtime.threads or host_cores()
 
 
@@ -51,23 +51,23 @@ def make_session(
     huge_pages: bool = False,
     profile_to: Path | None = None,
 ) -> ort.InferenceSession:
-    """Open a bundle's model with the settings stored for its target, and make sure that its providers are live.
+    """Open a bundle's model with its target's settings, and check that its execution providers are active.
 
-    ``providers`` as onnxruntime takes them, with their options; the variant's unless given. ``config``: further entries
-    of the session. ``huge_pages`` asks for them where the weights lie, in a thread of its own, so that nothing waits
-    for the kernel. ``profile_to``: the beginning of the file that ONNX Runtime writes each node's times to, when the
-    session's ``end_profiling`` is called. Raises HostError rather than fall back to another provider.
+    ``providers``: onnxruntime providers with options; default: the variant's. ``config``: additional session config
+    entries. ``huge_pages``: move the weights to huge pages, in a background thread. ``profile_to``: path prefix of the
+    file to which ONNX Runtime writes node times when ``end_profiling`` is called. Raises HostError instead of falling
+    back to another provider.
     """
     settings, wanted = variant.runtime, list(variant.providers)
     available = ort.get_available_providers()
     absent = [provider for provider in wanted if provider not in available]
     if absent:
         raise HostError(
-            f"the bundle needs {absent[0]}, and this onnxruntime {ort.__version__} has only {', '.join(available)}",
-            hint="Install the onnxruntime package that has it; `edgecompress doctor` shows what is here.",
+            f"the bundle needs {absent[0]}, but onnxruntime {ort.__version__} has only {', '.join(available)}",
+            hint="Install an onnxruntime package with this provider; `edgecompress doctor` shows what is installed.",
         )
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised, and said in our words
+    options.log_severity_level = 4  # errors are raised with our own messages
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     if profile_to is not None:
@@ -85,25 +85,25 @@ def make_session(
     except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
         raise BundleError(
             f"onnxruntime {ort.__version__} cannot load '{variant.path}': {str(error).splitlines()[0][:200]}",
-            hint="`edgecompress inspect` shows the versions that it was made with.",
+            hint="Run `edgecompress inspect BUNDLE` for the versions that made it.",
         ) from error
     live = session.get_providers()
     silent = [provider for provider in wanted if provider not in live]
     if silent:
         raise HostError(
-            f"{silent[0]} was asked for and the session runs on {', '.join(live)}",
-            hint="A library it needs is missing; `edgecompress doctor` shows what is here.",
+            f"{silent[0]} did not start: the session runs on {', '.join(live)}",
+            hint="Run `edgecompress doctor` to find the library that it is missing.",
         )
-    session.edgecompress_weights = kept  # they live as long as the session that reads them
+    session.edgecompress_weights = kept  # kept alive as long as the session
     if huge_pages:
         threading.Thread(target=collapse_new, args=(before,), name="edgecompress-pages", daemon=True).start()
     return session
 
 
 def _add_kernels(options: ort.SessionOptions, folder: Path, variant: Variant) -> list[Any]:
-    """Register the bundle's custom ops and read the weights they take; return what must be kept.
+    """Register the bundle's custom ops and read their weights; return the objects that must stay alive.
 
-    Raises HostError if the library is for another CPU or ONNX Runtime, BundleError if its weights are not there.
+    Raises HostError if the library is for another CPU or ONNX Runtime, BundleError if its weights are missing.
     """
     if variant.kernels is None:
         return []
@@ -111,23 +111,23 @@ def _add_kernels(options: ort.SessionOptions, folder: Path, variant: Variant) ->
     if arch not in ("", host_arch()):
         raise HostError(
             f"the kernels in '{variant.kernels.path}' are for {arch} and this machine is {host_arch()}",
-            hint="Export it for this machine, or with --kernels none.",
+            hint="Export the student for this machine, or with --kernels none.",
         )
     try:
         options.register_custom_ops_library(str(folder / variant.kernels.path))
     except Exception as error:  # ONNX Runtime raises its own classes and plain RuntimeError
         raise HostError(
-            f"onnxruntime {ort.__version__} cannot take the kernels for {variant.kernels.isa} in "
+            f"onnxruntime {ort.__version__} cannot load the kernels for {variant.kernels.isa} in "
             f"'{variant.kernels.path}': {str(error).splitlines()[0][:200]}",
-            hint="Use onnxruntime 1.18 or later on Linux and a CPU that they are for, or export it again for this "
-            "machine or with --kernels none.",
+            hint="Use onnxruntime 1.18 or later on Linux, on a CPU that they support. Or export the student for this "
+            "machine, or with --kernels none.",
         ) from error
     table = read_table(folder / variant.kernels.weights)
     return add_weights(options, table, folder / (variant.data or f"{variant.path}.data")) if table else []
 
 
 def _arch_of(library: Path) -> str:
-    """The architecture that an ELF file is for; "" where that is not known."""
+    """The architecture of an ELF file, or "" if unknown."""
     with library.open("rb") as file:
         head = file.read(20)
     if len(head) < 20 or head[:4] != b"\x7fELF":

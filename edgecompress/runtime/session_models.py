@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime as models; where their cache lies is their backend's."""
+"""ONNX Runtime sessions as models. The backend decides where the KV cache is."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class SessionModel:
         return outputs
 
     def close(self) -> None:
-        """Nothing is left to do: the session is freed when the last run that holds it has ended."""
+        """Does nothing: the session is freed when the last run that uses it ends."""
 
 
 class CachedSessionModel:
-    """A session with past and present in one memory, as a :class:`~edgecompress.runtime.model.CachedModel`."""
+    """A session whose past and present share memory, as a :class:`~edgecompress.runtime.model.CachedModel`."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class CachedSessionModel:
         path: str,
         make_cache: Callable[[tuple[CacheTensor, ...], int, int], Any],
     ) -> None:
-        """``make_cache``: tensors, rows, capacity in tokens -> a cache. Raises BundleError if the model has none."""
+        """``make_cache``: (tensors, rows, capacity in tokens) -> cache. Raises BundleError if it has no cache."""
         self._session, self._path, self._make_cache = session, path, make_cache
         self.tensors = cache_tensors(session)
         every = {value.name for value in session.get_inputs()}
@@ -50,8 +50,8 @@ class CachedSessionModel:
         missing = {"input_ids", "attention_mask"} - every
         if missing or not self.tensors:
             raise BundleError(
-                f"'{path}' is no decoder: it has no input '{min(missing, default='past_key_values.0.key')}'",
-                hint="Export it again with this version.",
+                f"'{path}' is not a decoder: it has no input '{min(missing, default='past_key_values.0.key')}'",
+                hint="Export the student again with this version.",
             )
 
     def make_cache(self, rows: int, capacity_tokens: int) -> Any:
@@ -76,9 +76,9 @@ class CachedSessionModel:
                 raise CancelledError from error
             raise BundleError(
                 f"onnxruntime {ort.__version__} cannot run '{self._path}': {str(error).splitlines()[0][:300]}",
-                hint="Check the bundle with `edgecompress verify`, or export it again.",
+                hint="Run `edgecompress verify BUNDLE`, or export the student again.",
             ) from error
         return time.perf_counter() - started
 
     def close(self) -> None:
-        """Nothing is left to do: the session is freed when the last run that holds it has ended."""
+        """Does nothing: the session is freed when the last run that uses it ends."""

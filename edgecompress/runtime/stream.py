@@ -1,4 +1,4 @@
-"""A text on its way to the caller."""
+"""A stream of text pieces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ from edgecompress.runtime.results import Generated, Piece, Statistics
 
 
 class Stream:
-    """An iterator of pieces. Close it, leave its ``with`` block or drop it, and everything it took is freed."""
+    """An iterator of :class:`~edgecompress.runtime.results.Piece`, returned by ``Generator.stream``.
+
+    Its KV cache is freed when the stream ends, is closed, leaves its ``with`` block, or is garbage-collected.
+
+    Example:
+        ```python
+        with generator.stream("The sky is blue because", max_new_tokens=64) as stream:
+            for piece in stream:
+                print(piece, end="", flush=True)
+        print(stream.statistics.ttft_ms)
+        ```
+    """
 
     def __init__(self, generation: Generation, leave: Callable[[Generation], None]) -> None:
         self._generation: Generation | None = generation
@@ -35,16 +46,16 @@ class Stream:
     def __next__(self) -> Piece:
         try:
             return next(self._pieces)[1]
-        except BaseException:  # its end is a StopIteration
+        except BaseException:  # including StopIteration, the end of the text
             self.close()
             raise
 
     def cancel(self) -> None:
-        """End the text where it is, from any thread: its reader gets what was held back, and then the end."""
+        """End the text early, from any thread. The reader receives the text held back so far, then the stream ends."""
         self._cancel.set()
 
     def close(self) -> None:
-        """End the text now; for the thread that reads it."""
+        """End the text now and free the KV cache. Call it from the thread that reads the stream."""
         generation, self._generation = self._generation, None
         if generation is None:
             return
@@ -56,14 +67,14 @@ class Stream:
 
     @property
     def result(self) -> Generated:
-        """The whole new text, once the stream has ended. Raises UsageError before."""
+        """The whole new text. Raises UsageError before the stream has ended."""
         if self._result is None:
-            raise UsageError("this stream has not ended yet", hint="Read it to its end, or close it.")
+            raise UsageError("this stream has not ended", hint="Read it to the end, or close it.")
         return self._result
 
     @property
     def statistics(self) -> Statistics:
-        """What it took, once the stream has ended. Raises UsageError before."""
+        """Statistics of the call. Raises UsageError before the stream has ended."""
         if self._statistics is None:
-            raise UsageError("this stream has not ended yet", hint="Read it to its end, or close it.")
+            raise UsageError("this stream has not ended", hint="Read it to the end, or close it.")
         return self._statistics

@@ -1,4 +1,4 @@
-"""A bundle as something that is called and timed: what a kind makes of it for ``profile`` and ``compare``."""
+"""An opened bundle that ``profile`` and ``compare`` call and time; each kind provides its own."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Seconds = list[float]
 
 @dataclass(kw_only=True)
 class TokenClock:
-    """Of calls that generate text, in seconds: those of a call an entry, but for ``first`` and ``between``."""
+    """Timings of calls that generate text, in seconds. One entry per call, except ``first`` and ``between``."""
 
-    new_tokens: int  # of a text
-    prompt_tokens: int  # of a call
+    new_tokens: int  # per text
+    prompt_tokens: int  # per call
     prefill: Seconds = field(default_factory=list)
     decode: Seconds = field(default_factory=list)
     first: Seconds = field(default_factory=list)  # to the first new token of each text
@@ -31,15 +31,15 @@ class TokenClock:
 
 @dataclass(kw_only=True)
 class Prepared:
-    """One workload. ``stages``: seconds of each, a call an entry; empty them before what is to be counted."""
+    """One prepared workload. ``stages``: seconds of each stage, one entry per call; call ``clear`` before measuring."""
 
     call: Callable[[], object]
     stages: Mapping[str, Seconds]
-    items: int  # of a call
-    phases: Mapping[str, tuple[str, int]]  # -> the stage that it is, and how often that does what the phase does once
+    items: int  # per call
+    phases: Mapping[str, tuple[str, int]]  # phase -> (the stage it is part of, how often the stage runs it)
     tokens: TokenClock | None = None
     parts: Mapping[str, Callable[[], Mapping[str, Seconds]]] = field(default_factory=dict)
-    """What a stage consists of, timed in calls of its own."""
+    """The parts of a stage, timed in separate calls."""
 
     def clear(self) -> None:
         for values in self.stages.values():
@@ -55,23 +55,23 @@ class Subject(Protocol):
     threads: int
 
     def prepare(self, workload: Workload, new_tokens: int) -> Prepared:
-        """What an application does for a request. ``new_tokens``: of each text, where text is generated.
+        """Prepare what an application does for one request. ``new_tokens``: per text, for bundles that generate.
 
-        Raises UsageError for a workload that the bundle does not take.
+        Raises UsageError for a workload that the bundle does not accept.
         """
 
     def offline(self, workload: Workload, items: int) -> Callable[[], object]:
-        """One call of the runtime's own batching over many items of the workload's sizes. Raises UsageError."""
+        """Return a call that runs ``items`` items of the workload's sizes in batches. Raises UsageError."""
 
     def phases(self, workload: Workload) -> Mapping[str, Callable[[], object]]:
-        """The models alone: each phase as a call that does just the runs that the kind's ``phases`` lists."""
+        """Return each phase as a call that does only the model runs listed by the kind's ``phases``."""
 
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of several that are compared. ``run`` gives an output [B, …]. It is closed by whoever opened it."""
+    """One side of a comparison. ``run`` returns an output [B, …]. The opener closes it."""
 
     run: Callable[[Feed], Array]
     close: Callable[[], None] = lambda: None

@@ -1,4 +1,4 @@
-"""Tokens to text while they come: whole characters only, stop strings across pieces, reasoning told from answer."""
+"""Turns tokens into text as they arrive: whole characters only, stop strings, reasoning split from the answer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tokenizers import Tokenizer
 from edgecompress.errors import UsageError
 from edgecompress.runtime.results import Kind, Piece
 
-_BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a decoder puts for bytes that are no whole character
-_MOST_HELD_TOKENS = 8  # a character has at most four bytes; beyond that the bytes are simply broken
+_BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a decoder emits for bytes that are not a whole character
+_MOST_HELD_TOKENS = 8  # a character has at most four bytes; after that many tokens the bytes are invalid
 _CONTEXT_TOKENS = 8
 
 
 class PromptTokenizer:
-    """A tokenizers.Tokenizer set up once and never changed again, so that threads may share it."""
+    """A tokenizers.Tokenizer that is configured once and never changed, so threads can share it."""
 
     def __init__(self, path: Path, vocab_size: int) -> None:
         self._vocab_size = vocab_size
@@ -27,25 +27,25 @@ class PromptTokenizer:
         self.special_ids: frozenset[int] = frozenset(i for i, token in added.items() if token.special)
 
     def encode(self, text: str, *, special_tokens: bool) -> list[int]:
-        """Token ids; ``special_tokens`` adds what the tokenizer adds by default.
+        """Return token ids; ``special_tokens`` adds the tokenizer's default special tokens.
 
-        Raises UsageError if an id lies outside the model's vocabulary: tokenizer and model do not belong together.
+        Raises UsageError if an id is outside the model's vocabulary: tokenizer and model do not match.
         """
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special_tokens).ids
         self.check(ids)
         return ids
 
     def check(self, ids: Sequence[int]) -> None:
-        """Raises UsageError if an id lies outside the model's vocabulary."""
+        """Raises UsageError if an id is outside the model's vocabulary."""
         if ids and not 0 <= min(ids) <= max(ids) < self._vocab_size:
             wrong = next(i for i in ids if not 0 <= i < self._vocab_size)
             raise UsageError(
-                f"token {wrong} lies outside the model's vocabulary of {self._vocab_size}",
-                hint="The tokenizer does not match the model's embedding: export the checkpoint with its own.",
+                f"token {wrong} is outside the model's vocabulary of {self._vocab_size}",
+                hint="Export the checkpoint with its own tokenizer; this one does not match the model.",
             )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text without special tokens."""
+        """Return the text without special tokens."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
@@ -59,27 +59,27 @@ class PromptTokenizer:
 
 
 class Detokenizer:
-    """Feed it tokens one at a time; what it gives back, put together, is the text of all of them.
+    """Takes tokens one at a time; the returned strings, concatenated, are the text of all tokens.
 
-    A tokenizer's decoder cannot be asked for one token alone: a character may be spread over several tokens, and a
-    SentencePiece token loses the space in front of it when it comes first. So the last stretch that ended on a whole
-    character is decoded again together with what came since, and only what is new in it is given out.
+    Tokens cannot be decoded one by one: a character can span several tokens, and a SentencePiece token loses its
+    leading space when it comes first. So the tokens up to the last whole character are decoded again together with the
+    new ones, and only the new text is returned.
     """
 
     def __init__(self, tokenizer: PromptTokenizer, prompt: Sequence[int] = (), spelled: Sequence[str] = ()) -> None:
-        """``spelled``: tokens whose text is wanted even if they are special ones, such as the reasoning tags."""
+        """``spelled``: tokens whose text is returned even if they are special, such as reasoning tags."""
         self._tokenizer = tokenizer
         ids = {tokenizer.id_of(text): text for text in spelled}
         self._spelled = {i: text for i, text in ids.items() if i in tokenizer.special_ids and i is not None}
         self._skipped = tokenizer.special_ids - self._spelled.keys()
         self._window: list[int] = []
-        self._whole = 0  # the window's first tokens, which end on a whole character
-        self._quiet = 0  # tokens since something was given out
-        self._shown = 0  # characters of the window's text that were given out
+        self._whole = 0  # the window's first tokens, up to the last whole character
+        self._quiet = 0  # tokens since the last returned text
+        self._shown = 0  # returned characters of the window's text
         self._start(self._context(prompt))
 
     def push(self, token: int) -> str:
-        """The text that is now certain, maybe none."""
+        """Add a token and return the text that is now final, possibly empty."""
         if token in self._spelled:
             text = self.flush() + self._spelled[token]
             self._start([])
@@ -95,7 +95,7 @@ class Detokenizer:
         new = certain[self._shown :]
         if not new:
             if self._whole and text == certain:
-                self._window.pop()  # it has no text, as the ids above the tokenizer's vocabulary
+                self._window.pop()  # a token without text, such as an id above the tokenizer's vocabulary
             return ""
         self._shown, self._quiet = len(certain), 0
         if len(certain) == len(text):
@@ -103,18 +103,18 @@ class Detokenizer:
         return new
 
     def flush(self) -> str:
-        """What was held back, broken characters and all; for the end of the text."""
+        """At the end of the text, return what is held back, including incomplete characters."""
         text = self._tokenizer.decode(self._window)[self._shown :] if self._window else ""
         self._start([])
         return text
 
     def _start(self, window: list[int]) -> None:
-        """Begin a stretch at a whole character; all of ``window`` was given out before."""
+        """Restart at a whole character; the text of ``window`` has been returned already."""
         self._window, self._whole, self._quiet = window, len(window), 0
         self._shown = len(self._tokenizer.decode(window)) if window else 0
 
     def _context(self, prompt: Sequence[int]) -> list[int]:
-        """The prompt's last tokens from a whole character on, so that the first new token keeps its space."""
+        """The prompt's last tokens, starting at a whole character, so that the first new token keeps its space."""
         tail: list[int] = []
         for token in reversed(prompt[-_CONTEXT_TOKENS:]):
             if token in self._tokenizer.special_ids:
@@ -127,7 +127,7 @@ class Detokenizer:
 
 
 class StopStrings:
-    """Ends the text before the first stop string; holds back what could be the beginning of one."""
+    """Ends the text before the first stop string; holds back text that could be the start of one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -154,16 +154,16 @@ class StopStrings:
 
 
 class ReasoningSplit:
-    """Tells reasoning from answer by the checkpoint's tags, which may come in parts; the tags themselves vanish.
+    """Splits reasoning from answer at the checkpoint's tags and removes the tags, which can arrive in parts.
 
-    Reasoning can only begin the text: a tag that an answer quotes later is part of the answer.
+    Reasoning can only come first: a tag inside the answer is part of the answer.
     """
 
     def __init__(self, start: str | None, end: str | None, *, inside: bool) -> None:
         self._start, self._end = (start, end) if start and end else ("", "")
         self._state = "reasoning" if inside and self._end else "beginning" if self._start else "answer"
         self._held = ""
-        self._trim = self._state == "reasoning"  # white space next to a tag belongs to the tag
+        self._trim = self._state == "reasoning"  # white space next to a tag is removed with it
 
     def push(self, text: str) -> list[tuple[str, Kind]]:
         self._held += text
@@ -205,7 +205,7 @@ class ReasoningSplit:
 
 
 class TextStream:
-    """The three of them in a row, for one text: tokens in, pieces out."""
+    """Chains the three for one text: tokens in, pieces out."""
 
     def __init__(self, detokenizer: Detokenizer, stops: StopStrings, split: ReasoningSplit) -> None:
         self._detokenizer, self._stops, self._split = detokenizer, stops, split
@@ -215,7 +215,7 @@ class TextStream:
 
     @property
     def stopped(self) -> bool:
-        """A stop string was found."""
+        """Whether a stop string was found."""
         return self._stops.found
 
     @property
@@ -231,7 +231,7 @@ class TextStream:
         return self._pieces(self._split.push(text) if text else [], text)
 
     def finish(self) -> list[Piece]:
-        """Everything that was held back; call it once, at the end."""
+        """Return everything that is held back; call once, at the end."""
         text = "" if self.stopped else self._stops.push(self._detokenizer.flush())
         text += self._stops.flush()
         return self._pieces(self._split.push(text) + self._split.flush(), text)
@@ -249,7 +249,7 @@ class TextStream:
 
 
 def overlap(text: str, mark: str) -> int:
-    """Length of the longest end of ``text`` that is a proper beginning of ``mark``."""
+    """Length of the longest suffix of ``text`` that is a proper prefix of ``mark``."""
     for length in range(min(len(text), len(mark) - 1), 0, -1):
         if mark.startswith(text[-length:]):
             return length

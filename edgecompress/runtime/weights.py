@@ -1,8 +1,8 @@
-"""Weights in memory that this process lays out itself: read once, in huge pages, and used where they lie.
+"""Loads weights into huge pages and passes them to ONNX Runtime without a copy.
 
-A decode step reads every weight once. From a mapped file they come in pages of 4 KiB, and looking those up costs up to
-half of the bandwidth in a virtual machine. So the weights that our kernels read are read from the file into one
-anonymous region for which huge pages were asked first; ONNX Runtime is handed the memory and copies nothing.
+A decode step reads every weight once. A mapped file has 4 KiB pages, and their address translation costs up to half of
+the bandwidth in a virtual machine. So the weights of our kernels are read into one anonymous region backed by huge
+pages.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import onnxruntime as ort
 from edgecompress.errors import BundleError
 
 HUGE = 2 << 20
-_LINE = 64  # weights begin at a cache line
-_PIECE = 32 << 20  # bytes that are read at a time
+_LINE = 64  # weights are aligned to cache lines
+_PIECE = 32 << 20  # bytes per read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,10 @@ class Weight:
 
 
 def huge_region(size: int) -> npt.NDArray[np.uint8]:
-    """``size`` bytes of zeros, uint8 [size], in huge pages where the system gives them; begins at such a page."""
+    """Return zeros, uint8 [size], aligned to a huge page and backed by huge pages if the system has them."""
     region = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them: nothing changes but the speed
+        with contextlib.suppress(OSError):  # without huge pages it is only slower
             region.madvise(mmap.MADV_HUGEPAGE)
     raw = np.frombuffer(region, dtype=np.uint8)
     start = -raw.ctypes.data % HUGE
@@ -50,18 +50,18 @@ def huge_region(size: int) -> npt.NDArray[np.uint8]:
 
 
 def read_table(path: Path) -> list[Weight]:
-    """What ``write_table`` of the compile stage wrote. Raises BundleError if it is not that."""
+    """Read the table that the compile stage wrote. Raises BundleError if it is invalid."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         return [Weight(**{**row, "shape": tuple(row["shape"])}) for row in rows]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BundleError(f"{path.name} does not say where the weights lie: {error}") from error
+        raise BundleError(f"{path.name} is not a valid table of weights: {error}") from error
 
 
 def add_weights(options: ort.SessionOptions, table: list[Weight], data: Path) -> list[Any]:
-    """Read the weights of ``table`` from ``data`` and hand them to the session that ``options`` will make.
+    """Read the weights of ``table`` from ``data`` and add them to ``options`` as initializers.
 
-    Returns what must live as long as that session. Raises BundleError if the file is too short.
+    Returns objects that must stay alive as long as the session. Raises BundleError if the file is too short.
     """
     places, size = [], 0
     for weight in table:

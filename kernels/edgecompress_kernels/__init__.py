@@ -1,1 +1,1 @@
-"""Kernels for edgecompress: ``cpu`` for custom ops of ONNX Runtime, ``gpu`` in Triton, of which Hopper's were run."""
+"""Kernels for edgecompress: ``cpu`` for ONNX Runtime's custom ops, ``gpu`` in Triton, run on Hopper only."""

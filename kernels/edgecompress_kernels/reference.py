@@ -1,4 +1,4 @@
-"""What each kernel computes, in NumPy float64 and as plainly as it can be said: the only oracle."""
+"""Reference implementations of all kernels in plain NumPy float64, for tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array = npt.NDArray[Any]
 
 
 def quantized_rows(x: Array, block: int) -> Array:
-    """x [M, K] as its int8 rounding a block says it: the nearest of 255 steps of the block's largest value, float64."""
+    """x [M, K] quantized to int8 per block (255 steps of the block's largest value) and dequantized, float64."""
     parts = x.astype(np.float64).reshape(len(x), x.shape[1] // block, block)
     step = (np.abs(parts).max(-1, keepdims=True) / 127).astype(np.float32)
     inverse = np.divide(np.float32(1), step, out=np.zeros_like(step), where=step != 0)
@@ -22,7 +22,7 @@ def quantized_rows(x: Array, block: int) -> Array:
 
 
 def block_weights(packed: Array, scales: Array, zero_points: Array | None, bits: int) -> Array:
-    """uint8 [N, blocks, block * bits / 8] (low half first), scales and zero points [N, blocks] -> float64 [N, K]."""
+    """uint8 [N, blocks, block * bits / 8] (low nibble first), scales and zero points [N, blocks] -> float64 [N, K]."""
     whole = packed
     if bits == 4:
         whole = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:2], -1)
@@ -31,14 +31,14 @@ def block_weights(packed: Array, scales: Array, zero_points: Array | None, bits:
 
 
 def rotated(x: Array, cos: Array, sin: Array) -> Array:
-    """x [..., D], its first 2 R values turned: halves against each other; cos and sin [..., R]."""
+    """x [..., D] with its first 2 R values rotated (non-interleaved); cos and sin [..., R]."""
     half = cos.shape[-1]
     a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
 
 def attention(q: Array, keys: Array, values: Array, past: int, scale: float, window: int = -1) -> Array:
-    """q [H, T, D] behind ``past`` tokens; keys and values [Hk, S, D], S >= past + T -> [H, T, D] in float64."""
+    """q [H, T, D] after ``past`` tokens; keys and values [Hk, S, D], S >= past + T -> [H, T, D] in float64."""
     heads, tokens, _ = q.shape
     group = heads // len(keys)
     out = np.zeros(q.shape)
@@ -56,7 +56,7 @@ def attention(q: Array, keys: Array, values: Array, past: int, scale: float, win
 def seen_attention(
     q: Array, keys: Array, values: Array, scale: float, *, causal: bool, window: int = 0, soft_cap: float = 0.0
 ) -> Array:
-    """q [H, T, D], its last at the last key; keys and values [Hk, S, D] -> [H, T, D]; a row that sees none is zero."""
+    """q [H, T, D], the last at the last key; keys and values [Hk, S, D] -> [H, T, D]; zero for rows without keys."""
     heads, tokens, _ = q.shape
     group, count = heads // len(keys), keys.shape[1]
     distance = (np.arange(tokens) + count - tokens)[:, None] - np.arange(count)
@@ -88,12 +88,12 @@ def gated(x: Array, alpha: float) -> Array:
 
 
 def rounded_cache(x: Array, scales: Array) -> Array:
-    """x [Hk, T, D] as an int8 cache keeps it, a scale a channel [Hk, D]; in float32, which settles the border cases."""
+    """x [Hk, T, D] as stored in an int8 cache, with per-channel scales [Hk, D]; in float32, for identical rounding."""
     return np.asarray(np.clip(np.rint(x.astype(np.float32) / scales[:, None]), -128, 127).astype(np.int8))
 
 
 def rounded_scores(q: Array, scales: Array, keys: Array) -> Array:
-    """q [D], turned and scaled, times the keys' scales in 16 bits, times int8 keys [S, D] -> float32 [S], each bit."""
+    """q [D], rotated and scaled, times the keys' scales, in 16 bits, times int8 keys [S, D] -> exact float32 [S]."""
     scaled = q.astype(np.float32) * scales
     step = np.abs(scaled).max() / np.float32(32767)
     inverse = np.float32(1) / step if step >= np.finfo(np.float32).tiny else np.float32(0)
@@ -102,7 +102,7 @@ def rounded_scores(q: Array, scales: Array, keys: Array) -> Array:
 
 
 def block_softmax(scores: Array, first: int, block: int) -> tuple[Array, Array]:
-    """Of keys from number ``first`` on: exp [S] of a score less its block's largest, and the block's unit [S], float64.
+    """For keys starting at ``first``: exp(score - block's largest) [S], and the block's unit [S], float64.
 
     Weights are their product. In 15 bits they are rint(exp * 32767) * unit.
     """
@@ -112,7 +112,7 @@ def block_softmax(scores: Array, first: int, block: int) -> tuple[Array, Array]:
 
 
 def rounded_rows(x: Array) -> Array:
-    """x [M, K] as its 256 steps between a row's least and largest value say it, float64."""
+    """x [M, K] quantized to 256 steps between each row's minimum and maximum and dequantized, float64."""
     x = x.astype(np.float64)
     low = x.min(-1, keepdims=True)
     step = (x.max(-1, keepdims=True) - low) / 255
@@ -120,13 +120,13 @@ def rounded_rows(x: Array) -> Array:
 
 
 def rounded_heads(x: Array) -> Array:
-    """x [..., D] as the nearest of 255 steps of its largest value, float64."""
+    """x [..., D] quantized to 255 steps of its largest value and dequantized, float64."""
     step = np.abs(x).max(-1, keepdims=True) / 127
     return np.asarray(np.rint(x / np.where(step > 0, step, 1)) * step)
 
 
 def gelu(x: Array) -> Array:
-    """x times the share of the normal distribution below it, float64."""
+    """x times the normal distribution's cumulative probability at x, float64."""
     return np.asarray(0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))))
 
 
@@ -136,14 +136,14 @@ def layer_norm(x: Array, gamma: Array, beta: Array, epsilon: float) -> Array:
 
 
 def linear(x: Array, layer: dict[str, Array], rounded: bool) -> Array:
-    """x times layer["smooth"], rounded or not, times int8 layer["weights"] [K, N] and layer["scales"], plus bias."""
+    """x times layer["smooth"], quantized if ``rounded``, times int8 layer["weights"] [K, N] and scales, plus bias."""
     x = x * layer["smooth"]
     x = rounded_rows(x) if rounded else x
     return np.asarray(x @ layer["weights"].astype(np.float64) * layer["scales"] + layer["bias"])
 
 
 def packed_attention(qkv: Array, heads: int, starts: Array, scale: float, rounded: bool) -> Array:
-    """qkv [N, 3 H]; each token attends to its own sequence, whose first row ``starts`` tells -> [N, H]."""
+    """qkv [N, 3 H] -> [N, H]; each token attends to its own sequence; ``starts``: the sequences' first rows."""
     q, k, v = (part.reshape(len(qkv), heads, -1) for part in np.split(qkv, 3, axis=-1))
     if rounded:
         q, k, v = rounded_heads(q), rounded_heads(k), rounded_heads(v)
@@ -154,7 +154,7 @@ def packed_attention(qkv: Array, heads: int, starts: Array, scale: float, rounde
         scores = np.einsum("qhd,khd->hqk", q[first:end], k[first:end]) * scale
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         total = weights.sum(-1, keepdims=True)
-        if rounded:  # to 255 steps, after they took over the values' scales
+        if rounded:  # to 255 steps, after multiplying by the values' scales
             of_values = np.abs(v[first:end]).max(-1).T[:, None]
             step = of_values.max(-1, keepdims=True) / 255
             weights = np.rint(weights * of_values / step) * step / of_values
@@ -165,7 +165,7 @@ def packed_attention(qkv: Array, heads: int, starts: Array, scale: float, rounde
 def encoder_layer(
     x: Array, layer: dict[str, Any], heads: int, starts: Array, scale: float, epsilon: float, rounded: bool
 ) -> Array:
-    """One layer over packed rows x [N, H]; ``rounded``: with activations of 8 bits, as the kernel has them."""
+    """One layer over packed rows x [N, H]; ``rounded``: with 8-bit activations, as in the kernel."""
     x = x.astype(np.float64)
     out = packed_attention(linear(x, layer["qkv"], rounded), heads, starts, scale, rounded)
     (gamma1, beta1), (gamma2, beta2) = layer["norm1"], layer["norm2"]

@@ -70,7 +70,9 @@ def test_a_mixture_s_experts_are_one_op(
     assert expert_notes(lowered) == ()
 
 
-@pytest.mark.parametrize(("name", "reason"), [("gelu-experts", "gated by gelu_tanh"), ("mish-experts", "none that is")])
+@pytest.mark.parametrize(
+    ("name", "reason"), [("gelu-experts", "gated by gelu_tanh"), ("mish-experts", "their gate is unknown")]
+)
 def test_experts_with_another_gate_are_gathered_and_named(
     name: str, reason: str, tmp_path: Path, captured_decoder: CapturedDecoder
 ) -> None:

@@ -80,10 +80,10 @@ def test_an_error_there_is_one_here(
     error = json.loads(shown.out)["error"]
     assert error["type"] == "HostError"
     assert error["message"].startswith(f"device: the bundle is for another-machine ({arch}) and this machine is ")
-    assert "Export it for this machine" in error["hint"]
+    assert "Export the student for this machine" in error["hint"]
     assert pending(loopback) == []
     assert main(arguments(minilm_bundle, "--shapes", "1x9999")) == 2
-    assert "edgecompress: device: no such shape" in capsys.readouterr().err
+    assert "edgecompress: device: shape 1x9999 is out of range" in capsys.readouterr().err
 
 
 def test_what_makes_no_sense_is_refused_before_a_connection(
@@ -92,7 +92,7 @@ def test_what_makes_no_sense_is_refused_before_a_connection(
     (tmp_path / "wheels").mkdir()
     for flags, message, code in [
         (["--scenario", "none"], "there is no scenario", 2),
-        (["--shapes", "1y1"], "is no shape", 2),
+        (["--shapes", "1y1"], "is not a shape", 2),
         (["--on", "device"], "is no address of a device", 2),
         (["--wheels", str(tmp_path)], "so there is nothing to install", 2),
         (["--fleet", "tcp://x:1"], "--on is for one device, --fleet for many", 2),

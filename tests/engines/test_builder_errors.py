@@ -62,7 +62,7 @@ def build(graph: Graph, tmp_path: Path) -> tensorrt_rtx.Engine:
 
 def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(HostError, match="tensorrt-rtx, which is not installed") as caught:
+    with pytest.raises(HostError, match="tensorrt-rtx, which builds the engine, is not installed") as caught:
         require_builder(find_target("rtx-4090"))
     assert caught.value.exit_code == 3
     assert "pip install 'edgecompress[tensorrt-rtx]'" in caught.value.hint
@@ -99,7 +99,7 @@ def test_the_parsers_verdict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gr
     with pytest.raises(EngineError) as caught:
         build(graph, tmp_path)
     lines = caught.value.message.splitlines()
-    assert lines[0] == f"the parser of TensorRT-RTX {VERSION} does not take the int8-static graph:"
+    assert lines[0] == f"the parser of TensorRT-RTX {VERSION} rejects the int8-static graph:"
     assert lines[1] == "  layer.0/Whirl (Whirl): no importer"
     assert lines[-1] == "  and 2 more"
 
@@ -109,10 +109,13 @@ def test_the_parsers_verdict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gr
     ("said", "message"),
     [
         ({"error": "no kernel for node 7"}, "cannot build the int8-static graph: no kernel for node 7"),
-        ({"layers": "", "weights_bytes": 16_800}, "does not tell what it built"),
-        ({"layers": "Name: x", "weights_bytes": None}, "does not tell what it built"),
-        ({"layers": account("Half", "Half"), "weights_bytes": 16_800}, "in more bits than they have"),
-        ({"layers": account("Int8", "Int8"), "weights_bytes": 33_000}, "stored in more bits"),
+        ({"layers": "", "weights_bytes": 16_800}, "does not describe the engine"),
+        ({"layers": "Name: x", "weights_bytes": None}, "does not describe the engine"),
+        (
+            {"layers": account("Half", "Half"), "weights_bytes": 16_800},
+            "1 of 1 products of the int8-static graph in a wider type",
+        ),
+        ({"layers": account("Int8", "Int8"), "weights_bytes": 33_000}, "stored them in a wider type"),
     ],
 )
 def test_an_engine_that_cannot_be_vouched_for(
@@ -128,9 +131,9 @@ def test_an_engine_that_cannot_be_vouched_for(
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("kill -s SEGV $$", "broke off while it built the int8-static graph: it was ended by SIGSEGV"),
-        ("echo 'out of memory' >&2; exit 1", "broke off while it built the int8-static graph: out of memory"),
-        ("exit 0", "broke off while it built the int8-static graph: it does not say why"),
+        ("kill -s SEGV $$", "failed to build the int8-static graph: it was killed by SIGSEGV"),
+        ("echo 'out of memory' >&2; exit 1", "failed to build the int8-static graph: out of memory"),
+        ("exit 0", "failed to build the int8-static graph: the builder gives no reason"),
     ],
 )
 def test_a_builder_that_breaks_off_is_an_error_of_ours(
@@ -150,7 +153,7 @@ def test_an_answer_of_an_earlier_build_is_not_taken_for_this_one(
     builder_that_says(monkeypatch, tmp_path, {"layers": account("Int8", "Int8"), "weights_bytes": 16_800})
     build(graph, tmp_path)
     builder_that(monkeypatch, tmp_path, "exit 0")
-    with pytest.raises(EngineError, match="broke off"):
+    with pytest.raises(EngineError, match="failed to build"):
         build(graph, tmp_path)
     assert not (tmp_path / "model.engine").exists()
 

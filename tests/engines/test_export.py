@@ -59,7 +59,7 @@ def test_layers_that_the_builder_would_widen_are_float16_by_name(tmp_path: Path)
     asked = ["--target", "rtx-4090", "--precision", "int8", "--calibration-samples", "16", "-o", str(bundle)]
     assert main(["export", str(source), *asked]) == 0
     report = read_report(bundle)
-    kept = [note for note in report.notes if note.startswith("float16, since the engine would have widened")]
+    kept = [note for note in report.notes if note.startswith("float16, because the builder would widen")]
     floats = {layer.name for layer in report.layers if layer.precision == "float16" and "embeddings" not in layer.name}
     if kept:  # another version may have a kernel for it
         assert floats == set(kept[0].partition(": ")[2].split(", "))

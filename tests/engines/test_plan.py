@@ -68,23 +68,23 @@ def test_the_first_backend_is_taken_unless_another_is_named() -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (replace(BASE, precision="auto"), "auto measures what it chooses from"),
-        (replace(BASE, precision="int8-dynamic"), "an engine is not built as int8-dynamic"),
-        (replace(BASE, precision="fp32"), "an engine is not built as fp32"),
+        (replace(BASE, precision="auto"), "--precision auto needs to time candidates"),
+        (replace(BASE, precision="int8-dynamic"), "does not build engines in int8-dynamic"),
+        (replace(BASE, precision="fp32"), "does not build engines in fp32"),
         (replace(BASE, backend="tensorrtx"), "no backend named 'tensorrtx'. Did you mean 'tensorrt'"),
         (replace(BASE, target="raspberry-pi-5"), "'raspberry-pi-5' has no backend named 'tensorrt-rtx'"),
-        (replace(BASE, quantize=QuantizeRecipe(symmetric=False)), "weights around zero only"),
-        (replace(BASE, runtime=RuntimeRecipe(kernels="matmul")), "our kernels are for ONNX Runtime on a CPU"),
+        (replace(BASE, quantize=QuantizeRecipe(symmetric=False)), "TensorRT supports symmetric weights only"),
+        (replace(BASE, runtime=RuntimeRecipe(kernels="matmul")), "--kernels is for ONNX Runtime on a CPU"),
         (
             replace(BASE, target="local", backend=None, precision="fp32", engine=EngineRecipe(batch=(1, 1, 1))),
             "is an engine's",
         ),
         (
             replace(BASE, engine=EngineRecipe(length_tokens=(1, 64, 101))),
-            "goes to 101 tokens",
+            "has up to 101 tokens",
         ),
-        (replace(BASE, precision="int8-weights"), "an engine is not built as int8-weights"),
-        (replace(BASE, engine=EngineRecipe(context_tokens=64)), "a context is a decoder's"),
+        (replace(BASE, precision="int8-weights"), "does not build engines in int8-weights"),
+        (replace(BASE, engine=EngineRecipe(context_tokens=64)), "--engine-context is for decoders"),
         (replace(BASE, engine=EngineRecipe(batch=(4, 2, 8))), "an engine's batch is least, usual, most"),
         (replace(BASE, engine=EngineRecipe(length_tokens=(0, 2, 8))), "length_tokens are least, usual, most"),
     ],
@@ -119,12 +119,12 @@ def test_a_decoders_calls_are_as_long_as_its_context_at_most(decoder: StudentRec
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"precision": "int8-static"}, "an engine is not built as int8-static"),
-        ({"engine": EngineRecipe(context_tokens=97)}, "context is 97 tokens, and the student takes 96"),
-        ({"engine": EngineRecipe(context_tokens=32, length_tokens=(1, 1, 33))}, "33 tokens, and its context is 32"),
+        ({"precision": "int8-static"}, "does not build engines in int8-static"),
+        ({"engine": EngineRecipe(context_tokens=97)}, "context is 97 tokens, but the student's is 96"),
+        ({"engine": EngineRecipe(context_tokens=32, length_tokens=(1, 1, 33))}, "33 tokens, but its context is 32"),
         ({"engine": EngineRecipe(context_tokens=4)}, "context_tokens are at least 8"),
         ({"quantize": QuantizeRecipe(kv_cache="int8")}, "a GPU's KV cache is float16, not int8"),
-        ({"format": "genai"}, "nothing for a GPU is exported as genai"),
+        ({"format": "genai"}, "does not support --format genai for GPUs"),
     ],
 )
 def test_what_no_decoders_engine_can_be_is_refused(

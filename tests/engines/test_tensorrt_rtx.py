@@ -100,7 +100,7 @@ def test_the_parsers_verdict_names_node_and_op(tmp_path: Path) -> None:
     with pytest.raises(EngineError) as caught:
         build_engine(graph, find_target("rtx-4090"), profile_of(graph, RECIPE), tmp_path)
     assert caught.value.exit_code == 3
-    assert f"TensorRT-RTX {trt.__version__} does not take the fp16 graph:\n" in caught.value.message
+    assert f"TensorRT-RTX {trt.__version__} rejects the fp16 graph:\n" in caught.value.message
     assert "\n  block.1/Whirl (Whirl): " in caught.value.message
     assert not (tmp_path / "model.engine").exists()
 
@@ -115,7 +115,7 @@ def test_what_no_kernel_is_for_is_said_by_the_builder(tmp_path: Path, capfd: pyt
 
 def test_a_capability_that_it_does_not_build_for() -> None:
     orin = replace(find_target("rtx-4090"), name="some-orin", compute_capability=(8, 7))
-    with pytest.raises(HostError, match=r"no engine for compute capability 8\.7 \(some-orin\)") as caught:
+    with pytest.raises(HostError, match=r"does not support compute capability 8\.7 \(some-orin\)") as caught:
         require_builder(orin)
     assert "8.6, 8.9, 12.0" in caught.value.hint.replace("8.0, ", "")
 

@@ -52,7 +52,7 @@ def test_fp8_is_refused_below_8_9() -> None:
 
 
 def test_an_unknown_chip_is_refused_and_has_a_nearest() -> None:
-    with pytest.raises(ValueError, match=r"no kernel is made for compute capability 7\.5; there are 8\.0, 8\.6"):
+    with pytest.raises(ValueError, match=r"no kernel for compute capability 7\.5; there are kernels for 8\.0, 8\.6"):
         chip((7, 5))
     assert nearest((12, 1)).capability == (12, 0)
     assert nearest((8, 9)).capability == (8, 9)
@@ -147,9 +147,9 @@ def test_the_lint_names_what_does_not_fit() -> None:
     record, _ = compile_variant(norm_variant(of, "float16", 512, layer=False))
     assert lint(record, of) == []
     wrong = lint(dataclasses.replace(record, shared_bytes=of.shared_bytes + 1), of)
-    assert wrong == ["asks for 101377 bytes of shared memory; a block may have 101376"]
+    assert wrong == ["needs 101377 bytes of shared memory, but a block has at most 101376"]
     wrong = lint(dataclasses.replace(record, registers=255, num_warps=16), of)
-    assert wrong == ["255 registers in 512 threads: no block fits"]
+    assert wrong == ["needs 255 registers in 512 threads, more than a block has"]
 
 
 @needs_triton
@@ -178,7 +178,7 @@ def test_the_command_writes_the_same_bytes_again(
 def test_the_command_says_what_it_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from edgecompress_kernels.gpu.aot import main
 
-    for text, message in (("7.5", "there are 8.0"), ("new", "write it as 8.9")):
+    for text, message in (("7.5", "there are kernels for 8.0"), ("new", "write it as 8.9")):
         assert main([str(tmp_path), "--capability", text]) == 2
         assert message in capsys.readouterr().err
     assert main([str(tmp_path), "--capability", "8.9", "--only", "nothing"]) == 3

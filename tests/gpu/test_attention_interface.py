@@ -58,6 +58,6 @@ def test_generates_what_eager_generates(report: dict[str, Any]) -> None:
 def test_what_the_kernels_do_not_compute_is_refused(report: dict[str, Any]) -> None:
     said = report["refusals"]
     assert "call the model under torch.inference_mode()" in said["gradients"]
-    assert "give the model a 2D attention_mask" in said["4D mask"]
+    assert "pass the model a 2D attention_mask" in said["4D mask"]
     assert "packed_sequence_mask_function" in said["packed texts"]
     assert "output_attentions" in said["attention weights"]

@@ -100,15 +100,15 @@ def test_what_a_kernel_cannot_take_is_said() -> None:
     done = subprocess.run([sys.executable, "-c", REFUSED], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     expected = (
-        "they must be of one type",
-        "heads of 50: the kernel takes 16 to 256 in sixteens",
+        "they must have the same type",
+        "the head size is 50; it must be 16 to 256, in steps of 16",
         "q_starts must be int32 [B + 1]",
-        "3 query heads are no multiple of 2 key heads",
+        "3 query heads are not a multiple of 2 key heads",
         "scale is 0.0; it must be above 0",
-        "key_scales and value_scales go with an int8 or float8 cache",
-        "key_scales and value_scales go with an int8 or float8 cache",
-        "the longest text has 9 keys and the cache room for 8",
-        "rows of 9000: the kernel takes 1 to 8192 columns",
+        "an int8 or float8 cache needs key_scales and value_scales",
+        "an int8 or float8 cache needs key_scales and value_scales",
+        "the longest text has 9 keys, but the cache has room for 8",
+        "rows have 9000 columns; the kernel supports 1 to 8192",
         "move them to a CUDA device, or set TRITON_INTERPRET=1",
     )
     lines = done.stdout.splitlines()

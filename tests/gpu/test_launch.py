@@ -208,16 +208,16 @@ def test_arrays_tell_their_own_address(launcher: tuple[Launcher, FakeDriver]) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": 8}, "x of 'add-rms-norm-float16-h512': its address 8 is no multiple of 16"),
-        ({"x": 0}, "x of .* is no address"),
-        ({"x": b"bytes"}, "a bytes tells no address on the device"),
-        ({"x_row": 100}, "x_row of .* its value 100 is no multiple of 16"),
+        ({"x": 8}, "x of 'add-rms-norm-float16-h512': its address 8 is not a multiple of 16"),
+        ({"x": 0}, "x of .* is not an address"),
+        ({"x": b"bytes"}, "a bytes has no device address"),
+        ({"x_row": 100}, "x_row of .* its value 100 is not a multiple of 16"),
         ({"rows": -1}, "rows of .* is -1; it must be an integer from 0"),
         ({"rows": 2**31}, "must be an integer from 0 to"),
         ({"rows": 1.0}, "must be an integer from 0 to"),
         ({"columns": 528}, "columns of .* is 528; this kernel is for 16 to 512"),
         ({"epsilon": float("nan")}, "epsilon of .* is nan; it must be finite"),
-        ({"width": 1}, "does not know width"),
+        ({"width": 1}, "has unknown width"),
     ],
 )
 def test_a_wrong_value_is_refused_before_a_launch(
@@ -273,7 +273,9 @@ def test_a_cubin_runs_where_its_capability_lets_it(
 
 def test_a_kernel_that_needs_more_shared_memory_than_there_is_is_refused(tmp_path: Path) -> None:
     write_kernel(record_of(PREFILL, 70000), CUBIN, tmp_path)
-    with pytest.raises(LaunchError, match="needs 70000 bytes of shared memory and this device gives a block 65536"):
+    with pytest.raises(
+        LaunchError, match="needs 70000 bytes of shared memory, but this device's limit is 65536 per block"
+    ):
         Launcher(tmp_path, FakeDriver(most_shared_bytes=65536)).launch(PREFILL.name, values_of(PREFILL))
 
 
@@ -281,10 +283,10 @@ def test_a_kernel_that_needs_more_shared_memory_than_there_is_is_refused(tmp_pat
     ("spoil", "message"),
     [
         (lambda path: path.with_suffix(".cubin").write_bytes(b"another"), "its sha256 differs"),
-        (lambda path: path.with_suffix(".cubin").unlink(), "cubin is not there: compile it"),
-        (lambda path: path.unlink(), "json is not there: compile it"),
-        (lambda path: path.write_text("{"), "is no JSON"),
-        (lambda path: path.write_text("{}"), "is not of schema 2"),
+        (lambda path: path.with_suffix(".cubin").unlink(), "cubin does not exist: compile it"),
+        (lambda path: path.unlink(), "json does not exist: compile it"),
+        (lambda path: path.write_text("{"), "is not valid JSON"),
+        (lambda path: path.write_text("{}"), "does not have schema 2"),
         (lambda path: path.write_text('{"schema": 2}'), "has missing or unknown fields: aligned"),
     ],
 )

@@ -49,8 +49,8 @@ def test_a_map_goes_with_its_shape_and_its_strides(launcher: tuple[Launcher, Fak
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"q": 4096}, "q of .* is read through the copy engine: give it as Tokens"),
-        ({"k": dataclasses.replace(Q, address=4104)}, "k of .* its address 0x1008 is no multiple of 16"),
+        ({"q": 4096}, "q of .* is read through the copy engine: pass it as Tokens"),
+        ({"k": dataclasses.replace(Q, address=4104)}, "k of .* its address 0x1008 is not a multiple of 16"),
         ({"v": dataclasses.replace(Q, token_stride=4100)}, r"v of .* its strides \(256, 8200\) in bytes must be"),
         ({"v": dataclasses.replace(Q, head_stride=0)}, "must be multiples of 16 above 0"),
         ({"k": dataclasses.replace(Q, tokens=0)}, r"k of .* has the shape \(32, 0, 128\)"),

@@ -104,8 +104,8 @@ def test_scenarios(minilm_bundle: Path, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--shapes", "1x512"], "no such shape for .*: 1x512; a text has 2 to 256 tokens"),
-        (["--shapes", "1x1"], "no such shape"),
+        (["--shapes", "1x512"], "shape 1x512 is out of range for .*: a text has 2 to 256 tokens"),
+        (["--shapes", "1x1"], "shape 1x1 is out of range"),
         (["--shapes", "1x16", "--duration", "0.01"], r"0\.01 s are about \d+ calls, and p99 takes 1,000"),
         (["--duration", "-1"], "a duration is above 0"),
         (["--percentile", "100"], "a percentile is from 50"),
@@ -114,7 +114,7 @@ def test_scenarios(minilm_bundle: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["--per-second", "3"], "are the server scenario's"),
         (["--threads", "1,none"], "are no thread counts"),
         (["--new-tokens", "1"], "2 new tokens"),
-        (["--device", "0"], "it runs on no GPU"),
+        (["--device", "0"], "a CPU, and cannot run on a GPU"),
     ],
 )
 def test_what_makes_no_sense_ends_with_2(
@@ -188,7 +188,7 @@ def test_a_graph_beside_the_bundle_that_holds_it(minilm_bundle: Path, capsys: py
     [
         (["BUNDLE"], "takes two sides at the least"),
         (["BUNDLE", "torch:/nowhere"], "there is no /nowhere"),
-        (["BUNDLE", "BUNDLE", "--shapes", "1x999"], "no such shape for .*; a text has at most 256 tokens"),
+        (["BUNDLE", "BUNDLE", "--shapes", "1x999"], "shape 1x999 is too long for .*: a text has at most 256 tokens"),
         (["BUNDLE", "BUNDLE", "--launches", "9"], "8 launches at the least, an even number"),
         (["BUNDLE", "BUNDLE", "--threads", "0"], "threads are at least 1"),
         (["BUNDLE", "BUNDLE", "--shapes", "1x0"], "shapes of texts"),

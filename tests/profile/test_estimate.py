@@ -227,7 +227,7 @@ def test_a_profile_of_the_machine_makes_the_span_narrow(
         (["--target", "x86-64-avx512-vnni"], "says nothing of its memory_bandwidth_bytes_per_s and peak_ops_per_s"),
         (["--target", "rtx-4090", "--threads", "2"], "of the whole chip"),
         (["--target", "no-such"], "no target named 'no-such'"),
-        (["--target", "rtx-4090", "--shapes", "1by16"], "'1by16' is no shape"),
+        (["--target", "rtx-4090", "--shapes", "1by16"], "'1by16' is not a shape"),
         (["--measured", "nowhere"], "there is no profile"),
     ],
 )

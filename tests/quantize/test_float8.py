@@ -74,7 +74,7 @@ def test_chips_below_8_9_do_not_have_it() -> None:
 
 
 def test_onnxruntime_is_refused() -> None:
-    with pytest.raises(RecipeError, match="onnxruntime has no kernels for fp8: it is an engine's"):
+    with pytest.raises(RecipeError, match="onnxruntime does not support fp8, only engines do"):
         find_backend("onnxruntime-cpu").plan.resolve("fp8", True)
     assert find_backend("tensorrt-rtx").plan.resolve("fp8", False) == "fp8"
     assert ml_dtypes.finfo(ml_dtypes.float8_e4m3fn).max == 448

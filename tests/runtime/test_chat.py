@@ -66,12 +66,12 @@ def test_it_renders_as_transformers_does(name: str, tmp_path: Path) -> None:
 def test_a_template_that_raises_is_one_line(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message) as error:
         template(tmp_path, text).render(MESSAGES)
-    assert error.value.message.startswith("the chat template refuses these messages: ")
+    assert error.value.message.startswith("the chat template rejects these messages: ")
     assert "\n" not in error.value.message
 
 
 def test_templates_and_messages_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="cannot be read"):
+    with pytest.raises(BundleError, match="cannot be parsed"):
         template(tmp_path, "{% for %}")
     good = template(tmp_path, TEMPLATES["plain"])
     with pytest.raises(UsageError, match="message 1 has no role"):

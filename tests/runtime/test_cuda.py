@@ -80,7 +80,7 @@ def test_errors_have_the_drivers_name() -> None:
         device.allocate(101)
     assert caught.value.exit_code == 3
     cuda.cuStreamSynchronize = lambda stream: (CUresult.CUDA_ERROR_ILLEGAL_ADDRESS,)  # type: ignore[method-assign]
-    with pytest.raises(HostError, match="the CUDA driver fails: CUDA_ERROR_ILLEGAL_ADDRESS"):
+    with pytest.raises(HostError, match="the CUDA driver failed: CUDA_ERROR_ILLEGAL_ADDRESS"):
         device.synchronize(device.make_stream())
 
 
@@ -145,7 +145,7 @@ def test_a_cache_grows_moves_and_is_freed() -> None:
 
 def test_a_cache_that_is_too_large_takes_nothing() -> None:
     cuda, device = opened(memory=1000)
-    with pytest.raises(DeviceMemoryError, match=r"a KV cache for 100 tokens takes 3_200 bytes of GPU 0's memory"):
+    with pytest.raises(DeviceMemoryError, match=r"a KV cache for 100 tokens takes 3_200 bytes of memory on GPU 0,"):
         DeviceCache(device, tensors(), 1, 100, grows=False)
     assert cuda.held == {}
 
@@ -190,7 +190,7 @@ def test_every_name_of_the_driver_is_in_nvidias_bindings() -> None:
     assert (int(copy.dstDevice), int(copy.srcDevice), copy.dstPitch, copy.Height) == (2**40, 2**41, 7, 7)
     assert int(bindings.CUstream_flags.CU_STREAM_NON_BLOCKING) == 1
     assert int(bindings.CUstream(5)) == 5
-    with pytest.raises(HostError, match=r"its driver's libcuda\.so\.1 is not on this machine"):
+    with pytest.raises(HostError, match=r"the NVIDIA driver's libcuda\.so\.1 is not on this machine"):
         driver.open_driver(_absent)
 
 

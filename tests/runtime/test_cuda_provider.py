@@ -24,7 +24,7 @@ def found(**missing: str) -> dict[str, LibraryState]:
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_libraries", lambda: found(cudnn="no libcudnn.so.9", nvinfer10="no libnvinfer"))
-    with pytest.raises(HostError, match=r"needs The cudnn, and there is no libcudnn\.so\.9 on this machine") as caught:
+    with pytest.raises(HostError, match=r"needs The cudnn, but there is no libcudnn\.so\.9 on this machine") as caught:
         cuda_provider(0)
     assert caught.value.exit_code == 3
     monkeypatch.setattr(module, "find_libraries", lambda: found(nvinfer10="no libnvinfer"))
@@ -47,7 +47,7 @@ def test_shapes_may_be_worked_out_on_the_cpu_and_nothing_else() -> None:
 
 
 def test_one_that_does_not_tell_is_refused() -> None:
-    with pytest.raises(HostError, match="does not tell whether it runs on the GPU"):
+    with pytest.raises(HostError, match="does not report whether it runs on the GPU"):
         require_on_gpu(SimpleNamespace())
 
 

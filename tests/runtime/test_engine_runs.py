@@ -183,7 +183,7 @@ def test_shapes_that_it_was_not_built_for(encoder_bundle: Path, machine: Machine
     with encoder(encoder_bundle) as model:
         ids = np.ones((rows + 1, 4), dtype=np.int64)
         feed = {name: ids for name in model.inputs}
-        with pytest.raises(UsageError, match=rf"is {rows + 1}×4, and the engine was built for 1×1 to {rows}×{tokens}"):
+        with pytest.raises(UsageError, match=rf"is {rows + 1}×4, but the engine was built for 1×1 to {rows}×{tokens}"):
             model.run(feed)
         assert machine.trt.contexts[0].executed == []
         with pytest.raises(UsageError, match=f"longer than the model's {tokens} tokens"):
@@ -224,7 +224,10 @@ def test_memory_that_is_short(encoder_bundle: Path, decoder_bundle: Path, monkey
     gc.collect()
     assert machine.cuda.held == {}
     machine = Machine(monkeypatch, memory=4096)
-    with generator(decoder_bundle) as model_, pytest.raises(DeviceMemoryError, match=r"takes [\d_]+ bytes of GPU 0"):
+    with (
+        generator(decoder_bundle) as model_,
+        pytest.raises(DeviceMemoryError, match=r"takes [\d_]+ bytes of memory on GPU 0"),
+    ):
         model_.generate("the", max_new_tokens=2)
     assert machine.cuda.held == {}
 
@@ -328,14 +331,14 @@ def test_a_session_keeps_its_cache(decoder_bundle: Path, machine: Machine) -> No
 
 def test_more_than_a_decoder_was_built_for(decoder_bundle: Path, machine: Machine) -> None:
     with generator(decoder_bundle) as model:
-        with pytest.raises(UsageError, match="'input_ids' is 3×1, and the engine was built for 1×1 to 2×"):
+        with pytest.raises(UsageError, match="'input_ids' is 3×1, but the engine was built for 1×1 to 2×"):
             model.generate(["a", "b", "c"], max_new_tokens=2)
         with pytest.raises(UsageError, match=f"context is {CONTEXT}"):
             model.generate("the " * CONTEXT, max_new_tokens=2)
         cache = model.decoder.make_cache(2, 8)
-        with pytest.raises(UsageError, match=f"longer than the {CONTEXT} that the engine was built for"):
+        with pytest.raises(UsageError, match=f"but the engine was built for {CONTEXT}"):
             cache.ensure(CONTEXT + 1, 0, 10_000)
-        with pytest.raises(UsageError, match=f"longer than the {CONTEXT} that the engine was built for"):
+        with pytest.raises(UsageError, match=f"but the engine was built for {CONTEXT}"):
             model.decoder.make_cache(1, CONTEXT + 1)
         del cache
     assert machine.cuda.held == {}
@@ -365,7 +368,7 @@ def test_an_engine_whose_cache_is_not_in_place(
     from tests.runtime import fake_tensorrt
 
     monkeypatch.setattr(fake_tensorrt.FakeEngine, "get_aliased_input_tensor", lambda self, name: "")
-    with pytest.raises(BundleError, match=r"does not write 'present\.0\.key' in the memory of"):
+    with pytest.raises(BundleError, match=r"does not update 'past_key_values\.0\.key' in place: 'present\.0\.key' has"):
         load(decoder_bundle)
     assert machine.cuda.held == {}
 

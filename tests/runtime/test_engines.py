@@ -76,8 +76,8 @@ def without_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_driver_its_library_is_named(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     without_driver(monkeypatch)
     error = refusal(bundle)
-    assert "its driver's libcuda.so.1 is not on this machine" in error.message
-    assert "Install NVIDIA's driver" in error.hint
+    assert "the NVIDIA driver's libcuda.so.1 is not on this machine" in error.message
+    assert "Install the NVIDIA driver" in error.hint
 
 
 def test_without_the_bindings_their_package_is_named(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
@@ -91,10 +91,10 @@ def test_without_the_bindings_their_package_is_named(monkeypatch: pytest.MonkeyP
 def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(driver.importlib, "import_module", lambda name: FakeCuda())
-        with pytest.raises(HostError, match=r"libcuda\.so\.1 finds no GPU that it can use: CUDA_ERROR_NO_DEVICE"):
+        with pytest.raises(HostError, match=r"libcuda\.so\.1 finds no usable GPU: CUDA_ERROR_NO_DEVICE"):
             driver.open_driver(lambda name: None)
     monkeypatch.setattr(choice, "open_driver", lambda: FakeCuda())
-    assert "needs an NVIDIA GPU, and the driver finds none" in refusal(bundle).message
+    assert "needs an NVIDIA GPU, but the driver finds none" in refusal(bundle).message
 
 
 ONE_SORT, ANOTHER, RTX = ("RTX A", (8, 6)), ("RTX B", (12, 0)), ("RTX 4090", (8, 9))
@@ -103,10 +103,10 @@ ONE_SORT, ANOTHER, RTX = ("RTX A", (8, 6)), ("RTX B", (12, 0)), ("RTX 4090", (8,
 @pytest.mark.parametrize(
     ("gpus", "device", "message"),
     [
-        ([ONE_SORT, ANOTHER], None, "compute capability 8.9, and here is 0: RTX A, 8.6; 1: RTX B, 12.0"),
-        ([RTX, RTX], None, "several GPUs could be meant: 0: RTX 4090, 8.9; 1: RTX 4090, 8.9"),
-        ([ONE_SORT, RTX], 0, "compute capability 8.9, and here is GPU 0, RTX A, 8.6"),
-        ([RTX], 1, "there is no GPU 1; here is 0: RTX 4090, 8.9"),
+        ([ONE_SORT, ANOTHER], None, "compute capability 8.9, but this machine has 0: RTX A, 8.6; 1: RTX B, 12.0"),
+        ([RTX, RTX], None, "several GPUs match: 0: RTX 4090, 8.9; 1: RTX 4090, 8.9"),
+        ([ONE_SORT, RTX], 0, "compute capability 8.9, but this machine has GPU 0, RTX A, 8.6"),
+        ([RTX], 1, "there is no GPU 1; this machine has 0: RTX 4090, 8.9"),
         ([RTX], -1, "there is no GPU -1"),
     ],
 )
@@ -130,7 +130,9 @@ def test_an_engine_of_tensorrt_is_for_the_gpu_that_it_was_built_on(bundle: Path)
     assert variant.engine is not None
     built = replace(variant, engine=replace(variant.engine, builder="tensorrt", gpu="NVIDIA L4"), build=PLAN)
     gpus = [Gpu(name=name, memory_bytes=1, compute_capability=capability) for name, capability in (RTX, ONE_SORT)]
-    with pytest.raises(HostError, match=r"is for NVIDIA L4 \(compute capability 8\.9\), and here is 0") as caught:
+    with pytest.raises(
+        HostError, match=r"is for NVIDIA L4 \(compute capability 8\.9\), but this machine has 0"
+    ) as caught:
         choose(manifest, built, gpus, None)
     assert "edgecompress build BUNDLE --force" in caught.value.hint
     open_to_all = replace(variant.engine, builder="tensorrt", gpu="")
@@ -181,11 +183,11 @@ def test_a_library_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, bundle
 def test_an_engine_of_another_system(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     Machine(monkeypatch, RTX)
     monkeypatch.setattr(engine_file.platform, "system", lambda: "Windows")
-    assert "was built on linux, and this is windows" in refusal(bundle).message
+    assert "was built on linux, but this machine runs windows" in refusal(bundle).message
 
 
 def test_a_bundle_for_a_cpu_takes_no_device(minilm_bundle: Path) -> None:
-    with pytest.raises(UsageError, match="a CPU: it runs on no GPU"):
+    with pytest.raises(UsageError, match="a CPU, and cannot run on a GPU"):
         load(minilm_bundle, device=0)
 
 
@@ -195,7 +197,7 @@ def test_an_engine_that_is_not_built_yet(monkeypatch: pytest.MonkeyPatch, bundle
     Machine(monkeypatch, RTX)
     error = refusal(bundle)
     assert "is not built yet" in error.message
-    assert "`edgecompress build` does it" in error.hint
+    assert error.hint == "Run on the device: edgecompress build BUNDLE"
 
 
 def test_nothing_falls_back_to_the_graph_beside_the_engine(

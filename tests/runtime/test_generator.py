@@ -219,7 +219,7 @@ def test_a_session_reuses_its_prefix(generator: Generator) -> None:
 def test_a_session_is_for_one_text_at_a_time(generator: Generator) -> None:
     session = generator.session(capacity_tokens=64)
     stream = session.stream("x", max_new_tokens=5)
-    with pytest.raises(UsageError, match="is generating a text already"):
+    with pytest.raises(UsageError, match="is already generating a text"):
         session.generate("y", max_new_tokens=1)
     stream.close()
     with pytest.raises(UsageError, match="temperature"):
@@ -442,9 +442,9 @@ def test_memory_is_refused_before_it_is_taken(
 @pytest.mark.parametrize(
     ("prompt", "options", "message"),
     [
-        ("the cat " * 200, {}, "context is 256"),
+        ("the cat " * 200, {}, "context of 256"),
         ("why", {"max_new_tokens": 300}, "more than the model's context of 256"),
-        ("why", {"max_new_tokens": 0}, "max_new_tokens is a whole number"),
+        ("why", {"max_new_tokens": 0}, "max_new_tokens must be an integer"),
         ("why", {"temperature": -1.0}, "temperature"),
         ("why", {"top_p": 0.0}, "top_p"),
         ("why", {"seed": -1}, "seed"),
@@ -454,13 +454,13 @@ def test_memory_is_refused_before_it_is_taken(
         ("why", {"lookup_tokens": -1}, "lookup_tokens"),
         ("why", {"lookup_tokens": 4, "temperature": 0.5}, "temperature 0"),
         (["a", "b"], {"lookup_tokens": 4}, "one prompt at a time"),
-        ("why", {"max_tokens": 4}, "no option 'max_tokens'"),
-        ([], {}, "the list is empty"),
-        (5, {}, "not a int"),
+        ("why", {"max_tokens": 4}, "unknown option 'max_tokens'"),
+        ([], {}, "the list of prompts is empty"),
+        (5, {}, "not int"),
         (["a", 5], {}, "prompt 1 is a int"),
         ([{"content": "no role"}], {}, "message 0 has no role"),
         ([{"role": "wizard", "content": "x"}], {}, "no role wizard"),
-        ([1, 2, 400], {}, "token 400 lies outside the model's vocabulary of 400"),
+        ([1, 2, 400], {}, "token 400 is outside the model's vocabulary of 400"),
     ],
 )
 def test_bad_input_is_one_clear_line(

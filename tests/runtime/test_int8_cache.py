@@ -135,5 +135,5 @@ def test_memory_is_predicted_in_bytes_of_int8(
 
 def test_a_manifest_that_says_something_else_is_refused(tmp_path: Path, scales: list[np.ndarray]) -> None:
     wrong = decoder_bundle(tmp_path / "b", context=CONTEXT, kv_scales=scales)
-    with pytest.raises(BundleError, match="says that the KV cache is float32, and the model takes int8"):
+    with pytest.raises(BundleError, match="the KV cache is float32 in the manifest, but int8 in the model"):
         opened(wrong)

@@ -1,1 +1,1 @@
-"""A backend that somebody else wrote: one product from a table of numbers in JSON, by NumPy alone."""
+"""An example of an external backend: one matrix product with a JSON table of numbers, in NumPy."""

@@ -1,4 +1,4 @@
-"""The weights of the graph's only product, rounded as the precision says."""
+"""Writes the weights of the graph's only product, rounded to the precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What it needs of this machine: nothing."""
+"""The state of the backend on this machine. It needs nothing."""
 
 from __future__ import annotations
 

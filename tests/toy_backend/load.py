@@ -15,7 +15,7 @@ def open_model(source: OpenBundle, name: str, threads: int) -> Table:
 
 
 def open_cached_model(source: OpenBundle, name: str, threads: int) -> CachedModel:
-    raise BundleError("a table keeps no cache")
+    raise BundleError("the table backend has no KV cache")
 
 
 def device_of(source: OpenBundle, name: str) -> None: ...

@@ -1,4 +1,4 @@
-"""What it asks of a recipe: nothing."""
+"""Checks a recipe; everything is allowed."""
 
 from __future__ import annotations
 

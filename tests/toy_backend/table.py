@@ -1,4 +1,4 @@
-"""The table, as a model: what ``build`` verifies with and ``load`` opens."""
+"""The table as a model, which ``build`` verifies and ``load`` opens."""
 
 from __future__ import annotations
 

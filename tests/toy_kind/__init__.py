@@ -1,1 +1,1 @@
-"""A kind of student that somebody else wrote: two numbers in, one out. Nothing in edgecompress knows of it."""
+"""An example of an external kind of student: two numbers in, their sum out. edgecompress itself does not know it."""

@@ -1,4 +1,4 @@
-"""A whole bundle of an adder, made by hand; and the package as it is installed."""
+"""Writes a complete adder bundle by hand, and installs the package."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KIND = "adder"
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, package: str = "tests.toy_kind") -> None:
-    """Metadata as pip leaves it, with the entry point that names the kind."""
+    """Write the metadata that pip would, with the entry points of the kind and the backend."""
     info = folder / "toy_kind-1.dist-info"
     info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-kind\nVersion: 1\n")
@@ -49,7 +49,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, package: str = "tests
 
 
 def adder_bundle(folder: Path, *, error: float = 0.0) -> Path:
-    """``error``: by which its sums are wrong."""
+    """``error`` is added to its sums."""
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(_model(error).SerializeToString())
     (folder / REFERENCE).write_bytes(_reference())

@@ -1,4 +1,4 @@
-"""What a README shows."""
+"""The usage example in a bundle's README."""
 
 from __future__ import annotations
 

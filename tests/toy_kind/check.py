@@ -1,4 +1,4 @@
-"""Sums against the sums that the bundle carries."""
+"""Compares sums with those in the bundle."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class AdderExport:
         self.expected = np.zeros((0, 1))
 
     def samples(self) -> SampleSource:
-        return SampleSource(text="pairs of numbers, made up")
+        return SampleSource(text="synthetic pairs of numbers")
 
     def capture(self, opset: int) -> Mapping[str, Graph]:
         def value(name: str, size: int) -> ir.Value:

@@ -23,6 +23,6 @@ def quality(fidelity: Fidelity) -> float:
 
 
 def shortfall(fidelity: Fidelity, quality: QualityRecipe) -> str | None:
-    """The budget is the recipe's own limit "largest_error"."""
+    """The budget is the recipe's limit "largest_error"."""
     error, most = _error(fidelity), quality.limits.get("largest_error", MOST)
     return None if error <= most else f"a sum is wrong by {error:g}"

@@ -1,4 +1,4 @@
-"""What it asks of a recipe."""
+"""Checks and completes a recipe."""
 
 from __future__ import annotations
 

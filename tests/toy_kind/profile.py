@@ -1,4 +1,4 @@
-"""An adder as something that is timed."""
+"""Times an adder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def default_workloads(manifest: Manifest) -> str:
 
 def parse(text: str, manifest: Manifest) -> Workload:
     if not text.isdigit():
-        raise UsageError(f"'{text}' is no number of pairs", hint="Give --shapes 4.")
+        raise UsageError(f"'{text}' is not a number of pairs", hint="Give a number, such as --shapes 4.")
     return Workload(name=text, batch=int(text), sizes={"pairs": int(text)})
 
 

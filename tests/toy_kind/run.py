@@ -21,7 +21,7 @@ def run(model: Any, options: Namespace) -> int:
     try:
         first, second = (float(text) for text in read_inputs(options.inputs, options.file))
     except ValueError as error:
-        raise UsageError("two numbers are needed", hint="For example: edgecompress run BUNDLE 1 2") from error
+        raise UsageError("run needs two numbers", hint="For example: edgecompress run BUNDLE 1 2") from error
     result = model.add(first, second) * (options.times or 1)
     print_results(model.manifest.task, [f"{first:g} + {second:g}"], [{"sum": result}], as_json=options.json)
     return 0

@@ -1,4 +1,4 @@
-"""Two numbers in, one out."""
+"""Two numbers in, their sum out."""
 
 from __future__ import annotations
 

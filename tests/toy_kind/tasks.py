@@ -1,4 +1,4 @@
-"""What an adder is for."""
+"""The tasks of adders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle's graph for ONNX Runtime's CPU provider, with kernels of our own where they are faster."""
+"""Builds a bundle's graph for ONNX Runtime's CPU provider, with our own kernels where they are faster."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from edgecompress.types.graph import Graph
 from edgecompress.types.job import Job
 from edgecompress.types.limits import WeightLimits
 
-_PACKED_TOKENS = 512  # packed tokens need no like lengths, and many of them share the weights' way through the cache
-_SHORT_TOKENS = 16  # a layer as one op saves what is between operators: it matters where they are short
+_PACKED_TOKENS = 512  # packed tokens can mix lengths; many tokens per call reuse the weights in the CPU's cache
+_SHORT_TOKENS = 16  # fusing a layer saves the overhead between operators, which matters when they are short
 
 
 class CpuExport:
@@ -43,10 +43,10 @@ class CpuExport:
         self.limits = WeightLimits(integer_bits=7 if job.target.u8s8_saturates else 8)
 
     def prepare(self, name: str, graph: Graph, feeds: GraphFeeds) -> None:
-        """Nothing is to be known beforehand."""
+        """Does nothing: this backend needs no preparation."""
 
     def build(self, name: str, graph: Graph, folder: Path) -> Artifact:
-        """``compiled-<precision>.onnx``, optimized offline."""
+        """Write ``compiled-<precision>.onnx``, optimized offline."""
         with self.job.clock.stage("lower", graph.precision):
             lowered = microsoft.lower(graph, folder)
         with self.job.clock.stage("compile", graph.precision):
@@ -59,7 +59,7 @@ class CpuExport:
         return Artifact(name=name, graph=compiled, runtime=runtime)
 
     def kernels(self, artifact: Artifact, cases: Mapping[Case, Feed] | None) -> Artifact:
-        """The layers of an encoder over packed tokens; fidelity and the choice then see them."""
+        """Use our packed layers for an encoder before fidelity and speed are measured."""
         if _has_cache(artifact.graph):
             return artifact
         with self.job.clock.stage("compile", f"{artifact.graph.precision} kernels"):
@@ -87,7 +87,7 @@ class CpuExport:
         return inputs_of(artifact)
 
     def finish(self, artifact: Artifact, cases: Mapping[Case, Feed] | None, rebuild: Rebuild) -> Artifact:
-        """The ops of a graph with a KV cache as ours, then whole layers, where they are faster."""
+        """Replace ops of a graph with a KV cache by ours, then whole layers, where they are faster."""
         if not _has_cache(artifact.graph):
             return artifact
         target, wanted, threads = self.job.target, self._wanted_kernels(), self.job.threads
@@ -102,7 +102,7 @@ class CpuExport:
         return contents_of(artifact, own_weight)
 
     def files(self, artifact: Artifact, *, apart: bool) -> ModelFiles:
-        """With our kernels the library and the table of the weights that it reads, which lie apart."""
+        """With our kernels, the files include the library and its table of weights, which are in a separate file."""
         library = artifact.graph.library
         if library is None:
             return onnx_files(artifact, apart=apart)

@@ -1,8 +1,8 @@
-"""Compile for ONNX Runtime's CPU provider: graph optimization is done here, once, and not at every start.
+"""Compiles for ONNX Runtime's CPU provider: optimizes the graph once, offline, instead of at every start.
 
-Two of ONNX Runtime's own fusions are left out because they lose (1.32, measured by benchmarks/bench_graph_choices.py):
-SkipLayerNormalization runs a scalar loop where Add and
-LayerNormalization are vectorized, and takes several times as long.
+Two of ONNX Runtime's fusions are disabled because they are slower (1.32, measured by
+benchmarks/bench_graph_choices.py): SkipLayerNormalization is a scalar loop and takes several times as long as the
+vectorized Add and LayerNormalization.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from edgecompress.graph.sessions import PROVIDERS, session_options
 from edgecompress.types.graph import Graph
 from edgecompress.types.target import Target
 
-# Names as ONNX Runtime registers its graph transformers.
+# ONNX Runtime's names of graph transformers.
 SLOWER_FUSIONS: list[str] = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
 
 
 def compile_graph(graph: Graph, target: Target, out_dir: Path) -> Graph:
     """Write ``compiled-<precision>.onnx``, optimized offline.
 
-    Level "extended": constants are folded and nodes fused, but no layout is chosen for the CPU that compiles, so the
-    file is as right on the target as here. Raises HostError if ONNX Runtime refuses the graph.
+    Level "extended" folds constants and fuses nodes, but does not choose layouts for the compiling CPU, so the file is
+    valid on the target. Raises HostError if ONNX Runtime rejects the graph.
     """
     path = out_dir / f"compiled-{graph.precision}.onnx"
     raw = out_dir / f"optimized-{graph.precision}.onnx"
@@ -45,7 +45,7 @@ def compile_graph(graph: Graph, target: Target, out_dir: Path) -> Graph:
         raise HostError(
             f"ONNX Runtime {ort.__version__} cannot compile the {graph.precision} graph for {target.name}: "
             f"{str(error).splitlines()[0][:200]}",
-            hint="Run `edgecompress doctor` to see whether the installed versions fit.",
+            hint="Run `edgecompress doctor` to check the installed versions.",
         ) from error
     model = ir.load(raw)
     source = ir.load(graph.path)
@@ -62,12 +62,12 @@ def compile_graph(graph: Graph, target: Target, out_dir: Path) -> Graph:
 
 
 def has_accuracy_level(graph: Graph) -> bool:
-    """Whether the graph has MatMulNBits, whose accuracy level can be chosen after all else is done."""
+    """Whether the graph has MatMulNBits, whose accuracy level can be chosen last."""
     return any(node.op_type == "MatMulNBits" for node in ir.load(graph.path).graph.all_nodes())
 
 
 def at_accuracy_level(graph: Graph, level: int) -> Graph:
-    """Write ``<graph>-level-<level>.onnx``: the same with every MatMulNBits at ``level``, on the same data file."""
+    """Write ``<graph>-level-<level>.onnx``: the same graph and data file, with every MatMulNBits at ``level``."""
     model = ir.load(graph.path)
     for node in model.graph.all_nodes():
         if node.op_type == "MatMulNBits":
@@ -78,13 +78,13 @@ def at_accuracy_level(graph: Graph, level: int) -> Graph:
 
 
 def _make_portable(model: ir.Model) -> None:
-    """Drop opset imports that no node uses: ONNX Runtime writes down all it knows."""
+    """Drop unused opset imports: ONNX Runtime writes all that it knows."""
     used = {node.domain for node in model.graph.all_nodes()} | {""}
     for domain in [d for d in model.opset_imports if d not in used and d != "ai.onnx"]:
         del model.opset_imports[domain]
 
 
 def accuracy_levels(target: Target) -> tuple[int, ...]:
-    """The levels of MatMulNBits that the target has kernels of their own for: 4 needs products of 8-bit numbers."""
+    """The levels of MatMulNBits for which the target has kernels: level 4 needs int8 dot-product instructions."""
     multiplies_int8 = "asimddp" if target.arch == "aarch64" else "avx2"
     return (4, 1) if multiplies_int8 in target.isa else (1,)

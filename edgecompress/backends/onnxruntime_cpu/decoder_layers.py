@@ -1,8 +1,8 @@
-"""A decoder's layer as one op: the operators that our kernels compute, from norm to residual, handed to threads once.
+"""Fuses a decoder's layer into one op, from norm to residual, which dispatches to threads once.
 
-What a layer consists of is not written down anywhere: around each attention, operators that a ``DecoderLayer`` has a
-step for are taken in as long as one value leaves them. The op carries them as a program, so every architecture whose
-layers consist of these steps has it, and others keep what they cannot have.
+No layer structure is hard-coded: starting at each attention, neighbouring operators that ``DecoderLayer`` supports as
+steps are added as long as a single value leaves the group. The op runs the steps as a program, so it works for every
+architecture with layers of these steps; other layers stay as they are.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from edgecompress.types.target import Target
 KERNEL = "layer"
 FIELDS = len(StepField)
 NORM, ADD, GATE, MATMUL, ATTENTION = StepKind
-_MOST_STEPS = 12  # of at most five values each, and what they start from: the op has room for 64
-_PROGRAM = DECODER_LAYER.input_index("program")  # the values are behind it
+_MOST_STEPS = 12  # of at most five values each, plus the inputs: the op has room for 64
+_PROGRAM = DECODER_LAYER.input_index("program")  # the values follow it
 _ATTENTIONS = ("CachedAttention", "CachedAttentionInt8")
 _OF_ATTENTION = ("num_heads", "kv_num_heads", "scale", "head_size", "local_window_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One or more nodes that are one step: ``rows`` are the inputs that change, ``others`` are weights."""
+    """One or more nodes that form one step. ``rows`` are its activations, ``others`` its weights."""
 
     kind: int
     nodes: tuple[ir.Node, ...]
@@ -57,7 +57,7 @@ class Step:
 
 @dataclass(kw_only=True)
 class Layer:
-    """Steps in order, what they start from, and the attention among them."""
+    """Steps in order, their inputs, and the attention among them."""
 
     start: ir.Value
     attention: ir.Node
@@ -73,10 +73,10 @@ def use_layers(
     *,
     cases: Mapping[Case, Feed] | None,
 ) -> KerneledGraph:
-    """Write ``layers-<precision>.onnx`` and return it in the place of the graph that has our kernels, or that graph.
+    """Write ``layers-<precision>.onnx`` and return that graph, or the given graph with our kernels if it is not slower.
 
-    ``wanted``: "auto", "none" or names of KERNELS. ``cases``: what both graphs are timed on, by their new tokens;
-    None where this machine cannot stand for the target. Raises RecipeError if layers were named and there are none.
+    ``wanted``: "auto", "none" or names of KERNELS. ``cases``: inputs for timing both graphs, by new tokens; None if
+    this machine is not the target. Raises RecipeError if layers are requested by name but cannot be fused.
     """
     named = names_of(wanted)
     if made.graph.library is None:
@@ -85,7 +85,7 @@ def use_layers(
     model = ir.load(made.graph.path)
     layers = find_layers(model.graph)
     if not layers:
-        reason = "around attention there are operators that have no step, or that stay ONNX Runtime's"
+        reason = "operators around attention have no fused step, or use ONNX Runtime's op"
         refused = KernelUse(kernel=KERNEL, what="the layers", nodes=0, used=False, reason=reason)
         require_named([KERNEL] if KERNEL in named else [], set(), [refused])
         return replace(made, uses=(*made.uses, refused))
@@ -109,7 +109,7 @@ def use_layers(
 
 
 def _speedups(apart: Graph, joined: Graph, threads: int, cases: Mapping[Case, Feed]) -> dict[str, float]:
-    """The whole graphs in turn: case -> how many times as fast as our kernels one by one."""
+    """Time the whole graphs alternately: case -> speedup over separate kernels."""
     sides = {name: open_session(g.path, threads, g.library) for name, g in (("apart", apart), ("joined", joined))}
     found = {}
     for case, feed in cases.items():
@@ -120,7 +120,7 @@ def _speedups(apart: Graph, joined: Graph, threads: int, cases: Mapping[Case, Fe
 
 
 def find_layers(graph: ir.Graph) -> list[Layer]:
-    """The layers that can be one op, in order; none overlaps another."""
+    """Find the layers that can be fused, in order, without overlap."""
     taken: set[ir.Node] = set()
     found = []
     for node in graph:
@@ -133,13 +133,13 @@ def find_layers(graph: ir.Graph) -> list[Layer]:
 
 
 def join_layers(graph: ir.Graph, layers: Sequence[Layer]) -> None:
-    """Each of the layers, in the order in which they were found, as one op."""
-    for layer in reversed(layers):  # what one starts from is made by the one before
+    """Replace each layer by one op."""
+    for layer in reversed(layers):  # a layer's input is the output of the one before
         _replace(graph, layer)
 
 
 def _replace(graph: ir.Graph, layer: Layer) -> None:
-    """The op in the place of the nodes that it stands for; its first output is theirs."""
+    """Replace a layer's nodes by the op, whose first output is the layer's."""
     values: list[ir.Value] = [layer.start]
     for step in layer.steps:
         values += [value for value in step.others if value is not None and value not in values]
@@ -178,7 +178,7 @@ def _replace(graph: ir.Graph, layer: Layer) -> None:
 
 
 def weight_bits(node: ir.Node) -> dict[ir.Value, int]:
-    """The matrices that the op reads, with their bits; of their scales too. Nothing for another op."""
+    """Matrices of a fused layer, and their scales, with their bits; empty for another op."""
     if not node.op_type.startswith("DecoderLayer"):
         return {}
     program = node.inputs[_PROGRAM]
@@ -196,7 +196,7 @@ def _layer_of(attention: ir.Node, taken: set[ir.Node]) -> Layer | None:
     if middle is None:
         return None
     before: ir.Value | None = middle.rows[0]
-    while before is not None and len(steps) < 2:  # a product, and the norm in front of it
+    while before is not None and len(steps) < 2:  # a product and its preceding norm
         maker = before.producer()
         step = _step(maker) if maker is not None and maker not in taken else None
         if step is None or step.kind not in (NORM, MATMUL) or len(list(before.uses())) != 1:
@@ -210,7 +210,7 @@ def _layer_of(attention: ir.Node, taken: set[ir.Node]) -> Layer | None:
 
 
 def _grow(steps: list[Step], start: ir.Value) -> None:
-    """Take in what reads nothing but what is there, then leave off until one value leaves: the last."""
+    """Add steps whose inputs are all available, then remove steps until a single value leaves: the last one's."""
     there = {start, *(step.made for step in steps)}
     while len(steps) < _MOST_STEPS:
         following = (node for value in there for node, _ in value.uses())
@@ -244,7 +244,7 @@ def _leaving(steps: Sequence[Step]) -> list[ir.Value]:
 
 
 def _step(node: ir.Node) -> Step | None:
-    """What the node is a step of, if it is of one."""
+    """The step that the node starts, if any."""
     inputs = [value if value is not None and value.name else None for value in node.inputs]
     attributes: dict[str, Any] = {name: a.value for name, a in node.attributes.items()}
     first = inputs[0] if inputs else None
@@ -258,7 +258,7 @@ def _step(node: ir.Node) -> Step | None:
         return Step(kind=MATMUL, nodes=(node,), rows=(first,), others=others, made=node.outputs[0], sizes=sizes)  # type: ignore[arg-type]
     if node.domain == DOMAIN and node.op_type in _ATTENTIONS:
         if inputs[1] is not None or inputs[2] is not None:
-            return None  # its keys and values come by themselves
+            return None  # keys and values are separate inputs
         return Step(kind=ATTENTION, nodes=(node,), rows=(first,), others=(), made=node.outputs[0])
     if node.op_type == "SimplifiedLayerNormalization" and inputs[1] is not None and inputs[1].const_value is not None:
         if inputs[1].dtype != ir.DataType.FLOAT or len(node.outputs) != 1 or int(attributes.get("axis", -1)) != -1:
@@ -273,7 +273,7 @@ def _step(node: ir.Node) -> Step | None:
 
 
 def _gate(split: ir.Node, attributes: dict[str, Any]) -> Step | None:
-    """Split, QuickGelu of the first half, Mul with the second."""
+    """The step of a Split, QuickGelu of the first half and Mul with the second."""
     first = split.inputs[0]
     if len(split.outputs) != 2 or int(attributes.get("axis", 0)) != -1 or first is None:
         return None

@@ -1,4 +1,4 @@
-"""Our kernels for an encoder: its layers over packed tokens, where the whole graph was measured to be faster so."""
+"""Uses our kernels for an encoder's layers, over packed tokens, if the whole graph is measured to be faster."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def use_encoder_kernels(
     *,
     cases: Mapping[Case, Feed] | None,
 ) -> KerneledGraph:
-    """Write ``kernels-<precision>.onnx`` and the library and return the graph, or the given one as it is.
+    """Write ``kernels-<precision>.onnx`` and the library, and return that graph, or the given graph unchanged.
 
-    ``wanted``: "auto", "none" or names of KERNELS. ``cases``: what both graphs are timed on; None
-    where this machine cannot stand for the target. Where this machine cannot run the target's library, there is a
-    second one, as in ``use_kernels``. Raises RecipeError if a kernel that was named cannot be had.
+    ``wanted``: "auto", "none" or names of KERNELS. ``cases``: inputs for timing both graphs; None if this machine is
+    not the target. If this machine cannot run the target's library, a second one is built, as in ``use_kernels``.
+    Raises RecipeError if a kernel is requested by name but cannot be used.
     """
     if wanted == "none":
         return KerneledGraph(graph=graph, isa="", uses=())
@@ -91,7 +91,7 @@ def _packed(model: ir.Model, chain: Chain, graph: Graph, out_dir: Path, isa: Any
 
 
 def _speedups(stock: Graph, ours: Graph, threads: int, cases: Mapping[Case, Feed]) -> dict[str, float]:
-    """The whole graphs in turn: case -> how many times as fast as ONNX Runtime's ops."""
+    """Time the whole graphs alternately: case -> speedup over ONNX Runtime's ops."""
     sides = {side: open_session(g.path, threads, g.library) for side, g in (("stock", stock), ("ours", ours))}
     found = {}
     for case, feed in cases.items():
@@ -100,13 +100,13 @@ def _speedups(stock: Graph, ours: Graph, threads: int, cases: Mapping[Case, Feed
 
 
 def _use(chain: Chain, used: bool, reason: str, speedups: dict[str, float]) -> KernelUse:
-    what = f"{chain.hidden} wide, {chain.heads} heads, {chain.feed_forward} between"
+    what = f"hidden {chain.hidden}, {chain.heads} heads, feed-forward {chain.feed_forward}"
     return KernelUse(kernel=_KERNEL, what=what, nodes=len(chain.layers), used=used, reason=reason, speedups=speedups)
 
 
 @lru_cache(maxsize=8)
 def _built(hidden: int, heads: int, feed_forward: int, weight_bits: int, isa: Any) -> bytes:
-    """Twice in one process is once."""
+    """Build once per process."""
     from edgecompress_kernels.cpu.build import build
     from edgecompress_kernels.cpu.encoder_layer import Encoder
 

@@ -1,4 +1,4 @@
-"""Finds what the encoder kernels can compute in a compiled int8 graph: a chain of post-LayerNorm layers with GELU."""
+"""Finds the part of a compiled int8 graph that the encoder kernels support: a chain of post-LayerNorm GELU layers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _ELEMENTWISE = ("Add", "Mul", "Cast", "LayerNormalization", "Identity")
 
 
 class NotFound(Exception):
-    """The graph is no such chain; the message says where it stops being one."""
+    """The graph is not such a chain; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """y = (x * smooth) W * scales + bias with x rounded at run time."""
+    """y = (x * smooth) W * scales + bias, with x quantized at run time."""
 
     x: ir.Value
-    reader: ir.Node  # what reads x
+    reader: ir.Node  # the node that reads x
     smooth: ir.Value | None
     weights: npt.NDArray[np.int8]  # [K, N]
     scales: npt.NDArray[np.float32]  # [N]
@@ -35,7 +35,7 @@ class Linear:
 
 @dataclass(frozen=True, kw_only=True)
 class Norm:
-    """LayerNormalization(added), added a linear layer's output and what went past it."""
+    """LayerNormalization(added), where ``added`` is a linear layer's output plus the residual."""
 
     added: ir.Node
     gamma: ir.Value
@@ -45,7 +45,7 @@ class Norm:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """What one layer computes: its input, its parts, and its output."""
+    """One layer: its input, its parts and its output."""
 
     x: ir.Value
     qkv: tuple[Linear, Linear, Linear]
@@ -62,7 +62,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """All layers of an encoder, and the tables that its tokens are looked up in."""
+    """All layers of an encoder, and its embedding tables."""
 
     layers: tuple[Layer, ...]
     mask: ir.Value  # the graph's input, int64 [B, T]
@@ -83,39 +83,39 @@ class Chain:
 
     @cached_property
     def weight_bits(self) -> int:
-        """Seven if no weight is beyond -63 and 63, as they are quantized for x86 without VNNI."""
+        """7 if all weights are from -63 to 63, as quantized for x86 without VNNI; else 8."""
         parts = [part for layer in self.layers for part in (*layer.qkv, layer.out, layer.up, layer.down)]
         return 7 if all(np.abs(part.weights.astype(np.int16)).max() <= 63 for part in parts) else 8
 
 
 def find_chain(model: ir.Model) -> Chain:
-    """Raises NotFound, whose message is a reason for the report."""
+    """Raises NotFound, with a message for the report."""
     layers = _chained([layer for node in model.graph if (layer := _layer_ending_at(node)) is not None])
     if not layers:
-        raise NotFound("it has no layer of int8 attention, LayerNorm and GELU in the order of BERT")
+        raise NotFound("it has no BERT-style layer: int8 attention, LayerNorm, GELU")
     count = sum(_attention(node) is not None for node in model.graph)
     if len(layers) != count:
-        raise NotFound(f"{count - len(layers)} of its {count} layers are of another kind")
+        raise NotFound(f"{count - len(layers)} of its {count} layers have another structure")
     first = layers[0]
     sizes = {(layer.heads, layer.scale, layer.out.weights.shape, layer.up.weights.shape) for layer in layers}
     if len(sizes) > 1:
         raise NotFound("its layers differ in size")
     hidden = first.out.weights.shape[1]
     if hidden % first.heads or hidden // first.heads % 16 or first.up.weights.shape[1] % 16:
-        raise NotFound("its heads or its feed-forward network are no multiple of sixteen wide")
+        raise NotFound("its head size or its feed-forward size is not a multiple of 16")
     if hidden // first.heads > 256:
-        raise NotFound("its heads are wider than 256")
+        raise NotFound("its head size is larger than 256")
     if {layer.mask for layer in layers} != {first.mask}:
         raise NotFound("its layers have different masks")
     lookups, between = _embedding(first.x)
     inside = {*lookups, *between, *(linear.reader for linear in first.qkv), first.norm1.added}
     if not all(_read_only_by(value, inside) for node in (*lookups, *between) for value in node.outputs):
-        raise NotFound("its embeddings are read by more than its layers")
+        raise NotFound("its embeddings are used outside its layers")
     return Chain(layers=tuple(layers), mask=_mask_input(model, first.mask), lookups=lookups, between=between)
 
 
 def _chained(layers: list[Layer]) -> list[Layer]:
-    """In order, each the next one's input and nobody else's; [] if they are no chain."""
+    """Order the layers so that each one's output is only the next one's input; [] if that is impossible."""
     for before, after in itertools.pairwise(layers):
         if after.x is not before.y:
             return []
@@ -134,7 +134,7 @@ def _read_only_by(value: ir.Value, readers: Collection[ir.Node]) -> bool:
 
 
 def _layer_ending_at(node: ir.Node) -> Layer | None:
-    """The layer whose last LayerNormalization this is, or None."""
+    """The layer that ends with this LayerNormalization, or None."""
     second = _norm_of_sum(node)
     if second is None:
         return None
@@ -187,7 +187,7 @@ def _norm_of_sum(node: ir.Node) -> tuple[Norm, Linear, ir.Value] | None:
 
 
 def linear_of(value: ir.Value | None) -> Linear | None:
-    """The int8 linear layer that gives ``value``, whose input is rounded at run time; or None."""
+    """The int8 linear layer that outputs ``value`` and quantizes its input at run time, or None."""
     node = value.producer() if value is not None else None
     if node is None or node.domain != _MICROSOFT:
         return None
@@ -225,7 +225,7 @@ def linear_of(value: ir.Value | None) -> Linear | None:
 
 
 def _attention(node: ir.Node) -> tuple[list[ir.Value], ir.Value, int, float] | None:
-    """(queries, keys and values; mask; heads; scale) of an attention with a padding mask, whole where nothing is."""
+    """([queries, keys, values], mask, heads, scale) of an attention with a padding mask only, or None."""
     branches = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
     if node.op_type != "If" or len(branches) != 2:
         return None
@@ -250,12 +250,12 @@ def _mask_input(model: ir.Model, mask: ir.Value) -> ir.Value:
     producer = mask.producer()
     source = producer.inputs[0] if producer is not None and producer.op_type == "Cast" else mask
     if source not in model.graph.inputs or source is None or source.dtype != ir.DataType.INT64:
-        raise NotFound("its mask is not the padding mask that goes in")
+        raise NotFound("its mask is not the graph's padding mask")
     return source
 
 
 def _embedding(x: ir.Value) -> tuple[tuple[ir.Node, ...], tuple[ir.Node, ...]]:
-    """The lookups that ``x`` is computed from, and the nodes between, which treat every token alike."""
+    """The lookups that ``x`` is computed from, and the nodes between, which work on each token separately."""
     lookups: list[ir.Node] = []
     between: list[ir.Node] = []
     waiting = [x]
@@ -281,7 +281,7 @@ def _embedding(x: ir.Value) -> tuple[tuple[ir.Node, ...], tuple[ir.Node, ...]]:
 
 
 def _alike(node: ir.Node) -> bool:
-    """Whether constants in it have the last dimension only, so that they fit packed rows as well."""
+    """Whether its constants have only the last dimension, so that they work on packed rows too."""
     arrays = [a for i in node.inputs if (a := _array(i)) is not None]
     return all(a.ndim <= 1 for a in arrays)
 

@@ -1,4 +1,4 @@
-"""An encoder's graph over packed rows: tokens are packed once at the input, unpacked or summed once at the end."""
+"""Rewrites an encoder's graph to packed rows: tokens are packed once at the start, unpacked or summed at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgecompress.graph.rewrite import constant
 
 
 def pack_encoder(model: ir.Model, chain: Chain) -> None:
-    """Put the packed encoder in the place of the chain's layers, in the model itself."""
+    """Replace the chain's layers by the packed encoder, in place."""
     graph = model.graph
     first, last = chain.layers[0], chain.layers[-1]
     anchor = chain.lookups[-1]
@@ -56,7 +56,7 @@ def _name(value: ir.Value, name: str, dtype: ir.DataType, shape: list[int | str]
 
 
 def _pack_lookups(graph: ir.Graph, chain: Chain, anchor: ir.Node, rows: ir.Value) -> None:
-    """Each lookup reads the packed indices: those of tokens only, in one row."""
+    """Make each lookup read packed indices, without padding, in one row."""
     flat = constant(graph, "packed/flat", np.array([-1], dtype=np.int64))
     made: dict[ir.Value, ir.Value] = {}
     whole: ir.Value | None = None
@@ -67,7 +67,7 @@ def _pack_lookups(graph: ir.Graph, chain: Chain, anchor: ir.Node, rows: ir.Value
         if indices not in made:
             source = indices
             label = f"packed/{indices.name}"
-            if indices.shape[0] == 1:  # the same positions for every sequence
+            if indices.shape[0] == 1:  # positions shared by all sequences
                 if whole is None:
                     shape = ir.node("Shape", [chain.mask], name="packed/Shape")
                     graph.insert_before(anchor, shape)
@@ -88,7 +88,7 @@ def _pack_lookups(graph: ir.Graph, chain: Chain, anchor: ir.Node, rows: ir.Value
 
 
 def _linear(graph: ir.Graph, parts: Sequence[Linear]) -> list[ir.Value | None]:
-    """Weights, columns and smoothing of these layers side by side, as the kernels take them."""
+    """Weights, scales, biases and smoothing of these layers, concatenated as the kernels expect."""
     from edgecompress_kernels.cpu.encoder_packing import pack_columns, pack_panels
 
     weights = np.concatenate([part.weights for part in parts], axis=1)
@@ -145,7 +145,7 @@ def _trimmed(inputs: list[ir.Value | None]) -> list[ir.Value | None]:
 
 
 def _give_out(graph: ir.Graph, old: ir.Value, x: ir.Value, rows: ir.Value, starts: ir.Value, chain: Chain) -> None:
-    """A mean over the mask takes the sum of each sequence's rows; any other reader, [B, T, H]."""
+    """Feed a mean over the mask with the sum of each sequence's rows, and any other reader with [B, T, H]."""
     for node, _ in list(old.uses()):
         if not _is_sum_over_mask(node, old, chain.mask):
             continue
@@ -187,7 +187,7 @@ def _remove_unused(graph: ir.Graph) -> None:
     for node in reversed(list(graph)):
         if any(value.uses() or value.is_graph_output() for value in node.outputs):
             continue
-        for attribute in node.attributes.values():  # what a branch reads from outside counts as a use
+        for attribute in node.attributes.values():  # a branch's outer values count as uses
             if attribute.type == ir.AttributeType.GRAPH:
                 for inner in attribute.as_graph():
                     for index in range(len(inner.inputs)):

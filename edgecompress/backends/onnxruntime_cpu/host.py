@@ -1,4 +1,4 @@
-"""What of ONNX Runtime on the CPU is on this machine."""
+"""The state of ONNX Runtime for CPUs on this machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ PACKAGES = ("onnxruntime",)
 
 
 def state(found: Mapping[str, LibraryState], providers: Sequence[str], has: Callable[[str], bool]) -> BackendState:
-    """``found``: of NVIDIA's libraries; ``providers``: ONNX Runtime's; ``has``: whether a module is installed."""
+    """``found``: NVIDIA's libraries; ``providers``: ONNX Runtime's; ``has``: whether a module is installed."""
     runs = "CPUExecutionProvider" in providers
     return BackendState(name=NAME, builds=True, runs=runs)

@@ -1,4 +1,4 @@
-"""One op alone, ours beside ONNX Runtime's, in turn, on the shapes that a decoder meets: a step and a prompt."""
+"""Times single ops, ours and ONNX Runtime's alternately, on a decoder's shapes: a decode step and a prefill."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from edgecompress.graph.timing import time_in_turn
 from edgecompress.runtime.weights import huge_region
 
 _ROWS = (1, 64)
-_CONTEXTS = ((1, 128), (1, 1024), (64, 0))  # new tokens, tokens behind
+_CONTEXTS = ((1, 128), (1, 1024), (64, 0))  # new tokens, cached tokens
 _OURS, _THEIRS = "ours", "ONNX Runtime's"
-_AGREE = 2e-2  # of the largest output: int8 inputs are rounded alike, sums are added in another order
+_AGREE = 2e-2  # relative to the largest output: the summation order differs
 
 
 def time_kernels(kernel: str, key: tuple[Any, ...], threads: int, library: Path) -> dict[str, float]:
-    """Shape -> how many times as fast as ONNX Runtime's op. Outputs are compared first: HostError if they differ."""
+    """Return shape -> speedup over ONNX Runtime's op. Raises HostError if the outputs differ."""
     sides = _matmul(key, threads, library) if kernel == "matmul" else _attention(key, threads, library)
     speedups = {}
     for label, (ours, theirs) in sides.items():
@@ -30,7 +30,7 @@ def time_kernels(kernel: str, key: tuple[Any, ...], threads: int, library: Path)
         if not np.abs(expected - found).max() <= _AGREE * max(1e-6, float(np.abs(expected).max())):
             raise HostError(
                 f"the kernel '{kernel}' and ONNX Runtime's op differ by {np.abs(expected - found).max():.2g}",
-                hint="Export with --kernels none, and report it: this is a defect.",
+                hint="Export with --kernels none, and report this bug.",
             )
         seconds = time_in_turn({_OURS: lambda _, run=ours: [run()], _THEIRS: lambda _, run=theirs: [run()]}, {})  # type: ignore[misc]
         speedups[label] = round(float(np.median(np.array(seconds[_THEIRS]) / np.array(seconds[_OURS]))), 3)
@@ -41,7 +41,7 @@ Call = Callable[[], Any]
 
 
 def _bound(session: ort.InferenceSession, feeds: dict[str, Any], output: Any, shared: dict[str, str]) -> Call:
-    """The session as a call; ``shared`` maps an output to the input whose memory it is."""
+    """Return the session as a call; ``shared`` maps an output to the input whose memory it uses."""
     binding = session.io_binding()
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
     names = {i.name for i in session.get_inputs()}
@@ -146,7 +146,7 @@ def _kept(x: Any, step: Any, *, int8: bool) -> Any:
 def _attention(key: tuple[Any, ...], threads: int, library: Path) -> dict[str, tuple[Call, Call]]:
     heads, kv_heads, size, rotary, window, int8 = key
     kept = ir.DataType.INT8 if int8 else ir.DataType.FLOAT
-    step = np.float32(4 / 127) if int8 else np.float32(1)  # of standard normal numbers nearly all are within it
+    step = np.float32(4 / 127) if int8 else np.float32(1)  # covers almost all standard normal numbers
     random = np.random.default_rng(0)
     longest = max(new + behind for new, behind in _CONTEXTS) + 1
     width = (heads + 2 * kv_heads) * size
@@ -187,7 +187,7 @@ def _attention(key: tuple[Any, ...], threads: int, library: Path) -> dict[str, t
         calls = []
         state = random.bit_generator.state
         for side in pair:
-            random.bit_generator.state = state  # the same numbers for both
+            random.bit_generator.state = state  # the same random numbers for both
             shape = (1, kv_heads, behind + new, size)
             feeds = {
                 "x": random.standard_normal((1, new, width)).astype(np.float32),

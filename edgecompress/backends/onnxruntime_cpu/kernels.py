@@ -1,7 +1,7 @@
-"""Our own kernels in the place of ONNX Runtime's ops, where they were measured to be faster on this target.
+"""Replaces ONNX Runtime's ops by our kernels where they are measured to be faster on this target.
 
-The last step of compiling: nodes are replaced, their weights laid out anew, and a library of custom ops is built for
-the target's instruction set. What has no kernel keeps ONNX Runtime's op, and the measurements say why.
+The last step of compiling: it replaces nodes, repacks their weights, and builds a library of custom ops for the
+target's instruction set. Other ops stay ONNX Runtime's, and the report says why.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from edgecompress.types.report import KernelUse
 from edgecompress.types.target import Target
 
 WEIGHTS = "model.weights.json"
-_FASTER = 1.02  # a kernel must win by more than noise, taken over its shapes
-_NEVER_BELOW = 0.9  # on any shape
-_HOW_TO_MEASURE = "an export on the device with --target local measures it, --kernels with its name takes it unmeasured"
-_LEAST_WEIGHT_BYTES = 1 << 16  # what is read into huge pages
+_FASTER = 1.02  # required mean speedup over all shapes, above noise
+_NEVER_BELOW = 0.9  # required speedup on each shape
+_HOW_TO_MEASURE = "export on the device with --target local to measure it, or name it in --kernels to use it unmeasured"
+_LEAST_WEIGHT_BYTES = 1 << 16  # smaller weights are not read into huge pages
 
 
 @dataclass(frozen=True, kw_only=True)
 class KerneledGraph:
-    """A graph with our kernels in it, or the one that was given if there is no use for them."""
+    """A graph with our kernels, or the given graph if none are used."""
 
     graph: Graph
     isa: str
@@ -45,14 +45,14 @@ class KerneledGraph:
 
     @property
     def record(self) -> KernelLibrary | None:
-        """What a manifest says of it."""
+        """Its record in the manifest."""
         library = self.graph.library
         return KernelLibrary(path=library.name, isa=self.isa, weights=WEIGHTS) if library is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """A node that could be ours, as the key of all nodes that are alike."""
+    """A node that a kernel supports; equal for all nodes of the same shape."""
 
     kernel: str
     what: str
@@ -62,19 +62,20 @@ class Site:
 def use_kernels(
     graph: Graph, target: Target, wanted: str, threads: int, out_dir: Path, *, measured_here: bool
 ) -> KerneledGraph:
-    """Write ``kernels-<precision>.onnx`` and ``kernels-<isa>.so`` and return the graph, or the given one as it is.
+    """Write ``kernels-<precision>.onnx`` and ``kernels-<isa>.so``, and return that graph, or the given one unchanged.
 
-    Where this machine cannot run the target's library, the graph has a second one for this machine, built from the same
-    kernels: every instruction set gives the same bits, so what is verified here is what the target computes.
+    If this machine cannot run the target's library, a second one is built for this machine from the same kernels: all
+    instruction sets give the same bits, so verifying it here verifies the target's.
 
-    ``wanted``: "auto", "none" or names of KERNELS. Raises RecipeError if a kernel that was named cannot be had.
+    ``wanted``: "auto", "none" or names of KERNELS. Raises RecipeError if a kernel is requested by name but cannot be
+    used.
     """
     if wanted == "none":
         return KerneledGraph(graph=graph, isa="", uses=())
     named = names_of(wanted)
     model = ir.load(graph.path)
     sites, refused = _sites(model)
-    require_named(named, {site.kernel for site in sites} | {"layer"}, refused)  # of layers: decoder_layers.py
+    require_named(named, {site.kernel for site in sites} | {"layer"}, refused)  # layers: decoder_layers.py
     if not sites:
         return KerneledGraph(graph=graph, isa="", uses=refused)
     isa, missing = instruction_set(target)
@@ -103,7 +104,7 @@ def use_kernels(
     return KerneledGraph(graph=made, isa=isa.name, uses=(*refused, *uses.values()))
 
 
-Verdict = tuple[bool, str, dict[str, float]]  # whether a kernel is used, why, and what was measured
+Verdict = tuple[bool, str, dict[str, float]]  # whether the kernel is used, the reason, speedups by shape
 
 
 def names_of(wanted: str) -> tuple[str, ...]:
@@ -111,39 +112,39 @@ def names_of(wanted: str) -> tuple[str, ...]:
 
 
 def require_named(named: Sequence[str], there: set[str], refused: Sequence[KernelUse]) -> None:
-    """Raises RecipeError if a kernel that was named has nothing to compute."""
+    """Raises RecipeError if a kernel requested by name does not apply to the model."""
     for name in sorted(set(named) - there):
         reasons = "; ".join(sorted({use.reason for use in refused if use.kernel == name}))
         raise RecipeError(
-            f"no op of this model can be computed by the kernel '{name}'" + (f": {reasons}" if reasons else ""),
-            hint="Leave --kernels out.",
+            f"the kernel '{name}' does not support any op of this model" + (f": {reasons}" if reasons else ""),
+            hint="Omit --kernels.",
         )
 
 
 def require_built(named: Sequence[str], target: Target, missing: str) -> None:
-    """Raises RecipeError if kernels were named, which cannot be built."""
+    """Raises RecipeError if kernels are requested by name but cannot be built."""
     if named:
-        raise RecipeError(f"the kernels cannot be built for {target.name}: {missing}", hint="Leave --kernels out.")
+        raise RecipeError(f"the kernels cannot be built for {target.name}: {missing}", hint="Omit --kernels.")
 
 
 def verifying_isa(named: Sequence[str], target: Target, isa: Any) -> Any:
-    """The instruction set that verifies here what is built for ``isa``: itself, or the best that runs; None if none.
+    """Return the instruction set to verify with on this machine: ``isa`` if it runs, else the best that does, or None.
 
-    Raises RecipeError if there is none and kernels were named.
+    Raises RecipeError if there is none but kernels are requested by name.
     """
     here = isa if runs_here(isa) else isa_here()
     if named and here is None:
         raise RecipeError(
-            f"the kernels cannot be verified for {target.name} here: there is none for this machine",
-            hint="Leave --kernels out, or export on another machine.",
+            f"the kernels for {target.name} cannot be verified: no kernel runs on this machine",
+            hint="Omit --kernels, or export on another machine.",
         )
     return here
 
 
 def write_libraries(library: Path, isa: Any, here: Any, built: Callable[[Any], bytes]) -> Path | None:
-    """Write what ``built`` makes for ``isa`` and, where that does not run here, beside it what it makes for ``here``.
+    """Write the library that ``built`` makes for ``isa`` and, if that does not run on this machine, one for ``here``.
 
-    Returns the second one's path, if there is one.
+    Returns the second library's path, if any.
     """
     library.write_bytes(built(isa))
     if here is isa:
@@ -155,8 +156,8 @@ def write_libraries(library: Path, isa: Any, here: Any, built: Callable[[Any], b
 
 def on_request(kernel: str, named: Sequence[str], *, measured_here: bool) -> Verdict:
     if kernel not in named:
-        return False, "not asked for", {}
-    return True, "asked for" if measured_here else "asked for, not measured", {}
+        return False, "not named in --kernels", {}
+    return True, "named in --kernels" if measured_here else "named in --kernels, not measured", {}
 
 
 def unmeasured(target: Target) -> Verdict:
@@ -164,14 +165,14 @@ def unmeasured(target: Target) -> Verdict:
 
 
 def by_speed(speedups: dict[str, float], target: Target) -> Verdict:
-    """Faster over all shapes and not much slower on any, or not used."""
+    """Use the kernel if it is faster over all shapes and not much slower on any."""
     mean = float(np.exp(np.mean(np.log(list(speedups.values())))))
     used = mean >= _FASTER and min(speedups.values()) >= _NEVER_BELOW
     return used, ("faster" if used else "not faster") + _ahead(target), speedups
 
 
 def _sites(model: ir.Model) -> tuple[dict[Site, list[ir.Node]], tuple[KernelUse, ...]]:
-    """The nodes that could be ours, by kind; and what nearly could, with the reason."""
+    """Return the nodes that kernels support, by shape, and similar nodes that they do not, with the reason."""
     sites: dict[Site, list[ir.Node]] = {}
     refused: dict[tuple[str, str, str], int] = {}
     for node in model.graph:
@@ -200,7 +201,7 @@ def _rewritten(model: ir.Model, chosen: dict[Site, list[ir.Node]], graph: Graph,
 
 
 def weights_table(model_path: Path) -> str:
-    """JSON of the initializers that MatMulBlocks reads and that lie in the model's data file; [] if none does."""
+    """Return JSON of the initializers in the model's data file that only our ops read; [] if there are none."""
     rows = []
     for name, value in ir.load(model_path).graph.initializers.items():
         tensor = value.const_value
@@ -221,7 +222,7 @@ def _use(
 
 
 def _site(model: ir.Model, node: ir.Node) -> Site | tuple[str, str, str] | None:
-    """What could be ours; (kernel, what, what is in the way) if it nearly could; None if it is another op."""
+    """Return the node's site, (kernel, description, reason) if a kernel cannot be used, or None for another op."""
     if node.domain != "com.microsoft" or node.op_type not in ("MatMulNBits", "GroupQueryAttention"):
         return None
     attributes = {name: a.value for name, a in node.attributes.items()}
@@ -233,9 +234,9 @@ def _site(model: ir.Model, node: ir.Node) -> Site | tuple[str, str, str] | None:
         reason = ""
         weight = inputs[1]
         if int(attributes.get("accuracy_level", 0)) != 4:
-            reason = "its inputs stay in float32 (accuracy level below 4)"
+            reason = "its activations stay in float32 (accuracy level below 4)"
         elif bits not in (4, 8) or k % block or inputs[4] is not None:
-            reason = "its blocks do not fill its inputs"
+            reason = "its input size is not a multiple of its block size"
         elif weight is None or weight.const_value is None or len(list(weight.uses())) != 1:
             reason = "its weights are shared with the embedding table"
         elif inputs[3] is not None and inputs[3].dtype != ir.DataType.UINT8:
@@ -246,25 +247,25 @@ def _site(model: ir.Model, node: ir.Node) -> Site | tuple[str, str, str] | None:
     heads, kv_heads = int(attributes["num_heads"]), int(attributes["kv_num_heads"])
     past = inputs[3]
     size = int(str(past.shape[3])) if past is not None and past.shape is not None else 0
-    what = f"{heads} heads on {kv_heads}, {size} wide"
+    what = f"{heads} query heads, {kv_heads} KV heads, head size {size}"
     rotary = 0
     if inputs[7] is not None and attributes.get("do_rotary", 0):
         assert inputs[7].shape is not None
         rotary = 2 * int(str(inputs[7].shape[1]))
     int8 = past is not None and past.dtype == ir.DataType.INT8
     if int8:
-        what += ", an int8 cache"
+        what += ", int8 cache"
     reason = ""
     if past is None or not (past.dtype == ir.DataType.FLOAT or int8):
         reason = "its cache is neither float32 nor int8"
     elif int8 and any(attributes.get(f"{side}_quant_type") != "PER_CHANNEL" for side in "kv"):
-        reason = "its cache has not one scale a channel"
+        reason = "its cache does not have per-channel scales"
     elif size % 16 or not 16 <= size <= 256 or rotary % 32:
-        reason = "its heads are no multiple of sixteen, or their turned half is not"
+        reason = "its head size or half its rotary size is not a multiple of 16"
     elif attributes.get("softcap") or int(attributes.get("smooth_softmax", -1)) > 0 or inputs[11] is not None:
-        reason = "it has a soft-cap or sinks"
+        reason = "it has a softcap or sinks"
     elif attributes.get("rotary_interleaved") or inputs[10] is not None:
-        reason = "it turns pairs of neighbours, or has an additive bias"
+        reason = "it has interleaved rotary embeddings, or an additive bias"
     if reason:
         return "attention", what, reason
     window = int(attributes.get("local_window_size", -1))
@@ -272,14 +273,14 @@ def _site(model: ir.Model, node: ir.Node) -> Site | tuple[str, str, str] | None:
 
 
 def instruction_set(target: Target) -> tuple[Any, str]:
-    """The instruction set that the target names, or the best that kernels exist for and it has; or None and why."""
+    """Return the target's kernel instruction set, named or the best supported, and ""; or None and the reason."""
     for package in ("numba", "ziglang"):
         if importlib.util.find_spec(package) is None:
             return None, f"{package} is not installed (pip install 'edgecompress[kernels]')"
     from edgecompress_kernels.cpu.isa import ISAS
 
     if target.kernel_isa is not None and target.kernel_isa not in ISAS:
-        return None, f"its kernel_isa '{target.kernel_isa}' is none of {', '.join(ISAS)}"
+        return None, f"its kernel_isa '{target.kernel_isa}' is not one of {', '.join(ISAS)}"
     for isa in [ISAS[target.kernel_isa]] if target.kernel_isa is not None else ISAS.values():
         if isa.arch == target.arch and set(isa.needs) <= set(target.isa):
             return isa, ""
@@ -291,20 +292,20 @@ def runs_here(isa: Any) -> bool:
 
 
 def isa_here() -> Any:
-    """The best instruction set of this machine that kernels exist for; None if there is none."""
+    """The best instruction set of this machine with kernels, or None."""
     from edgecompress_kernels.cpu.isa import ISAS
 
     return next(filter(runs_here, ISAS.values()), None)
 
 
 def _ahead(target: Target) -> str:
-    """What ONNX Runtime's ops were measured with and the target lacks: they can only be slower there."""
+    """A note if ONNX Runtime's ops were measured with instructions that the target lacks, where they are slower."""
     best = isa_here()
-    return "" if best is None or set(best.needs) <= set(target.isa) else f", beside ops that use {best.name} here"
+    return "" if best is None or set(best.needs) <= set(target.isa) else f" than ops that use {best.name} here"
 
 
 def _library(sites: Sequence[Site], isa: Any) -> bytes:
-    """Built for these ops; twice in one process is once."""
+    """Build a library for these ops, once per process."""
     matmuls = {s.key[2:] for s in sites if s.kernel == "matmul"}
     attentions = {(s.key[2], s.key[5]) for s in sites if s.kernel == "attention"}
     return _built(tuple(sorted(matmuls)), tuple(sorted(attentions)), isa)
@@ -319,7 +320,7 @@ def _built(matmuls: tuple[tuple[Any, ...], ...], attentions: tuple[tuple[int, bo
 
 
 def _as_half(scales: ir.Value | None) -> bool:
-    """Whether float16 holds every one of them, as quantize leaves them: then two bytes less a block are read."""
+    """Whether float16 represents every scale exactly, as quantize ensures: it saves two bytes per block."""
     found = _array(scales)
     with np.errstate(over="ignore"):
         return bool((found.astype(np.float16) == found).all())

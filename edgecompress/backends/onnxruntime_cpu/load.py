@@ -1,4 +1,4 @@
-"""Opens a graph in ONNX Runtime's CPU provider."""
+"""Opens a graph with ONNX Runtime's CPU provider."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ PARALLEL_SESSIONS = True
 
 
 def open_model(source: OpenBundle, name: str, threads: int) -> SessionModel:
-    """Raises UsageError if a GPU was named."""
+    """Raises UsageError if the caller chose a GPU."""
     require_no_gpu(source)
     variant = source.variant(name)
     return SessionModel(make_session(source.folder, variant, threads), variant)
 
 
 def open_cached_model(source: OpenBundle, name: str, threads: int) -> CachedSessionModel:
-    """Raises UsageError if a GPU was named."""
+    """Raises UsageError if the caller chose a GPU."""
     require_no_gpu(source)
     variant = source.variant(name)
     session = make_session(source.folder, variant, threads, huge_pages=True)
@@ -27,14 +27,14 @@ def open_cached_model(source: OpenBundle, name: str, threads: int) -> CachedSess
 
 
 def device_of(source: OpenBundle, name: str) -> None:
-    """None: it runs on no GPU."""
+    """None: this backend does not use a GPU."""
 
 
 def require_no_gpu(source: OpenBundle) -> None:
-    """Raises UsageError if a GPU was named."""
+    """Raises UsageError if the caller chose a GPU."""
     if source.device is not None:
         manifest = source.manifest
         raise UsageError(
-            f"{manifest.name} is for {manifest.target.name}, a CPU: it runs on no GPU",
-            hint="Leave out the device, or export the student for a GPU target.",
+            f"{manifest.name} is for {manifest.target.name}, a CPU, and cannot run on a GPU",
+            hint="Omit --device, or export the student for a GPU target.",
         )

@@ -1,4 +1,4 @@
-"""What ONNX Runtime's CPU provider asks of a recipe."""
+"""Checks a recipe for ONNX Runtime's CPU provider."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def resolve(precision: str, quantizes_activations: bool | None) -> str:
     """Raises RecipeError for float8."""
     if precision == FP8:
         raise RecipeError(
-            f"onnxruntime has no kernels for {FP8}: it is an engine's precision",
-            hint="Give --backend tensorrt-rtx or tensorrt.",
+            f"onnxruntime does not support {FP8}, only engines do",
+            hint="Use --backend tensorrt-rtx or tensorrt.",
         )
     return precision
 
 
 def check_host(target: Target) -> None:
-    """Any machine compiles for any CPU."""
+    """Does nothing: any machine can compile for any CPU."""
 
 
 def check(recipe: Recipe) -> None:
-    """It does all that a recipe can say."""
+    """Does nothing: this backend supports everything in a recipe."""
 
 
 def opset(target: Target) -> int:

@@ -1,4 +1,4 @@
-"""Sessions in which ONNX Runtime times every node, and what it wrote down of them."""
+"""Opens sessions that time every node with ONNX Runtime's profiler, and reads the results."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Event = Mapping[str, Any]
 
 
 def node_timer(folder: Path) -> SessionTimer:
-    """``folder``: where ONNX Runtime writes."""
+    """``folder``: for ONNX Runtime's profiles."""
     return SessionTimer(folder)
 
 
 class SessionTimer:
-    """Opens models as :mod:`edgecompress.backends.onnxruntime_cpu.load` does, each of them once."""
+    """Opens models like :mod:`edgecompress.backends.onnxruntime_cpu.load`, each of them once."""
 
     PARALLEL_SESSIONS = False
     runtime = "onnxruntime"
@@ -38,18 +38,18 @@ class SessionTimer:
         self._sessions: dict[str, ort.InferenceSession] = {}
 
     def open_model(self, source: OpenBundle, name: str, threads: int) -> SessionModel:
-        """Raises UsageError if a GPU was named."""
+        """Raises UsageError if the caller chose a GPU."""
         return SessionModel(self._open(source, name, threads), source.variant(name))
 
     def open_cached_model(self, source: OpenBundle, name: str, threads: int) -> CachedSessionModel:
-        """Raises UsageError if a GPU was named."""
+        """Raises UsageError if the caller chose a GPU."""
         return CachedSessionModel(self._open(source, name, threads), source.variant(name).path, KVCache)
 
     def device_of(self, source: OpenBundle, name: str) -> None:
-        """None: it runs on no GPU."""
+        """None: this backend does not use a GPU."""
 
     def events(self, name: str) -> list[Event]:
-        """ONNX Runtime's own account. The model can be run no more."""
+        """Return ONNX Runtime's profile. The model cannot run after this."""
         found: list[Event] = json.loads(Path(self._sessions[name].end_profiling()).read_text(encoding="utf-8"))
         return found
 
@@ -64,9 +64,9 @@ class SessionTimer:
 
 
 def read_runs(events: Sequence[Event]) -> list[Durations]:
-    """The nodes' times of each run, in microseconds.
+    """Return node -> microseconds for each run.
 
-    A node that holds others, an If, has only what they leave of its time.
+    A node with inner nodes, an If, gets its time without theirs.
     """
     bounds = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["name"] == "model_run")
     nodes = sorted(
@@ -76,7 +76,7 @@ def read_runs(events: Sequence[Event]) -> list[Durations]:
     at = 0
     for begin, end in bounds:
         durations: Durations = defaultdict(float)
-        around: list[tuple[float, str]] = []  # the end of each node that is open, and its name
+        around: list[tuple[float, str]] = []  # (end, name) of each enclosing node
         while at < len(nodes) and nodes[at][0] < begin:
             at += 1
         while at < len(nodes) and nodes[at][0] <= end:

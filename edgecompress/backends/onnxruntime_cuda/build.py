@@ -1,4 +1,4 @@
-"""A bundle's graph for ONNX Runtime's CUDA provider: its fused ops, with their types said in the graph."""
+"""Builds a bundle's graph for ONNX Runtime's CUDA provider: fused ops, with explicit types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of ONNX Runtime's CUDA provider is on this machine."""
+"""The state of ONNX Runtime's CUDA provider on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PROVIDER = "CUDAExecutionProvider"
 
 
 def state(found: Mapping[str, LibraryState], providers: Sequence[str], has: Callable[[str], bool]) -> BackendState:
-    """``found``: of NVIDIA's libraries; ``providers``: ONNX Runtime's; ``has``: whether a module is installed."""
+    """``found``: NVIDIA's libraries; ``providers``: ONNX Runtime's; ``has``: whether a module is installed."""
     lacks = [
         *missing_libraries(found, "driver", "cudart", "cudnn"),
         *missing_package("cuda-bindings", "cuda.bindings", has),

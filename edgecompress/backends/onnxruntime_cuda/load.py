@@ -1,4 +1,4 @@
-"""Opens a graph in ONNX Runtime's CUDA provider. Not yet run on a GPU."""
+"""Opens a graph with ONNX Runtime's CUDA provider. Not yet run on a GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgecompress.runtime.device_cache import DeviceCache
 from edgecompress.runtime.session import make_session
 from edgecompress.runtime.session_models import CachedSessionModel, SessionModel
 
-PARALLEL_SESSIONS = False  # a GPU takes one batch at a time
+PARALLEL_SESSIONS = False  # a GPU runs one batch at a time
 
 
 def open_model(source: OpenBundle, name: str, threads: int) -> SessionModel:
@@ -37,7 +37,7 @@ def device_of(source: OpenBundle, name: str) -> Device:
 
 
 def _open(source: OpenBundle, name: str, threads: int) -> tuple[ort.InferenceSession, Device]:
-    """Raises HostError if there is no such GPU, or if nodes were put on the CPU."""
+    """Raises HostError if the GPU is missing, or if ONNX Runtime placed nodes on the CPU."""
     variant = source.variant(name)
     device = device_of(source, name)
     providers: list[Any] = [cuda_provider(device.index) if p == CUDA_PROVIDER else p for p in variant.providers]

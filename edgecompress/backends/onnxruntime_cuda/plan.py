@@ -1,4 +1,4 @@
-"""What ONNX Runtime's CUDA provider asks of a recipe."""
+"""Checks a recipe for ONNX Runtime's CUDA provider."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def precisions(quantizes_activations: bool) -> Mapping[str, str]:
 
 
 def resolve(precision: str, quantizes_activations: bool | None) -> str:
-    """Raises RecipeError for anything else than "auto" and fp16."""
+    """Raises RecipeError for anything but "auto" and fp16."""
     known = precisions(bool(quantizes_activations))
     if precision not in known:
         raise RecipeError(
-            f"a graph for ONNX Runtime's CUDA provider is not made as {precision} by this version",
-            hint="It can be fp16; quantized weights are for --backend tensorrt-rtx or tensorrt.",
+            f"this version does not support {precision} for ONNX Runtime's CUDA provider",
+            hint="Use --precision fp16, or --backend tensorrt-rtx or tensorrt for quantized weights.",
         )
     return known[precision]
 
 
 def check_host(target: Target) -> None:
-    """Any machine writes a graph for any GPU."""
+    """Does nothing: any machine can write a graph for any GPU."""
 
 
 def check(recipe: Recipe) -> None:
-    """Raises RecipeError for what is not for a GPU."""
+    """Raises RecipeError for settings that GPUs do not support."""
     gpu_checks.check_gpu(recipe)
     gpu_checks.check_no_compatibility(recipe, "onnxruntime")
 

@@ -1,7 +1,7 @@
-"""ONNX Runtime's CUDA provider: what it needs is looked for first, and where its nodes went is read afterwards.
+"""Checks ONNX Runtime's CUDA provider: its libraries before opening a session, the placement of nodes afterwards.
 
-onnxruntime goes on without the provider where one of its libraries is missing, and puts single nodes on the CPU by
-itself. Small arithmetic on shapes belongs there; anything else there is refused. Not yet run on a GPU.
+If a library is missing, onnxruntime silently continues without the provider, and it can place single nodes on the CPU.
+Only small arithmetic on shapes is accepted there. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edgecompress.runtime.accelerators import find_libraries
 CUDA_PROVIDER = "CUDAExecutionProvider"
 RECORD_PLACES = ("session.record_ep_graph_assignment_info", "1")
 _NEEDS = ("driver", "cudart", "cudnn")
-# What works out shapes and places of a few integers; onnxruntime keeps that on the CPU on purpose.
+# Ops on shapes and a few integers, which onnxruntime places on the CPU on purpose.
 _OF_SHAPES = frozenset(
     {
         "Shape", "Size", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Reshape", "Cast", "Add", "Sub", "Mul",
@@ -27,28 +27,28 @@ _OF_SHAPES = frozenset(
 
 
 def cuda_provider(device: int) -> tuple[str, dict[str, str]]:
-    """The provider as a session takes it. Raises HostError naming a library that is missing."""
+    """Return the provider with its options. Raises HostError naming a missing library."""
     if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls(directory="")  # from NVIDIA's own packages, where they are installed
+        ort.preload_dlls(directory="")  # from NVIDIA's packages, if installed
     found = find_libraries()
     missing = [found[key] for key in _NEEDS if not found[key].version]
     if missing:
         library = missing[0]
         raise HostError(
-            f"the CUDA provider needs {library.title}, and there is {library.remark} on this machine",
-            hint="`edgecompress doctor` shows what is here; pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA "
-            "and cuDNN, the driver comes from NVIDIA.",
+            f"the CUDA provider needs {library.title}, but there is {library.remark} on this machine",
+            hint="For CUDA and cuDNN: pip install 'onnxruntime-gpu[cuda,cudnn]'. Install the driver from NVIDIA. "
+            "`edgecompress doctor` shows what is installed.",
         )
     return CUDA_PROVIDER, {"device_id": str(device)}
 
 
 def require_on_gpu(session: Any) -> None:
-    """Raises HostError if anything but arithmetic on shapes was put on the CPU. The session recorded its places."""
+    """Raises HostError if the session placed anything but arithmetic on shapes on the CPU."""
     ask = getattr(session, "get_provider_graph_assignment_info", None)
     if ask is None:
         raise HostError(
-            f"onnxruntime {ort.__version__} does not tell whether it runs on the GPU",
-            hint="Install a later onnxruntime-gpu: 1.32 does.",
+            f"onnxruntime {ort.__version__} does not report whether it runs on the GPU",
+            hint="Install onnxruntime-gpu 1.32 or later.",
         )
     strays = sorted(
         {
@@ -62,5 +62,5 @@ def require_on_gpu(session: Any) -> None:
     if strays:
         raise HostError(
             f"onnxruntime {ort.__version__} runs {', '.join(strays)} of this bundle on the CPU, not on the GPU",
-            hint="Install a later onnxruntime-gpu, or export for --backend tensorrt.",
+            hint="Install a later onnxruntime-gpu, or export with --backend tensorrt.",
         )

@@ -1,4 +1,4 @@
-"""A typed graph and a plan of the engine that TensorRT builds from it, on the device; and that build."""
+"""Exports a typed graph with a build plan, from which TensorRT builds the engine on the device; and that build."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def build_on_device(
     device: int | None,
     progress: Callable[[str], None],
 ) -> tuple[EngineRecord, Mapping[str, Path]]:
-    """Build as the bundle's plan says, on this machine's GPU. Raises HostError, EngineError."""
+    """Build the engine of the bundle's plan on this machine's GPU. Raises HostError, EngineError."""
     from edgecompress.formats.gpus import detect_gpus
 
     if variant.build is None:
-        raise BundleError(f"{folder.name} has no plan of an engine to build", hint="Export it again with this version.")
+        raise BundleError(f"{folder.name} has no build plan for an engine", hint="Export it again with this version.")
     index, gpu = engine.require_device(variant.build, detect_gpus(), device, variant.path)
     graph = Graph(path=folder / variant.path, stage="lowered", precision=manifest.precision)
     return engine.build_on_device(graph, variant.build, index, gpu, folder, scratch, progress)

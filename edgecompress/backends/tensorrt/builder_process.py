@@ -1,7 +1,7 @@
 """Builds one engine with TensorRT: ``python -m edgecompress.backends.tensorrt.builder_process JOB``.
 
-What it is doing is told on stdout, a line a phase; what became of it in the file that the job names. SIGTERM and Ctrl-C
-end the build at its next step.
+It prints one line per phase to stdout, and writes the result to the file that the job names. SIGTERM and Ctrl-C end the
+build at its next step.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _WEIGHTS = re.compile(r"Total Weights Memory: (\d+)")
 
 
 def build(trt: Any, job: dict[str, Any], stop: Any) -> dict[str, Any]:
-    """Build what the job says; return what the parser and the builder said. ``stop()`` is asked at every step."""
+    """Build the engine; return the messages of parser and builder. ``stop()`` is called at every step."""
     log = _log(trt)
     builder = trt.Builder(log)
-    # In 10 a network is strongly typed if it is asked to be; the flag is there in 11 too, where every network is.
+    # TensorRT 10 needs this flag for a strongly typed network; 11 accepts it, and all networks are strongly typed.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     version = str(trt.__version__)
@@ -47,8 +47,8 @@ def build(trt: Any, job: dict[str, Any], stop: Any) -> dict[str, Any]:
     built = builder.build_serialized_network(network, config)
     if built is None:
         if stop():
-            return {"version": version, "error": "it was interrupted"}
-        return {"version": version, "error": log.errors[-1] if log.errors else "it does not say why"}
+            return {"version": version, "error": "the build was interrupted"}
+        return {"version": version, "error": log.errors[-1] if log.errors else "the builder gives no reason"}
     Path(job["engine"]).write_bytes(built)
     timed = config.get_timing_cache()
     Path(job["timing_cache"]).write_bytes(timed.serialize())
@@ -57,7 +57,10 @@ def build(trt: Any, job: dict[str, Any], stop: Any) -> dict[str, Any]:
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(built)
     if engine is None:
-        return {"version": version, "error": log.errors[-1] if log.errors else "what it built cannot be loaded"}
+        return {
+            "version": version,
+            "error": log.errors[-1] if log.errors else "the engine that it built cannot be loaded",
+        }
     inspector = engine.create_engine_inspector()
     layers = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     Path(job["layers"]).write_text(layers, encoding="utf-8")
@@ -66,7 +69,7 @@ def build(trt: Any, job: dict[str, Any], stop: Any) -> dict[str, Any]:
 
 def _log(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
-        """Keeps what is needed of the builder's messages."""
+        """Keeps the needed builder messages."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -84,7 +87,7 @@ def _log(trt: Any) -> Any:
 
 def _monitor(trt: Any, stop: Any) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Tells of phases that are no part of another, and ends the build when it is asked to."""
+        """Prints top-level phases, and ends the build on request."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -97,7 +100,7 @@ def _monitor(trt: Any, stop: Any) -> Any:
             return not stop()
 
         def phase_finish(self, phase_name: str) -> None:
-            """Nothing to tell: the next phase says that it starts."""
+            """Prints nothing: the next phase prints its start."""
 
     return Monitor()
 
@@ -108,7 +111,7 @@ def main(path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, _: stopped.append(signum))
     os.environ["CUDA_VISIBLE_DEVICES"] = str(job["device"])
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML's, by which the device was chosen
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML's order, in which the device was chosen
     said = build(importlib.import_module("tensorrt"), job, lambda: bool(stopped))
     Path(job["said"]).write_text(json.dumps(said), encoding="utf-8")
 

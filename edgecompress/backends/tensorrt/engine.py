@@ -1,8 +1,8 @@
-"""Plan a build by TensorRT 10 or 11, and do it where TensorRT and its GPU are: on the device.
+"""Plans a build with TensorRT 10 or 11, and runs it on the device.
 
-TensorRT has no builder for a GPU that is not there, so an export ends with the graph and a plan. Both versions take the
-same strongly typed graph; in 10 the network must be made so by a flag, in 11 there is nothing else. Nothing in this
-module has run on a GPU yet: every name of the bindings that it uses is held against theirs by tests/engines.
+TensorRT can build only on the target GPU, so an export ends with the graph and a plan. Both versions accept the same
+strongly typed graph; TensorRT 10 needs a flag for it. This module has not run on a GPU yet; tests/engines check every
+name that it uses against TensorRT's bindings.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ ENGINE = "model.engine"
 LAYERS = "model.engine.layers.json"
 TIMING_CACHE = "timing.cache"
 
-# Of parsers: Attention came with 10.14, TensorScatter, as an update in place, with 10.15.
+# Parser support: Attention since 10.14, TensorScatter as an in-place update since 10.15.
 _FIRST_WITH_ATTENTION, _FIRST_WITH_CACHES = "10.14", "10.15"
 _PRICES = {
-    "ampere-plus": "ampere-plus: runs on GPUs from Ampere on; kernels are held to 48 KiB of shared memory and fewer "
-    "fusions, so it can be slower",
-    "same-compute-capability": "same-compute-capability: runs on every GPU of the compute capability; it is not tuned "
-    "to the number of processors of one, so it can be slower",
+    "ampere-plus": "ampere-plus: runs on Ampere and later GPUs; can be slower, because kernels are limited to 48 KiB "
+    "of shared memory and have fewer fusions",
+    "same-compute-capability": "same-compute-capability: runs on every GPU with this compute capability; can be "
+    "slower, because it is not tuned to one GPU's number of multiprocessors",
 }
 _ANY_VERSION = (
-    "any version: runs with later versions of TensorRT too; the engine carries a runtime of its own, which must be "
-    "trusted as code is, and can be slower"
+    "any version: runs with later versions of TensorRT too; can be slower, and the engine contains a runtime, so load "
+    "it only from a trusted source"
 )
 _LONGEST = 600
-_STOP_S = 20  # that the builder is given to end at its next step
+_STOP_S = 20  # grace period for the builder to end at its next step
 
 Progress = Callable[[str], None]
 
 
 def build_plan(graph: Graph, target: Target, recipe: EngineRecipe, profile: Mapping[str, ShapeRange]) -> BuildPlan:
-    """Raises HostError for a choice that the target does not have. ``recipe`` is resolved."""
+    """Raises HostError for a setting that the target does not support. ``recipe`` is resolved."""
     assert target.compute_capability is not None
     if recipe.hardware_compatibility != "none" and target.arch == "aarch64":
         raise HostError(
-            f"TensorRT builds no engine for {target.name} that runs on other GPUs too: JetPack does not have that",
-            hint="Leave out --engine-compatible.",
+            f"--engine-compatible is not available for {target.name}: JetPack does not support it",
+            hint="Omit --engine-compatible.",
         )
     caches = any(node.op_type == "TensorScatter" for node in ir.load(graph.path).graph)
     prices = [_PRICES[recipe.hardware_compatibility]] if recipe.hardware_compatibility != "none" else []
@@ -77,7 +77,7 @@ def build_plan(graph: Graph, target: Target, recipe: EngineRecipe, profile: Mapp
 
 
 def trtexec_line(plan: BuildPlan, model: str) -> str:
-    """The command of NVIDIA's own tool that builds the same, from inside the bundle's folder."""
+    """The equivalent command of NVIDIA's trtexec, to run in the bundle's folder."""
 
     def shapes(which: str) -> str:
         return ",".join(f"{name}:{'x'.join(map(str, getattr(r, which)))}" for name, r in plan.profile.items())
@@ -86,7 +86,7 @@ def trtexec_line(plan: BuildPlan, model: str) -> str:
         "trtexec",
         f"--onnx={model}",
         f"--saveEngine={ENGINE}",
-        "--stronglyTyped",  # 11 takes it too, and has nothing else
+        "--stronglyTyped",  # accepted by 11 too, where it is the default
         f"--minShapes={shapes('smallest')}",
         f"--optShapes={shapes('usual')}",
         f"--maxShapes={shapes('largest')}",
@@ -106,29 +106,29 @@ def trtexec_line(plan: BuildPlan, model: str) -> str:
 
 
 def require_device(plan: BuildPlan, gpus: list[Gpu], device: int | None, model: str) -> tuple[int, Gpu]:
-    """The GPU to build on, and its number.
+    """Return the index and the GPU to build on.
 
-    Raises HostError if there is none, if several could be meant, if it is not what the plan is for, or if TensorRT is
-    missing or too old.
+    Raises HostError if there is no GPU, if several match, if it does not match the plan, or if TensorRT is missing or
+    too old.
     """
     wanted = ".".join(map(str, plan.compute_capability))
     if not gpus:
         raise HostError(
-            f"an engine of TensorRT is built on the GPU that runs it, of compute capability {wanted}: here is none, "
-            "neither libnvidia-ml.so.1 nor libcuda.so.1 finds one",
-            hint=f"Build it on the device, or run there in the bundle's folder: {trtexec_line(plan, model)}",
+            f"TensorRT builds an engine only on its GPU, here of compute capability {wanted}, but this machine has no "
+            "GPU: neither libnvidia-ml.so.1 nor libcuda.so.1 finds one",
+            hint=f"Build on the device, or run there in the bundle's folder: {trtexec_line(plan, model)}",
         )
     fitting = [i for i, gpu in enumerate(gpus) if gpu.compute_capability == plan.compute_capability]
     listed = describe_gpus(gpus)
     if device is None and len(fitting) > 1:
-        raise HostError(f"several GPUs could be meant: {listed}", hint="Say which: --device N.")
+        raise HostError(f"several GPUs match: {listed}", hint="Choose one with --device N.")
     if device is not None and not 0 <= device < len(gpus):
-        raise HostError(f"there is no GPU {device}: {listed}", hint="Give another --device.")
+        raise HostError(f"there is no GPU {device}; this machine has {listed}", hint="Choose another with --device N.")
     index = device if device is not None else fitting[0] if fitting else 0
     if index not in fitting:
         raise HostError(
-            f"the bundle is for compute capability {wanted}, and GPU {index} is another: {listed}",
-            hint="Export the student for this GPU; a target's name is in `edgecompress targets`.",
+            f"the bundle is for compute capability {wanted}, which GPU {index} does not have: {listed}",
+            hint="Export the student for this GPU; `edgecompress targets` lists the target names.",
         )
     if importlib.util.find_spec("tensorrt") is None:
         raise HostError(
@@ -139,7 +139,7 @@ def require_device(plan: BuildPlan, gpus: list[Gpu], device: int | None, model: 
     version = importlib.metadata.version("tensorrt")
     if _numbers(version) < _numbers(plan.minimum_version):
         raise HostError(
-            f"TensorRT {version} does not know the ops of this graph; {plan.minimum_version} is the first that does",
+            f"TensorRT {version} does not support the ops of this graph, which need {plan.minimum_version}",
             hint=f"Install TensorRT {plan.minimum_version} or later: on a Jetson, JetPack 7.2.",
         )
     return index, gpus[index]
@@ -148,10 +148,10 @@ def require_device(plan: BuildPlan, gpus: list[Gpu], device: int | None, model: 
 def build_on_device(
     graph: Graph, plan: BuildPlan, device: int, gpu: Gpu, folder: Path, out_dir: Path, progress: Progress
 ) -> tuple[EngineRecord, dict[str, Path]]:
-    """Build from ``graph`` on that GPU; the record, and the files that belong into the bundle: name -> path.
+    """Build from ``graph`` on the GPU; return the record and the files to add to the bundle, name -> path.
 
-    ``folder`` is the bundle's, whose timing cache is read if there is one. The build runs in a process of its own,
-    which ends at the builder's next step when this one is interrupted. Raises EngineError.
+    ``folder`` is the bundle's; its timing cache is used if it has one. The build runs in a separate process, which ends
+    at the builder's next step when this one is interrupted. Raises EngineError.
     """
     said = out_dir / "said.json"
     cache, old = out_dir / plan.timing_cache, folder / plan.timing_cache
@@ -177,16 +177,15 @@ def build_on_device(
     if "refused" in result:
         lines = [f"{name or 'unnamed'} ({op or 'the graph'}): {why}" for name, op, why in result["refused"][:5]]
         raise EngineError(
-            f"the parser of TensorRT {result['version']} does not take the {graph.precision} graph:\n  "
-            + "\n  ".join(lines),
-            hint=f"The ops came with TensorRT {plan.minimum_version}; or export this student for a CPU target.",
+            f"the parser of TensorRT {result['version']} rejects the {graph.precision} graph:\n  " + "\n  ".join(lines),
+            hint=f"Use TensorRT {plan.minimum_version} or later, or export the student for a CPU target.",
         )
     if "error" in result:
         text = result["error"][:_LONGEST]
         hint = "Use another --precision, or export for another backend."
         if is_out_of_memory(text):
             hint = (
-                "Close what else uses the GPU, or export with a smaller --engine-batch, --engine-tokens or "
+                "Stop other programs on the GPU, or export with a smaller --engine-batch, --engine-tokens or "
                 "--engine-workspace."
             )
         raise EngineError(f"TensorRT {result['version']} cannot build the {graph.precision} graph: {text}", hint=hint)
@@ -194,8 +193,8 @@ def build_on_device(
     stored, most = most_bytes(ir.load(graph.path))
     if weights > most:
         raise EngineError(
-            f"the engine's weights take {weights:_} bytes and the {graph.precision} graph has {stored:_}: they were "
-            "stored in more bits",
+            f"the engine's weights take {weights:_} bytes, but only {stored:_} in the {graph.precision} graph: the "
+            "builder stored them in a wider type",
             hint="Use --precision fp16, or another version of TensorRT.",
         )
     record = EngineRecord(
@@ -227,11 +226,11 @@ def _run(command: list[str], said: Path, progress: Progress) -> dict[str, Any]:
                 process.kill()
             raise
     if process.returncode != 0 or not said.exists():
-        reason = complaint.strip().splitlines()[-1:] or ["it does not say why"]
+        reason = complaint.strip().splitlines()[-1:] or ["the builder gives no reason"]
         if process.returncode < 0:
-            reason = [f"it was ended by {signal.Signals(-process.returncode).name}"]
+            reason = [f"it was killed by {signal.Signals(-process.returncode).name}"]
         raise EngineError(
-            f"TensorRT broke off while it built: {reason[0][:_LONGEST]}",
+            f"TensorRT's build process failed: {reason[0][:_LONGEST]}",
             hint="Use another --precision, or export for another backend.",
         )
     result: dict[str, Any] = json.loads(said.read_text(encoding="utf-8"))

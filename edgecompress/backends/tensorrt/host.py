@@ -1,4 +1,4 @@
-"""What of TensorRT is on this machine."""
+"""The state of TensorRT on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGES = ("tensorrt", "cuda-bindings")
 
 
 def state(found: Mapping[str, LibraryState], providers: Sequence[str], has: Callable[[str], bool]) -> BackendState:
-    """``found``: of NVIDIA's libraries; ``providers``: ONNX Runtime's; ``has``: whether a module is installed."""
+    """``found``: NVIDIA's libraries; ``providers``: ONNX Runtime's; ``has``: whether a module is installed."""
     versions = missing_libraries(found, "nvinfer10", "nvinfer11")
     build_lacks = [
         *missing_libraries(found, "driver"),

@@ -1,4 +1,4 @@
-"""What TensorRT asks of a recipe."""
+"""Checks a recipe for TensorRT."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ CALIBRATES = True
 
 
 def check_host(target: Target) -> None:
-    """The engine is built on the device: nothing is needed here."""
+    """Does nothing: the engine is built on the device."""
 
 
 def check(recipe: Recipe) -> None:
-    """Raises RecipeError for what is not for a GPU."""
+    """Raises RecipeError for settings that GPUs do not support."""
     gpu_checks.check_gpu(recipe)
 
 
 def stages(target: Target) -> tuple[Sequence[tuple[str, str]], Sequence[tuple[str, str]]]:
     lower = ("lower", f"to the ops of tensorrt, ONNX opset {target.opset}")
-    return (lower,), (("plan", "how TensorRT builds the engine, on the device itself"),)
+    return (lower,), (("plan", "the settings with which TensorRT builds the engine on the device"),)

@@ -1,4 +1,4 @@
-"""A typed graph and the engine that TensorRT-RTX builds from it, for one compute capability and without a GPU."""
+"""Builds a typed graph and its TensorRT-RTX engine, for one compute capability and without a GPU."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def begin(job: Job) -> GpuExport:
 
 
 def _with_engine(job: Job, float16: Float16, artifact: Artifact, rebuild: Rebuild) -> Artifact:
-    """The engine of the graph; where its builder widens a few layers, of a graph that has those in float16.
+    """Build the engine. If the builder widens a few layers, rebuild with those layers in float16.
 
-    Raises WideProductsError if more than half of the layers would be float16, and what the builder raises.
+    Raises WideProductsError if more than half of the layers would be float16, and the builder's errors.
     """
     widened: tuple[str, ...] = ()
     try:
         engine = _build(job, artifact.graph)
     except WideProductsError as error:
-        if 2 * len(error.layers) > error.of:  # it would be named for what the least of it is
+        if 2 * len(error.layers) > error.of:  # the precision's name would describe the smaller part
             raise
         widened = error.layers
         artifact = rebuild(lambda layer: layer not in widened)
@@ -43,7 +43,7 @@ def _with_engine(job: Job, float16: Float16, artifact: Artifact, rebuild: Rebuil
     read = ", ".join(f"{count} {dtype}" for dtype, count in engine.matrices.items())
     notes = [f"{ROUNDED}: the engine itself was not run", f"layers of the engine that read a constant matrix: {read}"]
     if widened:
-        notes.append(f"float16, since the engine would have widened their weights: {', '.join(widened)}")
+        notes.append(f"float16, because the builder would widen their weights: {', '.join(widened)}")
     return replace(
         artifact,
         engine=engine.record,
@@ -59,7 +59,7 @@ def _build(job: Job, graph: Graph) -> Engine:
 
 @dataclass(frozen=True, kw_only=True)
 class _BuiltFor:
-    """All that is known of a target whose bundle is at hand."""
+    """The properties of a bundle's target that the builder needs."""
 
     name: str
     compute_capability: tuple[int, int]
@@ -73,10 +73,10 @@ def build_on_device(
     device: int | None,
     progress: Callable[[str], None],
 ) -> tuple[EngineRecord, Mapping[str, Path]]:
-    """Build the bundle's engine again, with the builder that is installed here. Raises HostError, EngineError."""
+    """Rebuild the bundle's engine with the installed builder. Raises HostError, EngineError."""
     old = variant.engine
     if old is None:
-        raise BundleError(f"{folder.name} has no engine to build again", hint="Export it again with this version.")
+        raise BundleError(f"{folder.name} has no engine to rebuild", hint="Export it again with this version.")
     progress("building the engine")
     graph = Graph(path=folder / variant.path, stage="lowered", precision=manifest.precision)
     target = _BuiltFor(name=manifest.target.name, compute_capability=old.compute_capability)

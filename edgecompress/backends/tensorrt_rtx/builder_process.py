@@ -1,8 +1,7 @@
 """Builds one engine: ``python -m edgecompress.backends.tensorrt_rtx.builder_process JOB``, a JSON file.
 
-The builder is native code that can crash on a graph that it does not foresee, and that writes to stderr as it likes. So
-it is kept away from the process that the user started, which says what became of it: see
-:mod:`edgecompress.backends.tensorrt_rtx.engine`.
+The builder is native code that can crash on an unexpected graph and writes to stderr. So it runs in a separate process,
+and :mod:`edgecompress.backends.tensorrt_rtx.engine` reports the result.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _LAYERS = "Layers:\n"
 
 
 class Log(trt.ILogger):  # type: ignore[misc]
-    """Keeps what is needed of the builder's messages."""
+    """Keeps the needed builder messages."""
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
@@ -38,7 +37,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
 
 
 def build(job: dict[str, Any]) -> dict[str, Any]:
-    """Build what the job says and write the engine; return what the parser and the builder said."""
+    """Build and write the engine; return the messages of parser and builder."""
     log = Log()
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -56,7 +55,7 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
     config.add_optimization_profile(ranges)
     built = builder.build_serialized_network(network, config)
     if built is None:
-        return {"error": log.errors[-1] if log.errors else "it does not say why"}
+        return {"error": log.errors[-1] if log.errors else "the builder gives no reason"}
     Path(job["engine"]).write_bytes(built)
     return {"layers": log.layers, "weights_bytes": log.weights_bytes}
 

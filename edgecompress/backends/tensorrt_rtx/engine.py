@@ -1,7 +1,7 @@
-"""Compile for TensorRT-RTX: an engine for one compute capability, built without a GPU.
+"""Compiles for TensorRT-RTX: an engine for one compute capability, built without a GPU.
 
-The engine is made from a strongly typed graph (:mod:`edgecompress.lower.standard`); no precision is chosen here. Its
-kernels are finished on the GPU that runs it when it is first loaded there. It is not loaded here: that needs a GPU.
+The engine is built from a strongly typed graph (:mod:`edgecompress.lower.standard`), which fixes the precision. Its
+kernels are completed when it is first loaded on its GPU. It is not loaded here, since that needs a GPU.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ LAYERS = "model.engine.layers.txt"
 _PACKAGE = "tensorrt_rtx"
 _INSTALL = "pip install 'edgecompress[tensorrt-rtx]'"
 _NAMED_ERRORS = 5
-_LONGEST = 600  # of a message of the builder
+_LONGEST = 600  # characters of a builder message
 
 
 class BuiltFor(Protocol):
-    """What must be known of a target."""
+    """The properties of a target that the builder needs."""
 
     @property
     def name(self) -> str: ...
@@ -52,19 +52,19 @@ class Engine:
     record: EngineRecord
     engine: Path
     layers: Path
-    matrices: Mapping[str, int]  # type -> layers of the engine that multiply by a constant matrix of it
+    matrices: Mapping[str, int]  # type -> number of layers that multiply by a constant matrix of that type
 
 
 def require_builder(target: BuiltFor) -> None:
-    """Raises HostError if TensorRT-RTX is not installed, or does not build for the target's compute capability."""
+    """Raises HostError if TensorRT-RTX is not installed, or cannot build for the target's compute capability."""
     _capability(_builder(), target)
 
 
 def build_engine(graph: Graph, target: BuiltFor, profile: Mapping[str, ShapeRange], out_dir: Path) -> Engine:
-    """Build ``model.engine`` from a lowered graph, and write down the builder's account of its layers beside it.
+    """Build ``model.engine`` from a lowered graph, and write the builder's description of its layers beside it.
 
-    Raises EngineError if the parser does not take a node, if nothing could be built or the builder crashes, or if what
-    was built computes in more bits than the graph; HostError as :func:`require_builder`.
+    Raises EngineError if the parser rejects a node, if the build fails or crashes, or if the engine computes in wider
+    types than the graph; HostError as :func:`require_builder`.
     """
     trt = _builder()
     engine, account = out_dir / ENGINE, out_dir / LAYERS
@@ -80,8 +80,8 @@ def build_engine(graph: Graph, target: BuiltFor, profile: Mapping[str, ShapeRang
     layers, weights_bytes = said["layers"], said["weights_bytes"]
     if not layers or weights_bytes is None:
         raise EngineError(
-            f"TensorRT-RTX {trt.__version__} does not tell what it built, so its precision cannot be checked",
-            hint=f"{_INSTALL} installs a version that does.",
+            f"TensorRT-RTX {trt.__version__} does not describe the engine, so its precision cannot be checked",
+            hint=f"Install a version that does: {_INSTALL}",
         )
     matrices = require_claimed(model, read_layers(layers), weights_bytes, graph.precision)
     account.write_text(layers, encoding="utf-8")
@@ -102,7 +102,7 @@ def build_engine(graph: Graph, target: BuiltFor, profile: Mapping[str, ShapeRang
 def _run_builder(
     trt: Any, graph: Graph, capability: str, profile: Mapping[str, ShapeRange], engine: Path
 ) -> dict[str, Any]:
-    """What the builder's own process says. Raises EngineError if it breaks off."""
+    """Run the builder process and return its result. Raises EngineError if it crashes."""
     job, said = engine.with_suffix(".job.json"), engine.with_suffix(".said.json")
     said.unlink(missing_ok=True)
     engine.unlink(missing_ok=True)
@@ -122,17 +122,16 @@ def _run_builder(
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
             _, complaint = process.communicate()
-        except BaseException:  # Ctrl-C and SIGTERM too: it would go on without us
+        except BaseException:  # Ctrl-C and SIGTERM too: the builder would keep running
             process.kill()
             process.wait()
             raise
     if process.returncode != 0 or not said.exists():
-        reason = complaint.decode(errors="replace").strip().splitlines()[-1:] or ["it does not say why"]
+        reason = complaint.decode(errors="replace").strip().splitlines()[-1:] or ["the builder gives no reason"]
         if process.returncode < 0:
-            reason = [f"it was ended by {signal.Signals(-process.returncode).name}"]
+            reason = [f"it was killed by {signal.Signals(-process.returncode).name}"]
         raise EngineError(
-            f"TensorRT-RTX {trt.__version__} broke off while it built the {graph.precision} graph: "
-            f"{reason[0][:_LONGEST]}",
+            f"TensorRT-RTX {trt.__version__} failed to build the {graph.precision} graph: {reason[0][:_LONGEST]}",
             hint="Use another --precision, or export for another backend.",
         )
     result: dict[str, Any] = json.loads(said.read_text(encoding="utf-8"))
@@ -142,20 +141,20 @@ def _run_builder(
 def _builder() -> Any:
     if importlib.util.find_spec(_PACKAGE) is None:
         raise HostError(
-            "an engine is built by the package tensorrt-rtx, which is not installed",
-            hint=f"{_INSTALL}; no GPU is needed.",
+            "the package tensorrt-rtx, which builds the engine, is not installed",
+            hint=f"{_INSTALL}  (no GPU needed)",
         )
     try:
         return importlib.import_module(_PACKAGE)
-    except Exception as error:  # a library that is missing is an OSError, a wrong one an ImportError
+    except Exception as error:  # a missing library raises OSError, a wrong one ImportError
         raise HostError(
             f"the package tensorrt-rtx cannot be loaded: {str(error).splitlines()[0][:200]}",
-            hint=f"{_INSTALL} again; it needs Linux on x86-64.",
+            hint=f"Reinstall it on Linux on x86-64: {_INSTALL}",
         ) from error
 
 
 def _capability(trt: Any, target: BuiltFor) -> str:
-    """The target's compute capability as the builder names it, "SM89"."""
+    """The builder's name of the target's compute capability, "SM89"."""
     assert target.compute_capability is not None
     known = [name for name in vars(trt.ComputeCapability) if re.fullmatch(r"SM\d+", name)]
     major, minor = target.compute_capability
@@ -163,20 +162,20 @@ def _capability(trt: Any, target: BuiltFor) -> str:
     if wanted not in known:
         names = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in sorted(known, key=lambda name: int(name[2:])))
         raise HostError(
-            f"TensorRT-RTX {trt.__version__} builds no engine for compute capability {major}.{minor} ({target.name})",
-            hint=f"It builds for {names}.",
+            f"TensorRT-RTX {trt.__version__} does not support compute capability {major}.{minor} ({target.name})",
+            hint=f"Choose a target with one of these: {names}.",
         )
     return wanted
 
 
 def _refused_nodes(trt: Any, refused: Sequence[tuple[str, str, str]], precision: str) -> EngineError:
-    """The parser's verdict, node by node."""
+    """The error for nodes that the parser rejects."""
     lines = [f"{name or 'unnamed'} ({op or 'the graph'}): {why}" for name, op, why in refused[:_NAMED_ERRORS]]
     more = len(refused) - _NAMED_ERRORS
     if more > 0:
         lines.append(f"and {more} more")
     return EngineError(
-        f"the parser of TensorRT-RTX {trt.__version__} does not take the {precision} graph:"
+        f"the parser of TensorRT-RTX {trt.__version__} rejects the {precision} graph:"
         + "".join(f"\n  {line}" for line in lines),
-        hint="Export this student for a CPU target.",
+        hint="Export the student for a CPU target.",
     )

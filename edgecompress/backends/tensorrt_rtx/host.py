@@ -1,4 +1,4 @@
-"""What of TensorRT for RTX is on this machine."""
+"""The state of TensorRT for RTX on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGES = ("tensorrt-rtx", "cuda-bindings")
 
 
 def state(found: Mapping[str, LibraryState], providers: Sequence[str], has: Callable[[str], bool]) -> BackendState:
-    """``found``: of NVIDIA's libraries; ``providers``: ONNX Runtime's; ``has``: whether a module is installed."""
+    """``found``: NVIDIA's libraries; ``providers``: ONNX Runtime's; ``has``: whether a module is installed."""
     build_lacks = missing_package("tensorrt-rtx", "tensorrt_rtx", has)
     lacks = [
         *build_lacks,

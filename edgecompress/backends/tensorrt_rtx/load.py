@@ -1,4 +1,4 @@
-"""Opens an engine that was built with TensorRT-RTX. Not yet run on a GPU."""
+"""Opens an engine built with TensorRT-RTX. Not yet run on a GPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgecompress.runtime.engine_file import EngineLibrary
 from edgecompress.runtime.engine_models import CachedEngineModel, EngineModel, open_cached_engine, open_engine
 
 LIBRARY = EngineLibrary(package="tensorrt-rtx", module="tensorrt_rtx", file="libtensorrt_rtx.so.1")
-PARALLEL_SESSIONS = False  # a GPU takes one batch at a time
+PARALLEL_SESSIONS = False  # a GPU runs one batch at a time
 
 
 def open_model(source: OpenBundle, name: str, threads: int) -> EngineModel:

@@ -1,4 +1,4 @@
-"""What TensorRT-RTX asks of a recipe."""
+"""Checks a recipe for TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ CALIBRATES = True
 
 
 def check_host(target: Target) -> None:
-    """Raises HostError if the builder is not installed, or does not build for the target's compute capability."""
+    """Raises HostError if the builder is not installed, or cannot build for the target's compute capability."""
     from edgecompress.backends.tensorrt_rtx import engine
 
     engine.require_builder(target)
 
 
 def check(recipe: Recipe) -> None:
-    """Raises RecipeError for what is not for a GPU."""
+    """Raises RecipeError for settings that GPUs do not support."""
     gpu_checks.check_gpu(recipe)
     gpu_checks.check_no_compatibility(recipe, "tensorrt-rtx")
 

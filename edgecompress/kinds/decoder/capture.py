@@ -1,10 +1,10 @@
-"""Capture of decoders: a causal language model becomes one graph for prefill and decode, with its KV cache outside.
+"""Captures a causal language model as one graph for prefill and decode, with an external KV cache.
 
 Inputs: input_ids int64 [B, T], attention_mask int64 [B, S], position_ids int64 [B, T], logits_positions int64 [N], and
 past_key_values.{i}.key and .value float32 [B, Hk, C, D]. Outputs: logits float32 [B, N, V], present.{i}.key and .value.
-(A compiled graph has the same ones; its past and present may be int8, see ``lower/kv_cache.py``.)
-A row's mask holds its ones first: rows are padded on the right. Each layer's attention is one op that appends to its
-past, so a runtime binds past and present to one buffer.
+(A compiled graph has the same ones; its past and present can be int8, see ``lower/kv_cache.py``.)
+Rows are padded on the right, so the ones of a row's mask come first. Each layer's attention is one op that appends to
+its past, so a runtime can bind past and present to one buffer.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from edgecompress.types.student import Student
 
 INPUTS = ("input_ids", "attention_mask", "position_ids", "logits_positions")
 
-_BATCH, _TOKENS, _CAPACITY, _WANTED = 2, 5, 16, 3  # of the example that is traced; all of them are dynamic
+_BATCH, _TOKENS, _CAPACITY, _WANTED = 2, 5, 16, 3  # sizes of the traced example; all are dynamic in the graph
 
 
 class Decoder(torch.nn.Module):
-    """The model with the graph's own inputs and outputs."""
+    """Wraps the model with the graph's inputs and outputs."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Decoder(torch.nn.Module):
         position_ids: torch.Tensor,
         logits_positions: torch.Tensor,
     ) -> torch.Tensor:
-        """logits [B, N, V]; what attention saw and made is left in ``run``."""
+        """Return logits [B, N, V]; ``run`` collects the inputs and outputs of attention."""
         given: dict[str, Any] = {"logits_to_keep": logits_positions} if self.keeps_logits else {}
         with running(run):
             output = self.model(
@@ -86,7 +86,7 @@ class Decoder(torch.nn.Module):
         logits_positions: torch.Tensor,
         past: list[torch.Tensor],
     ) -> tuple[torch.Tensor, ...]:
-        """``past`` is key and value of each layer in turn."""
+        """``past``: key and value of each layer, alternating."""
         run = CachedRun(
             attention_mask=attention_mask,
             past=list(zip(past[::2], past[1::2], strict=True)),
@@ -99,8 +99,8 @@ class Decoder(torch.nn.Module):
 def capture(student: Student, out_dir: Path, *, opset: int) -> Graph:
     """Write ``captured.onnx`` (float32, every axis dynamic) and return it.
 
-    Weights are read from the checkpoint one at a time while the file is written, where its layout allows it.
-    Raises StudentError if the architecture cannot be captured without changing what it computes.
+    Weights are read from the checkpoint one at a time while the file is written, if its layout allows it.
+    Raises StudentError if the architecture cannot be captured without changing its results.
     """
     register()
     register_experts()
@@ -138,12 +138,12 @@ def capture(student: Student, out_dir: Path, *, opset: int) -> Graph:
 def _no_interface(architecture: str) -> StudentError:
     return StudentError(
         f"'{architecture}' does not go through transformers' attention interface",
-        hint="Its attention cannot be kept as one op with a cache; it is not supported by this version.",
+        hint="This version cannot capture its attention; see `edgecompress architectures` for those it can.",
     )
 
 
 def probe(wrapper: Decoder) -> list[AttentionCall]:
-    """What each attention call is, found by a forward pass without numbers."""
+    """Describe each attention call, found by a forward pass on fake tensors."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         ids = torch.zeros((_BATCH, _TOKENS), dtype=torch.long)
         run = CachedRun(attention_mask=torch.ones((_BATCH, _TOKENS + 4), dtype=torch.long))
@@ -176,7 +176,7 @@ def _export(wrapper: Decoder, layers: list[AttentionCall], opset: int) -> ir.Mod
         names += [f"past_key_values.{index}.key", f"past_key_values.{index}.value"]
         outputs += [f"present.{index}.key", f"present.{index}.value"]
     with quiet(), torch.no_grad():
-        # The exporter's own fallbacks would trace again in other ways; this one is the one that was checked.
+        # Without fallbacks: the exporter would retry with other tracing modes, which are not checked.
         program = torch.export.export(
             wrapper,
             (ids, mask, positions, torch.arange(_WANTED), past),
@@ -197,7 +197,7 @@ def _export(wrapper: Decoder, layers: list[AttentionCall], opset: int) -> ir.Mod
 
 
 def _products_as_matmul(model: ir.Model) -> None:
-    """Gemm with a constant weight becomes MatMul and Add, the form in which linear layers are looked for later."""
+    """Replace Gemm with a constant weight by MatMul and Add, the form that later stages look for."""
     graph = model.graph
     for node in [n for n in graph if not n.domain and n.op_type == "Gemm"]:
         x, weight, bias = [*node.inputs, None][:3]
@@ -225,7 +225,7 @@ def _products_as_matmul(model: ir.Model) -> None:
 
 
 def _name_axes(model: ir.Model) -> None:
-    """The exporter numbers the axes (s10, s70): give them the names by which they are documented, everywhere."""
+    """Rename the exporter's numbered axes (s10, s70) to their documented names."""
     graph = model.graph
     names: dict[str, str] = {}
     wanted = (("batch", "tokens"), ("batch", "total_tokens"), ("batch", "tokens"), ("wanted",))

@@ -1,4 +1,4 @@
-"""How the README of a decoder shows its use, and what its KV cache costs."""
+"""A decoder bundle's README: the usage example, and the cost of its KV cache."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Runs a decoder's graph over whole texts: when it is exported against PyTorch, later against what the bundle carries.
+"""Runs a decoder's graph over whole texts: against PyTorch during export, later against the outputs in the bundle.
 
-A bundle cannot carry the logits of a vocabulary of 150,000. It carries, for each position of a few held-out texts, the
-64 most probable tokens with their probabilities and that of the token that really follows: enough for perplexity and
-first choices exactly, and for the KL divergence with all other tokens counted as one.
+A bundle cannot carry the logits of a vocabulary of 150,000 tokens. For each position of a few held-out texts, it
+carries the 64 most probable tokens with their probabilities, and the probability of the token that follows in the text.
+That is enough for exact perplexity and top-1 agreement, and for the KL divergence with all other tokens as one class.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from edgecompress.types.bundle import TensorSpec
 from edgecompress.types.report import Fidelity
 
 KEPT_TOKENS = 64
-_LEAST = -60.0  # log of a probability that is as good as none
+_LEAST = -60.0  # log of a probability that is practically 0
 
 Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
@@ -45,11 +45,11 @@ def text_feed(
     cache_dtype: np.dtype[Any] | type[np.float32] = np.float32,
     capacity: int | None = None,
 ) -> Feed:
-    """All inputs of a decoder graph for one text int64 [T] behind ``behind`` tokens of an empty cache.
+    """Return all inputs of a decoder graph for one text int64 [T] after ``behind`` tokens of a zeroed cache.
 
-    ``past`` maps each cache input to (heads, head size); ``wanted`` None asks for the logits of every position.
-    ``first_position`` is that of the text's first token, ``behind`` unless given; ``capacity`` is the tokens that the
-    cache has room for, just enough unless given.
+    ``past`` maps each cache input to (heads, head size). ``wanted``: positions whose logits are returned; None: all.
+    ``first_position``: position of the text's first token, default ``behind``. ``capacity``: room of the cache in
+    tokens, by default just enough.
     """
     tokens = len(ids)
     total = tokens + behind
@@ -68,12 +68,12 @@ def text_feed(
 
 
 def cache_of(inputs: Sequence[TensorSpec]) -> list[TensorSpec]:
-    """Those inputs that are keys or values of the cache, [B, Hk, C, D]."""
+    """Return the inputs that are keys or values of the cache, [B, Hk, C, D]."""
     return [spec for spec in inputs if spec.name.startswith("past_key_values.")]
 
 
 def logits_of(model: Model) -> Callable[[Ids], Logits]:
-    """A model as a function from token ids [T] to the logits of every position, float32 [T, V]."""
+    """Wrap a model as a function from token ids [T] to the logits of every position, float32 [T, V]."""
     cache = cache_of(model.inputs)
     past = {spec.name: (int(spec.shape[1]), int(spec.shape[3])) for spec in cache}
     capacity = cache[0].shape[2] if isinstance(cache[0].shape[2], int) else None
@@ -87,7 +87,7 @@ def logits_of(model: Model) -> Callable[[Ids], Logits]:
 
 
 def _logits(decoder: Decoder, cache: Cache, ids: Ids) -> Logits:
-    """float32 [T, V], read as a prompt is: in chunks, behind what the cache holds."""
+    """Run ``ids`` in chunks, as a prompt is; return the logits of every position, float32 [T, V]."""
     chunk, parts = decoder.settings.prefill_chunk_tokens, []
     for start in range(0, len(ids), chunk):
         part = ids[None, start : start + chunk]
@@ -102,7 +102,7 @@ def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
 
 
 def reference_file(texts: Sequence[Ids], logits: Sequence[Logits], limit_bytes: int) -> bytes:
-    """The held-out texts and the best tokens of the reference at each of their positions, as many texts as fit."""
+    """Pack held-out texts and the reference's most probable tokens at each position, as many texts as fit."""
     each = zip(texts, logits, strict=True)
     return pack_samples((_sample(index, *one) for index, one in enumerate(each)), limit_bytes)
 
@@ -121,13 +121,13 @@ def _sample(index: int, ids: Ids, reference: Logits) -> Feed:
 
 
 def check(source: OpenBundle) -> Fidelity:
-    """Fidelity on the texts that travel with the bundle.
+    """Return the fidelity on the texts in the bundle.
 
-    Raises BundleError, or HostError where the bundle does not run here.
+    Raises BundleError, or HostError if the bundle cannot run on this machine.
     """
     path = source.folder / REFERENCE
     if not path.exists():
-        raise BundleError(f"the bundle has no {REFERENCE}, so it cannot be checked against PyTorch here")
+        raise BundleError(f"the bundle has no {REFERENCE}, so its outputs cannot be checked on this machine")
     opened = open_decoder(source, read_settings(DecoderSettings, source.manifest).generation)
     nll = reference_nll = kl = 0.0
     agreed = positions = scored = 0

@@ -1,4 +1,4 @@
-"""How decoders of texts are taught: each next token, in windows of a row of texts, or the responses to prompts."""
+"""How decoders are trained: next-token prediction on windows of concatenated texts, or on responses to prompts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TASKS: Mapping[str, DistillTask] = {
     "text-generation": DistillTask(
         terms=frozenset({"logits", "hidden", "relations", "cross_entropy"}),
         weights={"logits": 1.0},
-        rounded_weights={"logits": 1.0, "hidden": 1.0},  # not shown to beat logits alone: ADR 0023
+        rounded_weights={"logits": 1.0, "hidden": 1.0},  # no measured gain over logits alone: ADR 0023
         next_token=True,
         blocks_tables=True,
         rounded_learning_rate=2e-5,
@@ -21,4 +21,4 @@ TASKS: Mapping[str, DistillTask] = {
 
 
 def pooler(student: Student, device: Any) -> None:
-    """Nothing is pooled."""
+    """Decoders have no pooling."""

@@ -39,7 +39,7 @@ from edgecompress.types.report import Fidelity
 class DecoderExport:
     """One export."""
 
-    costly_samples = 0  # a decoder has many layers, and a large one takes minutes for each
+    costly_samples = 0  # a decoder has many layers, and a large one takes minutes per layer
 
     def __init__(self, job: Job) -> None:
         self.job, self.recipe, self.student = job, job.recipe, job.student
@@ -47,7 +47,7 @@ class DecoderExport:
         self.for_genai = job.recipe.format == GENAI.name
         if self.for_genai:
             require_tokenizer(self.tokenizer)
-        # An engine's cache is as long as it is built.
+        # An engine's cache has a fixed capacity.
         self.context_tokens = job.recipe.engine.context_tokens or job.student.max_length_tokens
         self.int8_cache: Int8Cache | None = None
 
@@ -69,7 +69,7 @@ class DecoderExport:
         return {MODEL: captured}
 
     def reference(self, captured: Mapping[str, Graph]) -> None:
-        """PyTorch's logits float32 [T, V] of each text, on the disk: those of a large vocabulary do not fit beside."""
+        """Write PyTorch's logits, float32 [T, V] per text, to disk: a large vocabulary's do not fit in memory."""
         self.expected: list[Logits] = []
         for index, logits in enumerate(reference_logits(self.student, self.texts.held_out)):
             path = self.job.folder / f"reference-{index}.npy"
@@ -79,7 +79,7 @@ class DecoderExport:
         require_parity(self.student, captured[MODEL], self.job.folder, self.job.threads, first, self.expected[0])
 
     def feeds(self, name: str) -> GraphFeeds:
-        """Every position of a text: the head is calibrated too."""
+        """Inputs that compute the logits of every position, so that the head is calibrated too."""
 
         def calibration() -> Iterator[Feed]:
             for ids in self.texts.calibration:
@@ -93,7 +93,7 @@ class DecoderExport:
         return GraphFeeds(calibration=calibration, probes=probes, smooths=False)
 
     def cases(self, name: str, inputs: Sequence[TensorSpec]) -> Mapping[Case, Feed]:
-        """Prompts of 128 and 16 tokens, then one token behind 127; less if that is all."""
+        """Prompts of 128 and 16 tokens, then one token after 127; fewer if the text is shorter."""
         longest = min(HELD_OUT_TOKENS, self.context_tokens or HELD_OUT_TOKENS)
         whole = np.resize(self.texts.held_out[0], longest)
         cases = {}
@@ -105,7 +105,7 @@ class DecoderExport:
         return cases
 
     def candidate(self, artifacts: Mapping[str, Artifact], open_model: Open) -> Mapping[str, Artifact]:
-        """With the cache that was asked for; what it is with a float32 one is kept for the report."""
+        """Put the requested KV cache into the graph; keep the fidelity with a float32 cache for the report."""
         if self.int8_cache is None:
             return artifacts
         artifact = artifacts[MODEL]
@@ -144,7 +144,7 @@ class DecoderExport:
         )
 
     def _generation(self, cache_dtype: str) -> GenerationSettings:
-        """With the cache that the model has, which in an engine is as long as it was built."""
+        """Settings with the dtype of the model's cache and, for an engine, its capacity."""
         generation, engine = replace(self.generation, kv_dtype=cache_dtype), self.recipe.engine
         if engine.context_tokens is None or engine.length_tokens is None:
             return generation
@@ -163,7 +163,7 @@ class DecoderExport:
     def _genai_files(
         self, model: Path, generation: GenerationSettings, runtime: RuntimeSettings
     ) -> Mapping[str, Content]:
-        """genai's own files, once its graph has given the logits that the bundle's gives."""
+        """genai's files, after checking that its graph gives the same logits as the bundle's."""
         files = genai_files(model, generation, runtime, self.tokenizer)
         ids: Ids = self.texts.held_out[0]
         feed = text_feed(ids, self.past, np.array([len(ids) - 1], dtype=np.int64))

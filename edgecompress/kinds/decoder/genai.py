@@ -1,8 +1,8 @@
-"""What onnxruntime-genai needs to run a bundle's model: a graph, genai_config.json and tokenizer_config.json.
+"""Writes the files that onnxruntime-genai needs: a graph, genai_config.json and tokenizer_config.json.
 
-Written for onnxruntime-genai 0.18, for its type "decoder", which takes any decoder with a KV cache: no architecture is
-named. Its graph is the bundle's own but for the positions of the logits, and shares the bundle's file of weights. A
-graph whose logits are [B, 1, V] is taken by genai as one that gives the last position only.
+For onnxruntime-genai 0.18 and its model type "decoder", which covers any decoder with a KV cache. The graph is the
+bundle's, except that it returns logits [B, 1, V], which genai treats as the last position's. Both graphs share one
+weights file.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from edgecompress.types.bundle import GenerationSettings, RuntimeSettings
 GRAPH = "genai.onnx"
 _INPUTS = ("input_ids", "attention_mask", "position_ids")
 _PAST, _PRESENT = "past_key_values.%d.", "present.%d."
-# tokenizer.json's kind of model -> the class by which genai's tokenizer (onnxruntime-extensions) takes the whole of
-# tokenizer.json as it stands. The checkpoint's own class would bring rules of its own.
+# tokenizer.json's model type -> the class with which genai's tokenizer (onnxruntime-extensions) uses tokenizer.json
+# unchanged. The checkpoint's own class would add rules of its own.
 _TOKENIZER_CLASSES = {"BPE": "TokenizersBackend", "Unigram": "SentencePieceBackend"}
 
 
 def require_tokenizer(tokenizer: Path) -> str:
-    """The class that genai's tokenizer reads it by. Raises StudentError if it reads no such tokenizer."""
+    """Return the tokenizer class for genai. Raises StudentError if genai does not support the tokenizer."""
     kind = json.loads(tokenizer.read_text(encoding="utf-8")).get("model", {}).get("type")
     if kind not in _TOKENIZER_CLASSES:
         raise StudentError(
-            f"onnxruntime-genai reads no tokenizer of type {kind}, only {' and '.join(_TOKENIZER_CLASSES)}",
-            hint="Export it as a bundle, without --format genai.",
+            f"onnxruntime-genai does not support {kind} tokenizers, only {' and '.join(_TOKENIZER_CLASSES)}",
+            hint="Omit --format genai to export a plain bundle.",
         )
     return _TOKENIZER_CLASSES[kind]
 
@@ -44,10 +44,10 @@ def require_tokenizer(tokenizer: Path) -> str:
 def genai_files(
     model: Path, settings: GenerationSettings, runtime: RuntimeSettings, tokenizer: Path
 ) -> dict[str, Path | str]:
-    """Name in the bundle -> content. ``model`` is the bundle's model.onnx, its weights in a file beside it.
+    """Return file name -> content. ``model`` is the bundle's model.onnx, with its weights in a separate file.
 
-    Writes ``genai.onnx`` beside ``model``. Raises RecipeError if genai has no place for an input of the graph,
-    StudentError if it cannot read the tokenizer.
+    Writes ``genai.onnx`` beside ``model``. Raises RecipeError if genai does not support an input of the graph,
+    StudentError if it does not support the tokenizer.
     """
     loaded = ir.load(model)
     names = [value.name or "" for value in loaded.graph.inputs]
@@ -56,11 +56,11 @@ def genai_files(
     if unknown or not cache <= set(names):
         what = f"the input '{unknown[0]}'" if unknown else "a cache with keys and values in some of its layers only"
         raise RecipeError(
-            f"onnxruntime-genai has no place for {what}", hint="Export it as a bundle, without --format genai."
+            f"onnxruntime-genai does not support {what}", hint="Omit --format genai to export a plain bundle."
         )
     keep_last_logits(loaded)
     path = model.with_name(GRAPH)
-    ir.save(loaded, path)  # weights stay where they are: in the file beside model.onnx
+    ir.save(loaded, path)  # weights stay in model.onnx's data file
     inputs = [name for name in _INPUTS if name in names]
     return {
         GRAPH: path,
@@ -70,20 +70,20 @@ def genai_files(
 
 
 def require_same_logits(model: Path, feed: Feed, threads: int) -> None:
-    """Raises StudentError if genai's graph, beside ``model``, gives others for a feed of one text."""
+    """Raises StudentError if genai's graph, beside ``model``, gives different logits for a feed of one text."""
     ours, theirs = (open_session(model.with_name(name), threads)(feed)[0] for name in (model.name, GRAPH))
     if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
         raise StudentError(
-            "the graph for onnxruntime-genai gives other logits than the bundle's",
-            hint="Export it as a bundle, without --format genai.",
+            "the graph for onnxruntime-genai gives different logits than the bundle's",
+            hint="Omit --format genai to export a plain bundle.",
         )
 
 
 def _config(inputs: list[str], settings: GenerationSettings, runtime: RuntimeSettings) -> dict[str, Any]:
-    """genai_config.json. genai refuses names that it does not know, so there are none for the reader's sake."""
+    """genai_config.json. It has no extra keys, since genai rejects unknown ones."""
     options: dict[str, Any] = {"provider_options": []}
     if runtime.threads is not None:
-        options["intra_op_num_threads"] = runtime.threads  # it takes one thread otherwise
+        options["intra_op_num_threads"] = runtime.threads  # the default is one thread
     if runtime.graph_optimization == "disabled":
         options["graph_optimization_level"] = "ORT_DISABLE_ALL"  # the model was optimized offline
     decoder = {
@@ -114,7 +114,7 @@ def _config(inputs: list[str], settings: GenerationSettings, runtime: RuntimeSet
     search = {
         "do_sample": settings.do_sample,
         "temperature": settings.temperature,
-        "top_k": settings.top_k,  # 0: no limit, for genai too
+        "top_k": settings.top_k,  # 0 means no limit in genai too
         "top_p": settings.top_p,
         "repetition_penalty": settings.repetition_penalty,
         "max_length": settings.context_length_tokens,

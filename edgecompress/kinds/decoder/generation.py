@@ -1,4 +1,4 @@
-"""What a decoder's checkpoint says about generating: its special tokens, its chat template, how it samples."""
+"""Reads a checkpoint's generation settings: special tokens, chat template, sampling."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _THINK_TAGS = (("<think>", "</think>"), ("<reasoning>", "</reasoning>"), ("[THIN
 
 
 def chat_template(student: Student) -> str | None:
-    """The Jinja source of the chat template, or None. A file of its own wins over tokenizer_config.json."""
+    """Return the chat template's Jinja source, or None. A separate file takes precedence over tokenizer_config.json."""
     path = student.path / CHAT_TEMPLATE
     if path.exists():
         return path.read_text(encoding="utf-8")
     said = read_json(student.path / "tokenizer_config.json").get("chat_template")
-    if isinstance(said, list):  # several by name
+    if isinstance(said, list):  # several named templates
         named = {t.get("name"): t.get("template") for t in said if isinstance(t, dict)}
         said = named.get("default") or next(iter(named.values()), None)
     return said if isinstance(said, str) else None
 
 
 def generation_settings(student: Student, graph: Graph, tokenizer_path: Path) -> GenerationSettings:
-    """Fill the settings from the checkpoint's files and the shapes of the captured (or any later) graph.
+    """Return the settings from the checkpoint's files and the shapes of the captured (or any later) graph.
 
-    ``chat_template`` is set to the name that the template's file has in a bundle, if there is one.
+    ``chat_template`` is the file name of the template in a bundle, if the checkpoint has one.
     """
     config = read_json(student.path / "config.json")
     said = read_json(student.path / "generation_config.json")
@@ -42,7 +42,7 @@ def generation_settings(student: Student, graph: Graph, tokenizer_path: Path) ->
     model = ir.load(graph.path)
     past = [value for value in model.graph.inputs if (value.name or "").endswith(".key")]
     if not past or past[0].shape is None or model.graph.outputs[0].shape is None:
-        raise StudentError("the graph has no KV cache, so it is no decoder's")
+        raise StudentError("the graph has no KV cache, so it is not a decoder")
     kv_heads, head_size = past[0].shape[1], past[0].shape[3]
     eos = _ids(said.get("eos_token_id", config.get("eos_token_id")))
     if not eos:
@@ -85,7 +85,7 @@ def _content(token: object) -> str | None:
 
 
 def _ids(value: object) -> tuple[int, ...]:
-    """One id, several or none: checkpoints write all three."""
+    """Checkpoints have one id, a list or none."""
     if isinstance(value, bool) or value is None:
         return ()
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""What ``edgecompress inspect`` shows of a decoder alone: in what its KV cache is kept, and what that costs."""
+"""Additional lines of ``edgecompress inspect`` for a decoder: the KV cache's dtype and its cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def rows(manifest: Manifest, report: Report) -> Sequence[tuple[str, str]]:
     if not past:
         return ()
     dtypes = ", ".join(dict.fromkeys(spec.dtype for spec in past))
-    line = f"{dtypes}, {sum(map(_bytes_per_token, past)):_} bytes a token"
+    line = f"{dtypes}, {sum(map(_bytes_per_token, past)):_} bytes per token"
     cost = report.kv_cache
     if cost is not None:
         line += f" (float32: {cost.float_bytes_per_token:_}); perplexity ratio of the cache alone "
@@ -27,6 +27,6 @@ def rows(manifest: Manifest, report: Report) -> Sequence[tuple[str, str]]:
 
 
 def _bytes_per_token(spec: TensorSpec) -> int:
-    """Of one row of a cache [B, Hk, C, D]. An engine's has a fixed capacity C as well."""
+    """Bytes per token of one row of a cache [B, Hk, C, D]; C can be fixed (an engine's cache)."""
     _, heads, _, size = spec.shape
     return np.dtype(spec.dtype).itemsize * int(heads) * int(size)

@@ -1,4 +1,4 @@
-"""A KV cache in int8: put into a graph once it is compiled, and what that costs."""
+"""Adds an int8 KV cache to a compiled graph, and reports its cost."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _DTYPE = np.dtype(np.int8)
 
 @dataclass(kw_only=True)
 class Int8Cache:
-    """Of one export."""
+    """The int8 cache of one export."""
 
     job: Job
     past: Mapping[str, tuple[int, int]]  # cache input -> (heads, head size)
-    texts: Sequence[Ids]  # that its scales are taken from
+    texts: Sequence[Ids]  # for calibrating the scales
     context_tokens: int
-    beside: dict[str, Fidelity] = field(default_factory=dict)  # candidate -> what it is with a float32 cache
+    beside: dict[str, Fidelity] = field(default_factory=dict)  # candidate -> its fidelity with a float32 cache
 
     def put_in(self, graph: Graph) -> Graph:
-        """The compiled graph with calibrated scales, one a channel."""
+        """Return the compiled graph with an int8 cache and calibrated per-channel scales."""
         one = np.zeros(1, dtype=np.int64)  # no logits are needed
         places = spread_positions([len(ids) for ids in self.texts], self.context_tokens)
         feeds = (
@@ -39,9 +39,9 @@ class Int8Cache:
         return lower_cache(graph, scales, graph.path.parent)
 
     def report(self, precision: str, fidelity: Fidelity) -> QuantizedCache:
-        """Of the chosen candidate, whose fidelity with the cache in int8 is given."""
+        """Report on the chosen candidate; ``fidelity`` is the one with the int8 cache."""
         beside = self.beside[precision]
-        numbers = sum(heads * size for heads, size in self.past.values())  # a token
+        numbers = sum(heads * size for heads, size in self.past.values())  # per token
         assert fidelity.perplexity_ratio is not None
         assert beside.perplexity_ratio is not None
         return QuantizedCache(

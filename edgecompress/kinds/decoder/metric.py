@@ -1,7 +1,7 @@
-"""How near a decoder is to its reference on held-out token sequences. NumPy only, and one slice of positions at a time.
+"""Compares a decoder with its reference on held-out token sequences. NumPy only.
 
-The logits of one sequence of a large vocabulary take hundreds of megabytes; nothing here copies them whole. Sums are
-kept in float64, so the order of the sequences does not show in a report.
+The logits of one sequence of a large vocabulary take hundreds of megabytes, so they are processed in slices and never
+copied whole. Sums are float64, so that reports do not depend on the order of the sequences.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from edgecompress.types.report import Fidelity, Figure
 
 Logits = npt.NDArray[Any]  # [positions, vocabulary]
 
-_DIGITS = 6  # of what goes into a report: differences beyond are those of the summation order
-_LARGEST = 1e300  # a perplexity ratio beyond is reported as this: JSON has no infinity
+_DIGITS = 6  # of report figures; further digits vary with the summation order
+_LARGEST = 1e300  # limit of a reported perplexity ratio: JSON has no infinity
 
 
 @dataclass(kw_only=True)
 class DecoderFidelity:
-    """Running sums over positions. Add sequences as they come; ask for the figures at the end."""
+    """Running sums over positions: add sequences, then call :meth:`fidelity`."""
 
     sequences: int = 0
     positions: int = 0
-    scored: int = 0  # positions that have a token behind them
+    scored: int = 0  # positions with a following token
     reference_nll: float = 0.0  # nats
     nll: float = 0.0
     kl: float = 0.0
@@ -38,11 +38,11 @@ class DecoderFidelity:
     largest_difference: float = 0.0
 
     def add(self, reference: Logits, logits: Logits, targets: npt.NDArray[np.int64] | None = None) -> None:
-        """Merge one sequence, or a part of one.
+        """Add one sequence, or a part of one.
 
-        ``reference`` and ``logits`` [T, V] at the same positions, ``targets`` int64 [<= T]: the token that really
-        follows each position, from the first on; the last position of a text has none. A position whose logits are not
-        all finite counts as one where nothing is known: uniform, and its first choice wrong.
+        ``reference`` and ``logits``: [T, V] at the same positions. ``targets``: int64 [<= T], the token that follows
+        each position, starting at the first; the last position of a text has none. A position with non-finite logits
+        counts as uniform, with a wrong first choice. Raises ValueError for shapes that do not match.
         """
         if reference.shape != logits.shape or reference.ndim != 2:
             raise ValueError(f"logits of shapes {reference.shape} and {logits.shape} cannot be compared")
@@ -77,9 +77,9 @@ class DecoderFidelity:
         return _perplexity(self.nll, self.scored)
 
     def fidelity(self) -> Fidelity:
-        """The figures so far. Raises ValueError if no position has a token behind it."""
+        """Return the figures so far. Raises ValueError if no position has a following token."""
         if not self.scored:
-            raise ValueError("no sequence has two tokens: there is no perplexity to compare")
+            raise ValueError("perplexity needs a sequence of at least two tokens")
         ratio = _perplexity(self.nll - self.reference_nll, self.scored)
         largest = self.largest_difference
         return Fidelity(
@@ -101,7 +101,7 @@ def _perplexity(nll: float, positions: int) -> float:
 def measure(pairs: Iterable[tuple[Logits, Logits, npt.NDArray[np.int64]]]) -> Fidelity:
     """Compare ``(reference logits [T, V], logits [T, V], token ids [T])`` of held-out texts, one at a time.
 
-    Position t is scored on token t + 1. Make the pairs in a generator, and no more than one lives at a time.
+    Position t is scored on token t + 1. Pass a generator to keep only one pair in memory.
     """
     found = DecoderFidelity()
     for reference, logits, ids in pairs:
@@ -123,9 +123,9 @@ def quality(fidelity: Fidelity) -> float:
 
 
 def shortfall(fidelity: Fidelity, quality: QualityRecipe) -> str | None:
-    """Why ``fidelity`` misses the budget, in a few words; None if it does not.
+    """Return why ``fidelity`` misses the budget, in a few words, or None if it meets the budget.
 
-    Which of two nearly equal words comes first is no budget of a decoder: its choices are drawn, not taken.
+    Top-1 agreement has no budget for a decoder: tokens are sampled, so the order of almost equal ones matters little.
     """
     if fidelity.mean_kl is not None and not fidelity.mean_kl <= quality.max_kl:
         return f"KL divergence {fidelity.mean_kl:.4f} is above {quality.max_kl:g}"

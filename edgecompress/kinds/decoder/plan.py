@@ -1,4 +1,4 @@
-"""What a decoder asks of a recipe, and what its export takes."""
+"""Checks and completes a decoder's recipe, and estimates the cost of its export."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from edgecompress.types.student import Student
 
 SHORT_PRECISIONS = SHORT_FOR_WEIGHTS
 QUANTIZES_ACTIVATIONS = False
-"""Its activations grow outliers that one scale a tensor cannot hold, and its steps are bound by reading weights."""
+"""False: activations have outliers that per-tensor scales cannot represent, and steps are bound by reading weights."""
 
 GENAI = Format(
     name="genai",
     title="onnxruntime-genai",
-    description="a graph and configuration for onnxruntime-genai beside ours",
+    description="additional graph and configuration for onnxruntime-genai",
     custom_ops=False,
 )
 FORMATS = (GENAI,)
 
 _ON_CPU = (FP32, INT8_WEIGHTS, INT4_WEIGHTS, MIXED_WEIGHTS)
 _ROWS = (1, 1, 4)
-_LARGEST_CONTEXT = 4096  # unless more is asked for: a cache is as long as it is built, whatever of it is used
-_LARGEST_PREFILL = 512  # new tokens of a call
+_LARGEST_CONTEXT = 4096  # default: an engine's cache takes its full capacity, used or not
+_LARGEST_PREFILL = 512  # new tokens per call
 _PREFILL_WORK_PER_S = 1.4e11  # parameters x tokens, int4 on two threads
 _SHARES = {FP32: 1.0, FP16: 0.5, FP8: 0.27, INT8_WEIGHTS: 0.27, INT4_WEIGHTS: 0.14, MIXED_WEIGHTS: 0.18}
 
@@ -44,37 +44,37 @@ def candidates(names: Sequence[str], accelerator: str) -> tuple[str, ...]:
 
 
 def check(recipe: Recipe, student: Student) -> None:
-    """A decoder can be asked for all that a recipe says."""
+    """Decoders support everything in a recipe."""
 
 
 def engine_profile(recipe: EngineRecipe, student: Student) -> EngineRecipe:
-    """Raises RecipeError for a context that the student does not have, and for calls longer than the context."""
+    """Raises RecipeError for a context longer than the student's, or calls longer than the context."""
     most = student.max_length_tokens
     context = recipe.context_tokens or min(most or _LARGEST_CONTEXT, _LARGEST_CONTEXT)
     if most is not None and context > most:
         raise RecipeError(
-            f"the engine's context is {context} tokens, and the student takes {most}",
-            hint=f"Give --engine-context up to {most}.",
+            f"the engine's context is {context} tokens, but the student's is {most}",
+            hint=f"Set --engine-context to at most {most}.",
         )
     lengths = recipe.length_tokens or (1, 1, min(context, _LARGEST_PREFILL))
     if lengths[2] > context:
         raise RecipeError(
-            f"the engine's profile goes to {lengths[2]} tokens, and its context is {context}",
-            hint=f"Give --engine-tokens up to {context}.",
+            f"the engine's profile has up to {lengths[2]} tokens, but its context is {context}",
+            hint=f"Set --engine-tokens to at most {context}.",
         )
     return replace(recipe, batch=recipe.batch or _ROWS, length_tokens=lengths, context_tokens=context)
 
 
 def estimate(recipe: Recipe, student: Student, candidates: Sequence[str]) -> Estimate:
-    """Fitted to R1-Distill-Qwen-1.5B's shape, of 1.78 B parameters.
+    """Estimate the cost; the constants are fitted to R1-Distill-Qwen-1.5B's shape, 1.78 B parameters.
 
-    Weights are streamed: in float32 they are only ever whole where a float precision is a candidate.
+    Weights are streamed: all float32 weights are in memory only if a float precision is a candidate.
     """
     float_bytes = student.parameters * 4
     whole = 3.0 if {FP32, FP16} & set(candidates) else 1.4 if MIXED_WEIGHTS in candidates else 0.7
-    alone = 2.5e-7 if MIXED_WEIGHTS in candidates else 0.0  # the float graph runs once a weight
-    swept = 3e-7 if recipe.quantize.method == "gptq" else 0.0  # Hessians, their factors, and channel after channel
-    copies, calibrating = 3, 0.0  # of each candidate's graph on the disk; seconds a candidate
+    alone = 2.5e-7 if MIXED_WEIGHTS in candidates else 0.0  # the float graph runs once per weight
+    swept = 3e-7 if recipe.quantize.method == "gptq" else 0.0  # Hessians, their factors, the loop over channels
+    copies, calibrating = 3, 0.0  # of each candidate's graph on disk; seconds per candidate
     if recipe.quantize.kv_cache != KV_CACHES[0]:
         from edgecompress.quantize.texts import affordable_texts
 
@@ -96,5 +96,5 @@ def stages(recipe: Recipe, student: Student, *, calibrates: bool) -> Sequence[tu
     if calibrates:
         made.append(("calibrate", f"{calibration.samples} samples of {calibration.text}, {calibration.method}"))
     if cache != KV_CACHES[0]:
-        made.append(("calibrate", f"KV cache in {cache}: one scale a channel, from {calibration.text}"))
+        made.append(("calibrate", f"KV cache in {cache}: per-channel scales from {calibration.text}"))
     return made

@@ -1,4 +1,4 @@
-"""A decoder as something that is timed: a call reads its prompts and writes new tokens to each, the likeliest."""
+"""Times a decoder: a call prefills its prompts and decodes new tokens for each, greedily."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def default_workloads(manifest: Manifest) -> str:
 
 
 def parse(text: str, manifest: Manifest) -> Workload:
-    """``8x128``: prompts in a call times tokens of each. Raises UsageError."""
+    """Parse ``8x128``: prompts in a call, and tokens per prompt. Raises UsageError."""
     return parse_texts(text)
 
 
 def phases(manifest: Manifest, workload: Workload) -> Mapping[str, Phase]:
-    """Prompts are read one after the other, in chunks; then all of them grow by one token."""
+    """Prefill of the prompts one by one, in chunks, then decode steps for all of them."""
     batch, tokens = workload.batch, workload.sizes["tokens"]
     chunk = _settings(manifest).prefill_chunk_tokens
     chunks = tuple(_run(manifest, 1, min(chunk, tokens - at), at) for at in range(0, tokens, chunk))
@@ -49,9 +49,9 @@ def phases(manifest: Manifest, workload: Workload) -> Mapping[str, Phase]:
 
 
 def _run(manifest: Manifest, batch: int, tokens: int, past: int) -> GraphRun:
-    """New tokens of each text, behind ``past`` that the cache holds already."""
+    """A run of ``tokens`` new tokens per text, after ``past`` cached ones."""
     sizes = {"batch": batch, "tokens": tokens, "total_tokens": past + tokens, "wanted": 1, "capacity": past}
-    # An engine's cache has a capacity of its own, of which a run reads what is held.
+    # An engine's cache has a fixed capacity; a run reads only the part in use.
     fixed = {
         spec.name: (batch, int(spec.shape[1]), past, int(spec.shape[3]))
         for spec in manifest.variant().inputs
@@ -65,7 +65,7 @@ def open_subject(source: OpenBundle) -> DecoderSubject:
 
 
 class DecoderSubject:
-    """A decoder's bundle, opened."""
+    """An opened decoder bundle."""
 
     def __init__(self, source: OpenBundle) -> None:
         self.manifest = source.manifest
@@ -76,10 +76,10 @@ class DecoderSubject:
         self._generator.close()
 
     def offline(self, workload: Workload, items: int) -> Callable[[], object]:
-        raise UsageError("a decoder has no offline scenario here", hint="Give a shape with a larger batch: 8x128.")
+        raise UsageError("a decoder has no offline scenario", hint="Use a shape with a larger batch: --shapes 8x128.")
 
     def prepare(self, workload: Workload, new_tokens: int) -> Prepared:
-        """Raises UsageError for a prompt that is longer than the context, with its new tokens."""
+        """Raises UsageError for a prompt that does not fit into the context with its new tokens."""
         decoder, tokenizer = self._generator.decoder, self._generator.tokenizer
         calls = self._prompts(workload, new_tokens)
         longest = max(len(ids) for rows in calls for ids in rows) + new_tokens
@@ -153,15 +153,15 @@ class DecoderSubject:
         context, encode = self._generator.settings.context_length_tokens, self._generator.token_ids
         if not 1 <= tokens <= context - new_tokens:
             raise UsageError(
-                f"no such shape for {self.manifest.name}: {workload.name} with {new_tokens} new tokens; "
-                f"its context is {context}",
-                hint="Give shorter prompts, or fewer --new-tokens.",
+                f"shape {workload.name} with {new_tokens} new tokens is too long for {self.manifest.name}: "
+                f"its context is {context} tokens",
+                hint="Use shorter prompts, or lower --new-tokens.",
             )
         return encode(text_of(tokens, encode, number))[:tokens]
 
 
 def inputs(workload: Workload, manifests: Sequence[Manifest]) -> Feed:
-    """Raises UsageError for what is no shape of texts, or is longer than one of the contexts."""
+    """Raises UsageError for a workload that is not a shape of texts, or longer than one of the contexts."""
     batch, tokens = compared_tokens(workload)
     for manifest in manifests:
         require_fits(manifest.name, workload, _settings(manifest).context_length_tokens)
@@ -169,7 +169,7 @@ def inputs(workload: Workload, manifests: Sequence[Manifest]) -> Feed:
 
 
 def side(source: OpenBundle) -> Side:
-    """The prompts, row by row: the logits behind each, float32 [B, V]."""
+    """Run the prompts row by row; the output is the logits after each, float32 [B, V]."""
     decoder, cancel = open_decoder(source, _settings(source.manifest)), Cancellation()
     caches: dict[tuple[int, ...], Any] = {}
 
@@ -179,7 +179,7 @@ def side(source: OpenBundle) -> Side:
             caches.clear()
             caches[ids.shape] = decoder.make_cache(*ids.shape)
         cache = caches[ids.shape]
-        # Copied: the cache's next run writes over it.
+        # Copied, because the next run with this cache overwrites it.
         return np.stack([read_prompt(decoder, cache, row, ids[row], cancel).copy() for row in range(len(ids))])
 
     return Side(run, decoder.close)

@@ -1,7 +1,7 @@
-"""What PyTorch gives for a decoder, in float32, with the weights kept in the dtype they are stored in.
+"""A decoder's reference outputs: PyTorch in float32, with the weights kept in their stored dtype.
 
-A student of 1.8 B parameters holds 3.6 GB in bfloat16 and 7.1 GB in float32. A weight is widened only while its own
-layer computes, which is exact, so that the reference fits beside the rest of an export.
+A student of 1.8 B parameters takes 3.6 GB in bfloat16 and 7.1 GB in float32. Each weight is widened, which is exact,
+only while its layer computes, to save memory.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.nn import functional
 
 from edgecompress.types.student import Student
 
-_TOGETHER = 4  # texts of one length that share one widening of the weights
+_TOGETHER = 4  # texts of one length that share each widened weight
 
 
 def reference_logits(student: Student, sequences: Sequence[npt.NDArray[np.int64]]) -> Iterator[npt.NDArray[np.float32]]:
-    """Logits float32 [T, V] of each sequence int64 [T], a few at a time, when they are asked for."""
+    """Yield logits float32 [T, V] of each sequence int64 [T], computed lazily, a few at a time."""
     transformers.utils.logging.disable_progress_bar()
     config = transformers.AutoConfig.from_pretrained(student.path, trust_remote_code=student.trust_remote_code)
     model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -45,7 +45,7 @@ def reference_logits(student: Student, sequences: Sequence[npt.NDArray[np.int64]
 
 
 def widen(model: torch.nn.Module) -> None:
-    """Make ``model`` compute in float32, in place; linear layers and embeddings keep their weights as stored."""
+    """Make ``model`` compute in float32, in place; linear layers and embeddings keep their stored weights."""
     kept: set[int] = set()
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):

@@ -1,4 +1,4 @@
-"""The bodies of requests for texts."""
+"""Request bodies for text generation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field
 from edgecompress.endpoints.bodies import Body, only
 from edgecompress.runtime.prompts import Options
 
-_COMPLETION_TOKENS = 16  # of /v1/completions where nothing is said, as OpenAI has it
+_COMPLETION_TOKENS = 16  # default of /v1/completions, as OpenAI's
 _SYSTEM_ROLES = ("developer", "system")
 
 
@@ -37,7 +37,7 @@ class Message(Body):
     annotations: Annotated[list[Any] | None, only([])] = None
 
     def plain(self) -> dict[str, Any]:
-        """For a chat template. ``developer`` is what newer clients call the system's role."""
+        """Convert to a chat template's message. ``developer`` is newer clients' name of the system role."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
         made = {"role": "system" if self.role in _SYSTEM_ROLES else self.role, "content": text}
         extra = {"name": self.name, "reasoning_content": self.reasoning_content}
@@ -45,7 +45,7 @@ class Message(Body):
 
 
 class Sampled(Body):
-    """What chat and completions have in common; ``top_k``, ``min_p`` and ``repetition_penalty`` as vLLM names them."""
+    """Fields shared by chat and completions; ``top_k``, ``min_p`` and ``repetition_penalty`` have vLLM's names."""
 
     model: str
     stream: bool | None = None
@@ -59,7 +59,7 @@ class Sampled(Body):
     seed: int | None = None
     stop: str | list[str] | None = None
     n: Annotated[int | None, only(1)] = None
-    user: str | None = None  # says who asks; nothing depends on it
+    user: str | None = None  # accepted and ignored
     frequency_penalty: Annotated[float | None, only(0)] = None
     presence_penalty: Annotated[float | None, only(0)] = None
     logit_bias: Annotated[Mapping[str, float] | None, only({})] = None
@@ -87,12 +87,12 @@ class Sampled(Body):
 class Chat(Sampled):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
-    chat_template_kwargs: Mapping[str, Any] | None = None  # vLLM's: variables for the chat template
+    chat_template_kwargs: Mapping[str, Any] | None = None  # from vLLM: variables for the chat template
     logprobs: Annotated[bool | None, only(False)] = None
     top_logprobs: Annotated[int | None, only(0)] = None
     tools: Annotated[list[Any] | None, only([])] = None
     tool_choice: Annotated[Any, only("none", "auto")] = None
-    parallel_tool_calls: bool | None = None  # there are no tools
+    parallel_tool_calls: bool | None = None  # accepted and ignored: tools are not supported
     functions: Annotated[list[Any] | None, only([])] = None
     function_call: Annotated[Any, only("none", "auto")] = None
     response_format: Annotated[Any, only({"type": "text"})] = None

@@ -1,4 +1,4 @@
-"""``edgecompress run`` on a decoder: stream a text, hold a conversation."""
+"""``edgecompress run`` on a decoder: stream a text, or chat."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PURPOSE = "text generation"
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _REASONING, _ANSWER = "── reasoning ──", "── answer ──"
-# flag -> its name among the runtime's options
+# flag -> name of the runtime's option
 _OPTIONS = {
     "max_new_tokens": "max_new_tokens",
     "temperature": "temperature",
@@ -36,27 +36,39 @@ _OPTIONS = {
 
 
 def add_arguments(group: FlagGroup) -> None:
-    group.add_argument("--max-new-tokens", type=int, help="until the model ends the text, unless given")
-    group.add_argument("--temperature", type=float, help="0: the likeliest token; the checkpoint's own unless given")
-    group.add_argument("--top-k", type=int, help="sample from this many of the likeliest tokens")
-    group.add_argument("--top-p", type=float, help="sample from the likeliest tokens that make up this share")
+    group.add_argument("--max-new-tokens", type=int, help="maximum new tokens (default: until the model ends the text)")
+    group.add_argument("--temperature", type=float, help="0 is greedy (default: the checkpoint's)")
     group.add_argument(
-        "--min-p", type=float, help="leave out tokens below this share of the likeliest one's probability"
+        "--top-k", type=int, help="sample from this many of the most probable tokens (default: the checkpoint's)"
     )
-    group.add_argument("--repetition-penalty", type=float, help="above 1: against tokens that are in the text already")
-    group.add_argument("--seed", type=int, help="the same seed gives the same text")
-    group.add_argument("--stop", action="append", help="end the text before this one; may be given again")
     group.add_argument(
-        "--lookup", type=int, metavar="N", help="draft up to N tokens from the text itself (greedy only)"
+        "--top-p",
+        type=float,
+        help="sample from the most probable tokens that reach this probability (default: the checkpoint's)",
     )
-    group.add_argument("--system", metavar="TEXT", help="a system message before the prompt")
-    group.add_argument("--raw", action="store_true", help="the prompt as it is, without the chat template")
-    group.add_argument("--chat", action="store_true", help="a conversation over stdin, the KV cache kept between turns")
+    group.add_argument(
+        "--min-p", type=float, help="drop tokens below this share of the most probable token's probability"
+    )
+    group.add_argument(
+        "--repetition-penalty",
+        type=float,
+        help="above 1: discourage tokens already in the text (default: the checkpoint's)",
+    )
+    group.add_argument("--seed", type=int, help="random seed; the same seed gives the same text")
+    group.add_argument("--stop", action="append", help="end the text before this string; can be repeated")
+    group.add_argument(
+        "--lookup", type=int, metavar="N", help="prompt lookup: draft up to N tokens from the text itself (greedy only)"
+    )
+    group.add_argument("--system", metavar="TEXT", help="system message")
+    group.add_argument("--raw", action="store_true", help="use the prompt as it is, without the chat template")
+    group.add_argument(
+        "--chat", action="store_true", help="chat over stdin, one turn per line; keeps the KV cache between turns"
+    )
 
 
 def run(generator: Generator, options: Namespace) -> int:
     if options.system is not None and (options.raw or not generator.has_chat_template):
-        raise UsageError("a system message needs the chat template", hint="Put it into the prompt itself.")
+        raise UsageError("--system needs a chat template", hint="Put the system message into the prompt.")
     if options.chat:
         return _chat(generator, options)
     texts = read_inputs(options.inputs, options.file, what="prompt", by_line=False)
@@ -89,16 +101,16 @@ def run(generator: Generator, options: Namespace) -> int:
 
 
 def _chat(generator: Generator, options: Namespace) -> int:
-    """A turn a line. The answers, without their reasoning, are what the next turn sees of the ones before."""
+    """Chat, one turn per line. Later turns see earlier answers without their reasoning."""
     if options.json or options.inputs or options.file is not None:
-        raise UsageError("--chat reads its turns from stdin", hint="Leave out --json, --file and the texts.")
+        raise UsageError("--chat reads its turns from stdin", hint="Omit --json, --file and the texts.")
     if not generator.has_chat_template or options.raw:
-        raise UsageError("--chat needs a bundle with a chat template", hint="Leave out --chat (and --raw).")
+        raise UsageError("--chat needs a bundle with a chat template", hint="Omit --chat, or omit --raw.")
     messages: list[dict[str, str]] = []
     if options.system is not None:
         messages.append({"role": "system", "content": options.system})
     if sys.stdin.isatty():
-        note("A turn a line; Ctrl-C ends an answer, Ctrl-D the conversation.")
+        note("One turn per line. Ctrl-C stops an answer, Ctrl-D ends the chat.")
     with generator.session() as session:
         while (line := _turn()) is not None:
             if line.strip():
@@ -107,7 +119,7 @@ def _chat(generator: Generator, options: Namespace) -> int:
 
 
 def _reply(session: Session, asked: list[dict[str, str]], messages: list[dict[str, str]], options: Namespace) -> None:
-    """Stream one answer, and make the turn part of the conversation; a turn that is refused is not."""
+    """Stream one answer, then add the turn to the conversation. A rejected turn is not added."""
     with session.stream(asked, **_sampling(options)) as stream:
         try:
             _show(stream)
@@ -145,7 +157,7 @@ def _show(stream: Stream) -> None:
 
 
 def _show_parts(parts: Iterable[tuple[str, str]]) -> None:
-    """On a terminal the reasoning is dimmed, between marks. Elsewhere stdout is the answer alone, stderr the rest."""
+    """On a terminal, print the reasoning dimmed, between marks; else print it to stderr and the answer to stdout."""
     terminal = sys.stdout.isatty()
     before: str | None = None
     for kind, text in parts:
@@ -173,7 +185,7 @@ def _note(statistics: Statistics) -> None:
     ]
     parts.append(f"{statistics.kv_cache_dtype} KV cache of {statistics.kv_cache_bytes:_} bytes")
     if statistics.drafted_tokens:
-        parts.append(f"{statistics.accepted_tokens} of {statistics.drafted_tokens} drafted tokens right")
+        parts.append(f"{statistics.accepted_tokens} of {statistics.drafted_tokens} drafted tokens accepted")
     if "length" in statistics.finish:
         parts.append("cut at --max-new-tokens or the context's end")
     note("; ".join(parts))

@@ -1,4 +1,4 @@
-"""Generate text: ``load`` a decoder bundle, then ``generate``, ``stream``, or hold a ``session``."""
+"""The runtime for decoders: ``load`` a bundle, then call ``generate``, ``stream`` or ``session``."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from edgecompress.runtime.stream import Stream
 from edgecompress.runtime.text import Detokenizer, PromptTokenizer, ReasoningSplit, StopStrings, TextStream
 from edgecompress.types.bundle import GenerationSettings
 
-# Room for new tokens that a cache starts with where nobody said how many there will be; it doubles as needed.
+# A new cache's room for new tokens when max_new_tokens is not given. It doubles as needed.
 _FIRST_NEW_TOKENS = 512
 
 
 def open_bundle(source: OpenBundle) -> Generator:
-    """Raises HostError, UsageError, BundleError."""
+    """Open the bundle. Raises HostError, UsageError, BundleError."""
     return Generator(source)
 
 
 def first_call(model: Generator) -> None:
-    """One token."""
+    """Generate one token."""
     model.generate(FIRST_TEXT, max_new_tokens=1, temperature=0.0)
 
 
 def open_decoder(source: OpenBundle, settings: GenerationSettings) -> Decoder:
-    """A bundle's decoder alone. Raises HostError if it cannot run here, BundleError if it is none."""
+    """Open the decoder. Raises HostError if it cannot run on this machine, BundleError if it is not a decoder."""
     model = source.open_cached()
     try:
         return Decoder(model, settings)
@@ -57,15 +57,39 @@ def open_decoder(source: OpenBundle, settings: GenerationSettings) -> Decoder:
 
 
 class Generator:
-    """A loaded decoder bundle. All methods may be called from several threads at once; each call has its own cache."""
+    """A decoder bundle, opened by ``load``: generates text.
+
+    All methods are thread-safe; each call has its own KV cache. Use it as a context manager, or call :meth:`close`.
+    A prompt is a text, a list of messages for the chat template, or a list of token ids.
+
+    Attributes:
+        manifest: The bundle's manifest.
+        threads: Number of CPU threads.
+        settings: Context length, special tokens and default sampling settings of the model.
+        tokenizer: The model's tokenizer.
+
+    Example:
+        ```python
+        from edgecompress.runtime import load
+
+        with load("decoder.bundle") as generator:
+            text = generator.generate("The sky is blue because", max_new_tokens=64, temperature=0.0)
+            for piece in generator.stream([{"role": "user", "content": "Why is the sky blue?"}]):
+                print(piece, end="", flush=True)
+        ```
+    """
 
     def __init__(self, source: OpenBundle) -> None:
-        """Raises BundleError if it is no decoder, HostError if it cannot run here or does not fit into memory."""
+        """Applications call ``load`` instead.
+
+        Raises BundleError if the bundle is not a decoder, HostError if it cannot run on this machine or does not fit
+        into memory.
+        """
         manifest, folder = source.manifest, source.folder
         of_kind = read_settings(DecoderSettings, manifest)
         self.manifest, self.threads = manifest, source.threads
         self.settings = settings = of_kind.generation
-        check_available(manifest.bytes, f"the bundle {folder.name}", "Export it with fewer bits, or free some memory.")
+        check_available(manifest.bytes, f"the bundle {folder.name}", "Free some memory, or export with fewer bits.")
         self._decoder: Decoder | None = open_decoder(source, settings)
         self.tokenizer = PromptTokenizer(folder / of_kind.text.tokenizer, settings.vocab_size)
         self._template: ChatTemplate | None = None
@@ -82,14 +106,14 @@ class Generator:
         self.close()
 
     def close(self) -> None:
-        """End what is running, as cancel() does, and free the model. Calls afterwards raise UsageError."""
+        """Cancel running generations and free the model. Later calls raise UsageError."""
         decoder, self._decoder = self._decoder, None
         self.cancel()
         if decoder is not None:
             decoder.close()
 
     def cancel(self) -> None:
-        """End every text that is being generated, from any thread; each ends where it is, finish "cancelled"."""
+        """End every running generation early, from any thread. Their ``finish`` is ``"cancelled"``."""
         with self._lock:
             running = list(self._running)
         for generation in running:
@@ -97,21 +121,30 @@ class Generator:
 
     @property
     def has_chat_template(self) -> bool:
+        """Whether prompts can be messages."""
         return self._template is not None
 
     @property
     def statistics(self) -> Statistics:
-        """Of the call that ended last. Raises UsageError before the first."""
+        """Statistics of the last finished call. Raises UsageError before the first."""
         if self._statistics is None:
-            raise UsageError("nothing was generated yet", hint="Read the statistics when a text is done.")
+            raise UsageError("no text has been generated yet", hint="Read the statistics after a text has ended.")
         return self._statistics
 
     def kv_cache_bytes(self, tokens: int, rows: int = 1) -> int:
-        """What the KV cache of ``rows`` texts of ``tokens`` each takes, before it is taken."""
+        """Return the size in bytes of a KV cache for ``rows`` texts of ``tokens`` each, without allocating it."""
         return cache_bytes(self.decoder.tensors, rows, tokens)
 
     def token_ids(self, prompt: Single, **options: Unpack[Options]) -> list[int]:
-        """The tokens that a prompt becomes, special ones included."""
+        """Return the token ids of a prompt, special tokens included.
+
+        Args:
+            prompt: A text, messages or token ids.
+            **options: Only ``template_variables`` is used.
+
+        Raises:
+            UsageError: The bundle is closed or the prompt is invalid.
+        """
         return self._encode(prompt, 0, options.get("template_variables"))[0]
 
     @overload
@@ -119,11 +152,24 @@ class Generator:
     @overload
     def generate(self, prompt: Batch, **options: Unpack[Options]) -> list[Generated]: ...
     def generate(self, prompt: Single | Batch, **options: Unpack[Options]) -> Generated | list[Generated]:
-        """The new text only, a str; for a list of prompts, of any lengths, a list in their order.
+        """Generate the text that follows a prompt, or the texts for a list of prompts.
 
-        Prompts are read one after the other and their texts grow together, one token each a run. Row ``r`` of a list
-        samples from (seed, r). Raises UsageError for a prompt or a value without sense, HostError if the KV cache does
-        not fit into memory; both before anything runs.
+        Prompts of a list can have any lengths. They are prefilled one by one and decoded together. Prompt ``r`` of a
+        list samples with the seed (seed, r).
+
+        Args:
+            prompt: A text, a list of messages such as ``{"role": "user", "content": "Hello"}``, token ids, or a list
+                of any of these.
+            **options: See :class:`~edgecompress.runtime.prompts.Options`.
+
+        Returns:
+            The new text without the prompt: a ``str`` with details as attributes (see
+            :class:`~edgecompress.runtime.results.Generated`). For a list of prompts, a list in the same order.
+
+        Raises:
+            UsageError: The bundle is closed, or a prompt or an option is invalid.
+            HostError: The KV cache does not fit into memory.
+            BundleError: The model fails.
         """
         started = time.perf_counter()
         prompts, batched = split_batch(prompt)
@@ -138,9 +184,20 @@ class Generator:
         return results if batched else results[0]
 
     def stream(self, prompt: Single, **options: Unpack[Options]) -> Stream:
-        """Pieces of the new text as they come. Raises as :meth:`generate` does, at the call and not at the first piece.
+        """Generate text for one prompt and return its pieces as they are generated.
 
-        A stream that is closed, or simply dropped, frees its KV cache; the generator stays usable.
+        Closing or dropping the stream ends the generation and frees its KV cache.
+
+        Args:
+            prompt: A text, messages or token ids.
+            **options: See :class:`~edgecompress.runtime.prompts.Options`.
+
+        Returns:
+            An iterator of pieces.
+
+        Raises:
+            UsageError: As :meth:`generate`, when the stream is created and not at the first piece.
+            HostError: The KV cache does not fit into memory.
         """
         started = time.perf_counter()
         generation = self._generation([_one(prompt)], options, started, None)
@@ -148,15 +205,23 @@ class Generator:
         return Stream(generation, self._leave)
 
     def session(self, capacity_tokens: int | None = None) -> Session:
-        """A conversation that keeps its KV cache: what a prompt has in common with the text before is not run again.
+        """Open a conversation that keeps its KV cache between calls.
 
-        ``capacity_tokens`` takes the cache at once; left out, it grows by doubling. Raises HostError, UsageError.
+        The prefix that a prompt shares with the session's last text is not run again.
+
+        Args:
+            capacity_tokens: Allocate the whole cache now. By default it is allocated on the first call and doubles as
+                needed.
+
+        Raises:
+            UsageError: The bundle is closed, or ``capacity_tokens`` is out of range.
+            HostError: The KV cache does not fit into memory.
         """
         return Session(self, capacity_tokens)
 
     @property
     def decoder(self) -> Decoder:
-        """What runs. Raises UsageError for a bundle that is closed."""
+        """The decoder model. Raises UsageError if the bundle is closed."""
         decoder = self._decoder
         if decoder is None:
             raise _closed()
@@ -186,13 +251,11 @@ class Generator:
     def _generation(
         self, prompts: Sequence[Single], options: Options, started: float, session: Session | None
     ) -> Generation:
-        """Everything checked, encoded and taken; nothing run yet."""
+        """Check and encode everything and allocate the cache, without running the model."""
         decoder = self.decoder
         unknown = sorted(set(options) - Options.__annotations__.keys())
         if unknown:
-            raise UsageError(
-                f"there is no option '{unknown[0]}'", hint=f"Options: {', '.join(Options.__annotations__)}."
-            )
+            raise UsageError(f"unknown option '{unknown[0]}'", hint=f"Options: {', '.join(Options.__annotations__)}.")
         sampling = sampling_for(
             self.settings,
             temperature=options.get("temperature"),
@@ -246,20 +309,32 @@ class Generator:
 
 
 class Session:
-    """One conversation at a time; made by :meth:`Generator.session`. Frees its cache when closed or dropped."""
+    """A conversation that keeps its KV cache between calls, opened by :meth:`Generator.session`.
+
+    It generates one text at a time. The cache is freed when the session is closed or garbage-collected.
+
+    Example:
+        ```python
+        with generator.session() as session:
+            messages = [{"role": "user", "content": "Why is the sky blue?"}]
+            answer = session.generate(messages, max_new_tokens=64)
+            messages += [{"role": "assistant", "content": answer.answer}, {"role": "user", "content": "And at dusk?"}]
+            print(session.generate(messages, max_new_tokens=64))
+        ```
+    """
 
     def __init__(self, generator: Generator, capacity_tokens: int | None = None) -> None:
         self._generator = generator
         self._lock = threading.Lock()
         self._busy = self._closed = False
-        self._ids: list[int] = []  # the tokens whose keys and values the cache holds
+        self._ids: list[int] = []  # tokens in the cache
         self._cache: Cache | None = None
         if capacity_tokens is not None:
             context = generator.settings.context_length_tokens
             if not 1 <= capacity_tokens <= context:
                 raise UsageError(
-                    f"capacity_tokens is from 1 to the model's context of {context}, not {capacity_tokens}",
-                    hint="Leave it out to let the cache grow as needed.",
+                    f"capacity_tokens must be from 1 to the model's context of {context}, not {capacity_tokens}",
+                    hint="Omit it to let the cache grow as needed.",
                 )
             self._cache = generator.decoder.make_cache(1, capacity_tokens)
 
@@ -270,30 +345,51 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Free the cache; a stream that still runs keeps it until it ends."""
+        """Free the cache. A running stream keeps it until the stream ends."""
         self._closed = True
         self._cache, self._ids = None, []
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the conversation that need not be run again."""
+        """Number of tokens in the cache, which a prompt with the same prefix reuses."""
         return len(self._ids)
 
     def generate(self, prompt: Single, **options: Unpack[Options]) -> Generated:
-        """As :meth:`Generator.generate`, for one prompt: the whole conversation so far, or any other text."""
+        """Generate text as :meth:`Generator.generate` does, for one prompt.
+
+        Args:
+            prompt: The whole conversation so far, or any other prompt; only the part after the shared prefix is run.
+            **options: See :class:`~edgecompress.runtime.prompts.Options`.
+
+        Returns:
+            The new text.
+
+        Raises:
+            UsageError: As :meth:`stream`.
+            HostError: The KV cache does not fit into memory.
+        """
         stream = self.stream(prompt, **options)
         for _ in stream:
             pass
         return stream.result
 
     def stream(self, prompt: Single, **options: Unpack[Options]) -> Stream:
-        """As :meth:`Generator.stream`. Raises UsageError while another text of this session is being generated."""
+        """Generate text as :meth:`Generator.stream` does.
+
+        Args:
+            prompt: The whole conversation so far, or any other prompt; only the part after the shared prefix is run.
+            **options: See :class:`~edgecompress.runtime.prompts.Options`.
+
+        Raises:
+            UsageError: The session is closed or already generating, or the prompt or an option is invalid.
+            HostError: The KV cache does not fit into memory.
+        """
         started = time.perf_counter()
         single = _one(prompt)
         with self._lock:
             if self._closed or self._busy:
-                state = "was closed" if self._closed else "is generating a text already"
-                raise UsageError(f"this session {state}", hint="Use one session for one text at a time.")
+                state = "was closed" if self._closed else "is already generating a text"
+                raise UsageError(f"this session {state}", hint="Open another session: generator.session().")
             self._busy = True
         try:
             generation = self._generator._generation([single], options, started, self)
@@ -304,8 +400,8 @@ class Session:
         return Stream(generation, self._leave)
 
     def prepare(self, decoder: Decoder, ids: Sequence[int], wanted_tokens: int) -> tuple[Cache, int]:
-        """The cache with room for ``wanted_tokens``, and how many of ``ids`` it holds already."""
-        # The last token of a prompt is always run: its logits are where the new text begins.
+        """Return the cache with room for ``wanted_tokens``, and how many of ``ids`` it already holds."""
+        # The last token of a prompt is always run: its logits give the first new token.
         pairs = enumerate(zip(ids, self._ids, strict=False))
         common = next((i for i, (new, old) in pairs if new != old), min(len(ids), len(self._ids)))
         common = min(common, len(ids) - 1)
@@ -331,14 +427,14 @@ def _closed() -> UsageError:
 def _one(prompt: Single) -> Single:
     prompts, batched = split_batch(prompt)
     if batched:
-        raise UsageError("a stream takes one prompt, not a list of them", hint="Call generate() with the list.")
+        raise UsageError("a stream takes one prompt, not a list of prompts", hint="Pass the list to generate().")
     return prompts[0]
 
 
 def _lookup_tokens(count: int, sampling: Sampling, prompts: int) -> int:
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise UsageError(f"lookup_tokens is a whole number, 0 (off) or more, not {count!r}", hint="Try 8.")
+        raise UsageError(f"lookup_tokens must be an integer, 0 (off) or more, not {count!r}", hint="Try 8.")
     if count and (sampling.temperature != 0 or prompts > 1):
         what = "one prompt at a time" if prompts > 1 else "temperature 0"
-        raise UsageError(f"lookup_tokens works with {what} only", hint="Leave it out, or set it to 0.")
+        raise UsageError(f"lookup_tokens works only with {what}", hint="Omit it, or set it to 0.")
     return count

@@ -1,4 +1,4 @@
-"""Token sequences for calibration and, from other topics, for the figures of quality."""
+"""Token sequences for calibration and, from other topics, for measuring fidelity."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from edgecompress.kinds.decoder.check import Ids
 from edgecompress.quantize.texts import affordable_texts, load_texts
 from edgecompress.types.recipe import Recipe
 
-HELD_OUT_TOKENS = 128  # of a text; perplexity is taken over them
+HELD_OUT_TOKENS = 128  # tokens per text for perplexity
 
-_REFERENCE_WORK = 2e12  # parameters x tokens that PyTorch may spend on the reference: a minute on two quiet cores
+_REFERENCE_WORK = 2e12  # limit of parameters x tokens for PyTorch's reference: a minute on two idle cores
 _FEWEST_TEXTS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextSamples:
     source: SampleSource
-    calibration: Sequence[Ids]  # as many as a student of that size is run over
-    every: Sequence[Ids]  # of the calibration
+    calibration: Sequence[Ids]  # limited by the student's size
+    every: Sequence[Ids]  # all calibration texts
     held_out: Sequence[Ids]
 
 
 def load_samples(recipe: Recipe, tokenizer: Path, parameters: int, context_tokens: int | None) -> TextSamples:
-    """Texts int64 [T], none longer than the context. Raises CalibrationError if there is too little text."""
+    """Return texts int64 [T], none longer than the context. Raises CalibrationError if there is too little text."""
     calibration, quality = recipe.calibration, recipe.quality
     texts = load_texts(calibration, quality.samples)
     limit = context_tokens or HELD_OUT_TOKENS
     affordable = max(_FEWEST_TEXTS, int(_REFERENCE_WORK / (parameters * HELD_OUT_TOKENS)))
     held_out = _cut(tokenizer, texts.held_out, min(HELD_OUT_TOKENS, limit), min(quality.samples, affordable))
     if not held_out:
-        raise CalibrationError("the held-out text is shorter than two tokens", hint="Give more text.")
+        raise CalibrationError("the held-out text is shorter than two tokens", hint="Provide more text.")
     every = _cut(tokenizer, texts.calibration, min(calibration.max_length_tokens, limit), calibration.samples)
     longest = max(map(len, every), default=1)
     return TextSamples(
@@ -58,10 +58,10 @@ def _cut(path: Path, texts: Sequence[str], tokens: int, count: int) -> list[Ids]
 
 
 def require_tokens_fit(tokenizer: Path, vocab_size: int) -> None:
-    """Raises StudentError if the tokenizer has a token that the embedding table has no row for."""
+    """Raises StudentError if the tokenizer has a token without a row in the embedding table."""
     largest = Tokenizer.from_file(str(tokenizer)).get_vocab_size(with_added_tokens=True) - 1
     if largest >= vocab_size:
         raise StudentError(
-            f"the tokenizer has token {largest} and the embedding table has only {vocab_size} rows",
-            hint="The tokenizer is another model's; copy the right one beside config.json.",
+            f"the tokenizer has token {largest}, but the embedding table has only {vocab_size} rows",
+            hint="Copy the model's own tokenizer.json beside config.json; this one is another model's.",
         )

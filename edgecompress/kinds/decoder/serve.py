@@ -1,7 +1,6 @@
-"""POST /v1/chat/completions and /v1/completions: a decoder's texts, whole or as server-sent events.
+"""POST /v1/chat/completions and /v1/completions: texts of a decoder, whole or as server-sent events.
 
-What the model thinks between its reasoning tags comes as ``reasoning_content`` beside ``content``, as DeepSeek's API
-has it; the tags themselves are in neither.
+Reasoning is returned as ``reasoning_content`` beside ``content``, as in DeepSeek's API, without the tags.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def endpoints(generator: Generator, name: str, lane: Lane) -> Texts:
 
 
 class Texts:
-    """The endpoints of a decoder bundle. What a conversation has in common with the call before is not run again."""
+    """The endpoints of a decoder bundle. The prefix that a prompt shares with the previous call is not run again."""
 
     def __init__(self, generator: Generator, name: str, lane: Lane) -> None:
         self._generator, self._name, self._lane = generator, name, lane
@@ -67,7 +66,7 @@ class Texts:
         elif len(body.prompt) == 1:
             prompt = cast("Single", body.prompt[0])
         else:
-            raise Refusal(400, "one prompt a request is supported", code="unsupported_value", param="prompt")
+            raise Refusal(400, "only one prompt per request is supported", code="unsupported_value", param="prompt")
         return await self._answer(request, body, prompt, Form(self._name, "text"))
 
     def cancel(self) -> None:
@@ -80,7 +79,7 @@ class Texts:
         if body.model != self._name:
             raise unknown_model(body.model)
         if body.stream_options is not None and not body.stream:
-            raise Refusal(400, "'stream_options' goes with 'stream'", code="invalid_value", param="stream_options")
+            raise Refusal(400, "'stream_options' needs 'stream'", code="invalid_value", param="stream_options")
         options = body.options()
         await asyncio.to_thread(self._check_length, prompt, options)
         try:
@@ -91,25 +90,25 @@ class Texts:
             try:
                 return await unless_gone(request, form.whole(text))
             finally:
-                text.cancel()  # nobody waits for it any more
+                text.cancel()  # the client is gone
         except ClientGoneError:
             return Response(status_code=CLIENT_GONE)
 
     def _check_length(self, prompt: Single, options: Options) -> None:
-        """Before its turn: what can never fit is not waited for. Raises Refusal and UsageError."""
+        """Reject a prompt that can never fit before it queues. Raises Refusal and UsageError."""
         settings = self._generator.settings
         count = len(self._generator.token_ids(prompt, template_variables=options.get("template_variables")))
         wanted, most = options.get("max_new_tokens") or 1, settings.context_length_tokens
         if count + wanted > most:
             message = (
-                f"the model's context is {most} tokens; the prompt has {count}, and {wanted} new ones were asked for"
+                f"the model's context is {most} tokens; the prompt has {count}, and the request wants {wanted} new ones"
             )
             raise Refusal(400, message, code="context_length_exceeded")
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a text is written for one endpoint."""
+    """The response format of one endpoint."""
 
     model: str
     kind: Literal["chat", "text"]
@@ -129,7 +128,7 @@ class Form:
         return self._head() | {"choices": [self._choice(choice, _finish(ended))], "usage": usage_of(ended.statistics)}
 
     async def events(self, text: Text, *, usage: bool) -> AsyncIterator[bytes]:
-        """As they come. A text that fails or is cut short ends in an error and without [DONE]."""
+        """Yield events as text arrives. A text that fails or is cut short ends with an error and without [DONE]."""
         head = self._head(".chunk" if self.kind == "chat" else "") | ({"usage": None} if usage else {})
         try:
             if self.kind == "chat":
@@ -171,7 +170,7 @@ class Form:
 
 
 class Events(StreamingResponse):
-    """Server-sent events of a text; the text ends with whoever reads it."""
+    """Server-sent events of a text. The text is cancelled when the client disconnects."""
 
     media_type = "text/event-stream"
 
@@ -197,7 +196,7 @@ def usage_of(statistics: Statistics) -> dict[str, Any]:
 
 
 def _finish(ended: Ended) -> str:
-    """Raises Refusal for a text that was cut short from this side: nobody may take it for a whole one."""
+    """Raises Refusal for a text that the server cut short, so that no client takes it for a complete one."""
     if ended.text.finish not in _FINISH:
         raise closing()
     return _FINISH[ended.text.finish]

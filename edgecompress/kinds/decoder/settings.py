@@ -1,4 +1,4 @@
-"""What a manifest says of a decoder of texts."""
+"""A manifest's settings of a decoder."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ class DecoderSettings:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """That it names, inside the bundle."""
+        """Files in the bundle that the settings name."""
         template = self.generation.chat_template
         return (self.text.tokenizer, *([template] if template is not None else []))

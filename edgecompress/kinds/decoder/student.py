@@ -1,4 +1,4 @@
-"""Whether a checkpoint is a decoder of texts: a causal language model with its head."""
+"""Recognizes and reads decoder checkpoints: causal language models with a head."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgecompress.types.task import Task
 
 
 def matches(checkpoint: Checkpoint, task: str | None) -> Task | None:
-    """Not a causal language model that is one of sentence embeddings, unless its task is named.
+    """Return the task, or None for another kind or a causal model of sentence embeddings, unless ``task`` names it.
 
     Raises StudentError for a decoder without a head.
     """
@@ -36,7 +36,7 @@ def matches(checkpoint: Checkpoint, task: str | None) -> Task | None:
 
 
 def read(checkpoint: Checkpoint, task: Task, recipe: StudentRecipe) -> Student:
-    """Raises StudentError for damaged weights, a missing tokenizer, or a length that nobody says."""
+    """Read the checkpoint. Raises StudentError for damaged weights, a missing tokenizer or an unknown length."""
     student = read_student(checkpoint, task, recipe)
     require_tokenizer(checkpoint.folder, recipe.source)
     return replace(
@@ -47,6 +47,6 @@ def read(checkpoint: Checkpoint, task: Task, recipe: StudentRecipe) -> Student:
 
 
 def _max_length(recipe: StudentRecipe, config: Mapping[str, Any]) -> int:
-    """What config.json says: tokenizers carry lengths of other models. R1-Distill's says 16,384 of its 131,072."""
+    """Use config.json's, since a tokenizer's can be another model's: R1-Distill's says 16,384 instead of 131,072."""
     limit = position_count(config, unless_said=recipe.max_length_tokens)
     return limit_length(recipe.max_length_tokens, limit) if recipe.max_length_tokens is not None else limit

@@ -1,4 +1,4 @@
-"""What decoders are for."""
+"""The tasks of decoders."""
 
 from __future__ import annotations
 

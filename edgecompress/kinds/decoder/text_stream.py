@@ -1,4 +1,4 @@
-"""A text on its way from the model's thread to the event loop."""
+"""Passes a text from the model's thread to the event loop."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from edgecompress.runtime.stream import Stream
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """The last thing of a text."""
+    """The last event of a text."""
 
     text: Generated
     statistics: Statistics
 
 
 class Text:
-    """Written in the model's thread, read in the event loop that it was made in."""
+    """Written in the model's thread, read in the event loop that created it."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -32,7 +32,7 @@ class Text:
         self._cancelled = False
 
     def cancel(self) -> None:
-        """From any thread, at any time; ends what is left of it."""
+        """End the text early. Thread-safe."""
         self._cancelled = True
         if self._stream is not None:
             self._stream.cancel()
@@ -51,17 +51,17 @@ class Text:
             self._tell(error)
 
     def _tell(self, event: Piece | Ended | BaseException | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     async def begun(self) -> None:
-        """The prompt was found to make sense, and the model runs. Raises what the model's side raised."""
+        """Wait until the prompt is accepted and the model runs. Raises the errors of the model's thread."""
         event = await self._events.get()
         if isinstance(event, BaseException):
             raise event
 
     async def parts(self) -> AsyncIterator[list[Piece | Ended]]:
-        """What has come since it was asked before: a fast model's pieces are sent together, and cost less so."""
+        """Yield all new events together: sending a fast model's pieces in groups costs less."""
         found: list[Piece | Ended] = []
         while not (found and isinstance(found[-1], Ended)):
             found, event = [], await self._events.get()
@@ -76,7 +76,7 @@ class Text:
 
 
 async def write(lane: Lane, session: Session, prompt: Single, options: Options) -> Text:
-    """A text that has begun. Raises Refusal if it is no turn, EdgeCompressError if it makes no sense."""
+    """Start a text in its turn. Raises Refusal if it cannot get a turn, EdgeCompressError for an invalid request."""
     text = Text()
     await lane.start(lambda: text.write(session, prompt, options))
     try:

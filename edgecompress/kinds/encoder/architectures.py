@@ -1,4 +1,4 @@
-"""Which encoders of texts were tried, and what came of it. Each line is shown to be true by a test."""
+"""The text encoder architectures that were tried, with the results. A test checks each line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoders of texts as one graph: token ids in, the outputs of the task out, sentence-transformers' pooling inside.
+"""Captures text encoders as one graph: token ids in, the task's outputs out, sentence-transformers' pooling inside.
 
 Inputs: input_ids, attention_mask int64 [B, T] and, where the task takes pairs, token_type_ids int64 [B, T].
 """
@@ -28,7 +28,7 @@ _ACTIVATIONS = {
 
 
 class Encoder(torch.nn.Module):
-    """Names the outputs of a task, and does sentence-transformers' pooling inside the graph."""
+    """Names a task's outputs, and includes sentence-transformers' pooling in the graph."""
 
     def __init__(self, model: torch.nn.Module, student: Student) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Encoder(torch.nn.Module):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """The exporter needs a fixed signature."""
+        """A fixed signature, which the exporter needs."""
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         inputs = {name: value for name, value in given.items() if value is not None}
         output = self.model(**inputs)
@@ -55,13 +55,13 @@ class Encoder(torch.nn.Module):
             if self.pooling is None:
                 raise StudentError(
                     "the checkpoint has no sentence-transformers modules.json, so its pooling is unknown",
-                    hint="Give --task feature-extraction, or the folder that holds modules.json.",
+                    hint="Give --task feature-extraction, or the folder that contains modules.json.",
                 )
             return (self.pool(self.pooling, output.last_hidden_state, inputs["attention_mask"]),)
         return (output.logits,)
 
     def pool(self, pooling: Pooling, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """hidden [B, T, H], mask [B, T] -> [B, dimension], as sentence-transformers' Pooling does it."""
+        """hidden [B, T, H], mask [B, T] -> [B, dimension], like sentence-transformers' Pooling."""
         weights = mask.unsqueeze(-1).to(hidden.dtype)
         parts = []
         for mode in pooling.modes:
@@ -71,7 +71,7 @@ class Encoder(torch.nn.Module):
                 parts.append(hidden.masked_fill(weights == 0, -1e9).amax(1))
             elif mode in ("mean", "mean_sqrt_len_tokens"):
                 count = weights.sum(1).clamp(min=1e-9)
-                # A product of [B, 1, T] and [B, T, H] sums without writing the masked copy of hidden.
+                # A product of [B, 1, T] and [B, T, H] sums without a masked copy of hidden.
                 summed = torch.matmul(weights.transpose(1, 2), hidden).squeeze(1)
                 parts.append(summed / (count if mode == "mean" else count.sqrt()))
             elif mode == "weightedmean":
@@ -107,7 +107,7 @@ def takes_token_types(student: Student, model: torch.nn.Module) -> bool:
 def example_inputs(
     student: Student, model: torch.nn.Module, batch: int, tokens: int, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Random inputs of the right names, int64 [batch, tokens]; the second row ends in padding."""
+    """Random inputs by name, int64 [batch, tokens]; the second row ends with padding."""
     generator = torch.Generator().manual_seed(seed)
     config: Any = model.config
     low = min(5, config.vocab_size - 1)
@@ -127,7 +127,7 @@ def example_inputs(
 def capture(student: Student, out_dir: Path, *, opset: int) -> Graph:
     """Write ``captured.onnx`` (float32, dynamic batch and sequence) and return it.
 
-    Raises StudentError if the architecture cannot be captured without changing what it computes.
+    Raises StudentError if the architecture cannot be captured without changing its results.
     """
 
     def wrapped(model: torch.nn.Module) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:

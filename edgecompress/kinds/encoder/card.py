@@ -1,4 +1,4 @@
-"""How the README of an encoder of texts shows its use."""
+"""A text encoder bundle's README: the usage example."""
 
 from __future__ import annotations
 

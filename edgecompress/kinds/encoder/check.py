@@ -1,4 +1,4 @@
-"""A bundle checks itself where it is: the PyTorch outputs that it carries against what this machine gives."""
+"""Checks a bundle on this machine against the PyTorch outputs that it carries."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from edgecompress.types.report import Fidelity
 
 
 def check(source: OpenBundle) -> Fidelity:
-    """Raises BundleError, or HostError where the bundle does not run here."""
+    """Raises BundleError, or HostError if the bundle cannot run on this machine."""
     return check_outputs(source, partial(measure, source.manifest.task))

@@ -1,4 +1,4 @@
-"""How encoders of texts are taught: by vectors, hidden states or what a head says, one text at a time."""
+"""How text encoders are trained: on vectors, hidden states or head outputs, one text at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TASKS: Mapping[str, DistillTask] = {
 
 
 def pooler(student: Student, device: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
-    """sentence-transformers' pooling, as the bundle will have it."""
+    """sentence-transformers' pooling, as in the bundle."""
     import torch
 
     from edgecompress.kinds.encoder.capture import Encoder

@@ -1,4 +1,4 @@
-"""One export of an encoder of texts."""
+"""One export of a text encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From logits to what a person asked for. Vectorized, plain values out."""
+"""Turns a task's logits into plain Python values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_ANSWER_TOKENS = 30
 
 
 class TextModel(Protocol):
-    """What heads need of :class:`edgecompress.kinds.encoder.runtime.Encoder`."""
+    """The parts of :class:`edgecompress.kinds.encoder.runtime.Encoder` that heads use."""
 
     @property
     def manifest(self) -> Manifest: ...
@@ -38,16 +38,10 @@ class TextModel(Protocol):
 
 
 def predict(encoder: TextModel, inputs: Sequence[Any], *, batch_size: int, top_k: int, truncate: bool) -> list[Any]:
-    """One entry an input:
+    """Return one entry per input, as :meth:`edgecompress.kinds.encoder.runtime.Encoder.predict` describes.
 
-    - embeddings: the vector as a list of floats;
-    - text-classification: ``[{"label", "score"}]``, the best ``top_k``, softmax;
-    - text-ranking: ``{"score"}`` for each (query, passage) pair, the raw logit and its sigmoid;
-    - token-classification: ``[{"word", "label", "score", "start", "end"}]``, special tokens left out;
-    - fill-mask: ``[{"token", "score", "sequence"}]`` for the first mask of the text;
-    - question-answering: ``{"answer", "score", "start", "end"}`` for each (question, context) pair.
-
-    Raises UsageError for an input that the task cannot take.
+    ``start`` and ``end`` are character offsets. Token classification skips special tokens; fill-mask fills the first
+    mask. Raises UsageError for an input that the task does not accept.
     """
     task = encoder.manifest.task
     if task in ("sentence-similarity", "feature-extraction"):
@@ -104,7 +98,7 @@ def _fills(
     mask_id = tokenizer.token_to_id(mask) if mask else None
     if mask_id is None or mask_id not in ids:
         raise UsageError(
-            f"text {index} has no {mask or 'mask'} token to fill", hint=f"Put {mask} where a word is wanted."
+            f"text {index} has no {mask or 'mask'} token to fill", hint=f"Put {mask} in place of the missing word."
         )
     position = ids.index(mask_id)
     scores = softmax(logits[position])
@@ -123,7 +117,7 @@ def _fills(
 
 def _answer(start: npt.NDArray[Any], end: npt.NDArray[Any], tokens: Any, pair: Any) -> dict[str, Any]:
     if not isinstance(pair, tuple):
-        raise UsageError("question answering takes (question, context) pairs", hint="Give two texts an input.")
+        raise UsageError("question answering takes (question, context) pairs", hint="Pass a pair of texts per input.")
     inside = np.array([s == 1 for s in tokens.sequence_ids])
     if not inside.any():
         return {"answer": "", "score": 0.0, "start": 0, "end": 0}

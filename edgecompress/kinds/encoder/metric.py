@@ -1,4 +1,4 @@
-"""How near an encoder is to its reference: vectors by cosine, heads by KL divergence and their first choice."""
+"""Compares an encoder with its reference: vectors by cosine, heads by KL divergence and top-1 agreement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["figures", "measure", "quality", "shortfall"]
 
 
 def measure(task: str, reference: Outputs, outputs: Outputs) -> Fidelity:
-    """Compare outputs sample by sample, as the task is judged."""
+    """Compare outputs sample by sample, with the task's metric."""
     if TASKS[task].metric == COSINE:
         return compare_vectors(reference, outputs, neighbours=task == EMBEDDING)
     return compare_heads(reference, outputs)

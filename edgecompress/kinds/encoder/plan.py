@@ -1,4 +1,4 @@
-"""What an encoder of texts asks of a recipe."""
+"""Checks and completes a text encoder's recipe."""
 
 from __future__ import annotations
 

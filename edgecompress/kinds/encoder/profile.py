@@ -1,7 +1,7 @@
-"""An encoder of texts as something that is timed. Text is made before, once; a call does what an application does.
+"""Times a text encoder. Texts are prepared once; a call does what an application does.
 
-On a GPU the copies to the device and back are part of "compute": they are on its stream, between the host's clock
-readings. An engine's are timed apart, in calls of their own.
+On a GPU, "compute" includes the copies to and from the device, which run on the same stream. For engines, separate
+calls time the copies.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgecompress.types.bundle import Manifest
 from edgecompress.types.workload import CALL, GraphRun, Phase, Workload
 
 COMPARED = "1x128"
-_SHAPES = ((1, 16), (1, 128), (8, 128))  # texts, tokens of each
+_SHAPES = ((1, 16), (1, 128), (8, 128))  # texts, tokens per text
 
 
 def default_workloads(manifest: Manifest) -> str:
@@ -33,7 +33,7 @@ def default_workloads(manifest: Manifest) -> str:
 
 
 def parse(text: str, manifest: Manifest) -> Workload:
-    """``8x128``: texts in a call times tokens of each. Raises UsageError."""
+    """Parse ``8x128``: texts in a call, and tokens per text. Raises UsageError."""
     return parse_texts(text)
 
 
@@ -47,7 +47,7 @@ def open_subject(source: OpenBundle) -> EncoderSubject:
 
 
 class EncoderSubject:
-    """An encoder's bundle, opened."""
+    """An opened text encoder bundle."""
 
     def __init__(self, source: OpenBundle) -> None:
         self.manifest = source.manifest
@@ -58,13 +58,13 @@ class EncoderSubject:
         self._encoder.close()
 
     def prepare(self, workload: Workload, new_tokens: int) -> Prepared:
-        """Raises UsageError for a shape that the graph does not take."""
+        """Raises UsageError for a shape that the graph does not accept."""
         tokenizer, model = self._encoder.tokenizer, self._encoder.model
         most = tokenizer.settings.max_length_tokens
         if not workload.requests and not 2 <= workload.sizes["tokens"] <= most:
             raise UsageError(
-                f"no such shape for {self.manifest.name}: {workload.name}; a text has 2 to {most} tokens",
-                hint=f"Give --shapes 1x{min(128, most)}, for example.",
+                f"shape {workload.name} is out of range for {self.manifest.name}: a text has 2 to {most} tokens",
+                hint=f"Give a valid one, such as --shapes 1x{min(128, most)}.",
             )
         calls = [self._texts(*request, most) for request in _requests(workload)]
         stages: dict[str, list[float]] = {"tokenize": [], "batch": [], "compute": []}
@@ -100,7 +100,9 @@ class EncoderSubject:
     def offline(self, workload: Workload, items: int) -> Callable[[], object]:
         """Raises UsageError for a trace."""
         if workload.requests:
-            raise UsageError("offline takes a shape of texts", hint="Leave out the scenario for this workload.")
+            raise UsageError(
+                f"the offline scenario needs a shape of texts, not {workload.name}", hint="Omit --scenario offline."
+            )
         length = workload.sizes["tokens"]
         texts = [text_of(length, self._ids, i) for i in range(min(items, 64))]
         found = self._encoder.tokenizer.encode(texts, prompt="", truncate=True)
@@ -116,7 +118,7 @@ class EncoderSubject:
         return {CALL: lambda: model.run(feed)}
 
     def _texts(self, request: Sequence[int] | str, number: int, most: int) -> tuple[list[str], list[int]]:
-        """Texts of one call, and the tokens that each is cut to."""
+        """The texts of one call, and the token count that each is cut to."""
         if isinstance(request, str):
             return [request], [most]
         lengths = [min(length, most) for length in request]
@@ -127,7 +129,7 @@ class EncoderSubject:
 
 
 def inputs(workload: Workload, manifests: Sequence[Manifest]) -> Feed:
-    """Raises UsageError for what is no shape of texts, or is longer than one of the bundles takes."""
+    """Raises UsageError for a workload that is not a shape of texts, or too long for one of the bundles."""
     batch, tokens = compared_tokens(workload)
     for manifest in manifests:
         require_fits(manifest.name, workload, _most_tokens(manifest))
@@ -144,14 +146,14 @@ def _most_tokens(manifest: Manifest) -> int:
 
 
 def _requests(workload: Workload) -> list[tuple[Sequence[int] | str, int]]:
-    """The tokens of each text of a call, or its one text; and the number of the first, so that each is another one."""
+    """For each call: its texts' token counts or its one text, and the first text's number, which makes texts differ."""
     if not workload.requests:
         return [((workload.sizes["tokens"],) * workload.batch, 0)]
     return [(each if isinstance(each, str) else (each,), i) for i, each in enumerate(workload.requests)]
 
 
 def _cut(tokens: Tokens, length: int) -> Tokens:
-    """``length`` tokens of it, the last one, which ends a text, kept."""
+    """Cut to ``length`` tokens, keeping the last one, the end-of-text token."""
     if len(tokens.ids) <= length:
         return tokens
     ids = [*tokens.ids[: length - 1], tokens.ids[-1]]

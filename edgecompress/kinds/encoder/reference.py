@@ -1,4 +1,4 @@
-"""What PyTorch gives: the reference that every compressed graph is held against."""
+"""PyTorch's outputs: the reference for every compressed graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgecompress.types.student import Student
 
 
 def reference_outputs(student: Student, feeds: Sequence[Feed]) -> list[list[FloatArray]]:
-    """Run the student eagerly, one feed at a time; a list of its outputs for each feed."""
+    """Run the student in eager mode, one feed at a time; return a list of outputs for each feed."""
     model = Encoder(load_model(student, "eager"), student).eval()
     if not takes_token_types(student, model.model):
         feeds = [{name: value for name, value in feed.items() if name != "token_type_ids"} for feed in feeds]

@@ -1,4 +1,4 @@
-"""``edgecompress run`` on an encoder of texts: vectors and how near they are, or what the task's head says."""
+"""``edgecompress run`` on a text encoder: vectors and their cosines, or the task's predictions."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ _SHOWN_COSINES = 8
 def add_arguments(group: FlagGroup) -> None:
     group.add_argument("--prompt", help="one of the checkpoint's prompts, for embeddings")
     group.add_argument("--top-k", type=int, help="predictions shown (5)")
-    group.add_argument("--batch-size", type=int, help="inputs that run together at most (32)")
-    group.add_argument("--truncate", action="store_true", help="cut texts beyond the model's maximum, not refuse them")
-    group.add_argument("-o", "--output", type=Path, help="write embeddings as .npy instead of printing them")
+    group.add_argument("--batch-size", type=int, help="maximum inputs per run (default: 32)")
+    group.add_argument(
+        "--truncate", action="store_true", help="cut texts longer than the model's maximum instead of failing"
+    )
+    group.add_argument("-o", "--output", type=Path, help="write embeddings to this .npy file instead of printing them")
 
 
 def run(encoder: Encoder, options: Namespace) -> int:
@@ -43,9 +45,11 @@ def run(encoder: Encoder, options: Namespace) -> int:
 
 
 def _pairs(texts: list[str], task: str) -> Sequence[Any]:
-    """Ranking: the first text is the query. Question answering: the first is the question."""
+    """Pair the first text, the query or question, with each other text."""
     if len(texts) < 2:
-        raise UsageError(f"{task} takes a first text and at least one more", hint="Give a query, then the passages.")
+        raise UsageError(
+            f"{task} needs at least two texts", hint="Give the query or question first, then the passages."
+        )
     return [(texts[0], text) for text in texts[1:]]
 
 

@@ -1,4 +1,4 @@
-"""The embeddable runtime for encoders: ``load`` a bundle, then ``encode`` or ``predict``."""
+"""The runtime for encoders of texts: ``load`` a bundle, then call ``encode`` or ``predict``."""
 
 from __future__ import annotations
 
@@ -20,26 +20,43 @@ from edgecompress.runtime.prose import FIRST_TEXT
 from edgecompress.types.arrays import FloatArray
 from edgecompress.types.bundle import Variant
 
-# Texts that are tokenized, sorted and held together: bounds memory whatever the number of texts.
+# Texts that are tokenized and sorted together. Bounds memory, however many texts there are.
 _WINDOW = 4096
 
 
 def open_bundle(source: OpenBundle) -> Encoder:
-    """Raises HostError, UsageError, BundleError."""
+    """Open the bundle. Raises HostError, UsageError, BundleError."""
     return Encoder(source)
 
 
 def first_call(model: Encoder) -> None:
-    """One text."""
+    """Run one text."""
     for _ in model.batches([FIRST_TEXT], truncate=True):
         pass
 
 
 class Encoder:
-    """A loaded bundle. All methods may be called from several threads at once."""
+    """A bundle for texts, opened by ``load``: embeddings, labels, scores and answers.
+
+    All methods are thread-safe. Use it as a context manager, or call :meth:`close`.
+
+    Attributes:
+        manifest: The bundle's manifest; ``manifest.task`` is the task, such as ``"sentence-similarity"``.
+        threads: Number of CPU threads.
+        settings: Labels, prompts and token limits of the model.
+        inputs: Names of the model's inputs.
+
+    Example:
+        ```python
+        from edgecompress.runtime import load
+
+        with load("minilm.bundle") as encoder:
+            vectors = encoder.encode(["a sentence", "another"])  # float32 [2, 384]
+        ```
+    """
 
     def __init__(self, source: OpenBundle) -> None:
-        """Raises HostError, UsageError, BundleError."""
+        """Applications call ``load`` instead. Raises HostError, UsageError, BundleError."""
         self.manifest, self.threads = source.manifest, source.threads
         self.settings = read_settings(EncoderSettings, source.manifest)
         self._variant = source.variant()
@@ -59,7 +76,7 @@ class Encoder:
         self.close()
 
     def close(self) -> None:
-        """Free the model. Calling anything afterwards raises UsageError."""
+        """Free the model. Later calls raise UsageError."""
         model, self._model = self._model, None
         self._tokenizer = None
         self._lanes.close()
@@ -68,20 +85,30 @@ class Encoder:
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        """Raises UsageError for a bundle that is closed."""
+        """The tokenizer. Raises UsageError if the bundle is closed."""
         if self._tokenizer is None:
             raise UsageError("this bundle was closed", hint="Load it again.")
         return self._tokenizer
 
     @property
     def model(self) -> Model:
-        """What runs. Raises UsageError for a bundle that is closed."""
+        """The model. Raises UsageError if the bundle is closed."""
         if self._model is None:
             raise UsageError("this bundle was closed", hint="Load it again.")
         return self._model
 
     def run(self, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """The model itself: arrays of the manifest's inputs in, arrays of its outputs out."""
+        """Run the model directly.
+
+        Args:
+            feed: Arrays by input name, with the dtypes and shapes in the manifest: int64 [B, T] each.
+
+        Returns:
+            The model's outputs, in the manifest's order.
+
+        Raises:
+            UsageError: The bundle is closed, or a shape is not accepted.
+        """
         return self.model.run(feed)
 
     def encode(
@@ -92,17 +119,29 @@ class Encoder:
         prompt: str | None = None,
         truncate: bool = False,
     ) -> FloatArray:
-        """Embed texts as float32 [N, dimension], in the caller's order.
+        """Embed texts. For the tasks sentence-similarity and feature-extraction.
 
-        Pooled and normalized as the checkpoint says; a bundle without pooling (feature-extraction) gives the first
-        token's vector. ``prompt`` names one of the checkpoint's prompts; a text beyond the model's maximum is refused,
-        or cut at it with ``truncate=True``. Raises UsageError.
+        Vectors are pooled and normalized as the checkpoint specifies. For feature-extraction, which has no pooling, the
+        vector is the first token's. Memory use does not grow with the number of texts, apart from the result.
+
+        Args:
+            texts: One text, or any iterable of texts.
+            batch_size: Maximum texts per run.
+            prompt: Name of one of the checkpoint's prompts. Default: the checkpoint's default prompt, if any.
+            truncate: Cut texts at the model's maximum length instead of raising UsageError.
+
+        Returns:
+            float32 [N, dimension], in the order of ``texts``.
+
+        Raises:
+            UsageError: The bundle has another task or is closed, the prompt is unknown, or a text is not a string or
+                too long.
         """
         self._require("sentence-similarity", "feature-extraction", method="encode")
         if batch_size < 1:
-            raise UsageError(f"batch_size is at least 1, not {batch_size}", hint="Leave it out for 32.")
+            raise UsageError(f"batch_size must be at least 1, not {batch_size}", hint="Omit it to use 32.")
         if isinstance(texts, np.ndarray):
-            raise UsageError("this bundle takes texts, not arrays", hint="Give a list of strings.")
+            raise UsageError("this bundle takes texts, not arrays", hint="Pass a list of strings.")
         items: Iterable[str] = [texts] if isinstance(texts, str) else texts
         parts = [self._encode_window(window, start, batch_size, prompt, truncate) for start, window in _windows(items)]
         if not parts:
@@ -110,7 +149,19 @@ class Encoder:
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def encode_tokens(self, texts: Sequence[str], *, batch_size: int = 32, truncate: bool = False) -> list[FloatArray]:
-        """The last hidden state of each text, float32 [tokens, hidden], without padding. For feature-extraction."""
+        """Return the last hidden state of each text. For the task feature-extraction.
+
+        Args:
+            texts: The texts.
+            batch_size: Maximum texts per run.
+            truncate: Cut texts at the model's maximum length instead of raising UsageError.
+
+        Returns:
+            One float32 [tokens, hidden] array per text, without padding, special tokens included.
+
+        Raises:
+            UsageError: The bundle has another task or is closed, or a text is not a string or too long.
+        """
         self._require("feature-extraction", method="encode_tokens")
         results: list[FloatArray] = [np.zeros((0, 0), dtype=np.float32)] * len(texts)
         for indices, tokens, outputs in self.batches(texts, batch_size=batch_size, truncate=truncate):
@@ -121,7 +172,18 @@ class Encoder:
     def batches(
         self, texts: Sequence[Text], *, batch_size: int = 32, prompt: str = "", truncate: bool = False, start: int = 0
     ) -> Iterator[tuple[list[int], list[Tokens], list[npt.NDArray[Any]]]]:
-        """Run texts in batches; yields their indices, their tokens and the model's outputs."""
+        """Run texts in batches.
+
+        Args:
+            texts: Texts, or pairs of texts for tasks that take pairs.
+            batch_size: Maximum texts per run.
+            prompt: Text put before each text.
+            truncate: Cut texts at the model's maximum length instead of raising UsageError.
+            start: Index of the first text in error messages.
+
+        Yields:
+            The indices of a batch's texts, their tokens, and the model's outputs for them.
+        """
         tokens = self.tokenizer.encode(texts, prompt=prompt, truncate=truncate, first_index=start)
         for batch, outputs in self.run_tokens(tokens, batch_size=batch_size):
             yield batch, [tokens[i] for i in batch], outputs
@@ -129,10 +191,10 @@ class Encoder:
     def run_tokens(
         self, tokens: Sequence[Tokens], *, batch_size: int = 32
     ) -> Iterator[tuple[list[int], list[npt.NDArray[Any]]]]:
-        """Run tokenized texts; yields indices and the model's outputs for them, the longest texts first.
+        """Run tokenized texts; yields the indices of a batch's texts and the model's outputs, longest texts first.
 
-        One batch is worked on by all threads together. Of many, each is worked on by one thread, as many at a time as
-        there are threads, where that is quicker: threads that share one small product mostly wait for each other.
+        A single batch runs on all threads. Many batches run in parallel, one thread each, if that is faster: threads
+        that share a small matrix product mostly wait for each other.
         """
         batch_size = min(batch_size, self._most_rows or batch_size)
         lengths = [len(t.ids) for t in tokens]
@@ -153,7 +215,29 @@ class Encoder:
     def predict(
         self, inputs: Sequence[Any], *, batch_size: int = 32, top_k: int = 5, truncate: bool = False
     ) -> list[Any]:
-        """What the task gives, one entry an input, as plain values; see :mod:`edgecompress.kinds.encoder.heads`."""
+        """Run the bundle's task on inputs and return plain Python values.
+
+        | task | an input | its result |
+        | --- | --- | --- |
+        | sentence-similarity, feature-extraction | text | list of floats |
+        | text-classification | text | `[{"label", "score"}]`, best `top_k`, softmax |
+        | text-ranking | (query, passage) | `{"score", "logit"}` |
+        | token-classification | text | `[{"word", "label", "score", "start", "end"}]` |
+        | fill-mask | text with one mask token | `[{"token", "score", "sequence"}]`, best `top_k` |
+        | question-answering | (question, context) | `{"answer", "score", "start", "end"}` |
+
+        Args:
+            inputs: The inputs.
+            batch_size: Maximum inputs per run.
+            top_k: Number of labels or tokens per input.
+            truncate: Cut texts at the model's maximum length instead of raising UsageError.
+
+        Returns:
+            One entry per input, in order.
+
+        Raises:
+            UsageError: The bundle is closed, or an input does not fit the task or is too long.
+        """
         from edgecompress.kinds.encoder.heads import predict
 
         return predict(self, inputs, batch_size=batch_size, top_k=top_k, truncate=truncate)
@@ -194,7 +278,7 @@ class Encoder:
 
 
 def _largest(variant: Variant) -> tuple[int | None, int | None]:
-    """Texts in a batch and tokens a text that an engine was built for; None where nothing says."""
+    """Maximum texts per batch and tokens per text that an engine was built for; None without an engine."""
     if variant.engine is None:
         return None, None
     largest = next(iter(variant.engine.profile.values())).largest

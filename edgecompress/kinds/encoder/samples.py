@@ -1,4 +1,4 @@
-"""Texts as the arrays that a graph takes, for calibration and verification."""
+"""Texts as graph inputs, for calibration and verification."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgecompress.types.student import Student
 
 
 def text_feeds(tokenizer_path: Path, student: Student, texts: Sequence[str], max_length_tokens: int) -> list[Feed]:
-    """One feed a text, without padding: int64 [1, T] each of input_ids, attention_mask and token_type_ids."""
+    """One unpadded feed per text: input_ids, attention_mask and token_type_ids, int64 [1, T] each."""
     tokenizer = Tokenizer.from_file(str(tokenizer_path))
     tokenizer.no_padding()
     tokenizer.enable_truncation(min(max_length_tokens, student.max_length_tokens or max_length_tokens))

@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: an encoder's vectors, the same as the runtime's own ``encode()``."""
+"""POST /v1/embeddings: the vectors of the runtime's ``encode()``."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MODEL = "an encoder"
 _EMBEDDINGS = "/v1/embeddings"
 PATHS = (_EMBEDDINGS,)
 
-_MOST_TEXTS = 2048  # in a request, as OpenAI has it
+_MOST_TEXTS = 2048  # per request, as OpenAI's limit
 
 
 def endpoints(encoder: Encoder, name: str, lane: Lane) -> Vectors | None:
-    """Only a bundle that embeds has one."""
+    """Return the endpoint, or None if the bundle's task is not embedding."""
     embeds = encoder.manifest.task in ("sentence-similarity", "feature-extraction")
     return Vectors(encoder, name, lane) if embeds else None
 
@@ -49,10 +49,10 @@ class Vectors:
         return (Route(path=_EMBEDDINGS, answer=self.embed),)
 
     def cancel(self) -> None:
-        """A batch runs to its end."""
+        """Does nothing: a batch always runs to its end."""
 
     def close(self) -> None:
-        """Nothing is kept between requests."""
+        """Does nothing: no state is kept between requests."""
 
     async def embed(self, request: Request, body: Embedding) -> Response:
         if body.model != self._name:
@@ -75,7 +75,7 @@ class Vectors:
         if dimensions not in (None, vectors.shape[1]):
             raise Refusal(
                 400,
-                f"the model '{self._name}' has vectors of {vectors.shape[1]} dimensions, and no others",
+                f"the model '{self._name}' has vectors of {vectors.shape[1]} dimensions only",
                 code="unsupported_value",
                 param="dimensions",
             )
@@ -86,13 +86,13 @@ class Vectors:
 
 
 def _texts(body: Embedding) -> list[str]:
-    """Raises Refusal: ids of another tokenizer's tokens would give vectors without sense."""
+    """Raises Refusal for token ids, which could be another tokenizer's and give meaningless vectors."""
     given: list[Any] = [body.input] if isinstance(body.input, str) else list(body.input)
     texts = [item for item in given if isinstance(item, str)]
     if len(texts) < len(given):
         raise Refusal(400, "texts are supported, token ids are not", code="unsupported_value", param="input")
     if not texts or len(texts) > _MOST_TEXTS:
-        message = f"a request has 1 to {_MOST_TEXTS} texts, not {len(texts)}"
+        message = f"a request must have 1 to {_MOST_TEXTS} texts, not {len(texts)}"
         raise Refusal(400, message, code="invalid_value", param="input")
     return texts
 

@@ -1,4 +1,4 @@
-"""What a manifest says of an encoder of texts."""
+"""A manifest's settings of a text encoder."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ class EncoderSettings:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """That it names, inside the bundle."""
+        """Files in the bundle that the settings name."""
         return (self.text.tokenizer,)

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is an encoder of texts: its task, its length, its pooling. Read from its files, not guessed."""
+"""Recognizes and reads text encoder checkpoints: task, maximum length and pooling, all from the checkpoint's files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Checkpoint, Pooling, Student
 from edgecompress.types.task import Task
 
-_POSITIONS = 512  # where config.json does not say how many there are
+_POSITIONS = 512  # default when config.json does not say
 _UNBOUNDED_TOKENS = 1_000_000  # transformers writes 1e30 for "no limit"
 
 _POOLING_FLAGS = {
@@ -38,9 +38,9 @@ class _SentenceModules:
 
 
 def matches(checkpoint: Checkpoint, task: str | None) -> Task | None:
-    """Takes what no other kind takes: any checkpoint of texts has hidden states.
+    """Accept any text checkpoint, since all have hidden states; this kind is tried last.
 
-    Raises StudentError for a task that the checkpoint has no head for.
+    Raises StudentError for a task without a head in the checkpoint.
     """
     config = checkpoint.config
     if is_pair(config) or is_multimodal(config):
@@ -48,25 +48,25 @@ def matches(checkpoint: Checkpoint, task: str | None) -> Task | None:
     is_sentence = (checkpoint.folder / "modules.json").exists()
     found = next((each.name for each in TASKS.values() if each.heads and each.fits(head_of(config))), None)
     if found == CLASSIFICATION and len(labels_of(config)) == 1:
-        found = RANKING  # one score and no classes: a cross-encoder
+        found = RANKING  # one score, no classes: a cross-encoder
     if task is None:
         return TASKS[EMBEDDING if is_sentence else found or HIDDEN_STATES]
     if task == EMBEDDING and not is_sentence:
         raise StudentError(
-            "the checkpoint has no modules.json, so how its sentence embedding is pooled is unknown",
+            "the checkpoint has no modules.json, so the pooling of its sentence embeddings is unknown",
             hint="Give --task feature-extraction, or the folder of the sentence-transformers model.",
         )
     same_head = {task, found} == {CLASSIFICATION, RANKING}
     if task not in HEADLESS and task != found and not same_head:
         raise StudentError(
             f"the checkpoint ({head_of(config) or checkpoint.architecture}) has no head for {task}",
-            hint=f"It can do {found or HIDDEN_STATES}.",
+            hint=f"Give --task {found or HIDDEN_STATES}.",
         )
     return TASKS[task]
 
 
 def read(checkpoint: Checkpoint, task: Task, recipe: StudentRecipe) -> Student:
-    """Raises StudentError for damaged weights, a missing tokenizer, or a pooling that is not supported."""
+    """Read the checkpoint. Raises StudentError for damaged weights, a missing tokenizer or an unsupported pooling."""
     folder, config = checkpoint.folder, checkpoint.config
     student = read_student(checkpoint, task, recipe)
     require_tokenizer(folder, recipe.source)
@@ -84,7 +84,7 @@ def read(checkpoint: Checkpoint, task: Task, recipe: StudentRecipe) -> Student:
 
 
 def _sentence_modules(folder: Path) -> _SentenceModules | None:
-    """sentence-transformers' modules.json and the files it names; None if there is none."""
+    """Read sentence-transformers' modules.json and the files it names; None if there is none."""
     path = folder / "modules.json"
     if not path.exists():
         return None
@@ -97,8 +97,8 @@ def _sentence_modules(folder: Path) -> _SentenceModules | None:
         if kind == "Transformer":
             if module.get("path"):
                 raise StudentError(
-                    f"the transformer lies in the sub-folder '{module['path']}'",
-                    hint="Models of that old layout are not supported; save it again with sentence-transformers.",
+                    f"the transformer is in the subfolder '{module['path']}', an old layout that is not supported",
+                    hint="Load and save the model with a current sentence-transformers.",
                 )
         elif kind == "Pooling":
             modes = _pooling_modes(read_json(folder / module["path"] / "config.json"))
@@ -109,7 +109,7 @@ def _sentence_modules(folder: Path) -> _SentenceModules | None:
         else:
             raise StudentError(
                 f"the sentence-transformers module '{kind}' is not supported",
-                hint="Transformer, Pooling, Dense and Normalize are.",
+                hint="Use a model with Transformer, Pooling, Dense and Normalize modules only.",
             )
     if not modes:
         raise StudentError("modules.json has no Pooling module", hint="Give --task feature-extraction.")

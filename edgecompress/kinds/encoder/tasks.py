@@ -1,4 +1,4 @@
-"""What encoders of texts are for."""
+"""The tasks of text encoders."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ _ALL = (
         metric=KL,
         heads=("ForQuestionAnswering",),
     ),
-    # A cross-encoder: one score and no classes. Its head is that of a classification, so no head names it.
+    # A cross-encoder: one score, no classes. It has a classification head, so the head does not identify the task.
     Task(name=RANKING, auto_class="AutoModelForSequenceClassification", outputs=("logits",), metric=KL),
 )
 
 TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
 
 HEADLESS = frozenset({HIDDEN_STATES, EMBEDDING})
-"""Any encoder can do these."""
+"""Tasks that any encoder supports."""
 
 PAIRS = frozenset({CLASSIFICATION, RANKING, ANSWERS})
-"""These take two texts, told apart by token_type_ids; where a task takes one they are all zero and are left out."""
+"""Tasks on two texts, told apart by token_type_ids. Other tasks omit that input, since it would be all zeros."""

@@ -1,4 +1,4 @@
-"""Which encoders of images were tried, and what came of it. Each line is shown to be true by a test."""
+"""The image encoder architectures that were tried, with the results. A test checks each line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoders of images as one graph: pixel_values float32 [B, channels, height, width] in, the task's output out."""
+"""Captures image encoders as one graph: pixel_values float32 [B, channels, height, width] in, the task's output out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgecompress.types.student import Student
 
 
 class ImageEncoder(torch.nn.Module):
-    """Gives the output of the task alone."""
+    """Returns only the task's output."""
 
     def __init__(self, model: torch.nn.Module, student: Student) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ def example_inputs(model: torch.nn.Module, batch: int, seed: int = 0) -> dict[st
 def capture(student: Student, out_dir: Path, *, opset: int) -> Graph:
     """Write ``captured.onnx`` (float32, dynamic batch) and return it.
 
-    Raises StudentError if the architecture cannot be captured without changing what it computes.
+    Raises StudentError if the architecture cannot be captured without changing its results.
     """
 
     def wrapped(model: torch.nn.Module) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:

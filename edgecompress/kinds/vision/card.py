@@ -1,4 +1,4 @@
-"""How the README of an encoder of images shows its use."""
+"""An image encoder bundle's README: the usage example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One export of an encoder of images."""
+"""One export of an image encoder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edgecompress.types.graph import Graph
 from edgecompress.types.job import Job
 from edgecompress.types.report import Fidelity
 
-_MOST_SAMPLES = 16  # of images that were made up: more of them say no more
+_MOST_SAMPLES = 16  # synthetic images: more of them add no information
 
 
 class ImageInputs:
@@ -38,7 +38,7 @@ class ImageInputs:
         recipe = self.job.recipe
         calibration = image_feeds(self.student, min(recipe.calibration.samples, _MOST_SAMPLES), 0)
         held_out = image_feeds(self.student, min(recipe.quality.samples, _MOST_SAMPLES), 1)
-        return SampleSource(text="synthetic images: no photograph was at hand"), calibration, held_out
+        return SampleSource(text="synthetic images, no photographs"), calibration, held_out
 
     def capture(self, opset: int) -> Graph:
         return capture(self.student, self.job.folder, opset=opset)

@@ -1,4 +1,4 @@
-"""How the student's images are prepared, from its preprocessor_config.json."""
+"""Reads a student's image preprocessing from preprocessor_config.json."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from edgecompress.types.student import Student
 
 
 def image_settings(student: Student) -> ImageSettings:
-    """Raises StudentError if the checkpoint does not say how its images are prepared."""
+    """Raises StudentError if the checkpoint does not describe its preprocessing."""
     path = student.path / "preprocessor_config.json"
     if not path.exists():
         raise StudentError(
-            f"{student.source} has no preprocessor_config.json, so the way its images are prepared is unknown",
-            hint="Take the file from the model's repository; nothing is guessed.",
+            f"{student.source} has no preprocessor_config.json, so its image preprocessing is unknown",
+            hint="Copy the file from the model's repository into the checkpoint's folder.",
         )
     config = json.loads(path.read_text(encoding="utf-8"))
     size = config.get("size", {})

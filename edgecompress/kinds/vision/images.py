@@ -1,4 +1,4 @@
-"""Image files to pixel values, as the checkpoint's processor does it. Needs Pillow, which the runtime does not."""
+"""Reads and preprocesses image files as the checkpoint's processor does. Needs Pillow, an optional dependency."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from edgecompress.types.bundle import ImageSettings
 
 
 def pixel_values(paths: Sequence[str], settings: ImageSettings) -> npt.NDArray[np.float32]:
-    """float32 [N, 3, height, width]. Raises HostError without Pillow, UsageError for a file that is no image."""
+    """Return float32 [N, 3, height, width]. Raises HostError without Pillow, UsageError for a file that is no image."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
-        raise HostError("reading image files needs Pillow", hint="pip install pillow, or pass pixel values.") from None
+        raise HostError("reading image files needs Pillow", hint="pip install pillow, or pass pixel values") from None
     pixels = []
     for path in paths:
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
         except FileNotFoundError:
-            raise UsageError(f"there is no file {path}", hint="Give paths of image files.") from None
+            raise UsageError(f"file {path} does not exist", hint="Give paths of image files.") from None
         except UnidentifiedImageError:
             raise UsageError(f"{path} is not an image", hint="Give paths of image files.") from None
         if settings.resize is not None:

@@ -1,4 +1,4 @@
-"""How near an encoder of images is to its reference: judged as encoders of texts are."""
+"""Compares an image encoder with its reference, with the metrics of text encoders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["figures", "measure", "quality", "shortfall"]
 
 
 def measure(task: str, reference: Outputs, outputs: Outputs) -> Fidelity:
-    """Compare outputs sample by sample, as the task is judged."""
+    """Compare outputs sample by sample, with the task's metric."""
     if task == HIDDEN_STATES:
         return compare_vectors(reference, outputs, neighbours=False)
     return compare_heads(reference, outputs)

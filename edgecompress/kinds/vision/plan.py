@@ -1,4 +1,4 @@
-"""What an encoder of images asks of a recipe."""
+"""Checks and completes an image encoder's recipe."""
 
 from __future__ import annotations
 

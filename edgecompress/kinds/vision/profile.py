@@ -1,4 +1,4 @@
-"""An encoder of images as something that is timed."""
+"""Times an image encoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgecompress.types.bundle import Manifest
 from edgecompress.types.workload import CALL, GraphRun, Phase, Workload
 
 COMPARED = "1x0"
-_HINT = "Give --shapes 1x0,8x0: images times 0."
+_HINT = "Give images per call, times 0: --shapes 1x0,8x0."
 
 
 def default_workloads(manifest: Manifest) -> str:
@@ -26,7 +26,7 @@ def default_workloads(manifest: Manifest) -> str:
 
 
 def parse(text: str, manifest: Manifest) -> Workload:
-    """``8x0``: images in a call, times 0. Raises UsageError."""
+    """Parse ``8x0``: images in a call, times 0. Raises UsageError."""
     batch, tokens = parse_pair(text, _HINT, "images")
     if tokens:
         raise _no_tokens(manifest, text)
@@ -42,7 +42,7 @@ def open_subject(source: OpenBundle) -> ImageSubject:
 
 
 class ImageSubject:
-    """An image encoder's bundle, opened."""
+    """An opened image encoder bundle."""
 
     def __init__(self, source: OpenBundle) -> None:
         self.manifest = source.manifest
@@ -75,7 +75,7 @@ class ImageSubject:
         )
 
     def offline(self, workload: Workload, items: int) -> Callable[[], object]:
-        raise UsageError("offline takes a shape of texts", hint="Leave out the scenario for this workload.")
+        raise UsageError("the offline scenario is for texts, not images", hint="Omit --scenario offline.")
 
     def phases(self, workload: Workload) -> Mapping[str, Callable[[], object]]:
         model, feed = self._encoder.model, self._feed(workload)
@@ -88,8 +88,10 @@ class ImageSubject:
 
 
 def inputs(workload: Workload, manifests: Sequence[Manifest]) -> Feed:
-    """Raises UsageError: images are not compared."""
-    raise UsageError(f"{manifests[0].name} takes images, and texts are compared", hint="Use `edgecompress profile`.")
+    """Raises UsageError: image bundles cannot be compared."""
+    raise UsageError(
+        f"{manifests[0].name} takes images, but compare supports texts only", hint="Run: edgecompress profile BUNDLE"
+    )
 
 
 def side(source: OpenBundle) -> Side:
@@ -98,4 +100,4 @@ def side(source: OpenBundle) -> Side:
 
 
 def _no_tokens(manifest: Manifest, name: str) -> UsageError:
-    return UsageError(f"no such shape for {manifest.name}: {name}; images have no tokens", hint=_HINT)
+    return UsageError(f"{manifest.name} takes images, which have no tokens, so {name} does not apply", hint=_HINT)

@@ -1,4 +1,4 @@
-"""``edgecompress run`` on an encoder of images: labels, or vectors."""
+"""``edgecompress run`` on an image encoder: labels or vectors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PURPOSE = "images"
 
 def add_arguments(group: FlagGroup) -> None:
     group.add_argument("--top-k", type=int, help="predictions shown (5)")
-    group.add_argument("--batch-size", type=int, help="inputs that run together at most (32)")
+    group.add_argument("--batch-size", type=int, help="maximum inputs per run (default: 32)")
 
 
 def run(encoder: ImageEncoder, options: Namespace) -> int:
-    """The inputs are paths of image files."""
+    """Run image files; the inputs are their paths."""
     paths = read_inputs(options.inputs, options.file)
     batch_size = 32 if options.batch_size is None else options.batch_size
     results = encoder.predict(paths, batch_size=batch_size, top_k=5 if options.top_k is None else options.top_k)

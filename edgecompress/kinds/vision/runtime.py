@@ -1,4 +1,4 @@
-"""The embeddable runtime for encoders of images: ``load`` a bundle, then ``encode`` or ``predict``."""
+"""The runtime for encoders of images: ``load`` a bundle, then call ``encode`` or ``predict``."""
 
 from __future__ import annotations
 
@@ -17,21 +17,38 @@ from edgecompress.types.arrays import Array, FloatArray
 
 
 def open_bundle(source: OpenBundle) -> ImageEncoder:
-    """Raises HostError, UsageError, BundleError."""
+    """Open the bundle. Raises HostError, UsageError, BundleError."""
     return ImageEncoder(source)
 
 
 def first_call(model: ImageEncoder) -> None:
-    """One image, of zeros."""
+    """Run one image of zeros."""
     image = model.settings.image
     model.run({"pixel_values": np.zeros((1, 3, image.height, image.width), dtype=np.float32)})
 
 
 class ImageEncoder:
-    """A loaded bundle. All methods may be called from several threads at once."""
+    """A bundle for images, opened by ``load``: embeddings or labels.
+
+    All methods are thread-safe. Use it as a context manager, or call :meth:`close`. Reading image files needs Pillow
+    (``pip install 'edgecompress[images]'``).
+
+    Attributes:
+        manifest: The bundle's manifest; ``manifest.task`` is the task, such as ``"image-classification"``.
+        threads: Number of CPU threads.
+        settings: Labels and image preprocessing of the model.
+
+    Example:
+        ```python
+        from edgecompress.runtime import load
+
+        with load("vit.bundle") as encoder:
+            print(encoder.predict(["photo.jpg"]))
+        ```
+    """
 
     def __init__(self, source: OpenBundle) -> None:
-        """Raises HostError, UsageError, BundleError."""
+        """Applications call ``load`` instead. Raises HostError, UsageError, BundleError."""
         self.manifest, self.threads = source.manifest, source.threads
         self.settings = read_settings(VisionSettings, source.manifest)
         self._variant = source.variant()
@@ -46,40 +63,69 @@ class ImageEncoder:
         self.close()
 
     def close(self) -> None:
-        """Free the model. Calling anything afterwards raises UsageError."""
+        """Free the model. Later calls raise UsageError."""
         model, self._model = self._model, None
         if model is not None:
             model.close()
 
     @property
     def model(self) -> Model:
-        """What runs. Raises UsageError for a bundle that is closed."""
+        """The model. Raises UsageError if the bundle is closed."""
         if self._model is None:
             raise UsageError("this bundle was closed", hint="Load it again.")
         return self._model
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
-        """The model itself: arrays of the manifest's inputs in, arrays of its outputs out."""
+        """Run the model directly.
+
+        Args:
+            feed: ``{"pixel_values": float32 [B, 3, height, width]}``.
+
+        Returns:
+            The model's outputs, in the manifest's order.
+
+        Raises:
+            UsageError: The bundle is closed, or a shape is not accepted.
+        """
         return self.model.run(feed)
 
     def encode(self, pixels: FloatArray, *, batch_size: int = 32) -> FloatArray:
-        """Embed pixel values float32 [N, 3, height, width] as float32 [N, dimension]: the first token's vector.
+        """Embed images. For the task image-feature-extraction.
 
-        Raises UsageError for another shape or dtype, or a bundle that classifies.
+        Args:
+            pixels: float32 [N, 3, height, width], preprocessed, as :meth:`pixels` returns it.
+            batch_size: Maximum images per run.
+
+        Returns:
+            float32 [N, dimension]: the first token's vector of each image.
+
+        Raises:
+            UsageError: The bundle has another task or is closed, or the shape or dtype is wrong.
         """
         if self.manifest.task != "image-feature-extraction":
             raise UsageError(
                 f"this bundle is for {self.manifest.task}, which has no encode()", hint="Call predict() instead."
             )
         if batch_size < 1:
-            raise UsageError(f"batch_size is at least 1, not {batch_size}", hint="Leave it out for 32.")
+            raise UsageError(f"batch_size must be at least 1, not {batch_size}", hint="Omit it to use 32.")
         parts = [outputs[0][:, 0] for outputs in self._batches(pixels, batch_size)]
         return np.concatenate(parts) if parts else np.zeros((0, self._dimension()), dtype=np.float32)
 
     def predict(self, inputs: Sequence[Any] | FloatArray, *, batch_size: int = 32, top_k: int = 5) -> list[Any]:
-        """One entry an image, a path or pixel values: its vector as a list of floats, or ``[{"label", "score"}]``.
+        """Run the bundle's task on images and return plain Python values.
 
-        Raises UsageError for a file that is no image, HostError without Pillow.
+        Args:
+            inputs: Paths of image files, or pixel values float32 [N, 3, height, width].
+            batch_size: Maximum images per run.
+            top_k: Number of labels per image.
+
+        Returns:
+            One entry per image: its vector as a list of floats for image-feature-extraction, or the best ``top_k`` of
+            ``[{"label", "score"}]`` by softmax for image-classification.
+
+        Raises:
+            UsageError: The bundle is closed, a file is missing or not an image, or the shape or dtype is wrong.
+            HostError: Pillow is not installed.
         """
         pixels = inputs if isinstance(inputs, np.ndarray) else self.pixels([str(path) for path in inputs])
         if self.manifest.task == "image-feature-extraction":
@@ -88,17 +134,28 @@ class ImageEncoder:
         return [top_labels(row, self.settings.labels, top_k) for outputs in batches for row in outputs[0]]
 
     def pixels(self, paths: Sequence[str]) -> FloatArray:
-        """Image files as pixel values, as the checkpoint's processor does it. Raises UsageError, HostError."""
+        """Read image files and preprocess them as the checkpoint's processor does.
+
+        Args:
+            paths: Paths of image files.
+
+        Returns:
+            float32 [N, 3, height, width].
+
+        Raises:
+            UsageError: A file is missing or not an image.
+            HostError: Pillow is not installed.
+        """
         return pixel_values(paths, self.settings.image)
 
     def _batches(self, pixels: FloatArray, batch_size: int) -> list[list[Array]]:
         image = self.settings.image
         if not isinstance(pixels, np.ndarray):
-            raise UsageError("this bundle takes images, not texts", hint="Call predict() with paths of image files.")
+            raise UsageError("this bundle takes images, not texts", hint="Pass paths of image files to predict().")
         if pixels.ndim != 4 or pixels.shape[2:] != (image.height, image.width) or pixels.dtype != np.float32:
             raise UsageError(
                 f"pixel values are float32 [N, 3, {image.height}, {image.width}], not {pixels.dtype} {pixels.shape}",
-                hint="pixels() makes them from image files.",
+                hint="Call pixels() to read them from image files.",
             )
         size = min(batch_size, self._most_rows or batch_size)
         return [self.run({"pixel_values": pixels[i : i + size]}) for i in range(0, len(pixels), size)]

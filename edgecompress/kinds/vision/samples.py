@@ -1,4 +1,4 @@
-"""Images as the arrays that a graph takes, for calibration and verification."""
+"""Synthetic images as graph inputs, for calibration and verification."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgecompress.types.student import Student
 def image_feeds(student: Student, count: int, seed: int) -> list[Feed]:
     """Synthetic images, float32 [1, channels, height, width]: smooth colour fields with noise, unit variance.
 
-    No photograph comes with the standard library, so these stand in; the report says so.
+    Used because the standard library contains no photographs; the report says so.
     """
     config = json.loads((student.path / "config.json").read_text(encoding="utf-8"))
     size, channels = config["image_size"], config.get("num_channels", 3)

@@ -1,4 +1,4 @@
-"""What a manifest says of an encoder of images."""
+"""A manifest's settings of an image encoder."""
 
 from __future__ import annotations
 

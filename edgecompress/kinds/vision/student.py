@@ -1,4 +1,4 @@
-"""Whether a checkpoint is an encoder of images."""
+"""Recognizes and reads image encoder checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ARCHITECTURES = (
 
 
 def matches(checkpoint: Checkpoint, task: str | None) -> Task | None:
-    """Raises StudentError for a task of images and a checkpoint of texts, or the other way round."""
+    """Raises StudentError for an image task on a text checkpoint, or a text task on an image checkpoint."""
     architecture = checkpoint.architecture
     if architecture not in _ARCHITECTURES:
         if task in TASKS:
@@ -31,15 +31,15 @@ def matches(checkpoint: Checkpoint, task: str | None) -> Task | None:
     if task != HIDDEN_STATES and TASKS[task] != found:
         raise StudentError(
             f"the checkpoint ({head_of(checkpoint.config) or architecture}) has no head for {task}",
-            hint=f"It can do {HIDDEN_STATES}.",
+            hint=f"Give --task {HIDDEN_STATES}.",
         )
     return TASKS[task]
 
 
 def _cannot_do(architecture: str, task: str | None) -> StudentError:
-    return StudentError(f"'{architecture}' cannot do {task}", hint="Leave --task out to take the checkpoint's own.")
+    return StudentError(f"'{architecture}' cannot do {task}", hint="Omit --task to use the checkpoint's own task.")
 
 
 def read(checkpoint: Checkpoint, task: Task, recipe: StudentRecipe) -> Student:
-    """Raises StudentError for weights that are damaged."""
+    """Read the checkpoint. Raises StudentError for damaged weights."""
     return replace(read_student(checkpoint, task, recipe), labels=labels_of(checkpoint.config))

@@ -1,4 +1,4 @@
-"""What encoders of images are for."""
+"""The tasks of image encoders."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the runtime needs of CUDA: one device, its memory, and copies to and from it."""
+"""The parts of CUDA that the runtime uses: one device, its memory, and copies to and from it."""

@@ -1,4 +1,4 @@
-"""Which GPU a bundle runs on: the one that is meant, or none."""
+"""Chooses the GPU that a bundle runs on."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _AMPERE = (8, 0)
 
 
 def open_device(manifest: Manifest, variant: Variant, wanted: int | None) -> Device:
-    """The GPU that the bundle is for; ``wanted``: its number where there are several.
+    """Open the GPU that the bundle is for. ``wanted`` is its index, needed where several match.
 
-    Raises HostError if driver, bindings or GPU are missing, if none fits, or if several do and none is named.
+    Raises HostError if the driver, the bindings or the GPU are missing, if no GPU matches, or if several match and
+    ``wanted`` is None.
     """
     try:
         cuda = open_driver()
@@ -26,26 +27,26 @@ def open_device(manifest: Manifest, variant: Variant, wanted: int | None) -> Dev
 
 
 def choose(manifest: Manifest, variant: Variant, gpus: Sequence[Gpu], wanted: int | None) -> int:
-    """The place of the GPU that the bundle runs on. Raises HostError."""
+    """Return the index of the GPU that the bundle runs on. Raises HostError."""
     if not gpus:
         raise HostError(
-            f"{manifest.name} needs an NVIDIA GPU, and the driver finds none",
-            hint="`nvidia-smi` shows what the driver sees; CUDA_VISIBLE_DEVICES can hide a GPU.",
+            f"{manifest.name} needs an NVIDIA GPU, but the driver finds none",
+            hint="Run `nvidia-smi` to list GPUs, and check that CUDA_VISIBLE_DEVICES does not hide one.",
         )
     listed = describe_gpus(gpus)
     if wanted is not None and not 0 <= wanted < len(gpus):
-        raise HostError(f"there is no GPU {wanted}; here is {listed}", hint="Give another device (--device).")
+        raise HostError(f"there is no GPU {wanted}; this machine has {listed}", hint="Choose another with --device N.")
     fitting = [i for i, gpu in enumerate(gpus) if _fits(variant, gpu)]
     if wanted is not None and wanted in fitting:
         return wanted
     if wanted is None and len(fitting) == 1:
         return fitting[0]
     if wanted is None and fitting:
-        raise HostError(f"several GPUs could be meant: {listed}", hint="Say which: device=N (--device N).")
+        raise HostError(f"several GPUs match: {listed}", hint="Choose one with device=N (--device N).")
     if wanted is not None:
         listed = f"GPU {wanted}, {gpus[wanted].name}, {gpus[wanted].capability}"
     raise HostError(
-        f"{manifest.name} is for {_for(variant)}, and here is {listed}",
+        f"{manifest.name} is for {_for(variant)}, but this machine has {listed}",
         hint=_rebuild(variant),
     )
 
@@ -53,7 +54,7 @@ def choose(manifest: Manifest, variant: Variant, gpus: Sequence[Gpu], wanted: in
 def _fits(variant: Variant, gpu: Gpu) -> bool:
     engine = variant.engine
     if engine is None:
-        return True  # a graph for ONNX Runtime: its provider has kernels for every capability that it supports
+        return True  # an ONNX Runtime graph: the provider has kernels for every compute capability that it supports
     if _compatibility(variant.build) == "ampere-plus":
         return gpu.compute_capability >= _AMPERE
     return gpu.compute_capability == engine.compute_capability and engine.gpu in ("", gpu.name)
@@ -69,8 +70,8 @@ def _for(variant: Variant) -> str:
 
 def _rebuild(variant: Variant) -> str:
     if variant.build is not None:
-        return "On the GPU that it is to run on: edgecompress build BUNDLE --force, if it has that compute capability."
-    return "Export the student for this GPU; a target's name is in `edgecompress targets`."
+        return "If the compute capability matches, run on that machine: edgecompress build BUNDLE --force"
+    return "Export the student for this GPU; `edgecompress targets` lists the target names."
 
 
 def _compatibility(plan: BuildPlan | None) -> str:

@@ -1,8 +1,8 @@
-"""What the runtime needs of a CUDA device. :mod:`edgecompress.runtime.cuda.driver` has the real one.
+"""The interface of a CUDA device. :mod:`edgecompress.runtime.cuda.driver` has the real one.
 
-Addresses are integers, sizes are bytes, and a stream or a graph is a handle that only its device can read. What is put
-on a stream has not happened before ``synchronize``: memory that it reads or writes must live and stay as it is until
-then. Every call may be made from any thread.
+Addresses are integers, sizes are bytes, and streams and graphs are opaque handles of their device. Work on a stream is
+complete only after ``synchronize``: memory that it reads or writes must stay alive and unchanged until then. Every call
+is thread-safe.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ Graph = Any
 
 
 class DeviceMemoryError(HostError):
-    """The GPU has not enough memory left."""
+    """The GPU does not have enough free memory."""
 
 
 def is_out_of_memory(said: str) -> bool:
-    """Whether that is what a complaint of TensorRT's means: it has several spellings of it."""
+    """Whether a TensorRT message means out of memory; it has several wordings for that."""
     return "outofmemory" in said.lower().replace(" ", "")
 
 
 class Device(Protocol):
-    """One GPU. Calls raise DeviceMemoryError where memory is short and HostError where the device fails."""
+    """One GPU. Calls raise DeviceMemoryError if memory is short and HostError if the device fails."""
 
     index: int
 
     def free_bytes(self) -> int: ...
 
     def allocate(self, size: int) -> int:
-        """Memory on the device, at an address that is a multiple of 256. Its content is anything."""
+        """Allocate uninitialized device memory at an address that is a multiple of 256."""
 
     def free(self, address: int) -> None: ...
 
     def allocate_pinned(self, size: int) -> int:
-        """Memory of the host that is never paged out, so that copies need not wait for the host."""
+        """Allocate page-locked host memory, so that copies run asynchronously."""
 
     def free_pinned(self, address: int) -> None: ...
 
@@ -46,28 +46,28 @@ class Device(Protocol):
     def free_stream(self, stream: Stream) -> None: ...
 
     def stream_handle(self, stream: Stream) -> int:
-        """CUDA's own handle of a stream, as other libraries take it."""
+        """The stream's native CUDA handle, for other libraries."""
 
     def upload(self, target: int, source: int, size: int, stream: Stream) -> None:
-        """From pinned memory to the device's."""
+        """Copy from pinned memory to the device."""
 
     def download(self, target: int, source: int, size: int, stream: Stream) -> None:
-        """From the device's memory to pinned memory."""
+        """Copy from the device to pinned memory."""
 
     def zero(self, target: int, size: int, stream: Stream) -> None: ...
 
     def copy_rows(
         self, target: int, source: int, *, rows: int, size: int, pitches: tuple[int, int], stream: Stream
     ) -> None:
-        """``rows`` pieces of ``size`` bytes within the device, ``pitches`` apart: the target's and the source's."""
+        """Copy ``rows`` pieces of ``size`` bytes on the device. ``pitches``: bytes between pieces (target, source)."""
 
     def synchronize(self, stream: Stream) -> None: ...
 
     def begin_capture(self, stream: Stream) -> None:
-        """What is put on the stream from here on is not done but written down."""
+        """Record the work put on the stream from now on instead of running it."""
 
     def end_capture(self, stream: Stream) -> Graph:
-        """What was written down, ready to be launched. Raises HostError if something of it cannot be captured."""
+        """Return the recorded work, ready to launch. Raises HostError if part of it cannot be captured."""
 
     def launch(self, graph: Graph, stream: Stream) -> None: ...
 

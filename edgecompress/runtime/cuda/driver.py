@@ -1,7 +1,7 @@
-"""A CUDA device through NVIDIA's own bindings of the driver (package cuda-bindings). Not yet run on a GPU.
+"""A CUDA device, through NVIDIA's driver bindings (package cuda-bindings). Not yet run on a GPU.
 
-The device's primary context is used, which is the one that TensorRT and ONNX Runtime use; it is made current in
-whatever thread makes a call. Every name of the bindings that stands here is held against them by a test.
+It uses the device's primary context, as TensorRT and ONNX Runtime do, and makes it current in the calling thread. A
+test checks every name that this module uses against the bindings.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _NAME_BYTES = 96
 
 
 def open_driver(load: Callable[[str], object] = ctypes.CDLL) -> Any:
-    """NVIDIA's bindings, after ``cuInit``. Raises HostError naming what is missing.
+    """Return NVIDIA's bindings after ``cuInit``. Raises HostError naming what is missing.
 
-    The library is looked for first: without it some calls of the bindings hang.
+    The driver library is loaded first: without it some calls of the bindings hang.
     """
     try:
         load(LIBRARY)
     except OSError:
         raise HostError(
-            f"an NVIDIA GPU is needed, and its driver's {LIBRARY} is not on this machine",
-            hint="Install NVIDIA's driver, or export the student for this machine.",
+            f"the NVIDIA driver's {LIBRARY} is not on this machine",
+            hint="Install the NVIDIA driver, or export the student for this machine.",
         ) from None
     try:
         cuda = importlib.import_module(BINDINGS)
@@ -41,8 +41,8 @@ def open_driver(load: Callable[[str], object] = ctypes.CDLL) -> Any:
     (code,) = cuda.cuInit(0)
     if code != cuda.CUresult.CUDA_SUCCESS:
         raise HostError(
-            f"{LIBRARY} finds no GPU that it can use: {code.name}",
-            hint="`nvidia-smi` shows what the driver sees; CUDA_VISIBLE_DEVICES can hide a GPU.",
+            f"{LIBRARY} finds no usable GPU: {code.name}",
+            hint="Run `nvidia-smi` to list GPUs, and check that CUDA_VISIBLE_DEVICES does not hide one.",
         )
     return cuda
 
@@ -70,17 +70,17 @@ def list_gpus(cuda: Any) -> list[Gpu]:
 
 
 def _value(cuda: Any, result: tuple[Any, ...]) -> Any:
-    """What a call gives, behind its code. Raises DeviceMemoryError, HostError."""
+    """Return a call's value without its status code. Raises DeviceMemoryError, HostError."""
     code, *values = result
     if code == cuda.CUresult.CUDA_SUCCESS:
         return values[0] if values else None
     if code == cuda.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
         raise DeviceMemoryError(
-            "the GPU is out of memory", hint="Close what else uses it, or take smaller batches or a shorter context."
+            "the GPU is out of memory", hint="Stop other programs on it, or use smaller batches or a shorter context."
         )
     raise HostError(
-        f"the CUDA driver fails: {code.name}",
-        hint="`nvidia-smi` shows the GPU's state; an error once made stays until the process ends.",
+        f"the CUDA driver failed: {code.name}",
+        hint="Restart the process, which clears the error; `nvidia-smi` shows the GPU's state.",
     )
 
 
@@ -88,7 +88,7 @@ class CudaDevice:
     """One GPU of :func:`list_gpus`, as a :class:`~edgecompress.runtime.cuda.device.Device`."""
 
     def __init__(self, cuda: Any, index: int) -> None:
-        """Takes the primary context and keeps it: other libraries in the process live in it too. Raises HostError."""
+        """Retain the primary context for good: other libraries in the process use it too. Raises HostError."""
         self._cuda = cuda
         self.index = index
         self._context = _value(cuda, cuda.cuDevicePrimaryCtxRetain(_value(cuda, cuda.cuDeviceGet(index))))
@@ -157,7 +157,7 @@ class CudaDevice:
 
     def begin_capture(self, stream: Stream) -> None:
         cuda = self._enter()
-        mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL  # other threads go on as they were
+        mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL  # does not affect other threads
         _value(cuda, cuda.cuStreamBeginCapture(stream, mode))
 
     def end_capture(self, stream: Stream) -> Graph:

@@ -1,4 +1,4 @@
-"""Memory of a device and pinned memory, owned: freed once, by ``close`` or when nobody holds it any more."""
+"""Owned device memory and pinned memory: freed once, by ``close`` or when the last reference is gone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class DeviceBuffer:
         """Raises DeviceMemoryError."""
         self.size, self.address = size, device.allocate(size)
         self.close = weakref.finalize(self, device.free, self.address)
-        self.close.atexit = False  # the process takes it along
+        self.close.atexit = False  # freed with the process
 
 
 class PinnedBuffer:
-    """``size`` bytes of pinned memory. Arrays over it keep it: it is freed when the last of them is gone."""
+    """``size`` bytes of pinned memory. Arrays over it keep it alive; it is freed with the last one."""
 
     def __init__(self, device: Device, size: int) -> None:
         """Raises DeviceMemoryError."""
@@ -31,13 +31,13 @@ class PinnedBuffer:
         weakref.finalize(self, device.free_pinned, self.address).atexit = False
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """The first bytes of it as an array."""
+        """An array over the first bytes."""
         size = int(np.prod(shape)) * dtype.itemsize
         return np.asarray(self)[:size].view(dtype).reshape(shape)
 
 
 class Staging:
-    """Where one tensor lies on both sides. It grows as needed, and then lies elsewhere."""
+    """One tensor's pinned buffer and device buffer. They are reallocated when they need to grow."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -45,7 +45,7 @@ class Staging:
         self.device: DeviceBuffer | None = None
 
     def require(self, size: int) -> tuple[PinnedBuffer, DeviceBuffer]:
-        """Both buffers, ``size`` bytes at least; twice as large as needed where they were too small once."""
+        """Return both buffers with at least ``size`` bytes; a buffer that grows gets twice the size it needs."""
         if self.host is None or self.device is None or self.host.size < size:
             wanted = size if self.host is None else 2 * size
             self.host = self.device = None

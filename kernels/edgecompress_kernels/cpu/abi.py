@@ -1,9 +1,8 @@
-"""What the C shims share with the kernels and with the graphs that use them: operators, structs and constants.
+"""Operators, structs and constants that the C shims, the kernels and the graphs share, defined once.
 
-This table is the only place that states them. abi_header.py turns it into the C header ``abi.h`` that shim.h includes,
-and into checks that the compiler makes of the shims' operators. The kernels take the offsets of their parameters from
-here, and edgecompress the numbers that it writes into a graph. Only the standard library is imported, so that an
-importer needs neither numba nor a compiler.
+abi_header.py turns them into the C header ``abi.h`` that shim.h includes, and into compile-time checks of the shims'
+operators. The kernels take their parameters' offsets from here, and edgecompress the constants that it writes into a
+graph. It imports only the standard library, so importers need neither numba nor a compiler.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from enum import Enum, IntEnum
 
 
 class ElementType(IntEnum):
-    """ONNX's numbers of what tensors are made of; ANY: an operator looks for itself."""
+    """ONNX's element types of tensors. ANY: the operator checks the type itself."""
 
     ANY = 0
     FLOAT = 1
@@ -25,7 +24,7 @@ class ElementType(IntEnum):
 
 
 class Presence(IntEnum):
-    """ONNX Runtime's numbers of whether an input must be there; VARIADIC: it and any number behind it."""
+    """ONNX Runtime's input kinds. VARIADIC: this input and any number of further ones."""
 
     REQUIRED = 0
     OPTIONAL = 1
@@ -33,7 +32,7 @@ class Presence(IntEnum):
 
 
 class StepKind(IntEnum):
-    """What a step of a DecoderLayer's program computes."""
+    """The operation of a step in a DecoderLayer's program."""
 
     NORM = 1
     ADD = 2
@@ -43,9 +42,10 @@ class StepKind(IntEnum):
 
 
 class StepField(IntEnum):
-    """A column of a DecoderLayer's program int64 [1 + steps, fields]: a step is a row.
+    """A column of a DecoderLayer's program, int64 [1 + steps, fields], with one step per row.
 
-    MADE is the value that a step makes, X to BIAS are those that it reads, -1 for none; CONSTANT: a float32's bits.
+    MADE is the value that the step writes; X to BIAS are those that it reads, -1 for none; CONSTANT holds a float32's
+    bits.
     """
 
     KIND = 0
@@ -62,14 +62,14 @@ class StepField(IntEnum):
     CONSTANT = 11
 
 
-MOST_VALUES = 64  # of a program
+MOST_VALUES = 64  # maximum values of a program
 MOST_STEPS = 20
-SPLIT = 512  # keys with a softmax of their own; a multiple of the kernels' blocks
-FLOAT_ROWS = 8  # of a part of attention over all keys, with a cache of float32
-INT8_ROWS = 24  # the same with a cache of int8
-ENCODER_ROWS = 32  # of a part of an encoder's layer, at most; a part's rows are a multiple of eight
-SPARE_ROWS = 8  # of an encoder's buffers, that a register tile may write beyond the last
-PANEL = 48  # outputs of an encoder's products side by side: three vectors
+SPLIT = 512  # keys per separate softmax; a multiple of the kernels' blocks
+FLOAT_ROWS = 8  # rows per part of attention over all keys, with a float32 cache
+INT8_ROWS = 24  # the same with an int8 cache
+ENCODER_ROWS = 32  # maximum rows per part of an encoder layer; a multiple of eight
+SPARE_ROWS = 8  # extra rows of an encoder's buffers, which a register tile can write past the last row
+PANEL = 48  # adjacent outputs of an encoder's matrix product: three vectors
 
 
 class CType(Enum):
@@ -93,7 +93,7 @@ def _members(ctype: CType, *names: str) -> Members:
 
 @dataclass(frozen=True, kw_only=True)
 class Struct:
-    """A struct's members in order."""
+    """A struct's members, in order."""
 
     name: str
     members: Members
@@ -105,7 +105,7 @@ class Struct:
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters(Struct):
-    """What a kernel is called with: 64-bit slots, which it reads by their offsets."""
+    """A kernel's parameters: 64-bit slots, read by offset."""
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -115,14 +115,14 @@ class Parameters(Struct):
 
 @dataclass(frozen=True, kw_only=True)
 class Variants(Struct):
-    """A row of the tables that say which kernels a library has, ended by a row of zeros."""
+    """A row of a library's tables of kernels, which end with a row of zeros."""
 
     tables: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attribute:
-    """A node's attribute, and the member of an operator's state that it becomes."""
+    """A node's attribute, and the member of the operator's state that holds it."""
 
     name: str
     member: str
@@ -131,7 +131,7 @@ class Attribute:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What an operator keeps between calls: its attributes, in order, and ``others``."""
+    """An operator's state between calls: its attributes, in order, and ``others``."""
 
     name: str
     attributes: tuple[Attribute, ...]
@@ -156,8 +156,8 @@ class Operator:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     state: State | None = None
-    kernel: str = ""  # what users call it; "" of an op that comes along with another
-    in_place_of: str = ""  # this and the next in words, for them
+    kernel: str = ""  # name for users; "" for an op that belongs to another kernel
+    in_place_of: str = ""  # this and the next are descriptions for users
     takes: str = ""
 
     def input_index(self, name: str) -> int:
@@ -174,21 +174,21 @@ MATMUL_PARAMETERS = Parameters(
     members=(
         *_members(CType.POINTER, "x", "q", "x_scales", "x_sums", "weights", "scales", "zeros", "bias", "y"),
         *_members(CType.INTEGER, "rows", "outputs", "inputs", "tiles_per_part"),
-        *_members(CType.INTEGER, "columns"),  # of a part of the rounding, whole blocks
+        *_members(CType.INTEGER, "columns"),  # per part of the quantization, whole blocks
     ),
 )
 ATTENTION_PARAMETERS = Parameters(
     name="AttentionParameters",
     members=(
         *_members(CType.BYTES, "q_in", "k_in", "v_in"),
-        *_members(CType.INTEGER, "q_stride", "k_stride", "v_stride"),  # in bytes, of a token
+        *_members(CType.INTEGER, "q_stride", "k_stride", "v_stride"),  # bytes per token
         *_members(CType.POINTER, "past", "positions", "cos", "sin"),  # past: int64 [B]
-        *_members(CType.INTEGER, "rotary"),  # the width that is turned, 0 for none
+        *_members(CType.INTEGER, "rotary"),  # rotary width, 0 for none
         *_members(CType.POINTER, "q", "keys", "values", "partials", "y"),  # q: float32 [B, Hk, T * group, D]
         *_members(CType.INTEGER, "batch", "tokens", "kv_heads", "group", "capacity", "window"),
         *_members(CType.NUMBER, "scale"),
         *_members(CType.INTEGER, "rows_per_part", "row_parts", "splits", "split_parts"),
-        *_members(CType.POINTER, "k_scales", "v_scales"),  # of an int8 cache, attention_int8.py: float32 [Hk, D]
+        *_members(CType.POINTER, "k_scales", "v_scales"),  # for an int8 cache (attention_int8.py): float32 [Hk, D]
     ),
 )
 ROWS_PARAMETERS = Parameters(
@@ -257,7 +257,7 @@ ATTENTION_STATE = State(
         Attribute(name="local_window_size", member="window"),
         Attribute(name="scale", member="scale", ctype=CType.FLOAT),
     ),
-    others=_members(CType.FLAG, "int8"),  # what the cache is made of
+    others=_members(CType.FLAG, "int8"),  # whether the cache is int8
 )
 ENCODER_STATE = State(
     name="EncoderState",
@@ -275,7 +275,7 @@ STATES = (MATMUL_STATE, ATTENTION_STATE, ENCODER_STATE)
 
 
 def _caches(element: ElementType) -> tuple[Tensor, ...]:
-    """Where new tokens go, of the operators with a cache."""
+    """Cache and position inputs of the operators with a cache."""
     return (
         Tensor(name="past_key", element=element),
         Tensor(name="past_value", element=element),
@@ -338,7 +338,7 @@ ATTENTION = Operator(
     state=ATTENTION_STATE,
     kernel="attention",
     in_place_of="GroupQueryAttention",
-    takes="heads of 16 to 256 in sixteens, any group, windows, rotation by halves, a float32 cache",
+    takes="head sizes 16 to 256 in steps of 16, any group, windows, non-interleaved rotary embeddings, float32 cache",
 )
 INT8_ATTENTION = Operator(
     name="CachedAttentionInt8",
@@ -348,7 +348,7 @@ INT8_ATTENTION = Operator(
     state=ATTENTION_STATE,
     kernel="attention",
     in_place_of="GroupQueryAttention with --kv-cache int8",
-    takes="the same over a cache of int8, one scale a channel, written as GroupQueryAttention writes it",
+    takes="the same, with an int8 cache with per-channel scales in GroupQueryAttention's format",
 )
 DECODER_LAYER = Operator(
     name="DecoderLayer",
@@ -358,7 +358,7 @@ DECODER_LAYER = Operator(
     state=ATTENTION_STATE,
     kernel="layer",
     in_place_of="the two above, and the RMS norms, residuals and SiLU gate between them",
-    takes="whole layers, handed to threads once; what they consist of is read off the graph",
+    takes="whole layers as one op, found in the graph",
 )
 INT8_DECODER_LAYER = Operator(
     name="DecoderLayerInt8",
@@ -397,7 +397,7 @@ ENCODER_LAYER = Operator(
     state=ENCODER_STATE,
     kernel="encoder",
     in_place_of="an int8-dynamic layer: attention, LayerNormalization, GELU",
-    takes="layers in BERT's order, heads of 16 to 256 in sixteens; texts of any lengths, packed",
+    takes="BERT-style layers, head sizes 16 to 256 in steps of 16; packed texts of any lengths",
 )
 SUM_TOKENS = Operator(
     name="SumTokens", symbol="SUM_TOKENS", inputs=(Tensor(name="x"), _STARTS), outputs=(Tensor(name="sums"),)
@@ -412,4 +412,4 @@ OPERATORS = (
     MATMUL, ATTENTION, INT8_ATTENTION, DECODER_LAYER, INT8_DECODER_LAYER,
     PACK_TOKENS, ENCODER_PROJECTIONS, ENCODER_LAYER, SUM_TOKENS, UNPACK_TOKENS,
 )  # fmt: skip
-"""Those of every library, in the order in which it registers them."""
+"""All operators, in the order in which a library registers them."""

@@ -1,4 +1,4 @@
-"""The table of abi.py in C: a header that the shims include, and checks of the shims that the compiler makes."""
+"""Generates C from abi.py: the shims' header, and compile-time checks of the shims."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def header() -> str:
 
 
 def registration() -> str:
-    """``add_operators``, which adds each to a domain."""
+    """The text of ``add_operators``, which adds each operator to a domain."""
     symbols = ", ".join(f"&{operator.symbol}" for operator in abi.OPERATORS)
     return "\n".join(
         [
@@ -42,10 +42,10 @@ def registration() -> str:
 
 
 def checks() -> str:
-    """``check_operators``, which compiles to nothing if the OrtCustomOps are what the table says, and not at all else.
+    """The text of ``check_operators``, which compiles to nothing if the OrtCustomOps match abi.py, and fails otherwise.
 
-    A call that is left after optimization of a function with the attribute ``error`` is an error: what each operator
-    answers about its tensors is a constant to the optimizer.
+    It calls functions with the attribute ``error``, which is a compile error unless the optimizer removes the call:
+    what each operator returns about its tensors is a constant to the optimizer.
     """
     failures, calls = [], []
     for number, (condition, message) in enumerate(_conditions()):
@@ -55,7 +55,7 @@ def checks() -> str:
 
 
 def variant_row(variants: Variants, **values: int | str) -> str:
-    """An initializer for a row of the tables of ``variants``. Raises ValueError if ``values`` are not its members."""
+    """A C initializer for a row of the tables of ``variants``. Raises ValueError if ``values`` are not its members."""
     if tuple(values) != variants.names:
         raise ValueError(f"{variants.name} has the members {', '.join(variants.names)}, not {', '.join(values)}")
     return f"{{{', '.join(f'.{name} = {value}' for name, value in values.items())}}}"
@@ -99,7 +99,7 @@ def _variants(variants: Variants) -> str:
 
 
 def _state(state: State) -> str:
-    """The struct, and a macro that reads a node's attributes into it."""
+    """A state's struct, and a macro that reads a node's attributes into it."""
     members = tuple((attribute.member, attribute.ctype) for attribute in state.attributes)
     read = [f'    TRY({_READ[a.ctype]}(info, "{a.name}", &(state)->{a.member}));' for a in state.attributes]
     symbol = state.name.removesuffix("State").upper()
@@ -108,7 +108,7 @@ def _state(state: State) -> str:
 
 
 def _operator(operator: Operator) -> str:
-    """The places of its inputs, as many as there are of them, and its name."""
+    """An operator's input indices, number of inputs, and name."""
     places = [f"{operator.symbol}_{tensor.name.upper()}" for tensor in operator.inputs]
     return "\n".join(
         [
@@ -120,7 +120,7 @@ def _operator(operator: Operator) -> str:
 
 
 def _conditions() -> Iterator[tuple[str, str]]:
-    """What must be true of each OrtCustomOp, in C, and what to say where it is not."""
+    """Yield (C condition on an OrtCustomOp, message if it is false)."""
     for operator in abi.OPERATORS:
         op = operator.symbol
         where = f"abi.py: {operator.name}"

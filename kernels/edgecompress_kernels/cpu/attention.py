@@ -1,9 +1,9 @@
-"""Attention with grouped heads over a KV cache in place: rotation, append and softmax in one operator.
+"""Grouped-query attention with an in-place KV cache: rotary embedding, append and softmax in one operator.
 
-Keys and values are float32 [B, Hk, capacity, D]. The queries that share a key and value head are rows of one small
-matrix, several new tokens included: row ``t * group + g`` is token ``t`` of head ``h * group + g``. Keys are taken in
-splits of SPLIT from the first one on, each with a softmax of its own, and splits are joined in order. A row's result is
-therefore the same bit for bit whether it is computed alone, among others, in one thread or in many.
+Keys and values are float32 [B, Hk, capacity, D]. The queries that share a KV head, of all new tokens, are rows of one
+small matrix: row ``t * group + g`` is token ``t`` of head ``h * group + g``. Keys are processed in splits of SPLIT,
+starting at the first key, each with a separate softmax, and splits are joined in order. So a row's result is bitwise
+the same alone or with other rows, in one thread or in many.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from edgecompress_kernels.cpu import vector as v
 from edgecompress_kernels.cpu.abi import ATTENTION_PARAMETERS, SPLIT
 from edgecompress_kernels.cpu.vector_rows import panel
 
-BLOCK = 32  # keys whose scores are on the stack at once; a divisor of SPLIT
-TILES = (8, 6, 4, 2, 1)  # rows that are computed together
+BLOCK = 32  # keys whose scores are on the stack; a divisor of SPLIT
+TILES = (8, 6, 4, 2, 1)  # rows computed together
 SLOTS = ATTENTION_PARAMETERS.names
 (
     Q_IN, K_IN, V_IN, Q_STRIDE, K_STRIDE, V_STRIDE, PAST, POSITIONS, COS, SIN, ROTARY, Q, KEYS, VALUES, PARTIALS, Y,
@@ -30,7 +30,7 @@ INFINITY = float("inf")
 
 
 def turn(jit: Any, size: int) -> Callable[..., None]:
-    """One head float32 [D]: its first ``rotary`` values turned, halves against each other, all times ``factor``."""
+    """Rotate the first ``rotary`` values of one head, float32 [D] (non-interleaved), and multiply all by ``factor``."""
 
     def turn_head(source: int, target: int, cos: int, sin: int, rotary: int, factor: float) -> None:
         scale = v.splat_float(factor)
@@ -48,7 +48,7 @@ def turn(jit: Any, size: int) -> Callable[..., None]:
 
 @cache
 def append(size: int, jit: Any) -> Callable[[int, int], None]:
-    """Part ``part``, a token of a text: its queries turned and scaled into ``q``, keys and values into the cache."""
+    """Part ``part`` is one token: rotate and scale its queries into ``q``, write its keys and values to the cache."""
     turn_head = turn(jit, size)
     one = numba.float32(1.0)
 
@@ -79,12 +79,12 @@ def append(size: int, jit: Any) -> Callable[[int, int], None]:
 
 
 def attend_split(size: int, count: int, vectors: int, jit: Any) -> Callable[..., None]:
-    """``count`` rows at ``q`` over keys first_key to last_key: their largest scores, sums and weighted values.
+    """Attend ``count`` rows at ``q`` to keys first_key to last_key.
 
-    The result of a row is float32 [D + 16]: values, then the largest score and the sum of the exponentials.
-    ``vectors``: what the registers hold; half of it is sums.
+    A row's result is float32 [D + 16]: weighted values, then the largest score and the sum of exponentials.
+    ``vectors``: vector registers of the CPU; half of them hold sums.
     """
-    # Two rows and whole keys at a time: values are then read in order, which the hardware foresees.
+    # Two rows and whole keys at a time, so that values are read in order and the hardware prefetches them.
     pair = min(count, 2)
     width = max(w for w in range(1, vectors // 4 + 1) if (size // 16) % w == 0)
     on = panel(pair, width)
@@ -149,7 +149,7 @@ def attend_split(size: int, count: int, vectors: int, jit: Any) -> Callable[...,
                     sums = grow(load(place, result_stride), factors + 4 * r, 4)
                     for j in range(n):
                         here = (block + j) * size * 4 + at
-                        if r == pair:  # the next block, in order: the first pair's keys, then its values
+                        if r == pair:  # prefetch the next block in order: the first pair's keys, then its values
                             for i in range(width):
                                 v.prefetch(keys + BLOCK * size * 4 + here + 64 * i)
                         if r == 2 * pair:
@@ -162,7 +162,7 @@ def attend_split(size: int, count: int, vectors: int, jit: Any) -> Callable[...,
 
 
 def joining(size: int, jit: Any) -> tuple[Callable[..., None], Callable[..., None]]:
-    """(join, finish): add one row's result of a later split to that of the earlier ones; divide by the sum."""
+    """Return (join, finish): merge a row's result of a later split into that of earlier ones; divide by the sum."""
     zero = numba.float32(0.0)
 
     def join(into: int, other: int) -> None:
@@ -182,7 +182,7 @@ def joining(size: int, jit: Any) -> tuple[Callable[..., None], Callable[..., Non
 
     def finish(result: int, y: int) -> None:
         total = v.read_float(result + size * 4 + 4)
-        inverse = zero  # no key was seen: a row of zeros, as ONNX Runtime gives it
+        inverse = zero  # no visible key: a row of zeros, as in ONNX Runtime
         if total != zero:
             inverse = numba.float32(1.0) / total
         for at in range(0, size * 4, 64):
@@ -193,7 +193,7 @@ def joining(size: int, jit: Any) -> tuple[Callable[..., None], Callable[..., Non
 
 @cache
 def attend(size: int, vectors: int, jit: Any) -> Callable[[int, int], None]:
-    """Part ``part``: some rows of a key and value head over one split of the keys, or over all of them."""
+    """Part ``part`` is some rows of a KV head, over one split of the keys or over all keys."""
     eight, six, four, two, one = (attend_split(size, count, vectors, jit) for count in TILES)
     join, finish = joining(size, jit)
     result_stride = (size + 16) * 4
@@ -233,7 +233,7 @@ def attend(size: int, vectors: int, jit: Any) -> Callable[[int, int], None]:
                 if split_parts == 1 and s > 0:
                     result = others
                 if end <= hidden:
-                    end = begin  # before every row's window
+                    end = begin  # before the windows of all rows
                 if count == 8:
                     eight(q, keys, values, row, group, past, window, begin, end, result)
                 elif count == 6:
@@ -263,7 +263,7 @@ def attend(size: int, vectors: int, jit: Any) -> Callable[[int, int], None]:
 
 @cache
 def combine(size: int, jit: Any) -> Callable[[int, int], None]:
-    """Part ``part``, a key and value head of a text: its rows' splits joined in order, into y."""
+    """Part ``part`` is a KV head of a text: join its rows' splits in order, into y."""
     join, finish = joining(size, jit)
     result_stride = (size + 16) * 4
 

@@ -1,14 +1,14 @@
-"""Attention with grouped heads over an int8 KV cache in place: rotation, rounding, append and softmax in one operator.
+"""Grouped-query attention with an in-place int8 KV cache: rotary, quantization, append and softmax in one operator.
 
-Keys and values are int8 [B, Hk, capacity, D], a channel's number being rint(x / scale) in -128 … 127, as ONNX Runtime's
-GroupQueryAttention writes it. As in ``attention``, row ``t * group + g`` is token ``t`` of head ``h * group + g``,
-keys are taken in splits of SPLIT, and splits are joined in order.
+Keys and values are int8 [B, Hk, capacity, D]: rint(x / scale) in -128 … 127 with one scale per channel, as ONNX
+Runtime's GroupQueryAttention stores them. As in ``attention``, row ``t * group + g`` is token ``t`` of head
+``h * group + g``, keys are processed in splits of SPLIT, and splits are joined in order.
 
-Both products are of integers. A query takes over the scales of the keys' channels and becomes 16 bits a number. Within
-a block of BLOCK keys, softmax weights are 15 bits of the block's largest: their sum is that of the rounded ones, so
-that they still add up to one. A block of keys and values is laid out for these products once and read by all rows of a
-part. Integers add up alike in any order, floats are added block by block: a row's result does not depend on what is
-computed beside it, nor on the CPU.
+Both products are integer products. A query is multiplied by the keys' channel scales and quantized to 16 bits. Within
+a block of BLOCK keys, softmax weights are quantized to 15 bits of the block's largest; the sum is taken over the
+quantized weights, so that they still add up to one. A block of keys and values is repacked for these products once for
+all rows of a part. Integer sums do not depend on the order and floats are added block by block, so a row's result does
+not depend on the other rows or on the CPU.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from edgecompress_kernels.cpu import encoder_vector as e
 from edgecompress_kernels.cpu import vector as v
 from edgecompress_kernels.cpu.abi import INT8_ROWS, SPLIT
 
-BLOCK = 64  # keys whose weights have one scale; a divisor of SPLIT
-TILES = (6, 4, 3, 2, 1)  # rows whose sums are in registers together
-LEVELS = 32767.0  # of 15 bits and a sign
+BLOCK = 64  # keys whose weights share a scale; a divisor of SPLIT
+TILES = (6, 4, 3, 2, 1)  # rows whose sums share the registers
+LEVELS = 32767.0  # 15 bits and a sign
 LEAST = 1.1754944e-38  # a smaller step has no finite inverse
 
 
 def query_bytes(size: int) -> int:
-    """A query's shorts and its step."""
+    """Bytes of a query's int16 values and its step."""
     return 2 * size + 64
 
 
 def round_query(size: int, jit: Any) -> Callable[..., None]:
-    """x float32 [D] times the keys' scales [D] -> shorts at ``to``, and their step behind them; NaN where one is."""
+    """Quantize x float32 [D] times the keys' scales [D] to int16 at ``to``, followed by the step; NaN if x has one."""
 
     def of_query(x: int, scales: int, to: int) -> None:
         most = v.splat_float(numba.float32(0.0))
@@ -61,7 +61,7 @@ def round_query(size: int, jit: Any) -> Callable[..., None]:
 
 
 def round_row(size: int, jit: Any) -> Callable[..., None]:
-    """x float32 [D] over its channels' scales [D] -> int8 [D] at ``to``, as GroupQueryAttention rounds it."""
+    """Quantize x float32 [D] by its channels' scales [D] to int8 [D] at ``to``, as GroupQueryAttention rounds."""
 
     def of_row(x: int, scales: int, to: int) -> None:
         low, high = v.splat_float(numba.float32(-128.0)), v.splat_float(numba.float32(127.0))
@@ -74,7 +74,7 @@ def round_row(size: int, jit: Any) -> Callable[..., None]:
 
 @cache
 def append(size: int, jit: Any) -> Callable[[int, int], None]:
-    """Part ``part``, a token of a text: its queries turned, scaled and rounded, keys and values into the cache."""
+    """Part ``part`` is one token: rotate, scale and quantize its queries, write its keys and values to the cache."""
     turn_head, query, row_of = a.turn(jit, size), round_query(size, jit), round_row(size, jit)
     scratch_of = v.stack(4 * size)
     one = numba.float32(1.0)
@@ -116,7 +116,7 @@ def append(size: int, jit: Any) -> Callable[[int, int], None]:
 
 
 def lay_out(size: int, jit: Any) -> Callable[..., None]:
-    """``n`` keys and values of a block, int8 [., D], as the products take them; ``there`` of these rows can be read."""
+    """Repack ``n`` keys and values of a block, int8 [., D], for the products; ``there`` of these rows are readable."""
     on = w.layout(size)
     of_keys, of_values, of_rest = on.keys, on.values, on.rest
     chunks, wide = size // 16, size // 64
@@ -132,7 +132,9 @@ def lay_out(size: int, jit: Any) -> Callable[..., None]:
             keys, values = scratch, scratch + BLOCK * size
         for j in range(groups):
             for c in range(chunks):
-                ahead = 16 * j * size + 256 * c + BLOCK * size  # the next block, which is read in another order
+                ahead = (
+                    16 * j * size + 256 * c + BLOCK * size
+                )  # prefetch the next block, which is read in another order
                 for line in range(0, 256, 64):
                     v.prefetch(keys + ahead + line)
                     v.prefetch(values + ahead + line)
@@ -148,10 +150,10 @@ def lay_out(size: int, jit: Any) -> Callable[..., None]:
 
 @cache
 def soften(jit: Any) -> Callable[..., None]:
-    """Scores of ``count`` rows and ``groups`` times sixteen keys from number ``block`` on -> their weights in 15 bits.
+    """Turn scores of ``count`` rows and 16 * ``groups`` keys, starting at key ``block``, into 15-bit weights.
 
-    Of each row the largest score and the sum of weights, at ``state``, are brought up to date. What its sums so far and
-    the new ones are to be multiplied by are floats at ``factors``, and 32 bytes behind.
+    Updates each row's largest score and sum of weights, at ``state``. Writes the factors of its previous sums as floats
+    at ``factors``, and those of its new sums 32 bytes later.
     """
     one, levels = numba.float32(1.0), numba.float32(LEVELS)
 
@@ -159,7 +161,7 @@ def soften(jit: Any) -> Callable[..., None]:
         scores: int, weights: int, factors: int, count: int, groups: int, first_row: int, group: int, past: int,
         window: int, block: int, state: int, stride: int,
     ) -> None:  # fmt: skip
-        least = v.splat_float(numba.float32(-88.0))  # whose exponential is 0; of two infinities the difference is none
+        least = v.splat_float(numba.float32(-88.0))  # its exponential is 0; avoids the difference of two infinities
         steps = v.splat_float(levels)
         for r in range(count):
             last = past + (first_row + r) // group
@@ -199,7 +201,7 @@ def soften(jit: Any) -> Callable[..., None]:
 
 
 def attend_block(size: int, count: int, jit: Any) -> Callable[..., None]:
-    """``count`` rows over ``n`` keys from number ``block`` on, added to each row's result, ``stride`` bytes apart.
+    """Attend ``count`` rows to ``n`` keys, starting at key ``block``, and add to the results, ``stride`` bytes apart.
 
     A result is float32 [D + 16]: weighted values in ``layout``'s order, then the largest score and the sum of weights.
     """
@@ -231,7 +233,7 @@ def attend_block(size: int, count: int, jit: Any) -> Callable[..., None]:
 
 
 def finishing(size: int, jit: Any) -> Callable[..., None]:
-    """A row's result over its sum of weights, times the values' scales, in its own order; NaN for a query of NaN."""
+    """Divide a row's result by its sum of weights, times the values' scales, in channel order; NaN for a NaN query."""
     wide = size // 64
 
     def finish(result: int, q: int, scales: int, y: int) -> None:
@@ -254,7 +256,7 @@ def finishing(size: int, jit: Any) -> Callable[..., None]:
 
 @cache
 def attend(size: int, jit: Any) -> Callable[[int, int], None]:
-    """Part ``part``: some rows of a key and value head over one split of the keys, or over all of them."""
+    """Part ``part`` is some rows of a KV head, over one split of the keys or over all keys."""
     six, four, three, two, single = (attend_block(size, count, jit) for count in TILES)
     lay, finish, join = lay_out(size, jit), finishing(size, jit), a.joining(size, jit)[0]
     result_bytes, q_stride = 4 * size + 64, query_bytes(size)
@@ -345,7 +347,7 @@ def attend(size: int, jit: Any) -> Callable[[int, int], None]:
 
 @cache
 def combine(size: int, jit: Any) -> Callable[[int, int], None]:
-    """Part ``part``, a key and value head of a text: its rows' splits joined in order, into y."""
+    """Part ``part`` is a KV head of a text: join its rows' splits in order, into y."""
     join, finish = a.joining(size, jit)[0], finishing(size, jit)
     result_bytes, q_stride = 4 * size + 64, query_bytes(size)
 

@@ -1,4 +1,4 @@
-"""What attention_vector.py's operations mean, in NumPy on the same addresses, for ``NUMBA_DISABLE_JIT=1``."""
+"""attention_vector.py's operations in NumPy on the same addresses, for ``NUMBA_DISABLE_JIT=1``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Vectors for attention over an int8 cache: bytes laid out for products of pairs, and tiles of rows in registers.
+"""Vector operations for attention with an int8 cache: repacking bytes for pair products, and tiles of rows.
 
-As in ``vector``: every operation is LLVM on ``<16 x i32>`` or ``<16 x float>``, and with ``NUMBA_DISABLE_JIT=1`` the
-same names are NumPy functions on the same addresses. Shuffles stay within 128 bits, which every CPU does in one step.
+As in ``vector``, every operation is LLVM on ``<16 x i32>`` or ``<16 x float>``, and with ``NUMBA_DISABLE_JIT=1`` the
+same names are NumPy functions on the same addresses. Shuffles stay within 128 bits, one instruction on every CPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgecompress_kernels.cpu.vector import BYTES, F32, F32X16, I8, I32, I32X16,
 
 DOT_WIDE = "edgecompress_dot_wide"  # dots.py
 I16 = ir.IntType(16)
-_Q = range(4)  # quarters of a vector, of 128 bits
+_Q = range(4)  # 128-bit quarters of a vector
 if v.JIT:
     binding.add_symbol(DOT_WIDE, 1)
 
@@ -36,7 +36,7 @@ def _plus(builder: Any, address: Any, count: int) -> Any:
 
 
 def _quarters(builder: Any, address: Any, stride: int, element: Any) -> Any:
-    """Sixteen bytes from each of four places as one vector of 32-bit elements."""
+    """Load 16 bytes from each of four addresses as one vector of 32-bit elements."""
     kind = ir.VectorType(element, 4)
     parts = [builder.load(v._at(builder, _plus(builder, address, stride * i), kind), align=1) for i in _Q]
     halves = [_shuffle(builder, parts[i], parts[i + 1], list(range(8))) for i in (0, 2)]
@@ -44,7 +44,7 @@ def _quarters(builder: Any, address: Any, stride: int, element: Any) -> Any:
 
 
 def _unpack(builder: Any, a: Any, b: Any, width: int, high: bool) -> Any:
-    """Of each 128 bits the low or the high half of ``a`` and of ``b``, in turns of ``width`` elements."""
+    """Interleave the low or high halves of each 128 bits of ``a`` and ``b``, ``width`` elements at a time."""
     count = a.type.count
     quarter = count // 4
     mask = []
@@ -55,7 +55,7 @@ def _unpack(builder: Any, a: Any, b: Any, width: int, high: bool) -> Any:
 
 
 def _store_shorts(builder: Any, address: Any, value: Any) -> None:
-    """As 16 bits each, the second and the third of every four in each other's place: what ``dot_wide`` takes."""
+    """Store as int16, with the second and third of every four swapped, as ``dot_wide`` expects."""
     order = [4 * q + i for q in _Q for i in (0, 2, 1, 3)]
     narrow = builder.trunc(value, ir.VectorType(I16, LANES))
     builder.store(_shuffle(builder, narrow, narrow, order), v._at(builder, address, narrow.type), align=2)
@@ -74,12 +74,12 @@ load_quarters = _define("F a", lambda b, address: _quarters(b, address, BYTES, F
 
 
 def layout(size: int) -> SimpleNamespace:
-    """Bytes of a cache, rows of ``size``, as vectors whose lanes hold four bytes each.
+    """Operations that repack a cache's bytes, in rows of ``size``, to vectors with four bytes per lane.
 
-    keys(rows, to)    sixteen bytes of sixteen rows: four vectors; lane t of vector c holds those from 4 c on of row t
+    keys(rows, to)    16 bytes of 16 rows: four vectors; lane t of vector c holds bytes 4 c to 4 c + 3 of row t
     values(rows, to)  64 bytes of four rows: four vectors; a lane holds one byte of each row, lane 4 l + i of vector j
                       that of channel 16 l + 4 j + i
-    rest(rows, to)    sixteen bytes of four rows: one vector, lane i for channel i
+    rest(rows, to)    16 bytes of four rows: one vector, lane i for channel i
     """
     if not v.JIT:
         return attention_numpy.layout(size)
@@ -113,12 +113,12 @@ def layout(size: int) -> SimpleNamespace:
 
 
 def tile(count: int) -> SimpleNamespace:
-    """``count`` rows of one vector. A row's value lies ``stride`` bytes behind the one before it.
+    """Operations on ``count`` rows of one vector. Values of consecutive rows are ``stride`` bytes apart.
 
     zeros()                              ints
     dot(ints, bytes, x, stride)          + the four signed bytes of each lane times the four shorts of each row
-    scale(ints, factors, step, to, stride)  write ints * the float of each row; these are ``step`` bytes apart
-    gather(ints, old, new, to, stride)   to each row: itself * the row's float at ``old`` + ints * that at ``new``
+    scale(ints, factors, step, to, stride)  write ints * each row's float; these floats are ``step`` bytes apart
+    gather(ints, old, new, to, stride)   each row = row * its float at ``old`` + ints * its float at ``new``
     """
     if not v.JIT:
         return attention_numpy.tile(count)

@@ -1,15 +1,15 @@
-"""Matrices of 4 or 8 bits in blocks, times rows of activations that are rounded to int8 in the same blocks.
+"""Products of blockwise int4 or int8 matrices with activations that are quantized to int8 in the same blocks.
 
-What ``MatMulNBits`` computes at accuracy_level 4, from weights laid out for one pass through memory: sixteen outputs
-side by side (a *tile*), and of each the four or eight weights that one dot-product instruction takes::
+They compute ``MatMulNBits`` at accuracy_level 4, from weights packed for sequential reads: sixteen adjacent outputs (a
+*tile*), and for each of them the four or eight weights of one dot-product instruction::
 
     weights  uint8   [tiles, blocks, block / 4 (8 bits) or block / 8 (4 bits), 64]
     scales   float32 or float16 [tiles, blocks, 16]
-    zeros    uint8   [tiles, blocks, 16], optional: without them the zero is 8 or 128
+    zeros    uint8   [tiles, blocks, 16], optional: the default zero point is 8 or 128
 
-Byte ``4 r + i`` of a vector is weight ``i`` of output ``r``; with 4 bits the low halves are the first four inputs and
-the high halves the next four. The sums of a block are exact integers, and blocks are added in order whatever the number
-of rows: one row gives bit for bit what it gives among many.
+Byte ``4 r + i`` of a vector is weight ``i`` of output ``r``; with 4 bits, low nibbles hold the first four inputs and
+high nibbles the next four. A block's sums are exact integers, and blocks are added in order, so a row's result is
+bitwise the same alone or with other rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SLOTS = MATMUL_PARAMETERS.names
 
 @cache
 def quantize_rows(block: int) -> Callable[[int, int], None]:
-    """Some columns of a row of x float32 [rows, inputs] -> q int8 alike, its scales and minus its sums a block."""
+    """Quantize some columns of a row of x float32 [rows, inputs] to q int8, with scale and negated sum per block."""
 
     def kernel(p: int, part: int) -> None:
         inputs, columns = v.read_address(p + INPUTS), v.read_address(p + COLUMNS)
@@ -68,11 +68,11 @@ def quantize_rows(block: int) -> Callable[[int, int], None]:
 def multiply_tile(
     bits: int, block: int, count: int, half: bool, zero_points: bool, signed: bool
 ) -> Callable[..., None]:
-    """``count`` rows from row ``row`` on, times one tile: sixteen outputs of each.
+    """Multiply ``count`` rows, starting at ``row``, by one tile: sixteen outputs per row.
 
-    ``signed``: weights of 8 bits, and their zeros, are taken less 128, for a dot product that takes no larger ones.
+    ``signed``: subtract 128 from 8-bit weights and zero points, for a dot product of signed bytes.
     """
-    on = rows(count)  # numba reads plain names only
+    on = rows(count)  # numba needs a plain name
     start, start_lanes, nothing, scale, add, store = on.start, on.start_lanes, on.zeros, on.scale, on.add, on.store
     vectors = block * bits // 32
     load_scales = v.load_halves if half else v.load_floats
@@ -123,7 +123,7 @@ def multiply_tile(
 def multiply(
     bits: int, block: int, half: bool, zero_points: bool, signed: bool, most_rows: int, jit: Any
 ) -> Callable[[int, int], None]:
-    """Part ``part`` of the product: ``tiles_per_part`` tiles, every row, ``most_rows`` at a time, then what is left."""
+    """Part ``part`` of the product: ``tiles_per_part`` tiles, all rows, ``most_rows`` at a time, then the rest."""
     tiles_of = {c: jit(multiply_tile(bits, block, c, half, zero_points, signed)) for c in {1, 2, 4, most_rows}}
     one, two, four, most = (tiles_of[count] for count in (1, 2, 4, most_rows))
 

@@ -1,4 +1,4 @@
-"""Compile the kernels that a model needs into one library of custom ops, for one instruction set."""
+"""Compiles the kernels that a model needs into one library of custom ops, for one instruction set."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from edgecompress_kernels.cpu.ir import KernelError, cache_dir, fingerprint, kee
 from edgecompress_kernels.cpu.isa import Isa
 
 _PARTS = ("cpu", "shim", "shim_job", "shim_matmul", "shim_attention", "shim_layer", "shim_encoder", "shim_register")
-SHIMS = Path(__file__).parent  # the folder of these and of shim.h
-SOURCES = tuple(SHIMS / f"{name}.c" for name in _PARTS)  # one unit
+SHIMS = Path(__file__).parent  # the folder of the shims and shim.h
+SOURCES = tuple(SHIMS / f"{name}.c" for name in _PARTS)  # one translation unit
 _HEAD_SIZES = range(16, 257, 16)
 _FLAGS = (
     "-O2", "-fPIC", "-fvisibility=hidden", "-fno-stack-protector", "-fno-sanitize=all", "-nostdlib", "-shared", "-s",
@@ -32,7 +32,7 @@ _FLAGS = (
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Matmul:
-    """A matrix in blocks: 4 or 8 bits, its block size, whether scales are float16, whether it has zero points."""
+    """A blockwise matrix: 4 or 8 bits, block size, whether scales are float16, whether it has zero points."""
 
     bits: int
     block: int
@@ -47,7 +47,7 @@ class Matmul:
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Attention:
-    """Attention over a cache of float32, or of int8, of one head size."""
+    """Attention with a float32 or int8 cache, for one head size."""
 
     head_size: int
     int8: bool = False
@@ -56,7 +56,7 @@ class Attention:
 def build(
     matmuls: Sequence[Matmul], attentions: Sequence[Attention], isa: Isa, encoders: Sequence[Encoder] = ()
 ) -> bytes:
-    """The library with a kernel for each of these. The same input gives the same bytes, and they are kept.
+    """Return the bytes of a library with these kernels. The same input gives the same bytes, which are cached on disk.
 
     Raises KernelError if a kernel cannot be compiled or linked.
     """
@@ -71,7 +71,7 @@ def build(
 
 @cache
 def _fingerprint() -> str:
-    """Of what a library depends on beside its kernels: the shims and their compiler too."""
+    """A hash of everything but the kernels that a library depends on, including the shims and their compiler."""
     found = hashlib.sha256(f"{fingerprint()} {version('ziglang')}".encode())
     for source in (*SOURCES, SHIMS / "shim.h"):
         found.update(source.read_bytes())
@@ -79,7 +79,7 @@ def _fingerprint() -> str:
 
 
 def _build(matmuls: Sequence[Matmul], attentions: Sequence[Attention], encoders: Sequence[Encoder], isa: Isa) -> bytes:
-    """Of each kind sorted, and each once."""
+    """Build the library. Kernels of each kind are sorted and unique."""
     kernels = {name: kernel_of(getattr(rows, name)) for name in abi.ROW_KERNELS}
     tables: dict[str, list[str]] = {table: [] for variants in abi.VARIANTS for table in variants.tables}
     for matmul in matmuls:
@@ -117,7 +117,7 @@ def _build(matmuls: Sequence[Matmul], attentions: Sequence[Attention], encoders:
 
 
 def shim_source(kernels: Sequence[str], tables: Mapping[str, Sequence[str]], isa: Isa) -> str:
-    """The shims as one translation unit in C, with the ``tables`` of these kernels' names, table -> rows."""
+    """Return the shims as one C translation unit, with the ``tables`` of kernels, table -> rows."""
     types = {table: variants.name for variants in abi.VARIANTS for table in variants.tables}
     return "\n".join(
         [
@@ -137,7 +137,7 @@ def shim_source(kernels: Sequence[str], tables: Mapping[str, Sequence[str]], isa
 
 
 def _same_bytes(macro: str, bytes_of: Callable[[int], int]) -> Iterator[str]:
-    """C that does not compile where the shims leave other room than the kernels take."""
+    """Yield C that fails to compile if shims and kernels disagree on a buffer's size."""
     for size in _HEAD_SIZES:
         yield f'_Static_assert({macro}({size}) == {bytes_of(size)}, "{macro} is not what the kernels take");'
 
@@ -147,7 +147,7 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 def link(kernels: str, source: str, isa: Isa) -> bytes:
-    """The shims compiled by zig's C compiler and linked with the kernels. Raises KernelError."""
+    """Compile the shims with zig's C compiler and link them with the kernels. Raises KernelError."""
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
         (where / "kernels.s").write_text(isa.assembler + kernels, encoding="utf-8")

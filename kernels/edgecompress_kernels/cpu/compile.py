@@ -1,4 +1,4 @@
-"""A numba kernel as an object file for another CPU: its LLVM IR, compiled again by llvmlite for that CPU alone."""
+"""Compiles numba kernels for another CPU: llvmlite compiles their LLVM IR for that CPU."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from numba import njit
 from edgecompress_kernels.cpu.ir import Kernel, KernelError, to_ir
 from edgecompress_kernels.cpu.isa import Isa
 
-_ALLOWED = ("llvm.", "memset", "memcpy")  # what an object may ask for from outside
+_ALLOWED = ("llvm.", "memset", "memcpy")  # external symbols that an object can use
 
 
 def inline(function: Callable[..., Any]) -> Any:
-    """Compiled into whatever calls it."""
+    """Make a function that is inlined into its callers."""
     return njit(error_model="numpy", no_cpython_wrapper=True)(function)
 
 
 def to_assembly(kernels: Mapping[str, Kernel], isa: Isa) -> str:
-    """The assembly text of an entry ``void name(int64 parameters, int64 part)`` for each kernel.
+    """Return assembly with an entry point ``void name(int64 parameters, int64 part)`` for each kernel.
 
-    Raises KernelError if numba cannot compile one, or if it would need anything from outside but memset and memcpy.
+    Raises KernelError if numba cannot compile a kernel, or if it uses an external symbol other than memset and memcpy.
     """
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
@@ -38,7 +38,7 @@ def to_assembly(kernels: Mapping[str, Kernel], isa: Isa) -> str:
                 function.name = name
                 function.visibility = "hidden"
             elif not function.is_declaration:
-                function.name = f"{name}.{number}"  # numba counts what a process has compiled
+                function.name = f"{name}.{number}"  # numba numbers the functions that a process compiles
                 function.linkage = "internal"
         for variable in module.global_variables:
             if not variable.is_declaration:
@@ -64,4 +64,4 @@ def _optimize(module: Any, machine: Any) -> None:
 def _check(name: str, module: Any) -> None:
     outside = [f.name for f in module.functions if f.is_declaration and not f.name.startswith(_ALLOWED)]
     if outside:
-        raise KernelError(f"the kernel '{name}' needs {', '.join(outside)}, which no device has")
+        raise KernelError(f"the kernel '{name}' needs {', '.join(outside)}, which devices do not have")

@@ -1,11 +1,11 @@
-/* Does this CPU have the features that the kernels were compiled for? Asked once, when the library is registered, so that a
- * library for another CPU is refused with a message instead of an illegal instruction. Nothing is taken from libc. */
+/* Checks once, when the library is registered, that this CPU has the features that the kernels were compiled for: a library
+ * for another CPU is rejected with a message instead of an illegal instruction. Does not use libc. */
 
 #include "shim.h"
 
 typedef struct Feature {
-    const char *name; /* as a target's file has it */
-    uint32_t word, bit; /* where the CPU says so */
+    const char *name; /* as in a target's file */
+    uint32_t word, bit; /* register and bit */
 } Feature;
 
 #if defined(__x86_64__)
@@ -24,7 +24,7 @@ static long system_call(long number, long first, long second) {
     return found;
 }
 
-/* Linux gives a process AMX's tiles once it has asked for them. */
+/* On Linux, a process must request AMX tiles. */
 static int permitted(const Feature *feature) {
     enum { ARCH_PRCTL = 158, ASK = 0x1023, TILE_DATA = 18 };
     return feature->word != LEAF_7_EDX || system_call(ARCH_PRCTL, ASK, TILE_DATA) == 0;
@@ -37,7 +37,7 @@ static int read_cpu(uint64_t words[WORDS]) {
     __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
     words[LEAF_1_ECX] = c;
     words[LEAF_7_EBX] = words[LEAF_7_ECX] = words[LEAF_7_EDX] = 0;
-    uint32_t kept = 0; /* the registers that the system saves */
+    uint32_t kept = 0; /* registers that the system saves */
     if (c >> 27 & 1) __asm__ volatile("xgetbv" : "=a"(kept), "=d"(d) : "c"(0));
     if ((kept & 6) != 6 || most < 7) return 1;
     a = 7, c = 0;
@@ -62,7 +62,7 @@ static long system_call(long number, long first, long second, long third, long f
     return x0;
 }
 
-/* The kernel's own list: pairs of a kind and a value that every process is given. */
+/* The kernel's auxiliary vector: pairs of type and value. */
 static int read_cpu(uint64_t words[WORDS]) {
     enum { OPENAT = 56, CLOSE = 57, READ = 63, HERE = -100, KIND_HWCAP = 16 };
     uint64_t pairs[2];
@@ -77,7 +77,7 @@ static int read_cpu(uint64_t words[WORDS]) {
 
 #endif
 
-/* A moment's rest for a thread that waits for another; and a core for whoever has none. */
+/* A pause for a waiting thread, and yielding its core to other threads. */
 #if defined(__x86_64__)
 static void relax(void) { __asm__ volatile("pause"); }
 static void let_others_run(void) { system_call(24, 0, 0); } /* sched_yield */
@@ -91,7 +91,7 @@ static int same(const char *a, const char *b) {
     return *a == *b;
 }
 
-/* The first of ``needs`` (ended by NULL) that this CPU lacks, or its system does not permit; NULL if it has them all, or does not say what it has. */
+/* The first of ``needs`` (ended by NULL) that this CPU lacks or its system does not permit; NULL if there is none, or if unknown. */
 static const char *lacking(const char *const *needs) {
     uint64_t words[WORDS];
     if (!read_cpu(words)) return NULL;

@@ -1,19 +1,19 @@
-"""Dot products of bytes in LLVM IR, in each instruction set's own words. Every one is exact.
+"""Dot products of bytes in LLVM IR, with each instruction set's own instructions. All are exact.
 
 A vector has sixteen lanes of four bytes; each lane's four products are added to its sum::
 
     edgecompress_dot          weights 0 to 255
     edgecompress_dot_small    weights 0 to 127
-    edgecompress_dot_narrow   weights 0 to 255, the other side -63 to 63
-    edgecompress_dot_signed   weights -128 to 127; where an instruction takes both sides signed
+    edgecompress_dot_narrow   weights 0 to 255, activations -63 to 63
+    edgecompress_dot_signed   weights -128 to 127; on CPUs with a dot product of signed bytes
 
-The other side is -127 to 127 everywhere else, but of 16 bits in::
+Activations are -127 to 127 in the others, but 16 bits in::
 
-    edgecompress_dot_wide     weights -128 to 127, activations -32767 to 32767: of each lane the first and the third in
-                              one vector, the second and the fourth in another
+    edgecompress_dot_wide     weights -128 to 127, activations -32767 to 32767: the first and third of each lane in one
+                              vector, the second and fourth in another
 
-There weights are widened in place, by shifts, and every set has products of pairs of 16 bits that are summed in 32.
-In AVX2 that is as many instructions as the product of signed bytes would take, and the activation keeps 16 bits.
+It widens weights by shifts, and every instruction set can add pairs of 16-bit products in 32 bits. In AVX2 that takes
+as many instructions as a product of signed bytes, and keeps 16-bit activations.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _function(kind: str, lines: Iterable[str]) -> str:
 
 
 def _in_parts(kind: str, parts: int, part: str) -> str:
-    """``part``, a function of narrower vectors, on each of ``parts`` pieces."""
+    """Apply ``part``, a function on narrower vectors, to each of ``parts`` pieces."""
     lanes = 16 // parts
     narrow, few = f"<{4 * lanes} x i8>", f"<{lanes} x i32>"
     cut = f"llvm.vector.extract.v{4 * lanes}i8.v64i8"
@@ -58,7 +58,7 @@ def _declared(parts: int) -> str:
 
 
 def _wide(parts: int, pairs: str) -> str:
-    """The product with 16 bits: ``pairs``, a function of pairs in narrower vectors, on each of ``parts`` pieces."""
+    """The 16-bit product: apply ``pairs``, a function on narrower vectors, to each of ``parts`` pieces."""
     lanes = 16 // parts
     narrow, few = f"<{2 * lanes} x i16>", f"<{lanes} x i32>"
     cut, cut_sums = f"llvm.vector.extract.v{2 * lanes}i16.v32i16", f"llvm.vector.extract.v{lanes}i32.v16i32"
@@ -104,9 +104,8 @@ VNNI = (
     + _wide(1, _VPDPWSSD)
 )
 
-# VPMADDUBSW adds two products in 16 bits and saturates. Two products of 127 x 127 or 255 x 63 fit. Of larger
-# ones, every second byte and then the others are widened to 16 bits, on both sides, for VPMADDWD: what widens a side is
-# shared by all that it is multiplied with.
+# VPMADDUBSW adds two products in 16 bits and saturates; two products of 127 x 127 or 255 x 63 fit. For larger ones,
+# even and then odd bytes of both sides are widened to 16 bits for VPMADDWD, once for all products of a side.
 AVX2 = (
     _declared(2)
     + """
@@ -146,7 +145,7 @@ define <8 x i32> @edgecompress_pairs(<8 x i32> %s, <16 x i16> %w, <16 x i16> %x)
     + _wide(2, "edgecompress_pairs")
 )
 
-# Weights of 0 to 255 where both sides are signed: the low seven bits, and 128 times the highest.
+# Weights of 0 to 255 with a signed dot product: the low seven bits, plus 128 times the highest bit.
 _BY_BITS = """
 define <16 x i32> @edgecompress_dot(<16 x i32> %sums, <64 x i8> %w, <64 x i8> %x) alwaysinline nounwind {
   %low = and <64 x i8> %w, splat (i8 127)
@@ -187,7 +186,7 @@ NEON_DOT = (
     + _WIDE
 )
 
-# Products in 16 bits, added in pairs: twice -128 x 127 fits. Pairs are added to the sums in 32 bits.
+# 16-bit products, added in pairs: 2 x -128 x 127 fits. Pairs are added to the sums in 32 bits.
 NEON = (
     _declared(4)
     + """

@@ -1,13 +1,13 @@
-"""Attention within packed sequences, in int8: each token attends to the tokens of its own sequence and to no other.
+"""int8 attention within packed sequences: each token attends only to its own sequence.
 
-Queries, keys and values are rounded a token and head, keys and values in blocks of sixteen tokens of the packed rows::
+Queries, keys and values are quantized per token and head; keys and values are in blocks of sixteen packed tokens::
 
     q         int8     [tokens, heads * D]          scales float32 and -128 * sums int32 [tokens, heads]
-    keys      [heads, blocks, 16 * D + 64 bytes]    uint8 [D / 4, 16, 4] about 128, then scales float32 [16]
-    values    the same                              int8 [4, D, 4] (four tokens side by side), then scales
+    keys      [heads, blocks, 16 * D + 64 bytes]    uint8 [D / 4, 16, 4] with zero 128, then scales float32 [16]
+    values    the same                              int8 [4, D, 4] (four tokens interleaved), then scales
 
-Softmax is float32; its weights, times the values' scales, become bytes for the second product. Keys are taken in
-chunks of 512 with a running maximum, so that a sequence may have any length.
+Softmax is float32; its weights, times the values' scales, are quantized to bytes for the second product. Keys are
+processed in chunks of 512 with a running maximum, so sequences can have any length.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _BLOCKS = CHUNK // 16
 
 
 def block_bytes(size: int) -> int:
-    """Of sixteen tokens' keys, or values, of one head."""
+    """Bytes of sixteen tokens' keys, or values, of one head."""
     return 16 * size + 64
 
 
 def tile_sizes(size: int, vectors: int) -> tuple[int, int, int]:
-    """Queries at once, blocks of keys and vectors of values with which they stay in so many vectors of registers."""
+    """Return queries, key blocks and value vectors per tile that fit in ``vectors`` vector registers."""
     return (max(1, min(8, 256 // size)), 2, size // 16) if vectors >= 32 else (4, 1, 1)
 
 
 def round_head(size: int, jit: Any) -> Any:
-    """x float32 [D] -> int8 bytes [D] at ``to``; returns the scale, and writes the bytes' sum at ``total``."""
+    """Quantize x float32 [D] to int8 [D] at ``to``; return the scale, and write the sum of the bytes to ``total``."""
     vectors = size // 16
 
     def of_head(x: int, to: int, total: int) -> Any:
@@ -58,9 +58,9 @@ def round_head(size: int, jit: Any) -> Any:
 
 
 def pack_rows(heads: int, size: int, stride: int, jit: Any) -> Any:
-    """float32 rows [q | k | v], ``stride`` bytes apart -> their places; ``first`` is a multiple of four.
+    """Quantize and pack float32 rows [q | k | v], ``stride`` bytes apart; ``first`` is a multiple of four.
 
-    ``rows`` are written from ``first`` on; of the last block's lanes beyond ``tokens`` the scales become zero.
+    Writes ``rows`` rows starting at ``first``; scales of the last block's lanes past ``tokens`` become zero.
     """
     width, per_block = heads * size, block_bytes(size)
     head_round = round_head(size, jit)
@@ -118,7 +118,7 @@ def pack_rows(heads: int, size: int, stride: int, jit: Any) -> Any:
 
 
 def score_blocks(count: int, heads: int, size: int, width: int) -> Callable[..., None]:
-    """``count`` queries times ``width`` blocks of keys -> floats at ``to``, rows CHUNK floats apart; -inf outside."""
+    """Multiply ``count`` queries by ``width`` key blocks: floats at ``to``, rows CHUNK floats apart; -inf outside."""
     on = e.tile(count, width)
     start, dot, weigh, keep = on.start, on.dot_signed, on.weigh, on.keep
     fours, per_block, q_stride, row = size // 4, block_bytes(size), heads * size, 4 * heads
@@ -134,7 +134,7 @@ def score_blocks(count: int, heads: int, size: int, width: int) -> Callable[...,
 
 
 def weigh_values(count: int, size: int, width: int) -> Callable[..., None]:
-    """Bytes of ``count`` rows times the values of ``blocks`` blocks, times ``factor``, added to ``out`` [count, D]."""
+    """Add bytes of ``count`` rows times values of ``blocks`` blocks, times ``factor``, to ``out`` [count, D]."""
     on = e.tile(count, width)
     zeros, dot, grow, load, keep = on.zeros, on.dot, on.grow, on.load, on.keep
     per_block = block_bytes(size)
@@ -154,9 +154,9 @@ def weigh_values(count: int, size: int, width: int) -> Callable[..., None]:
 
 
 def attend_rows(heads: int, size: int, vectors_held: int, jit: Any) -> Any:
-    """A tile's queries from row ``q`` on, over the tokens [first, end) -> ``to`` float32, rows H * D apart.
+    """Attend a tile's queries, starting at row ``q``, to tokens [first, end): ``to`` float32, rows H * D apart.
 
-    Rows beyond the caller's own are computed with the rest, from whatever lies there, and change no other row.
+    Rows past the caller's own are computed too, from arbitrary memory, and do not affect other rows.
     """
     count, together, width = tile_sizes(size, vectors_held)
     many, one = (jit(score_blocks(count, heads, size, blocks)) for blocks in (together, 1))
@@ -188,7 +188,7 @@ def attend_rows(heads: int, size: int, vectors_held: int, jit: Any) -> Any:
             if b < blocks:
                 one(q, q_scales, q_sums, key + b * per_block, 16 * (block + b), first, end - 1, scores + 64 * b)
             largest = nothing
-            for b in range(blocks):  # the neighbours in a block count for nothing
+            for b in range(blocks):  # other sequences in a block have weight 0
                 scale = v.load_floats(value + b * per_block + 16 * size)
                 largest = e.greater(largest, v.between(scale, 16 * (block + b), first, end - 1))
             step = e.greatest_lane(largest) / numba.float32(255.0)

@@ -1,8 +1,8 @@
-"""One layer of a post-LayerNorm encoder over packed rows, and the queries, keys and values of the next.
+"""One layer of a post-LayerNorm encoder over packed rows, and the next layer's query, key and value projections.
 
-A part is a tile of rows that stays in a core's cache while it goes through attention, the output projection, residual
-and LayerNorm, the feed-forward network with GELU, residual and LayerNorm, and the projections for the next layer's
-attention. Between two layers there is one hand-over of all threads, because attention reads other tiles' keys.
+A part is a tile of rows that stays in a core's cache through attention, output projection, residual and LayerNorm,
+feed-forward network with GELU, residual and LayerNorm, and the projections for the next layer's attention. Threads
+synchronize once between layers, because attention reads other tiles' keys.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _AT = ENCODER_PARAMETERS.offsets
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Encoder:
-    """The sizes of an encoder's layers, all multiples of sixteen, and the bits of its weights."""
+    """The sizes of an encoder's layers, all multiples of 16, and the bits of its weights."""
 
     hidden: int
     heads: int
     feed_forward: int
-    weight_bits: int = 8  # or 7: no weight is beyond -63 and 63, which is less work without VNNI
+    weight_bits: int = 8  # or 7: all weights are from -63 to 63, which is faster without VNNI
 
     @property
     def name(self) -> str:
@@ -41,7 +41,7 @@ class Encoder:
 
 @cache
 def project(kind: Encoder, vectors: int, matrices: bool, jit: Any) -> Any:
-    """Rows float32 at ``x`` -> the queries, keys and values that the next attention reads."""
+    """Project rows float32 at ``x`` to the queries, keys and values of the next attention."""
     hidden, heads, size = kind.hidden, kind.heads, kind.head_size
     wide = padded(3 * hidden)
     round_row, multiply = quantize(hidden, jit), product(hidden, 3 * hidden, kind.weight_bits, vectors, matrices, jit)
@@ -69,7 +69,7 @@ def project(kind: Encoder, vectors: int, matrices: bool, jit: Any) -> Any:
 
 
 def attention(kind: Encoder, vectors: int, jit: Any) -> Any:
-    """The tile's rows, sequence by sequence, head by head -> ``to`` float32 [rows, hidden]."""
+    """Attention of the tile's rows, by sequence and head, to ``to`` float32 [rows, hidden]."""
     hidden, heads, size = kind.hidden, kind.heads, kind.head_size
     count, per_block = tile_sizes(size, vectors)[0], block_bytes(size)
     attend = attend_rows(heads, size, vectors, jit)
@@ -103,17 +103,17 @@ def attention(kind: Encoder, vectors: int, jit: Any) -> Any:
 
 
 def _space(kind: Encoder) -> tuple[int, int, int, int]:
-    """Bytes of a tile's rounded rows, its products, its rows between the two halves, and its scales."""
+    """Bytes of a tile's quantized rows, its products, its rows between attention and feed-forward, and its scales."""
     rows = ENCODER_ROWS + SPARE_ROWS
     wide = max(padded(3 * kind.hidden), padded(kind.feed_forward))
     return rows * max(kind.hidden, kind.feed_forward), 4 * rows * wide, 4 * rows * kind.hidden, 4 * rows
 
 
 def project_first(kind: Encoder, vectors: int, matrices: bool, jit: Any) -> Callable[[int, int], None]:
-    """Part ``part`` of the rows ``x`` -> the queries, keys and values of the first layer.
+    """Project part ``part`` of the rows ``x`` to the first layer's queries, keys and values.
 
-    ``vectors`` of sixteen lanes are what registers hold, and with ``matrices`` there are AMX's tiles; they change how
-    fast, and no bit.
+    ``vectors``: sixteen-lane vectors that the registers hold. ``matrices``: use AMX tiles. Both change the speed but
+    not the result.
     """
     run = project(kind, vectors, matrices, jit)
     rounded, products, _, scales_bytes = _space(kind)
@@ -135,7 +135,7 @@ def project_first(kind: Encoder, vectors: int, matrices: bool, jit: Any) -> Call
 
 
 def layer(kind: Encoder, vectors: int, matrices: bool, jit: Any) -> Callable[[int, int], None]:
-    """Part ``part`` of one layer: rows ``x`` and their attention -> rows ``y``, and the next layer's projections."""
+    """Part ``part`` of one layer: from rows ``x`` to rows ``y`` and the next layer's projections."""
     hidden, forward = kind.hidden, kind.feed_forward
     attend, following = attention(kind, vectors, jit), project(kind, vectors, matrices, jit)
     round_hidden, round_forward = quantize(hidden, jit), quantize(forward, jit, bent=True)

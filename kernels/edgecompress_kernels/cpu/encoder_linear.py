@@ -1,19 +1,19 @@
-"""int8 matrices times rows of bytes, and what lies between them: quantization, residual, LayerNorm.
+"""Products of int8 matrices with rows of bytes, and the operations between them: quantization, residual, LayerNorm.
 
-A row of activations is rounded to 256 steps between its least and its largest value::
+A row of activations is quantized to 256 steps between its minimum and maximum::
 
     q = rint((x - low) * 255 / (high - low))        x ~ low + q * step
     y[n] = step * scale[n] * sum_k q[k] w[n, k] + low * offset[n] + bias[n],   offset[n] = scale[n] * sum_k w[n, k]
 
-so a row's range needs not hold zero, and nothing of it is wasted where GELU has cut the negative half away. Weights
-are signed, of seven or eight bits, one scale an output, laid out in panels of three vectors::
+so a row's range need not include zero, and none of it is wasted after GELU, which has almost no negative values.
+Weights are signed, 7 or 8 bits, with one scale per output, in panels of three vectors::
 
     weights  int8     [panels, inputs / 4, 48, 4]
     columns  float32  [panels, 3, 48]: scale, offset, bias
 
-Outputs beyond the last are zero. A tile of rows by outputs stays in registers while all inputs pass: 8 by 48 where
-there are 32 registers of sixteen lanes, 4 by 16 where sixteen lanes take two registers or four. With AMX it is 32 by
-48, in six tiles of matrix registers; sums are exact, so they are the same.
+Outputs past the last are zero. A tile of rows by outputs stays in registers over all inputs: 8 by 48 with 32 registers
+of sixteen lanes, 4 by 16 where sixteen lanes take two or four registers, 32 by 48 with AMX, in six tile registers. Sums
+are exact, so the results are the same.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _PANEL_BYTES = 64 * _VECTORS
 
 
 def tile_sizes(vectors: int) -> tuple[int, int, int]:
-    """Rows at most, rows where few are left, and vectors of outputs of a tile, by the vectors that registers hold."""
+    """Return a tile's maximum rows, its rows for remainders, and its output vectors, for ``vectors`` registers."""
     return (8, 4, _VECTORS) if vectors >= 32 else (4, 2, 1)
 
 
 def padded(outputs: int) -> int:
-    """Outputs of all panels: what a row of products takes, in floats."""
+    """Outputs of all panels: the floats in a row of products."""
     return -(-outputs // PANEL) * PANEL
 
 
 @cache
 def product_tile(count: int, width: int, inputs: int, weight_bits: int, jit: Any) -> Any:
-    """``count`` rows at ``q`` times ``width`` vectors of a panel -> floats at ``to``, ``to_stride`` bytes a row."""
+    """Multiply ``count`` rows at ``q`` by ``width`` vectors of a panel: floats at ``to``, ``to_stride`` bytes a row."""
     on = e.tile(count, width)
     zeros, finish, keep = on.zeros, on.finish, on.keep
     dot = on.dot if weight_bits == 8 else on.dot_narrow
@@ -63,10 +63,10 @@ def product_tile(count: int, width: int, inputs: int, weight_bits: int, jit: Any
 
 @cache
 def product(inputs: int, outputs: int, weight_bits: int, vectors: int, matrices: bool, jit: Any) -> Any:
-    """Rows at ``q`` uint8 [rows, inputs] with their scales and lows -> ``to`` float32 [rows, padded(outputs)].
+    """Multiply rows ``q`` uint8 [rows, inputs], with scales and lows, to ``to`` float32 [rows, padded(outputs)].
 
-    Up to seven rows beyond the last are computed and must have a place; with ``matrices`` rows up to a multiple of
-    sixteen are read.
+    Up to seven extra rows are written, so ``to`` must have room; with ``matrices``, rows up to a multiple of sixteen
+    are read.
     """
     if matrices:
         return matrix_product(inputs, outputs, jit)
@@ -93,13 +93,13 @@ def product(inputs: int, outputs: int, weight_bits: int, vectors: int, matrices:
 
 
 def _row_bytes(inputs: int) -> int:
-    """Bytes of a tile's rows: the most that divide ``inputs``, a multiple of sixteen."""
+    """Bytes per row of a tile: the largest divisor of ``inputs``, a multiple of 16."""
     return max(size for size in (16, 32, 48, 64) if inputs % size == 0)
 
 
 @cache
 def _sums_of(blocks: int, inputs: int, jit: Any) -> Any:
-    """16 * ``blocks`` rows at ``q`` times a panel -> int32 [16 * blocks, 48] at ``sums``."""
+    """Multiply 16 * ``blocks`` rows at ``q`` by a panel: int32 [16 * blocks, 48] at ``sums``."""
     row_bytes = _row_bytes(inputs)
     on, steps, weight_step = m.matrices(row_bytes, blocks), inputs // row_bytes, _PANEL_BYTES * row_bytes // 4
     clear, multiply, write = on.clear, on.multiply, on.write
@@ -117,7 +117,7 @@ def _sums_of(blocks: int, inputs: int, jit: Any) -> Any:
 
 @cache
 def matrix_product(inputs: int, outputs: int, jit: Any) -> Any:
-    """As ``product``, in matrix registers: rows are read, and their sums taken, up to a multiple of sixteen."""
+    """Like ``product``, with AMX tiles: rows are read and summed up to a multiple of sixteen."""
     few, many = _sums_of(1, inputs, jit), _sums_of(2, inputs, jit)
     on, rows_on = m.matrices(_row_bytes(inputs), 2), e.tile(8, _VECTORS)
     fill, load, release = on.fill, on.load, on.release
@@ -153,10 +153,9 @@ def matrix_product(inputs: int, outputs: int, jit: Any) -> Any:
 
 @cache
 def quantize(width: int, jit: Any, *, bent: bool = False) -> Any:
-    """One row: x float32 [width] -> q uint8, its scale and low.
+    """Quantize one row: x float32 [width] to q uint8, with its scale and low.
 
-    x goes through GELU first if it is ``bent`` (and is written over), and is multiplied with ``smooth`` float32
-    [width] if that is not 0.
+    If ``bent``, applies GELU to x first, in place. Multiplies by ``smooth`` float32 [width] unless that address is 0.
     """
     vectors = width // 16
 
@@ -191,7 +190,7 @@ def quantize(width: int, jit: Any, *, bent: bool = False) -> Any:
 
 @cache
 def normalize(width: int, jit: Any) -> Any:
-    """LayerNorm of one row of ``x`` + ``residual`` -> ``y``; all float32 [width]. ``x`` is written over."""
+    """LayerNorm of one row of ``x`` + ``residual`` to ``y``, all float32 [width]. Overwrites ``x``."""
     vectors = width // 16
 
     def row(x: int, residual: int, gamma: int, beta: int, epsilon: float, y: int) -> None:

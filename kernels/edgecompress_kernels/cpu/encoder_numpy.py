@@ -1,4 +1,4 @@
-"""What encoder_vector.py's operations mean, in NumPy on the same addresses, for ``NUMBA_DISABLE_JIT=1``."""
+"""encoder_vector.py's operations in NumPy on the same addresses, for ``NUMBA_DISABLE_JIT=1``."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def tile(count: int, width: int) -> SimpleNamespace:
 
 
 def matrices(row_bytes: int, blocks: int) -> SimpleNamespace:
-    """As ``matrices.matrices``; the tiles outlive no call of ``multiply``, so ``products`` has nothing to add."""
+    """As ``matrices.matrices``; tiles are not kept after a call of ``multiply``, so ``products`` adds nothing."""
     sums = np.zeros((16 * blocks, 48), dtype=np.int32)
 
     def multiply(rows: int, row_stride: int, weights: int, weight_stride: int) -> None:

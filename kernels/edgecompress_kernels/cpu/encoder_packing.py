@@ -1,4 +1,4 @@
-"""An int8 matrix as ``encoder_linear`` reads it. NumPy alone."""
+"""Packs int8 matrices for ``encoder_linear``. NumPy only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgecompress_kernels.cpu.abi import PANEL
 
 
 def pack_panels(weights: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
-    """int8 [inputs, outputs] -> [panels, inputs / 4, 48, 4]; outputs beyond the last are zero."""
+    """int8 [inputs, outputs] -> [panels, inputs / 4, 48, 4]; outputs past the last are zero."""
     inputs, outputs = weights.shape
     panels = -(-outputs // PANEL)
     full = np.zeros((inputs, panels * PANEL), dtype=np.int8)
@@ -22,7 +22,7 @@ def pack_panels(weights: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
 def pack_columns(weights: npt.NDArray[np.int8], scales: npt.NDArray[Any], bias: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Scales and bias [outputs] of weights int8 [inputs, outputs] -> float32 [panels, 3, 48]: scale, offset, bias.
 
-    The offset is what a row's low counts: the sum of an output's weights, times its scale.
+    The offset is the factor of a row's low: the sum of an output's weights, times its scale.
     """
     outputs = weights.shape[1]
     panels = -(-outputs // PANEL)

@@ -1,6 +1,6 @@
-"""Vectors for the encoder's kernels: tiles of rows by outputs in registers, GELU, exp, and the packing of bytes.
+"""Vector operations for the encoder's kernels: tiles of rows by outputs in registers, GELU, exp, byte packing.
 
-As in ``vector``: every operation is LLVM on ``<16 x i32>`` or ``<16 x float>``, and with ``NUMBA_DISABLE_JIT=1`` the
+As in ``vector``, every operation is LLVM on ``<16 x i32>`` or ``<16 x float>``, and with ``NUMBA_DISABLE_JIT=1`` the
 same names are NumPy functions on the same addresses.
 """
 
@@ -16,14 +16,14 @@ from edgecompress_kernels.cpu import encoder_numpy
 from edgecompress_kernels.cpu import vector as v
 from edgecompress_kernels.cpu.vector import BYTES, F32, F32X16, FLOATS, I32, I32X16, I64, INTS, LANES, Rows
 
-# erf(x / sqrt 2) = x P(x^2) on [-4.5, 4.5], minimax in GELU's own error; beyond, x stays at the border. In float32
-# GELU is within 2e-5 + 1e-5 |x|, where a rounded activation is within a five-hundredth of its row's range.
+# erf(x / sqrt 2) = x P(x^2) on [-4.5, 4.5], minimax in GELU's error; x is clamped to that range. In float32, GELU's
+# error is at most 2e-5 + 1e-5 |x|, while quantizing an activation costs up to 1/500 of its row's range.
 GELU_END = 4.5
 GELU_TERMS = (
     7.97672620e-01, -1.32509942e-01, 1.95658001e-02, -2.21485448e-03, 1.90431717e-04, -1.21641328e-05, 5.54148225e-07,
     -1.68676060e-08, 3.05298796e-10, -2.47226807e-12,
 )  # fmt: skip
-# exp(r) on [-ln 2 / 2, ln 2 / 2], Taylor's to degree 5: within 2.5e-6 of itself, far finer than 8 bits.
+# exp(r) on [-ln 2 / 2, ln 2 / 2], Taylor polynomial of degree 5: relative error 2.5e-6, far below that of 8 bits.
 EXP_TERMS = (1.0, 1.0, 1 / 2, 1 / 6, 1 / 24, 1 / 120)
 EXP_LEAST = -87.0
 
@@ -37,7 +37,7 @@ def _lanes(value: float) -> Any:
 
 
 def _greater(builder: Any, a: Any, b: Any) -> Any:
-    """One instruction, which ``llvm.maximum`` is not: of a NaN the other is taken."""
+    """Maximum in one instruction, unlike ``llvm.maximum``; returns the other operand for a NaN."""
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
@@ -70,7 +70,7 @@ def _gelu(builder: Any, x: Any) -> Any:
 
 
 def _power(builder: Any, x: Any) -> Any:
-    """exp of x <= 0; what is below -87 counts as -87, which is as good as nothing."""
+    """exp of x <= 0; x below -87 is clamped to -87, where exp is practically 0."""
     x = _greater(builder, x, _lanes(EXP_LEAST))
     n = v._call(builder, "llvm.rint.v16f32", F32X16, builder.fmul(x, _lanes(1.4426950408889634)))
     y = _series(builder, EXP_TERMS, v._fma(builder, n, _lanes(-0.6931471805599453), x))
@@ -79,7 +79,7 @@ def _power(builder: Any, x: Any) -> Any:
 
 
 def _sigmoid(builder: Any, x: Any) -> Any:
-    """1 / (1 + exp(-x)), by the exponential of what is not above zero."""
+    """1 / (1 + exp(-x)), computed with exp of -|x|."""
     one = _lanes(1.0)
     small = v._exponential(builder, builder.fsub(_lanes(0.0), v._call(builder, "llvm.fabs.v16f32", F32X16, x)))
     above = builder.select(builder.fcmp_ordered("<", x, _lanes(0.0)), small, one)
@@ -92,7 +92,7 @@ def _root(builder: Any, x: Any) -> Any:
 
 
 def _interleave(builder: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """The low bytes of four vectors as the four bytes of each lane."""
+    """Combine the low bytes of four vectors to the four bytes of each lane."""
     parts = [builder.and_(x, v._const(255)) for x in (a, b, c, d)]
     for i in (1, 2, 3):
         parts[0] = builder.or_(parts[0], builder.shl(parts[i], v._const(8 * i)))
@@ -100,7 +100,7 @@ def _interleave(builder: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
 
 
 def _copy_biased(builder: Any, to: Any, source: Any) -> None:
-    """Four signed bytes, as bytes about 128."""
+    """Copy four signed bytes as unsigned bytes with zero 128."""
     found = builder.load(v._at(builder, source, I32), align=1)
     builder.store(builder.xor(found, ir.Constant(I32, 0x80808080)), v._at(builder, to, I32), align=1)
 
@@ -122,21 +122,21 @@ store_ints = _define("- a I", v._store(I32X16, 4), "store_ints")
 
 
 def tile(count: int, width: int) -> SimpleNamespace:
-    """``count`` rows by ``width`` vectors. A row's value lies ``stride`` bytes behind the one before it.
+    """Operations on ``count`` rows by ``width`` vectors. Values of consecutive rows are ``stride`` bytes apart.
 
     zeros()                                  ints
-    start(address, stride)                   ints: the int32 of each row, in all its lanes
-    dot(ints, weights, step, x, stride)      + four unsigned bytes of each row times signed weights; a vector of
-                                             weights is ``step`` bytes behind the one before
-    dot_narrow(...)                          the same, of weights within -63 and 63
+    start(address, stride)                   ints: the int32 of each row, in all lanes
+    dot(ints, weights, step, x, stride)      + four unsigned bytes of each row times signed weights; vectors of weights
+                                             are ``step`` bytes apart
+    dot_narrow(...)                          the same, for weights from -63 to 63
     dot_signed(ints, keys, step, q, stride)  + four signed bytes of each row times unsigned keys
-    finish(ints, columns, step, x_scales, x_lows)  floats: ints * scale * x_scale + x_low * offset + bias; at
-                                             ``columns`` lie the tile's scales, ``step`` bytes on the offsets, then
-                                             the biases, all float32
-    weigh(ints, scales, step, x_scales, stride, index, first, last)  floats: ints * scales * x_scale, -inf for a lane
+    finish(ints, columns, step, x_scales, x_lows)  floats: ints * scale * x_scale + x_low * offset + bias; ``columns``
+                                             has the tile's scales, then offsets, then biases, float32, ``step`` bytes
+                                             apart
+    weigh(ints, scales, step, x_scales, stride, index, first, last)  floats: ints * scales * x_scale, -inf for lanes
                                              whose number, counted from ``index``, is not in [first, last]
     grow(floats, ints, factor)               floats + ints * factor
-    load(address, stride), keep(floats, address, stride); read(address, stride), as ``load`` but ints
+    load(address, stride), keep(floats, address, stride); read(address, stride): like ``load``, but ints
     """
     if not v.JIT:
         made: SimpleNamespace = encoder_numpy.tile(count, width)

@@ -1,8 +1,8 @@
-"""LLVM IR of numba kernels, made in processes of its own and kept between processes: numba takes seconds for each.
+"""Compiles numba kernels to LLVM IR in separate processes and caches it on disk: numba takes seconds per kernel.
 
-In this process numba may have been used before, and then its code generator is set up for this machine and leaves its
-traces in the IR: how values are addressed, where constants are hoisted to. A new one has nothing behind it, so that the
-same kernel gives the same library wherever and whenever it is compiled.
+If numba was used before in a process, its code generator is set up for this machine and affects the IR: how values are
+addressed, where constants are hoisted. A fresh process has no such state, so the same kernel always gives the same
+library.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 import platformdirs
 
-IR = tuple[str, str]  # the name of the C entry, and the text
+IR = tuple[str, str]  # name of the C entry point, text
 _kept: dict[str, IR] = {}
 
 
@@ -35,7 +35,7 @@ class KernelError(Exception):
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel by what makes it and with what, so that it is known again in another process."""
+    """A kernel, identified by the function that makes it and its arguments, which works across processes."""
 
     key: str
     make: Callable[..., Callable[[int, int], None]] = field(compare=False, repr=False)
@@ -47,22 +47,22 @@ class Kernel:
 
 
 def kernel_of(make: Callable[..., Callable[[int, int], None]], *arguments: Any) -> Kernel:
-    """``make(*arguments)``, with ``inline`` behind them if it takes a ``jit``. Arguments are told by their repr.
+    """The kernel ``make(*arguments)``, with ``inline`` as the last argument if ``make`` has a ``jit`` parameter.
 
-    ``make`` is found by its name in its module: it is called in another process.
+    ``make`` must be a module-level function: another process calls it by name. Arguments are identified by their repr.
     """
     source = hashlib.sha256(Path(inspect.getfile(inspect.unwrap(make))).read_bytes()).hexdigest()
     return Kernel(f"{source} {make.__module__}.{make.__qualname__}{arguments!r}", make, arguments)
 
 
 def cache_dir() -> Path:
-    """Where the IR of kernels, and libraries of them, are kept between processes."""
+    """The cache folder for IR and libraries of kernels."""
     return platformdirs.user_cache_path("edgecompress") / "kernels"
 
 
 @cache
 def fingerprint() -> str:
-    """Of what a kernel's IR depends on beside its own source: all of these, and the versions of the compilers."""
+    """A hash of everything that a kernel's IR depends on: this package's source files and the compilers' versions."""
     found = hashlib.sha256(f"{version('numba')} {version('llvmlite')}".encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         found.update(path.read_bytes())
@@ -70,9 +70,9 @@ def fingerprint() -> str:
 
 
 def to_ir(*kernels: Kernel) -> list[IR]:
-    """The name of each kernel's C entry and its LLVM IR, before any optimization: the same for every CPU.
+    """Return each kernel's C entry point and unoptimized LLVM IR, which is the same for every CPU.
 
-    What is not in the cache is compiled, on every core; one that cannot be read or written costs time alone.
+    Kernels that are not cached are compiled, on all cores. An unreadable or unwritable cache only costs time.
     Raises KernelError if numba cannot compile a kernel.
     """
     missing = {}
@@ -85,7 +85,7 @@ def to_ir(*kernels: Kernel) -> list[IR]:
 
 
 def forget() -> None:
-    """What this process has read or compiled; the folder stays."""
+    """Clear this process's cache; the folder is unchanged."""
     _kept.clear()
 
 
@@ -103,7 +103,7 @@ def _read(kernel: Kernel) -> bool:
 
 
 def read_kept(path: Path) -> bytes | None:
-    """What ``keep`` wrote there; None if there is nothing, or if it is damaged."""
+    """Read what ``keep`` wrote, or None if it is missing or damaged."""
     try:
         return zlib.decompress(path.read_bytes())
     except (OSError, zlib.error):
@@ -111,7 +111,7 @@ def read_kept(path: Path) -> bytes | None:
 
 
 def keep(path: Path, data: bytes) -> None:
-    """Write it for other processes, whole or not at all; where that cannot be done, nothing is."""
+    """Write the file atomically; do nothing if that fails."""
     made = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def keep(path: Path, data: bytes) -> None:
             made = Path(file.name)
             file.write(zlib.compress(data, 1))
         os.replace(made, path)
-    except OSError:  # a full disk, or a home that is read-only
+    except OSError:  # a full disk or a read-only home
         if made is not None:
             made.unlink(missing_ok=True)
 
@@ -129,7 +129,7 @@ def _cores() -> int:
 
 
 def _compile(kernels: Sequence[Kernel]) -> None:
-    """Each into ``_kept`` and into the cache; one process a core, with an equal share of what takes equally long."""
+    """Compile kernels into ``_kept`` and the cache, in one process per core with equal shares of the work."""
     count = min(len(kernels), _cores())
     alike = sorted(kernels, key=lambda kernel: kernel.name)
     shares = [alike[first::count] for first in range(count)]
@@ -155,9 +155,9 @@ def _compile(kernels: Sequence[Kernel]) -> None:
 
 
 def _start(work: Path, out: Path, errors: Path) -> subprocess.Popen[bytes]:
-    """A process that compiles these, with nothing of this one's settings of numba."""
+    """Start a process that compiles these kernels, without this process's numba settings."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
-    environment |= {"NUMBA_OPT": "0", "PYTHONHASHSEED": "0"}  # without, the IR is shaped for this machine
+    environment |= {"NUMBA_OPT": "0", "PYTHONHASHSEED": "0"}  # otherwise the IR depends on this machine
     environment["PYTHONPATH"] = os.pathsep.join(path or "." for path in sys.path)
     command = [sys.executable, "-m", "edgecompress_kernels.cpu.ir_process"]
     with work.open("rb") as tasks, out.open("wb") as made, errors.open("wb") as said:

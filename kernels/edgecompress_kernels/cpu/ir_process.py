@@ -1,4 +1,4 @@
-"""The process that numba compiles kernels in: tasks come through the standard input, IR goes to the standard output."""
+"""The process in which numba compiles kernels: reads tasks from stdin, writes IR to stdout."""
 
 from __future__ import annotations
 

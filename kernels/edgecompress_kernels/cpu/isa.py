@@ -1,4 +1,4 @@
-"""The instruction sets that kernels are compiled for, and what each makes of the dot product of bytes."""
+"""The instruction sets that kernels are compiled for, with their dot products of bytes."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ HERE, QEMU = "natively", "under qemu-user"
 
 @dataclass(frozen=True, kw_only=True)
 class Isa:
-    """One instruction set: how LLVM names it, and the dot products in its own words."""
+    """One instruction set: its LLVM name, and its dot products."""
 
     name: str
     arch: str
     triple: str
     cpu: str
     features: str
-    needs: tuple[str, ...]  # CPU features, in the words of a target's file
+    needs: tuple[str, ...]  # CPU features, named as in a target's file
     zig: str
-    assembler: str = ""  # what the assembler must be told; the shim around the kernels is for any CPU of the kind
-    own: str  # LLVM IR of what vector.py leaves to the instruction set
-    signed: bool  # its dot product takes both sides signed: weights of 8 bits are taken less 128
-    vectors: int  # of sixteen lanes that its registers hold
-    most_rows: int  # of activations in registers at once
-    matrices: bool  # it has AMX's tile registers
-    verified_on: tuple[str, ...]  # CPUs that ran the tests, and how
+    assembler: str = ""  # assembler directives; the shim itself is for any CPU of the architecture
+    own: str  # LLVM IR of the functions that vector.py leaves to the instruction set
+    signed: bool  # its dot product is signed: 128 is subtracted from 8-bit weights
+    vectors: int  # sixteen-lane vectors that its registers hold
+    most_rows: int  # rows of activations in registers
+    matrices: bool  # AMX tile registers
+    verified_on: tuple[str, ...]  # CPUs that ran the tests
 
 
 _X86 = {"arch": "x86_64", "triple": "x86_64-unknown-linux-gnu", "zig": "x86_64-linux-gnu.2.17"}
@@ -100,7 +100,7 @@ CORTEX_A76 = Isa(
 )
 CORTEX_A78 = Isa(
     **_ARM,
-    name="cortex-a78",  # it has no i8mm: the same instructions as cortex-a76, in another order
+    name="cortex-a78",  # no i8mm: the same instructions as cortex-a76, scheduled differently
     cpu="cortex-a78",
     features="",
     needs=("asimd", "asimddp", "asimdhp"),
@@ -113,4 +113,4 @@ CORTEX_A78 = Isa(
     verified_on=(f"Neoverse-N1, {QEMU}",),
 )
 ISAS = {isa.name: isa for isa in (X86_64_V4_AMX, X86_64_V4_VNNI, X86_64_V3, CORTEX_A76, CORTEX_A78, CORTEX_A72)}
-"""In order of choice: the first that a CPU has all the features for."""
+"""In order of preference: the first one whose features a CPU has is used."""

@@ -1,8 +1,8 @@
 """Products of byte matrices in AMX's eight tile registers, for numba, on plain addresses.
 
-A tile is sixteen rows of up to 64 bytes. As with the dot products of ``dots``, what a kernel calls is defined in LLVM
-IR when it is compiled for its CPU: numba compiles on machines that have no tiles. With ``NUMBA_DISABLE_JIT=1`` the
-same names are NumPy functions on the same addresses.
+A tile is sixteen rows of up to 64 bytes. Like the dot products of ``dots``, the functions that a kernel calls are
+defined in LLVM IR when the kernel is compiled for its CPU, since numba also compiles on machines without AMX. With
+``NUMBA_DISABLE_JIT=1`` the same names are NumPy functions on the same addresses.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgecompress_kernels.cpu import vector as v
 
 TILES = 8
 SUMS = 6  # tiles of sums: two blocks of sixteen rows by three vectors of outputs
-WEIGHTS, ROWS = 6, 7  # the tiles that they are made of
+WEIGHTS, ROWS = 6, 7  # the tiles of operands
 CONFIG_BYTES = 64
 _PREFIX = "edgecompress_tile"
 _VOID = "call void @llvm.x86"
@@ -55,18 +55,18 @@ declare void @llvm.x86.tdpbusd(i8 immarg, i8 immarg, i8 immarg)
     + _moved("write", "tilestored64")
     + "".join(_function(f"multiply_{i}", "", f"{_VOID}.tdpbusd(i8 {i}, i8 {ROWS}, i8 {WEIGHTS})") for i in range(SUMS))
 )
-"""What ``matrices`` calls, in LLVM IR."""
+"""LLVM IR of the functions that ``matrices`` calls."""
 
 
 def matrices(row_bytes: int, blocks: int) -> SimpleNamespace:
-    """16 * ``blocks`` (1 or 2) rows by three vectors of outputs, over ``row_bytes`` (a multiple of 4, 64 at most).
+    """Operations on 16 * ``blocks`` (1 or 2) rows by three output vectors; ``row_bytes``: a multiple of 4, at most 64.
 
-    fill(config), load(config)   to begin with; ``config`` is CONFIG_BYTES of memory
-    release()                    to end with
-    clear()                      all sums are zero
+    fill(config), load(config)   call first; ``config`` is CONFIG_BYTES of memory
+    release()                    call last
+    clear()                      set all sums to zero
     multiply(rows, row_stride, weights, weight_stride)   + unsigned bytes at ``rows`` times signed weights, four of each
                                  of 48 outputs a line of ``weight_stride`` bytes
-    products()                   + what the tiles hold, for every sum: to measure nothing else
+    products()                   + the products of the loaded tiles, for every sum: for benchmarks
     write(at, stride)            sums as int32 [16 * blocks, 48]
     """
     if not v.JIT:
@@ -74,14 +74,14 @@ def matrices(row_bytes: int, blocks: int) -> SimpleNamespace:
         return made
 
     def defined(symbol: str) -> str:
-        binding.add_symbol(f"{_PREFIX}_{symbol}", 1)  # numba links what it compiles at once
+        binding.add_symbol(f"{_PREFIX}_{symbol}", 1)  # numba links compiled code immediately
         return f"{_PREFIX}_{symbol}"
 
     def call(builder: Any, name: str, *values: Any) -> None:
         v._call(builder, names[name], v.VOID, *values)
 
     def further(builder: Any, at: Any, stride: Any, lines: int, offset: int) -> Any:
-        """``lines`` times ``stride`` and ``offset`` bytes behind ``at``."""
+        """``at`` + ``lines`` * ``stride`` + ``offset`` bytes."""
         return builder.add(builder.add(at, builder.mul(stride, ir.Constant(v.I64, lines))), ir.Constant(v.I64, offset))
 
     sums = [(block, vector) for block in range(blocks) for vector in range(3)]
@@ -98,7 +98,7 @@ def matrices(row_bytes: int, blocks: int) -> SimpleNamespace:
             call(builder, f"clear_{3 * block + vector}")
 
     def multiply(builder: Any, rows: Any, row_stride: Any, weights: Any, weight_stride: Any) -> None:
-        held = -1  # the block whose rows are in their tile: each is used for two products where it can be
+        held = -1  # the block whose rows are loaded; rows are reused for two products where possible
         for vector in range(3):
             call(builder, f"read_{WEIGHTS}", further(builder, weights, weight_stride, 0, 64 * vector), weight_stride)
             order = range(blocks) if vector % 2 == 0 else reversed(range(blocks))
@@ -128,7 +128,7 @@ def matrices(row_bytes: int, blocks: int) -> SimpleNamespace:
 
 
 def _config(row_bytes: int) -> bytes:
-    """Palette 1; bytes a row of each tile as 16 bits from byte 16, rows of each from byte 48."""
+    """AMX configuration, palette 1: each tile's bytes per row, 16 bits each, at byte 16, and its rows at byte 48."""
     config = bytearray(CONFIG_BYTES)
     config[0] = 1
     for tile in range(TILES):

@@ -1,7 +1,7 @@
-"""What a decoder's layer does between its products, on rows of float32: addition, RMS norm, the gate of its MLP.
+"""A decoder layer's operations between its products, on float32 rows: addition, RMS norm, the MLP's gate.
 
-Part ``part`` is some columns of a row: ``columns`` at a time, a multiple of sixteen. A row's result does not depend on
-how many are computed, nor on who computes them.
+Part ``part`` is ``columns`` columns of a row, a multiple of sixteen. A row's result does not depend on the other rows
+or on the threads.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def normalize_rows() -> Callable[[int, int], None]:
 
 @cache
 def gate_rows() -> Callable[[int, int], None]:
-    """y = a * sigmoid(alpha * a) * b, [rows, width], of x [rows, 2 width], a row's first half a and its second b."""
+    """y = a * sigmoid(alpha * a) * b, [rows, width], where a and b are the halves of each row of x [rows, 2 width]."""
 
     def kernel(p: int, part: int) -> None:
         width, columns = v.read_address(p + WIDTH), v.read_address(p + COLUMNS)

@@ -1,9 +1,9 @@
-/* Custom operators for ONNX Runtime around the kernels that numba compiled: what every operator needs. Every bad shape or
- * type comes back as an OrtStatus with a message. Threads are ONNX Runtime's own. Nothing is taken from libc. */
+/* ONNX Runtime custom operators around the kernels that numba compiled: code shared by all operators. A bad shape or type
+ * returns an OrtStatus with a message. Threads are ONNX Runtime's. Does not use libc. */
 
 #include "shim.h"
 
-/* What a value is; data is null where there is none. */
+/* Describe a value; data is null if it is missing. */
 static Status *describe(const Value *value, Tensor *tensor) {
     Shape *shape = NULL;
     tensor->data = NULL;
@@ -24,14 +24,14 @@ static Status *describe(const Value *value, Tensor *tensor) {
     return tensor_data((Value *)value, &tensor->data);
 }
 
-/* Read an input of any type; data is null where an optional one was left out. */
+/* Read an input of any type; data is null for an omitted optional input. */
 static Status *read_any(Context *context, size_t index, Tensor *tensor) {
     const Value *value = NULL;
     TRY(input(context, index, &value));
     return describe(value, tensor);
 }
 
-/* Read an input of one type, or left out. */
+/* Read an input of one type; it can be omitted. */
 static Status *read_input(Context *context, size_t index, int type, const char *wrong, Tensor *tensor) {
     TRY(read_any(context, index, tensor));
     return tensor->type && tensor->type != type ? create_status(INVALID_ARGUMENT, wrong) : NULL;
@@ -54,8 +54,8 @@ static const char *on_cpu(const CustomOp *op) { return NULL; }
 static size_t count_one(const CustomOp *op) { return 1; }
 static int type_float(const CustomOp *op, size_t index) { return FLOAT; }
 
-/* Scratch memory that no operator uses at the moment, its size in front: fresh memory would have to be mapped, page by page,
- * at every call. It goes with the last operator. */
+/* Scratch memory that no operator currently uses, preceded by its size. It is kept, since new memory would be mapped page by
+ * page at every call, and freed with the last operator. */
 static Scratch *spare;
 static int64_t operators;
 
@@ -64,7 +64,7 @@ static void give_back(Allocator *allocator, Scratch *scratch) {
     if (other) allocator->free(allocator, other);
 }
 
-/* At least ``bytes`` from ``memory`` on, a cache line's multiple, until they are given back. */
+/* At least ``bytes`` of scratch memory, aligned to cache lines, until it is returned. */
 static Status *take_scratch(size_t bytes, Allocator **allocator, Scratch **scratch, char **memory) {
     TRY(default_allocator(allocator));
     Scratch *found = __atomic_exchange_n(&spare, NULL, __ATOMIC_ACQ_REL);

@@ -1,8 +1,8 @@
-/* What the shims share: ONNX Runtime's C API, the table of abi.py, and each other's types and functions.
+/* Declarations shared by the shims: ONNX Runtime's C API, the table of abi.py, and the shims' types and functions.
  *
- * The shims are one translation unit, so that the compiler sees through all of them; each compiles alone, too. No header of
- * ONNX Runtime's is needed: its table of functions only ever grows at its end, and the few that are used are named here by
- * their place in it. Nothing is taken from libc. */
+ * The shims are one translation unit, so that the compiler can inline across them; each also compiles alone. They need no
+ * ONNX Runtime header: its function table only grows at the end, and the few functions used are named here by index.
+ * Nothing uses libc. */
 
 #ifndef EDGECOMPRESS_SHIM_H
 #define EDGECOMPRESS_SHIM_H
@@ -12,7 +12,7 @@
 
 /* ---- ONNX Runtime's C API ---- */
 
-enum { API_VERSION = 18 }; /* ONNX Runtime 1.18, the first with all that is used here */
+enum { API_VERSION = 18 }; /* ONNX Runtime 1.18, the first with everything used here */
 enum { FAIL = 1, INVALID_ARGUMENT = 2, NOT_IMPLEMENTED = 9 }; /* OrtErrorCode */
 
 typedef struct Status Status;
@@ -33,7 +33,7 @@ typedef struct Base {
     const char *(*version)(void);
 } Base;
 
-enum { /* places in OrtApi, by its names */
+enum { /* indices in OrtApi, with its names */
     CreateStatus = 0,
     CreateCustomOpDomain = 26,
     CustomOpDomain_Add = 27,
@@ -55,7 +55,7 @@ enum { /* places in OrtApi, by its names */
     KernelContext_ParallelFor = 274,
 };
 
-static void *const *api; /* one process has one ONNX Runtime */
+static void *const *api; /* a process has one ONNX Runtime */
 
 #define CALL(place, result, ...) ((result(*)(__VA_ARGS__))api[place])
 #define create_status CALL(CreateStatus, Status *, int, const char *)
@@ -122,13 +122,13 @@ typedef union Number {
 
 #include "abi.h"
 
-/* ---- written by build.py, for the kernels that a library has ---- */
+/* ---- written by build.py for the library's kernels ---- */
 
-extern const int MATRICES; /* the kernels multiply in tiles of sixteen rows, two of them together */
-extern const char ISA[]; /* what the kernels were compiled for, and the features of a CPU that it means */
+extern const int MATRICES; /* the kernels use tiles of sixteen rows, two at a time */
+extern const char ISA[]; /* the kernels' instruction set, and the CPU features that it needs */
 extern const char *const NEEDS[];
-static void check_operators(void); /* of abi_header.py: nothing, or the shims do not compile */
-static Status *add_operators(void *domain); /* of abi_header.py: all of the table's */
+static void check_operators(void); /* from abi_header.py: empty, or a compile error */
+static Status *add_operators(void *domain); /* from abi_header.py: all operators of the table */
 
 /* ---- cpu.c ---- */
 
@@ -137,7 +137,7 @@ static void let_others_run(void);
 static const char *lacking(const char *const *needs);
 static char *append_text(char *to, const char *end, const char *text);
 
-/* ---- shim.c: what every operator needs ---- */
+/* ---- shim.c: shared by all operators ---- */
 
 enum { MOST_DIMENSIONS = 8 };
 
@@ -171,13 +171,13 @@ static Status *take_scratch(size_t bytes, Allocator **allocator, Scratch **scrat
 static Status *state_of(size_t bytes, void **state);
 static void destroy(void *state);
 
-/* What is the same in every operator; ``same``: whether variadic inputs are all of one type. */
+/* Fields that are the same in every operator; ``same``: whether variadic inputs all have one type. */
 #define OPERATOR_ON_CPU(same) \
     .version = API_VERSION, .provider = on_cpu, .output_kind = kind_required, .input_memory = memory_default, \
     .variadic_input_min = one, .variadic_input_same = same, .variadic_output_min = one, .variadic_output_same = one, \
     .destroy = destroy, .first_version = one, .last_version = any_version
 
-/* ---- shim_job.c: work in an order, which threads share with one hand-over ---- */
+/* ---- shim_job.c: ordered work that threads share with a single dispatch ---- */
 
 enum { MOST_WORK = 48 };
 
@@ -185,28 +185,28 @@ typedef struct Work {
     Kernel run;
     void *parameters;
     int64_t parts;
-    int follows; /* each part right behind the same part of the work before it, by the same thread */
+    int follows; /* each part runs right after the same part of the previous work, in the same thread */
 } Work;
 
-typedef struct Turn { /* two cache lines: a CPU fetches neighbours in pairs */
+typedef struct Turn { /* two cache lines: CPUs fetch them in pairs */
     int64_t taken, done;
     char rest[112];
 } Turn;
 
 typedef struct Job {
     int count, finished, helpers;
-    int64_t row_parts; /* of the last work, if it goes by rows and columns as the next may; else 0 */
+    int64_t row_parts; /* of the last work, if it is row-wise and the next can be fused with it; else 0 */
     int64_t row_width;
     Work work[MOST_WORK];
     Turn turns[MOST_WORK];
 } Job;
 
-typedef struct Room { /* memory of a job: counted first, with no base, and given when there is one */
+typedef struct Room { /* a job's memory: counted first, without a base, then handed out */
     char *base;
     size_t used;
 } Room;
 
-/* Writes down the work of an operator's call, and where in the memory it lies. */
+/* Plans the work of an operator's call and its memory. */
 typedef void (*Plan)(void *call, Room *memory, Job *job);
 
 static void add_work(Job *job, Kernel run, void *parameters, int64_t parts);
@@ -218,7 +218,7 @@ static Status *run_planned(Context *context, Plan plan, void *call);
 /* ---- shim_matmul.c ---- */
 
 typedef struct MatmulInputs {
-    Tensor x, weights, scales, zeros, bias; /* scales are float or float16; zeros and bias may be left out */
+    Tensor x, weights, scales, zeros, bias; /* scales are float or float16; zeros and bias are optional */
 } MatmulInputs;
 
 static Status *find_matmul(const MatmulState *s, const MatmulInputs *in, const Matmul **found);
@@ -231,7 +231,7 @@ typedef struct AttentionInputs {
     Tensor q, k, v, past_key, past_value, last, total, cos, sin, positions, k_scale, v_scale;
 } AttentionInputs;
 
-#define QUERY_BYTES(size) (2 * (size) + 64) /* of a query that attention_int8.py reads */
+#define QUERY_BYTES(size) (2 * (size) + 64) /* per query of attention_int8.py */
 
 static size_t attention_outputs(const CustomOp *op);
 static Status *read_attention(int int8, const Info *info, AttentionState *made);
@@ -242,6 +242,6 @@ static void plan_attention(const AttentionState *s, const Attention *found, cons
 
 /* ---- shim_encoder.c ---- */
 
-#define BLOCK_BYTES(size) (16 * (size) + 64) /* of sixteen keys or values of a head, encoder_attention.py */
+#define BLOCK_BYTES(size) (16 * (size) + 64) /* for sixteen keys or values of a head in encoder_attention.py */
 
 #endif

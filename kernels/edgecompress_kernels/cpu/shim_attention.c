@@ -2,7 +2,7 @@
 
 #include "shim.h"
 
-/* A message of either operator; ``int8`` tells which. */
+/* A message of either operator, chosen by ``int8``. */
 #define SAY(text) (int8 ? "edgecompress CachedAttentionInt8: " text : "edgecompress CachedAttention: " text)
 #define BAD(text) create_status(INVALID_ARGUMENT, SAY(text))
 
@@ -42,7 +42,7 @@ static void copy(char *to, const char *from, size_t bytes) {
     for (size_t i = 0; i < bytes; i++) to[i] = from[i];
 }
 
-/* The present buffer: past itself where the caller bound one memory to both, else a copy of what past holds. */
+/* The present buffer: past's memory if the caller bound the same memory to both, else a copy of past. */
 static Status *present_of(Context *context, size_t index, const Tensor *past, int64_t capacity, int64_t row_bytes, void **data) {
     Value *value = NULL;
     const int64_t dims[4] = {past->dims[0], past->dims[1], capacity, past->dims[3]};
@@ -55,7 +55,7 @@ static Status *present_of(Context *context, size_t index, const Tensor *past, in
     return NULL;
 }
 
-/* The sizes of ``p``, from inputs that fit each other. */
+/* Set the sizes of ``p`` after checking that the inputs match. */
 static Status *find_attention(const AttentionState *s, const AttentionInputs *in, const Attention **kind, AttentionParameters *p) {
     const int int8 = s->int8;
     const int64_t size = s->size, group = s->heads / s->kv_heads, width = s->heads * size, kv_width = s->kv_heads * size;
@@ -100,14 +100,14 @@ static Status *find_attention(const AttentionState *s, const AttentionInputs *in
     return NULL;
 }
 
-/* Its outputs 1 and 2, the caches, of which ``p`` then knows the place. */
+/* Outputs 1 and 2, the caches; sets their addresses in ``p``. */
 static Status *present_caches(const AttentionState *s, Context *context, const AttentionInputs *in, AttentionParameters *p) {
     const int64_t row_bytes = s->size * (s->int8 ? 1 : 4);
     TRY(present_of(context, 1, &in->past_key, p->capacity, row_bytes, &p->keys));
     return present_of(context, 2, &in->past_value, p->capacity, row_bytes, &p->values);
 }
 
-/* The work of it, of whose parameters sizes and caches are known. */
+/* Plan the work; sizes and caches in ``p`` are already set. */
 static void plan_attention(const AttentionState *s, const Attention *found, const AttentionInputs *in, void *y, Room *memory,
                            Job *job, AttentionParameters *p) {
     const int64_t size = s->size, width = s->heads * size, kv_width = s->kv_heads * size, query_bytes = s->int8 ? QUERY_BYTES(size) : size * 4;
@@ -122,7 +122,7 @@ static void plan_attention(const AttentionState *s, const Attention *found, cons
 
     const int64_t rows = tokens * p->group, heads = batch * s->kv_heads;
     const int64_t most_rows = s->int8 ? INT8_ROWS : FLOAT_ROWS, row_parts = (rows + most_rows - 1) / most_rows;
-    /* Many rows: a few each, over all keys. Few: all rows over a split each, joined afterwards in the same order. */
+    /* Many rows: each part has a few rows over all keys. Few rows: each part has all rows over one split, joined in order. */
     const int apart = p->splits > 1 && heads * row_parts < 16;
     p->rows_per_part = apart ? rows : most_rows;
     p->row_parts = apart ? 1 : row_parts;
@@ -182,4 +182,4 @@ static Status *attention_compute(void *state, Context *context) {
     .create_v2 = attention_create, .compute_v2 = attention_compute \
 }
 static const CustomOp ATTENTION = AN_ATTENTION;
-static const CustomOp INT8_ATTENTION = AN_ATTENTION; /* the same functions, which ask what they are called on */
+static const CustomOp INT8_ATTENTION = AN_ATTENTION; /* the same functions, which check the operator at run time */

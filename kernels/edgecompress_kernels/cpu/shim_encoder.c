@@ -1,8 +1,8 @@
-/* The encoder's operators, behind shim.c in one translation unit: tokens packed, layers over packed rows, pooling. */
+/* The encoder's operators, after shim.c in one translation unit: packing tokens, layers over packed rows, pooling. */
 
 #include "shim.h"
 
-/* ---- PackTokens: attention_mask [B, T] -> where the tokens are in it [N], and where each sequence starts [B + 1] ---- */
+/* ---- PackTokens: attention_mask [B, T] -> indices of the tokens [N], starts of the sequences [B + 1] ---- */
 
 static const char *pack_name(const CustomOp *op) { return PACK_TOKENS_NAME; }
 static size_t count_two(const CustomOp *op) { return 2; }
@@ -63,7 +63,7 @@ static Status *encoder_of(const EncoderState *s, const Encoder **found) {
                      : create_status(NOT_IMPLEMENTED, "edgecompress EncoderLayer: this library has no kernel for these sizes");
 }
 
-/* Where queries, keys and values lie in one buffer; returns its size. */
+/* Lay out queries, keys and values in one buffer; returns its size. */
 static size_t projections(const EncoderState *s, int64_t tokens, char *at, void **q, void **scales, void **sums, void **keys,
                           void **values) {
     const size_t rows = tokens + SPARE_ROWS, blocks = (tokens + 15) / 16;
@@ -77,7 +77,7 @@ static size_t projections(const EncoderState *s, int64_t tokens, char *at, void 
     return at + packed - start;
 }
 
-/* Few rows: eight a part, so that two threads share even a short text; many: enough to use the weights well. */
+/* Few rows: eight per part, so that two threads share even a short text. Many: enough rows to reuse the weights. */
 static int64_t rows_per_part(int64_t tokens) { return tokens <= 32 ? 8 : tokens <= (MATRICES ? 64 : 128) ? 16 : ENCODER_ROWS; }
 
 static Status *read_floats(Context *context, size_t index, int64_t wanted, int optional, void **data) {
@@ -89,7 +89,7 @@ static Status *read_floats(Context *context, size_t index, int64_t wanted, int o
     return NULL;
 }
 
-/* Three inputs: the weights, their columns, and what their input is multiplied with, if anything is. */
+/* Three inputs: weights, columns, and optional smoothing factors. */
 static Status *read_linear(Context *context, size_t index, int64_t inputs, int64_t outputs, void **weights, void **columns,
                            void **smooth) {
     Tensor found;
@@ -109,7 +109,7 @@ static Status *read_rows(const EncoderState *s, Context *context, Tensor *x) {
     return NULL;
 }
 
-/* An output of bytes for the projections of ``tokens`` rows. */
+/* The output bytes for the projections of ``tokens`` rows. */
 static Status *next_projections(const EncoderState *s, Context *context, size_t index, EncoderParameters *p) {
     Value *value = NULL;
     void *data = NULL, *none[5];
@@ -263,7 +263,7 @@ static const CustomOp SUM_TOKENS = {
     .create_v2 = no_state, .compute_v2 = sum_compute,
 };
 
-/* ---- UnpackTokens: rows [N, H], their places [N], a mask [B, T] -> [B, T, H], zeros where no token is ---- */
+/* ---- UnpackTokens: rows [N, H], their indices [N], a mask [B, T] -> [B, T, H], zeros for padding ---- */
 
 static const char *unpack_name(const CustomOp *op) { return UNPACK_TOKENS_NAME; }
 static size_t unpack_inputs(const CustomOp *op) { return UNPACK_TOKENS_INPUTS; }

@@ -1,8 +1,8 @@
-/* ---- A job: work in an order, which threads share with one hand-over ----
+/* ---- A job: an ordered list of work that threads share with a single dispatch ----
  *
- * ONNX Runtime hands over to its threads once an operator; what must wait for what goes before it is settled here. Parts
- * are taken by whoever is free. Nobody waits for a part that nobody has taken, so a job also ends with one thread, and
- * in whatever order ONNX Runtime runs its threads. */
+ * ONNX Runtime dispatches to its threads once per operator; dependencies between parts are handled here. Free threads take
+ * the next part. No thread waits for a part that no thread has taken, so a job also finishes with one thread, and in any
+ * order in which ONNX Runtime runs its threads. */
 
 #include "shim.h"
 
@@ -18,12 +18,12 @@ static void add_work(Job *job, Kernel run, void *parameters, int64_t parts) {
     job->row_parts = 0;
 }
 
-/* Columns of a part of a row-wise kernel: a whole row, or a quarter of a long one where there are few rows. */
+/* Columns per part of a row-wise kernel: a whole row, or a quarter of a long row if there are few rows. */
 static int64_t columns_of_part(int64_t rows, int64_t width) {
     return rows < 4 && width >= 4096 ? (width / 4 + 255) / 256 * 256 : width;
 }
 
-/* Work on rows [rows, width] in parts of ``columns``: joined to the work before it if that has the same parts. */
+/* Add work on rows [rows, width] in parts of ``columns``; fused with the previous work if that has the same parts. */
 static void add_row_work(Job *job, Kernel run, void *parameters, int64_t rows, int64_t width, int64_t columns) {
     const int64_t parts = rows * ((width + columns - 1) / columns);
     const int follows = job->row_parts == parts && job->row_width == width;
@@ -42,9 +42,9 @@ static void help(void *user, size_t helper) {
         Turn *const turn = &job->turns[i];
         const int64_t parts = job->work[i].parts;
         for (int64_t first = __atomic_load_n(&turn->taken, __ATOMIC_RELAXED); first < parts;) {
-            /* Neighbours together, for a CPU that reads ahead, and less the nearer the end. */
+            /* Take adjacent parts, for the hardware prefetcher, and fewer towards the end. */
             const int helpers = __atomic_load_n(&job->helpers, __ATOMIC_RELAXED);
-            int64_t end_part = first + (parts - first) / (helpers > 2 ? 2 * helpers : 4); /* more may be on their way */
+            int64_t end_part = first + (parts - first) / (helpers > 2 ? 2 * helpers : 4); /* more threads can still arrive */
             if (end_part == first) end_part++;
             if (!__atomic_compare_exchange_n(&turn->taken, &first, end_part, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) continue;
             for (int64_t part = first; part < end_part; part++)
@@ -54,7 +54,7 @@ static void help(void *user, size_t helper) {
         }
         for (int spins = 1; __atomic_load_n(&turn->done, __ATOMIC_ACQUIRE) < parts; spins++)
             if (spins % PATIENCE) relax();
-            else let_others_run(); /* whoever took a part may have lost its core */
+            else let_others_run(); /* the thread with the part may have lost its core */
     }
     __atomic_store_n(&job->finished, 1, __ATOMIC_RELEASE);
 }
@@ -75,7 +75,7 @@ static void *room(Room *room, size_t bytes) {
     return place;
 }
 
-/* Run what is planned: once to count the memory, and again with it. */
+/* Run the planner twice: first to count the memory, then with it. */
 static Status *run_planned(Context *context, Plan plan, void *call) {
     Job job;
     Room memory = {NULL, 0};

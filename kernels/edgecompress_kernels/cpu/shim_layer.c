@@ -1,12 +1,12 @@
-/* ---- DecoderLayer and DecoderLayerInt8: a run of a decoder's operators as one job ----
+/* ---- DecoderLayer and DecoderLayerInt8: a sequence of a decoder's operators as one job ----
  *
- * Inputs 0 to 8 are what the cache's operators take, but for the query; 9 is the program, int64 [steps + 1, FIELDS]; the
- * others are values of the program, in order: what it starts from, weights, scales. Values beyond them are rows of
- * float32 that steps make; the last of them is output 0. */
+ * Inputs 0 to 8 are the attention operators' inputs without the query; 9 is the program, int64 [steps + 1, FIELDS]; the
+ * others are values of the program, in order: its inputs, weights, scales. Further values are float32 rows that steps
+ * write; the last one is output 0. */
 
 #include "shim.h"
 
-typedef struct Layer { /* a call */
+typedef struct Layer { /* one call */
     const AttentionState *state;
     void *y;
     const int64_t *program;
@@ -49,7 +49,7 @@ static int decoder_layer_output_type(const CustomOp *op, size_t index) {
 
 typedef struct LayerState {
     AttentionState attention;
-    Tensor constants[DECODER_LAYER_VALUES + MOST_VALUES]; /* by input: asking ONNX Runtime for each at each call takes longer than a norm */
+    Tensor constants[DECODER_LAYER_VALUES + MOST_VALUES]; /* by input: querying ONNX Runtime for each at each call takes longer than a norm */
 } LayerState;
 
 static Status *decoder_layer_create(const CustomOp *op, const void *table, const Info *info, void **state) {
@@ -80,7 +80,7 @@ static MatmulState state_of_step(const int64_t *step) {
                          .block = step[FIELD_BLOCK]};
 }
 
-/* What a step reads and makes; every number of a value is checked here, once. */
+/* A step's inputs and output; all value indices are checked here. */
 static Status *check_step(const AttentionState *s, Layer *layer, int64_t i) {
     const int64_t *const step = layer->program + (i + 1) * FIELDS;
     const int reads = step[FIELD_KIND] == STEP_MATMUL ? 5 : step[FIELD_KIND] == STEP_NORM || step[FIELD_KIND] == STEP_ADD ? 2 : 1;

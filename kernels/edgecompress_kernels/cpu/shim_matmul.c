@@ -41,11 +41,11 @@ static Status *find_matmul(const MatmulState *s, const MatmulInputs *in, const M
     return kind->bits ? NULL : create_status(NOT_IMPLEMENTED, "edgecompress MatMulBlocks: this library has no kernel for these bits and block_size");
 }
 
-/* The work of a product whose inputs were found good; ``p`` lives as long as the job. */
+/* Plan a product whose inputs are checked; ``p`` must live as long as the job. */
 static void plan_matmul(const MatmulState *s, const Matmul *found, const MatmulInputs *in, void *y, Room *memory, Job *job,
                         MatmulParameters *p) {
     const int64_t rows = in->x.elements / s->inputs, blocks = s->inputs / s->block, tiles = (s->outputs + 15) / 16;
-    /* A part is a few hundred KiB of weights: small enough to share out, large enough to be worth a turn. */
+    /* A part has a few hundred KiB of weights: small enough to balance threads, large enough to amortize taking a part. */
     const int64_t tile_bytes = s->inputs * 2 * s->bits, most = (tiles + 7) / 8;
     int64_t each = (131072 + tile_bytes - 1) / tile_bytes;
     if (each > most) each = most;

@@ -1,4 +1,4 @@
-/* ---- the library's only entry: its operators, if the CPU has what they were compiled for ---- */
+/* ---- the library's only entry point: registers the operators if the CPU has the features they need ---- */
 
 #include "shim.h"
 
@@ -6,7 +6,7 @@ __attribute__((visibility("default"))) Status *RegisterCustomOps(void *options, 
     check_operators();
     api = base->get_api(API_VERSION);
     if (!api) {
-        api = base->get_api(1); /* the same table, of which the oldest version has all that a message takes */
+        api = base->get_api(1); /* the oldest version of the same table has everything needed for a message */
         return create_status(FAIL, "edgecompress: these kernels need ONNX Runtime 1.18 or later");
     }
     const char *const missing = lacking(NEEDS);

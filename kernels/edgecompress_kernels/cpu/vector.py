@@ -1,11 +1,11 @@
-"""Vectors of sixteen 32-bit lanes for numba, on plain addresses: what a kernel needs and LLVM's own loops do not give.
+"""Vectors of sixteen 32-bit lanes for numba, on plain addresses, because LLVM does not vectorize the kernels' loops.
 
 A kernel is a function of integers: addresses and counts. Every operation here is an LLVM instruction or intrinsic on
-``<16 x i32>`` or ``<16 x float>``, which LLVM splits where the CPU's registers are narrower. Only the dot product of
-bytes differs from one instruction set to the next: a call, which ``isa`` defines when a kernel is compiled for one.
+``<16 x i32>`` or ``<16 x float>``, which LLVM splits for narrower registers. Only the dot product of bytes depends on
+the instruction set: it is a call, which ``isa`` defines when a kernel is compiled.
 
-``vector_rows`` has the operations on several vectors at once, one or more a row of activations, kept in registers.
-With ``NUMBA_DISABLE_JIT=1`` the same names are NumPy functions on the same addresses, so that a kernel can be stepped.
+``vector_rows`` has operations on several vectors in registers, one or more per row of activations. With
+``NUMBA_DISABLE_JIT=1`` the same names are NumPy functions on the same addresses, for stepping through a kernel.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from numba.extending import intrinsic, models, register_model
 from edgecompress_kernels.cpu import vector_numpy
 
 LANES = 16
-BYTES = 64  # of one vector
-# (i32x16, weights 8x64, activations 8x64) -> i32x16, which dots.py defines for each instruction set
+BYTES = 64  # per vector
+# (i32x16, weights 8x64, activations 8x64) -> i32x16, defined in dots.py for each instruction set
 DOT, DOT_SMALL, DOT_SIGNED = "edgecompress_dot", "edgecompress_dot_small", "edgecompress_dot_signed"
 DOT_NARROW = "edgecompress_dot_narrow"
 JIT = not numba.config.DISABLE_JIT
@@ -60,13 +60,13 @@ class _Model(models.PrimitiveModel):
 INTS, FLOATS = Lanes("i32"), Lanes("f32")
 _KINDS = {"a": types.int64, "i": types.int32, "f": types.float32, "I": INTS, "F": FLOATS, "-": types.void}
 if JIT:
-    # Numba links what it compiles at once, and the dot product is not defined before the kernel meets its CPU.
+    # Numba links compiled code immediately, but the dot product is defined only when the kernel is compiled for a CPU.
     for _name in (DOT, DOT_SMALL, DOT_SIGNED, DOT_NARROW):
         binding.add_symbol(_name, 1)
 
 
 def _define(kinds: str, emit: Callable[..., Any], extra: dict[str, Any] | None = None, name: str = "") -> Any:
-    """An intrinsic of ``emit(builder, *values)``. ``kinds`` is "result arguments" in the letters of ``_KINDS``."""
+    """Make an intrinsic of ``emit(builder, *values)``. ``kinds`` is "result arguments" in the letters of ``_KINDS``."""
     if not JIT:
         return getattr(vector_numpy, name or emit.__name__)
     known = _KINDS | (extra or {})
@@ -116,7 +116,7 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
 
 def _lanewise(name: str) -> Any:
     def reduce(builder: Any, value: Any) -> Any:
-        """In halves: a fixed order, so that the sum is the same on every CPU."""
+        """Reduce by halves: a fixed order, so that sums are the same on every CPU."""
         for half in (8, 4, 2, 1):
             mask = ir.Constant(ir.VectorType(I32, LANES), [(i + half) % LANES for i in range(LANES)])
             other = builder.shuffle_vector(value, ir.Constant(F32X16, ir.Undefined), mask)
@@ -139,7 +139,7 @@ def _store(kind: Any, align: int) -> Any:
 
 
 def _prefetch(builder: Any, address: Any) -> None:
-    hints = (ir.Constant(I32, x) for x in (0, 3, 1))  # to read, into every cache, data
+    hints = (ir.Constant(I32, x) for x in (0, 3, 1))  # for reading, into all caches, data
     _call(builder, "llvm.prefetch.p0", ir.VoidType(), _at(builder, address, I8), *hints)
 
 
@@ -148,7 +148,7 @@ def _halves(builder: Any, address: Any) -> Any:
 
 
 def _load_bytes(builder: Any, address: Any) -> Any:
-    """Sixteen bytes, unsigned, as ints."""
+    """Load sixteen unsigned bytes as ints."""
     return builder.zext(builder.load(_at(builder, address, ir.VectorType(I8, LANES)), align=1), I32X16)
 
 
@@ -179,9 +179,9 @@ def _store_bytes(builder: Any, address: Any, value: Any) -> None:
 
 
 def _exponential(builder: Any, x: Any) -> Any:
-    """exp of x <= 0 to within 2 units in the last place; 0 below -87, where float32 ends.
+    """exp of x <= 0 within 2 ulp; 0 below -87, where float32 underflows.
 
-    2^n times a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2] (Taylor's, whose remainder there is below 2^-24).
+    2^n times a Taylor polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2], whose remainder is below 2^-24.
     """
 
     def lanes(value: float) -> Any:
@@ -200,7 +200,7 @@ def _exponential(builder: Any, x: Any) -> Any:
 
 
 def _between(builder: Any, values: Any, index: Any, first: Any, last: Any) -> Any:
-    """Lanes whose number, counted from ``index``, is in [first, last]; the others are -inf."""
+    """Keep lanes whose number, counted from ``index``, is in [first, last]; the others become -inf."""
     numbers = builder.add(ir.Constant(I32X16, list(range(LANES))), _splat(builder, builder.trunc(index, I32), I32X16))
     low = builder.icmp_signed(">=", numbers, _splat(builder, builder.trunc(first, I32), I32X16))
     high = builder.icmp_signed("<=", numbers, _splat(builder, builder.trunc(last, I32), I32X16))
@@ -209,14 +209,14 @@ def _between(builder: Any, values: Any, index: Any, first: Any, last: Any) -> An
 
 
 def _transpose_and_add(builder: Any, vectors: list[Any], width: int) -> Any:
-    """``vectors`` joined in pairs until one is left: of sixteen of width 1, lane i is the sum of the lanes of vector i.
+    """Add pairs of ``vectors`` until one is left: with sixteen of width 1, lane i is the sum of the lanes of vector i.
 
-    A vector of ``width`` w is already joined from w: each group of w lanes has one of each.
+    A vector of ``width`` w already combines w vectors: each group of w lanes has one lane of each.
     """
     while len(vectors) > 1:
         masks = ([], [])  # type: tuple[list[int], list[int]]
         for lane in range(LANES):
-            # lanes are in groups of 2 width: the first half goes to the one vector, the second to the other
+            # lanes in groups of 2 width: the first half goes to one vector, the second half to the other
             group, at = lane // (2 * width), lane % (2 * width)
             source, within = divmod(at, width)
             base = source * LANES + group * 2 * width + within
@@ -233,12 +233,12 @@ def _transpose_and_add(builder: Any, vectors: list[Any], width: int) -> Any:
 
 
 def stack(size: int) -> Any:
-    """An operation that gives the address of ``size`` bytes of the kernel's own, while it runs; not cleared."""
+    """An operation that returns the address of ``size`` uninitialized bytes on the kernel's stack."""
     if not JIT:
         return vector_numpy.stack(size)
 
     def emit(builder: Any) -> Any:
-        with builder.goto_entry_block():  # numba's own helper would write zeros into all of it at every call
+        with builder.goto_entry_block():  # numba's helper would zero all of it at every call
             place = builder.alloca(ir.ArrayType(I8, size))
         place.align = BYTES
         return builder.ptrtoint(place, I64)
@@ -247,10 +247,10 @@ def stack(size: int) -> Any:
 
 
 def sixteen_dots(size: int, together: int) -> Any:
-    """An operation (q, keys, stride, last) -> the products of float32 [size] at q with the sixteen rows at ``keys``.
+    """An operation (q, keys, stride, last) -> dot products of float32 [size] at q with sixteen rows at ``keys``.
 
-    Rows beyond number ``last`` are not there: the last one is read in their place. ``together`` (a power of two) rows
-    are in registers at once; the result does not depend on it.
+    Rows past ``last`` do not exist; row ``last`` is read instead. ``together`` (a power of two) rows are in registers
+    at a time; the result does not depend on it.
     """
     if not JIT:
         return vector_numpy.sixteen_dots(size, together)
@@ -272,7 +272,7 @@ def sixteen_dots(size: int, together: int) -> Any:
                     sums[i] = _fma(builder, left, right, sums[i])
             found.append(_transpose_and_add(builder, sums, 1))
             if together < LANES:
-                # Loads stay on their side: else those of all rows are gathered first, and spilled.
+                # Keeps loads in place: otherwise LLVM hoists the loads of all rows and spills them.
                 barrier = ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", side_effect=True)
                 builder.call(barrier, [])
         return _transpose_and_add(builder, found, together)

@@ -1,4 +1,4 @@
-"""What vector.py's operations mean, in NumPy on the same addresses, for ``NUMBA_DISABLE_JIT=1``."""
+"""vector.py's operations in NumPy on the same addresses, for ``NUMBA_DISABLE_JIT=1``."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def store_bytes(address: int, value: Ints) -> None:
 
 
 def prefetch(address: int) -> None:
-    """A hint: nothing to do."""
+    """Does nothing: it is only a hint."""
 
 
 def splat_int(value: int) -> Ints:

@@ -1,4 +1,4 @@
-"""Operations on the vectors of several rows at once, kept in registers; the rest is ``vector``'s."""
+"""Operations on the vectors of several rows in registers; ``vector`` has those on single vectors."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from edgecompress_kernels.cpu.vector import BYTES, F32, F32X16, FLOATS, I32, I32
 
 
 def rows(count: int) -> SimpleNamespace:
-    """Operations on ``count`` vectors; a row's value lies ``stride`` bytes behind the one before it.
+    """Operations on ``count`` vectors, one per row. Values of consecutive rows are ``stride`` bytes apart.
 
-    start(address, stride, factor)      ints: the int32 at each row's place times ``factor``, in every lane
-    start_lanes(address, stride, lanes) ints: the int32 at each row's place times ``lanes``
+    start(address, stride, factor)      ints: each row's int32 times ``factor``, in every lane
+    start_lanes(address, stride, lanes) ints: each row's int32 times ``lanes``
     zeros()                             floats
-    dot(sums, weights, address, stride) sums + the four bytes of each lane times the four of each row's place
+    dot(sums, weights, address, stride) sums + the four bytes of each lane times each row's four bytes
     dot_small(…), dot_signed(…)         the same for weights of 0 to 127, and of -128 to 127
-    scale(floats, ints, lanes, address, stride)  floats + ints * (lanes * the float at each row's place)
-    add(floats, lanes)                  the same lanes to each row
-    store(floats, address, stride, lanes_wanted)  the first lanes of each row
+    scale(floats, ints, lanes, address, stride)  floats + ints * (lanes * each row's float)
+    add(floats, lanes)                  add the same lanes to each row
+    store(floats, address, stride, lanes_wanted)  store the first lanes of each row
     """
     ints, floats = Rows(INTS, count), Rows(FLOATS, count)
     extra = {"R": ints, "S": floats}
@@ -89,12 +89,12 @@ def rows(count: int) -> SimpleNamespace:
 
 
 def panel(count: int, width: int) -> SimpleNamespace:
-    """Operations on ``count`` rows of ``width`` vectors each; a row's value is ``stride`` bytes behind the one before.
+    """Operations on ``count`` rows of ``width`` vectors. Values of consecutive rows are ``stride`` bytes apart.
 
-    load(address, stride)               the vectors of each row
-    grow(floats, address, stride)       each row times the float at its place
-    weigh(floats, values, address, stride)  each row plus the vectors at ``values`` times the float at the row's place
-    keep(floats, address, stride)       write the vectors of each row
+    load(address, stride)               load the vectors of each row
+    grow(floats, address, stride)       multiply each row by its float
+    weigh(floats, values, address, stride)  add the vectors at ``values`` times each row's float to the row
+    keep(floats, address, stride)       store the vectors of each row
     """
     if not v.JIT:
         return vector_numpy.panel(count, width)

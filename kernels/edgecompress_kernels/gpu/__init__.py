@@ -1,4 +1,5 @@
-"""Kernels for NVIDIA GPUs, written with Triton: called from torch, or compiled ahead of time and launched without it.
+"""Kernels for NVIDIA GPUs in Triton: called from torch, or compiled ahead of time and launched without torch.
 
-None has run on a GPU yet: they are compiled for every chip in ``chips.py`` and tested in Triton's interpreter.
+They are compiled for every chip in ``chips.py`` and tested in Triton's interpreter. ``catalogue.RUN_ON`` lists the GPUs
+that they have run on.
 """

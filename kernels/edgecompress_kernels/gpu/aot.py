@@ -1,7 +1,7 @@
-"""Kernels compiled ahead of time, with no GPU: a cubin and its record each.
+"""Compiles kernels ahead of time, without a GPU, to a cubin and a record each.
 
-``python -m edgecompress_kernels.gpu.aot OUT --capability 8.9`` compiles all variants for a chip, or for every chip if
-none is named, into OUT/sm_89/, and refuses what would not run well there: spilled registers, too much shared memory.
+``python -m edgecompress_kernels.gpu.aot OUT --capability 8.9`` compiles all variants for a chip into OUT/sm_89/;
+without --capability, for every chip. It rejects kernels with spilled registers or too much shared memory.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ try:
 except ImportError:  # Triton before 3.9, such as the 3.7 that torch 2.13 brings
     from triton.experimental.gluon._runtime import GluonASTSource
 
-SCRATCH_POINTERS = 2  # that Triton (3.7 and 3.9) puts behind a kernel's own parameters
+SCRATCH_POINTERS = 2  # appended to a kernel\'s parameters by Triton 3.7 and 3.9
 _SIZES = {"i32": 4, "fp32": 4}
-_BANK = 0x210  # of 9.0's constant bank, where parameters begin: a map's multiple of 64 counts from the bank's start
-_MAP = ("tensor map", "i32", "i32", "i32", "i64", "i64", "i64")  # what stands for a map: it, its shape, its strides
+_BANK = 0x210  # offset of parameters in 9.0's constant bank; maps are aligned to 64 from the bank's start
+_MAP = ("tensor map", "i32", "i32", "i32", "i64", "i64", "i64")  # a map's parameters: the map, its shape, its strides
 
 
 class AotError(Exception):
-    """A kernel that cannot be compiled, or must not be shipped; the message says which and why."""
+    """A kernel cannot be compiled, or fails the checks for shipping; the message names it and the reason."""
 
 
 def compile_variant(variant: Variant) -> tuple[KernelRecord, bytes]:
-    """The record and the cubin of a variant; it is not linted here.
+    """Return the record and the cubin of a variant, without linting it.
 
-    Raises AotError if it does not compile, or if its cubin does not take the parameters that the record tells.
+    Raises AotError if it does not compile, or if the cubin's parameters do not match the record.
     """
-    triton.knobs.compilation.disable_line_info = True  # else the cubin holds this machine's paths
+    triton.knobs.compilation.disable_line_info = True  # otherwise the cubin contains this machine's paths
     function = getattr(importlib.import_module(variant.kernel.module), variant.kernel.function)
     if not hasattr(function, "cache_key"):
-        raise AotError("TRITON_INTERPRET is set: nothing is compiled then. Unset it")
+        raise AotError("TRITON_INTERPRET is set, which disables compilation: unset it")
     names = list(function.arg_names)
     signature = variant.signature | dict.fromkeys(variant.constants, "constexpr")
     if names != list(signature):
-        raise AotError(f"{variant.kernel.function} has other parameters than its table: {', '.join(names)}")
+        raise AotError(f"{variant.kernel.function} does not have the parameters in its table: {', '.join(names)}")
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in variant.aligned}
     major, minor = variant.chip.capability
     options: dict[str, Any] = {
@@ -79,12 +79,12 @@ def compile_variant(variant: Variant) -> tuple[KernelRecord, bytes]:
         facts = cubin_facts(cubin)
     except CubinError as error:
         raise AotError(f"{variant.name} for {variant.chip.name}: {error}") from error
-    except Exception as error:  # Triton raises many kinds, with its compiler's output in them
+    except Exception as error:  # Triton raises many types, containing its compiler's output
         raise AotError(f"{variant.name} does not compile for {variant.chip.name}: {error}") from error
     metadata = compiled.metadata
     if metadata.global_scratch_size or metadata.profile_scratch_size or metadata.num_ctas != 1:
         raise AotError(
-            f"{variant.name} for {variant.chip.name} asks for scratch memory or clusters; no launch gives it"
+            f"{variant.name} for {variant.chip.name} needs scratch memory or clusters, which a launch does not provide"
         )
     _check_parameters(variant, facts)
     record = record_of(
@@ -104,7 +104,7 @@ def compile_variant(variant: Variant) -> tuple[KernelRecord, bytes]:
 
 
 def _maps(variant: Variant, compiled: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """How the copy engine must be told to read each map: as the compiler laid it out."""
+    """Return how the copy engine must read each map, as the compiler laid it out."""
     return {
         name: {"box": list(of["block_size"]), "swizzle": of["swizzle"], "element_bytes": of["elem_size"]}
         for name, of in zip(variant.boxes, compiled or (), strict=True)
@@ -112,7 +112,7 @@ def _maps(variant: Variant, compiled: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def parameter_bytes(kinds: Iterable[str]) -> int:
-    """Bytes of a call's parameters, each at a multiple of its own size; a tensor map is 128 at a multiple of 64."""
+    """Bytes of a call's parameters, each aligned to its size; a tensor map has 128 bytes, aligned to 64."""
     at = _BANK
     for part in (part for kind in kinds for part in (_MAP if kind == "map" else (kind,))):
         size, align = (128, 64) if part == "tensor map" else (_SIZES.get(part, 8),) * 2
@@ -124,27 +124,27 @@ def _check_parameters(variant: Variant, facts: CubinFacts) -> None:
     expected = parameter_bytes([*variant.signature.values(), *["*"] * SCRATCH_POINTERS])
     if facts.parameter_bytes != expected:
         raise AotError(
-            f"{variant.name} takes {facts.parameter_bytes} bytes of parameters and not {expected}: "
-            "this version of Triton passes others than a launch would"
+            f"{variant.name} takes {facts.parameter_bytes} bytes of parameters, not {expected}: "
+            "this version of Triton uses another calling convention than a launch"
         )
 
 
 def lint(record: KernelRecord, chip: Chip) -> list[str]:
-    """What is wrong with a compiled kernel on its chip; nothing if it may be shipped."""
+    """Return what is wrong with a compiled kernel on its chip; empty if it can be shipped."""
     found = []
     if record.stack_bytes:
-        found.append(f"spills {record.stack_bytes} bytes a thread: take a smaller tile or more warps")
+        found.append(f"spills {record.stack_bytes} bytes per thread: use a smaller tile or more warps")
     if record.shared_bytes > chip.shared_bytes:
-        found.append(f"asks for {record.shared_bytes} bytes of shared memory; a block may have {chip.shared_bytes}")
+        found.append(f"needs {record.shared_bytes} bytes of shared memory, but a block has at most {chip.shared_bytes}")
     if record.registers > MOST_REGISTERS or record.registers * record.threads > BLOCK_REGISTERS:
-        found.append(f"{record.registers} registers in {record.threads} threads: no block fits")
+        found.append(f"needs {record.registers} registers in {record.threads} threads, more than a block has")
     return found
 
 
 def build(out: Path, chips: Sequence[Chip], only: str = "", soft_cap: bool = False) -> list[KernelRecord]:
     """Compile, lint and write all variants whose name contains ``only``.
 
-    Raises AotError, after all were tried, naming each that may not be shipped; those are not written.
+    Raises AotError, after trying all, naming each kernel that fails; those are not written.
     """
     written, refused = [], []
     for of in chips:
@@ -166,7 +166,7 @@ def build(out: Path, chips: Sequence[Chip], only: str = "", soft_cap: bool = Fal
             write_kernel(record, cubin, folder)
             written.append(record)
     if refused:
-        raise AotError("\n".join([f"{len(refused)} kernels are not fit for their chip:", *refused]))
+        raise AotError("\n".join([f"{len(refused)} kernels do not fit their chip:", *refused]))
     if not written:
         raise AotError(f"no variant's name contains '{only}'")
     return written
@@ -176,9 +176,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m edgecompress_kernels.gpu.aot", description=__doc__)
     parser.add_argument("out", type=Path, metavar="OUT")
     names = [of.name for of in CHIPS.values()]
-    parser.add_argument("--capability", action="append", default=[], metavar="X.Y", help=f"of {', '.join(names)}")
-    parser.add_argument("--only", default="", metavar="TEXT", help="variants whose name contains it")
-    parser.add_argument("--soft-cap", action="store_true", help="attention with soft caps, as Gemma 2 has")
+    parser.add_argument(
+        "--capability", action="append", default=[], metavar="X.Y", help=f"one of {', '.join(names)}; can be repeated"
+    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="only variants whose name contains TEXT")
+    parser.add_argument("--soft-cap", action="store_true", help="attention with soft caps, for Gemma 2")
     options = parser.parse_args(arguments)
     try:
         chips = [chip(_capability(text)) for text in options.capability] or list(CHIPS.values())
@@ -198,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _capability(text: str) -> tuple[int, int]:
     major, _, minor = text.partition(".")
     if not (major.isdigit() and minor.isdigit()):
-        raise ChipError(f"'{text}' is no compute capability; write it as 8.9")
+        raise ChipError(f"'{text}' is not a compute capability; write it as 8.9")
     return int(major), int(minor)
 
 
@@ -206,4 +208,4 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # else Triton's bindings for Gluon print a hundred lines of what they leak
+    os._exit(code)  # otherwise Triton's bindings for Gluon print a hundred lines about leaks

@@ -1,4 +1,4 @@
-"""Prefill attention on Hopper's asynchronous units, for what those take; ``attention.prefill`` asks here first."""
+"""Prefill attention on Hopper's asynchronous units; ``attention.prefill`` uses it for the inputs that it supports."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from edgecompress_kernels.gpu.chips import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ELEMENTS = 8  # of 16 bytes: what addresses and strides of a map must be multiples of
+_ELEMENTS = 8  # of 16 bytes, to which a map's address and strides must be aligned
 
 
 def takes(q: Tensor, k: Tensor, v: Tensor, width: int) -> bool:
-    """Whether the kernel serves: Hopper, halves, a width of 64 or 128, and tensors that the copy engine can map."""
+    """Whether the kernel supports this: Hopper, 16-bit floats, width 64 or 128, tensors for the copy engine."""
     if torch.cuda.get_device_capability(q.device) != HOPPER or q.dtype == torch.float32:
         return False
     mapped = all(
@@ -36,7 +36,7 @@ def prefill(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, q_starts: Tensor, k_starts: Tensor, *,
     longest: int, width: int, scale: float, causal: bool,
 ) -> None:  # fmt: skip
-    """``attention.prefill`` into ``out``, of inputs that were checked there and that ``takes`` takes."""
+    """``attention.prefill`` into ``out``, for inputs that were checked there and that ``takes`` accepts."""
     from triton.experimental.gluon import language
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 

@@ -1,7 +1,7 @@
-"""The attention kernels as an attention implementation of transformers, so that a student can be profiled with them.
+"""The attention kernels as an attention implementation of transformers, for profiling students.
 
-``model.set_attn_implementation(register())``. It is for inference only, there is no backward pass; and what the kernels
-do not compute (sinks, position biases, masks of a model's own) is refused and not left out.
+``model.set_attn_implementation(register())``. For inference only: there is no backward pass. Unsupported features
+(sinks, position biases, custom masks) raise an error instead of being ignored.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "edgecompress_triton"
-DECODE_TOKENS = 8  # new tokens that are attended over a cache in place; more are a prefill
+DECODE_TOKENS = 8  # up to this many new tokens use the decode kernel; more are a prefill
 _KNOWN_MASKS = ("causal_mask_function", "bidirectional_mask_function")
 _KNOWN_OVERLAYS = ("sliding_window_overlay", "sliding_window_bidirectional_overlay", "and_masks")
 _NOT_COMPUTED = ("s_aux", "position_bias", "cache", "head_mask")
 
 
 def register() -> str:
-    """Make the kernels known to transformers under ``NAME``, which is returned."""
+    """Register the kernels with transformers as ``NAME``, and return that name."""
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, padding_mask)
     return NAME
@@ -41,16 +41,16 @@ def padding_mask(
     attention_mask: Tensor | None = None,
     **settings: Any,
 ) -> Tensor | None:
-    """What transformers hands to ``attend`` as its mask: which keys are there, bool [B, keys], or None for all.
+    """Return the mask that transformers passes to ``attend``: bool [B, keys], True for existing keys, or None for all.
 
-    Raises KernelInputError for a mask that is more than causal order, a window and padding.
+    Raises KernelInputError for a mask with more than causal order, a window and padding.
     """
     if mask_function is not None and (settings.get("use_vmap") or not all(map(_is_known, _parts(mask_function)))):
         names = ", ".join(sorted({part.__qualname__.split(".")[0] for part in _parts(mask_function)}))
-        raise KernelInputError(f"this model masks by {names}, which the kernels do not compute: take 'sdpa' for it")
+        raise KernelInputError(f"this model uses the mask {names}, which the kernels do not support: use 'sdpa'")
     if attention_mask is None:
         if int(q_offset) + q_length != kv_offset + kv_length:
-            raise KernelInputError("a cache of fixed size needs an attention_mask that tells which keys are there")
+            raise KernelInputError("a cache of fixed size needs an attention_mask that marks the existing keys")
         return None
     attention_mask = attention_mask[:, -kv_length:].bool()
     if attention_mask.shape[1] == kv_length and bool(attention_mask.all()):
@@ -59,7 +59,7 @@ def padding_mask(
 
 
 def _parts(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    """A mask function and those that it is made of."""
+    """Yield a mask function and the functions that it combines."""
     yield function
     for cell in getattr(function, "__closure__", None) or ():
         held = cell.cell_contents
@@ -88,18 +88,18 @@ def attend(
 ) -> tuple[Tensor, None]:
     """query [B, Hq, T, D], key and value [B, Hk, S, D], mask bool [B, S] or None -> [B, T, Hq, D], and no weights.
 
-    Tokens that are padding attend to nothing and give zeros.
+    Padding tokens attend to nothing and give zeros.
 
-    Raises KernelInputError for what the kernels do not compute.
+    Raises KernelInputError for features that the kernels do not support.
     """
     odd = [name for name in _NOT_COMPUTED if settings.get(name) is not None]
     odd += ["dropout"] * bool(dropout) + ["output_attentions"] * bool(settings.get("output_attentions"))
     if odd:
-        raise KernelInputError(f"the kernels do not compute {', '.join(odd)}: take 'sdpa' or 'eager' for this model")
+        raise KernelInputError(f"the kernels do not support {', '.join(odd)}: use 'sdpa' or 'eager' for this model")
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
         raise KernelInputError("the kernels have no backward pass: call the model under torch.inference_mode()")
     if attention_mask is not None and attention_mask.ndim != 2:
-        raise KernelInputError("a prepared 4D mask is not taken: give the model a 2D attention_mask of 0 and 1")
+        raise KernelInputError("4D masks are not supported: pass the model a 2D attention_mask of 0 and 1")
     batch, _, tokens, head = query.shape
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     scale = head**-0.5 if scaling is None else scaling
@@ -121,7 +121,7 @@ def attend(
         out = prefill(q, k, v, q_starts, k_starts, longest=tokens, causal=causal, **numbers)
         return out.view(query.shape), None
 
-    # Padding is taken out: of keys, and of queries, which are the last columns of the mask unless another text is read
+    # Padding is removed from keys, and from queries, which are the mask's last columns unless another text is read
     of_queries = attention_mask[:, -tokens:]
     if not causal and tokens != keys:
         of_queries = torch.ones((batch, tokens), dtype=torch.bool, device=query.device)

@@ -1,7 +1,7 @@
-"""The GPUs that kernels are made for, by compute capability, and the tiles that each takes. No Triton is needed here.
+"""The GPUs that kernels are compiled for, by compute capability, with their tiles. Does not need Triton.
 
-The limits are those of the CUDA C++ Programming Guide 13, "Technical Specifications per Compute Capability". The tiles
-were chosen so that they fit: no spilled register, shared memory below the limit (``aot.py`` checks). None was timed.
+The limits are from the CUDA C++ Programming Guide 13, "Technical Specifications per Compute Capability". The tiles fit
+them: no spilled registers, shared memory below the limit (``aot.py`` checks). Only 9.0's were timed, on an H200.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ from dataclasses import dataclass
 Capability = tuple[int, int]
 HOPPER = (9, 0)
 HEAD_SIZES = (64, 80, 96, 128, 256)
-HIDDEN_SIZES = (512, 1024, 2048, 4096, 8192)  # a norm's widths, each for all up to it
-BLOCK_REGISTERS, MOST_REGISTERS = 65536, 255  # of a block and of a thread, on every chip
+HIDDEN_SIZES = (512, 1024, 2048, 4096, 8192)  # widths of norm kernels, each for rows of up to that width
+BLOCK_REGISTERS, MOST_REGISTERS = 65536, 255  # per block and per thread, on every chip
 FLOATS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
-"""What queries may be, in torch's words and in Triton's; float32 is for tests, it uses no tensor cores."""
+"""Types of queries, torch's name -> Triton's. float32 is for tests: it does not use tensor cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """How one program is cut: rows and keys at a time, warps, and blocks in flight."""
+    """A program's tile: rows and keys at a time, warps, and blocks in flight."""
 
     block_m: int
     block_n: int
     num_warps: int
     num_stages: int
-    groups: int = 1  # of decode: a block's keys are cut into so many, each with sums of its own
+    groups: int = 1  # decode: groups of a block's keys, each with separate sums
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """One compute capability: what a block may use, and the tiles for heads up to a width."""
+    """One compute capability: limits of a block, and tiles by head width."""
 
     capability: Capability
     examples: str
-    shared_bytes: int  # that a block may ask for
-    fp8: bool  # converts float8 e4m3 in hardware
-    exact: bool  # its cubins run on this capability alone; else on later minor versions too
-    prefill: dict[int, Tile]  # by width: the head's size, rounded up to a power of two
+    shared_bytes: int  # limit per block
+    fp8: bool  # hardware conversion of float8 e4m3
+    exact: bool  # cubins run on this capability only, not on later minor versions
+    prefill: dict[int, Tile]  # by width: the head size rounded up to a power of two
     decode: dict[int, Tile]
 
     @property
     def hopper(self) -> bool:
-        """Whether it has the asynchronous matrix units that Hopper alone has."""
+        """Whether it has Hopper's asynchronous matrix units."""
         return self.capability == HOPPER
 
     @property
@@ -130,53 +130,57 @@ CHIPS = {
     )
 }
 HOPPER_ROWS, HOPPER_BLOCK_N, HOPPER_STAGES, HOPPER_REGISTERS = 64, 128, {64: 3, 128: 2}, 168
-"""Of its own prefill kernel: queries of each of two warpgroups, keys of a block, blocks in flight by the head's width,
-and registers of each of 384 threads, which the kernel then divides anew."""
+"""Hopper's prefill kernel: queries per warpgroup (of two), keys per block, blocks in flight by head width, and
+registers per thread (of 384), which the kernel redistributes."""
 FLOAT32 = _tile(32, 32, 4, 1)
-"""For float32, which is twice as wide: no speed is looked for there, and it fits every chip at every head size."""
+"""For float32, for tests only: not tuned, fits every chip at every head size."""
 INTERPRETED = _tile(16, 16, 4, 2, 2)
-"""What the interpreter takes, where a tile is only arithmetic: small, so that small shapes have several blocks."""
+"""For the interpreter: small, so that small shapes have several blocks."""
 
 
 class ChipError(ValueError):
-    """A compute capability that no kernel is made for."""
+    """There is no kernel for a compute capability."""
 
 
 def chip(capability: Capability) -> Chip:
-    """The chip of that compute capability.
+    """Return the chip of a compute capability.
 
-    Raises ChipError naming those that there are.
+    Raises ChipError naming the known ones.
     """
     if capability not in CHIPS:
         known = ", ".join(c.name for c in CHIPS.values())
-        raise ChipError(f"no kernel is made for compute capability {capability[0]}.{capability[1]}; there are {known}")
+        raise ChipError(
+            f"there is no kernel for compute capability {capability[0]}.{capability[1]}; there are kernels for {known}"
+        )
     return CHIPS[capability]
 
 
 def nearest(capability: Capability) -> Chip:
-    """The chip whose tiles serve there: itself, or else the latest before it. Only for compiling on the spot."""
+    """Return the chip whose tiles to use: this one, or the latest before it. Only for just-in-time compilation."""
     before = [known for known in CHIPS if known <= capability]
     if not before:
-        raise ChipError(f"compute capability {capability[0]}.{capability[1]} is older than 8.0, the first that serves")
+        raise ChipError(
+            f"compute capability {capability[0]}.{capability[1]} is older than 8.0, the first supported one"
+        )
     return CHIPS[max(before)]
 
 
 def width_of(head: int) -> int:
-    """A head's size rounded up to a power of two: what a program computes, the rest masked."""
+    """The head size rounded up to a power of two; a program computes this width and masks the rest."""
     return 1 << (head - 1).bit_length()
 
 
 def norm_rows(block: int) -> tuple[int, int]:
-    """(rows of a program, warps) for a norm over up to ``block`` columns."""
+    """Return (rows per program, warps) for a norm over up to ``block`` columns."""
     return max(1, 2048 // block), (4 if block <= 2048 else 8)
 
 
 def splits_for(longest: int, programs: int, slots: int, block_n: int) -> tuple[int, int]:
-    """(splits, keys of a split) for the longest text, where ``programs`` would run without any split.
+    """Return (splits, keys per split) for the longest text; ``programs``: the number of programs without splits.
 
-    ``slots``: programs that keep the device's memory busy. Time is taken for the blocks of keys that a slot gets to
-    work through, one more for each program's start, and one and a half for each split's join, as an H200 took it. A
-    split is at least 256 keys, and splits make no more than four rounds of programs: more fill no better.
+    ``slots``: programs that keep the device's memory busy. The cost model, from an H200: the key blocks per slot, plus
+    one for each program's start, plus 1.5 for each split's join. A split has at least 256 keys, and splits make at most
+    four rounds of programs, since more do not improve utilization.
     """
     blocks = -(-max(1, longest) // block_n)
     least = min(blocks, max(1, 256 // block_n))
@@ -194,13 +198,13 @@ def splits_for(longest: int, programs: int, slots: int, block_n: int) -> tuple[i
 def hopper_sizes(
     *, longest: int, heads: int, kv_heads: int, texts: int, keys: int, head: int, processors: int, cache_bytes: int
 ) -> dict[str, int]:
-    """The sizes that Hopper's prefill is called with, by the names of its parameters, and how many ``programs``.
+    """Return the sizes for Hopper's prefill, by parameter name, and the number of ``programs``.
 
-    ``keys``: of all texts together. A section is as many heads of texts as fill a quarter of the device's cache with
-    their keys and values: the cache's halves each keep what they read.
+    ``keys``: of all texts together. A section has as many heads of texts as fill a quarter of the device's cache with
+    their keys and values, because each half of the cache keeps its own copy.
     """
     blocks, pairs, group = -(-longest // (2 * HOPPER_ROWS)), heads * texts, heads // kv_heads
-    head_bytes = 2 * 2 * keys * head // texts  # a head's keys and values, in a text
+    head_bytes = 2 * 2 * keys * head // texts  # keys and values of a head in a text
     section = min(pairs, group * max(1, cache_bytes // 4 // max(1, head_bytes)))
     sizes = {"heads": heads, "texts": texts, "blocks": blocks, "group": group, "section": section}
     return {**sizes, "programs": min(processors, blocks * pairs)}

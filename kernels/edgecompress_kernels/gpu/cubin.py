@@ -1,6 +1,6 @@
-"""What a cubin says of itself, read from its ELF sections: registers, stack, parameters. No CUDA tool is needed.
+"""Reads a cubin's registers, stack and parameters from its ELF sections, without CUDA tools.
 
-The attribute numbers are those that ptxas of CUDA 12 and 13 writes, checked against what ``ptxas -v`` prints.
+The attribute numbers are those of ptxas in CUDA 12 and 13, checked against the output of ``ptxas -v``.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ import struct
 from dataclasses import dataclass
 
 _MACHINE_CUDA = 190
-_SVAL = 4  # an attribute with a payload of its own size; the other formats hold their value in the size's place
+_SVAL = 4  # an attribute with a sized payload; other formats have their value in place of the size
 _REGISTERS, _FRAME, _PARAMETER_BYTES = 0x2F, 0x11, 0x19
 
 
 class CubinError(ValueError):
-    """Bytes that are no cubin with one kernel; the message says what is wrong."""
+    """Bytes are not a cubin with one kernel; the message gives the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CubinFacts:
-    """One kernel's own figures."""
+    """Figures of one kernel."""
 
     kernel: str
-    registers: int  # of a thread
-    stack_bytes: int  # of a thread; Triton's kernels keep nothing there but spilled registers
+    registers: int  # per thread
+    stack_bytes: int  # per thread; Triton uses the stack only for spilled registers
     parameter_bytes: int
 
 
 def _sections(cubin: bytes) -> dict[str, bytes]:
     if cubin[:5] != b"\x7fELF\x02" or struct.unpack_from("<H", cubin, 18)[0] != _MACHINE_CUDA:
-        raise CubinError("this is no cubin: it does not begin as an ELF file for CUDA does")
+        raise CubinError("this is not a cubin: it does not start with a CUDA ELF header")
     (table,) = struct.unpack_from("<Q", cubin, 40)
     size, count, names = struct.unpack_from("<HHH", cubin, 58)
     headers = [struct.unpack_from("<IIQQQQ", cubin, table + i * size) for i in range(count)]
@@ -56,15 +56,15 @@ def _attributes(section: bytes) -> dict[int, list[bytes]]:
 
 
 def cubin_facts(cubin: bytes) -> CubinFacts:
-    """Figures of the one kernel of a cubin.
+    """Return the figures of a cubin's only kernel.
 
-    Raises CubinError if it is none, or holds more than one kernel.
+    Raises CubinError if it is not a cubin, or does not contain exactly one kernel.
     """
     try:
         sections = _sections(cubin)
         kernels = [name.removeprefix(".text.") for name in sections if name.startswith(".text.")]
         if len(kernels) != 1:
-            raise CubinError(f"a cubin with one kernel was expected; this one has {len(kernels)}")
+            raise CubinError(f"the cubin has {len(kernels)} kernels instead of one")
         whole = _attributes(sections[".nv.info"])
         own = _attributes(sections[f".nv.info.{kernels[0]}"])
         registers, stack = (struct.unpack("<II", whole[key][0])[1] for key in (_REGISTERS, _FRAME))

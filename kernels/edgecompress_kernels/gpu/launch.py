@@ -1,7 +1,7 @@
-"""Kernels compiled ahead of time, launched on a device through cuda-core: neither Triton nor torch is needed there.
+"""Launches precompiled kernels through cuda-core, without Triton or torch.
 
-A launch is asynchronous, as CUDA's are: the driver copies the parameters, and what the addresses point to must live
-until the stream has passed it. Kernels live as long as their ``Launcher``.
+Launches are asynchronous, as usual in CUDA: the driver copies the parameters, but the memory at their addresses must
+stay alive until the stream has run the kernel. Kernels live as long as their ``Launcher``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol
 from edgecompress_kernels.gpu.record import KernelRecord, read_kernel
 
 LIBRARY = "libcuda.so.1"
-PLAIN_SHARED_BYTES = 48 * 1024  # that a kernel may have without asking for more
+PLAIN_SHARED_BYTES = 48 * 1024  # limit without a request for more
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 MOST_MAP_STRIDE = 2**40  # bytes
 _PROMOTE_128_BYTES = 2  # CUtensorMapL2promotion
@@ -27,17 +27,17 @@ _PROMOTE_128_BYTES = 2  # CUtensorMapL2promotion
 class Tokens:
     """An array [heads, tokens, D] that a kernel reads through the copy engine: the value of a parameter "map"."""
 
-    address: Any  # as of other arrays
+    address: Any  # as for other arrays
     heads: int
     tokens: int
-    width: int  # D; dense
+    width: int  # D; contiguous
     head_stride: int  # in elements
     token_stride: int
 
 
 @dataclass(frozen=True)
 class TensorMap:
-    """What the driver makes a tensor map of: outermost axis first, ``strides`` in bytes and without the last."""
+    """The driver's parameters of a tensor map: outermost axis first, ``strides`` in bytes, without the last axis."""
 
     address: int
     shape: tuple[int, int, int]
@@ -51,20 +51,20 @@ Argument = ctypes.c_uint64 | ctypes.c_int64 | ctypes.c_int32 | ctypes.c_float | 
 
 
 class LaunchError(Exception):
-    """A kernel that cannot be launched; the message says why, and what to do."""
+    """A kernel cannot be launched; the message gives the reason and what to do."""
 
 
 class Driver(Protocol):
-    """What a launcher needs of CUDA, for one device."""
+    """The CUDA functions that a launcher needs, for one device."""
 
     capability: tuple[int, int]
-    most_shared_bytes: int  # that a block may ask for
+    most_shared_bytes: int  # limit per block
 
     def load(self, cubin: bytes, name: str, symbol: str) -> Any:
-        """A kernel that can be launched, and keeps its code loaded."""
+        """Load a kernel. Its code stays loaded as long as the returned object."""
 
     def allow_shared(self, kernel: Any, shared_bytes: int) -> None:
-        """Let a kernel ask for more than 48 KiB of shared memory."""
+        """Allow a kernel more than 48 KiB of shared memory."""
 
     def launch(
         self,
@@ -75,23 +75,23 @@ class Driver(Protocol):
         arguments: tuple[Argument, ...],
         stream: Any,
     ) -> None:
-        """Put a kernel on ``stream``; None stands for the device's default stream."""
+        """Launch a kernel on ``stream``; None is the device's default stream."""
 
     def synchronize(self) -> None:
-        """Wait for all that was launched."""
+        """Wait for all launches."""
 
 
 def require_driver(load: Callable[[str], object] = ctypes.CDLL) -> None:
-    """Look for the CUDA driver before anything of CUDA is called: some calls hang without it.
+    """Check that the CUDA driver exists before any CUDA call, since some calls hang without it.
 
-    Raises LaunchError naming the library that is missing.
+    Raises LaunchError naming the missing library.
     """
     try:
         load(LIBRARY)
     except OSError as error:
         raise LaunchError(
-            f"{LIBRARY} cannot be loaded, so no CUDA kernel can run here ({error}). It comes with NVIDIA's driver: "
-            "install that, or take a bundle for a CPU target"
+            f"{LIBRARY} cannot be loaded, so CUDA kernels cannot run on this machine ({error}). It is part of NVIDIA's "
+            "driver: install the driver, or use a bundle for a CPU target"
         ) from None
 
 
@@ -99,7 +99,7 @@ class CudaDriver:
     """One CUDA device through cuda-core."""
 
     def __init__(self, ordinal: int = 0) -> None:
-        """Raises LaunchError where there is no driver, no cuda-core or no such device."""
+        """Raises LaunchError if the driver, cuda-core or the device is missing."""
         require_driver()
         try:
             from cuda.bindings import driver
@@ -113,12 +113,12 @@ class CudaDriver:
             self._device.set_current()
             major, minor = self._device.compute_capability
             self.most_shared_bytes = int(self._device.properties.max_shared_memory_per_block_optin)
-        except Exception as error:  # cuda-core's own errors, which differ between its versions
+        except Exception as error:  # cuda-core's errors, which differ between its versions
             raise LaunchError(f"CUDA device {ordinal} cannot be used: {error}") from error
         self.capability = (int(major), int(minor))
 
     def load(self, cubin: bytes, name: str, symbol: str) -> Any:
-        return self._object_code.from_cubin(cubin, name=name).get_kernel(symbol)  # the kernel keeps the code
+        return self._object_code.from_cubin(cubin, name=name).get_kernel(symbol)  # the kernel keeps the code loaded
 
     def allow_shared(self, kernel: Any, shared_bytes: int) -> None:
         attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -136,7 +136,7 @@ class CudaDriver:
         arguments: tuple[Argument, ...],
         stream: Any,
     ) -> None:
-        self._device.set_current()  # of this thread, which need not be the one that loaded
+        self._device.set_current()  # in this thread, which can differ from the one that loaded
         config = self._config(grid=grid, block=(threads, 1, 1), shmem_size=shared_bytes)
         own = [_mapped(each) if isinstance(each, TensorMap) else each for each in arguments]
         self._launch(self._device.default_stream if stream is None else stream, config, kernel, *own)
@@ -146,15 +146,17 @@ class CudaDriver:
 
 
 def _mapped(of: TensorMap) -> Any:
-    """cuda-core's tensor map; the driver encodes it.
+    """Return cuda-core's tensor map, encoded by the driver.
 
-    Raises LaunchError where the driver refuses it, or cuda-core knows none.
+    Raises LaunchError if the driver rejects it, or if this cuda-core has no tensor maps.
     """
     try:
         from cuda.core import TensorMapDescriptorOptions
         from cuda.core.utils import StridedMemoryView
     except ImportError as error:
-        raise LaunchError("this cuda-core knows no tensor maps: pip install 'edgecompress[device-gpu]'") from error
+        raise LaunchError(
+            "this cuda-core does not support tensor maps: pip install 'edgecompress[device-gpu]'"
+        ) from error
 
     class Array:
         __cuda_array_interface__: ClassVar[dict[str, Any]] = {
@@ -162,7 +164,7 @@ def _mapped(of: TensorMap) -> Any:
             "data": (of.address, False),
             "shape": of.shape,
             "strides": (*of.strides, of.element_bytes),
-            "typestr": f"<u{of.element_bytes}",  # it is copied as it is, whatever its type
+            "typestr": f"<u{of.element_bytes}",  # copied without conversion, so the type does not matter
         }
 
     options = TensorMapDescriptorOptions(
@@ -172,8 +174,10 @@ def _mapped(of: TensorMap) -> Any:
     )
     try:
         return StridedMemoryView.from_any_interface(Array(), stream_ptr=-1).as_tensor_map(options=options)
-    except Exception as error:  # cuda-core's own errors, which differ between its versions
-        raise LaunchError(f"the driver makes no tensor map of {of.shape} by {of.strides} bytes: {error}") from error
+    except Exception as error:  # cuda-core's errors, which differ between its versions
+        raise LaunchError(
+            f"the driver cannot make a tensor map of {of.shape} by {of.strides} bytes: {error}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,7 @@ class _Loaded:
 
 
 class Launcher:
-    """The kernels of a folder that ``aot`` wrote for this device's capability; a context manager."""
+    """The kernels in a folder that ``aot`` wrote for this device's capability. A context manager."""
 
     def __init__(self, folder: Path, driver: Driver) -> None:
         self._folder, self._driver = folder, driver
@@ -198,25 +202,25 @@ class Launcher:
         self.close()
 
     def close(self) -> None:
-        """Wait for the device, and let the kernels go. A second call does nothing."""
+        """Wait for the device and unload the kernels. A second call does nothing."""
         if self._loaded is not None:
             try:
-                self._driver.synchronize()  # code that still runs must not be unloaded
+                self._driver.synchronize()  # running code must not be unloaded
             finally:
                 self._loaded = None
 
     def record(self, name: str) -> KernelRecord:
-        """What is known of a kernel; it is loaded if it was not."""
+        """Return a kernel's record, loading the kernel if needed."""
         return self._load(name).record
 
     def launch(self, name: str, values: Mapping[str, Any], stream: Any = None) -> None:
         """Launch kernel ``name``: ``values`` are its parameters and the sizes of its grid, by name.
 
-        An address is an integer, or an array that tells its own (``__cuda_array_interface__`` or ``data_ptr``). A grid
-        of no blocks is no work, and nothing is launched.
+        An address is an integer, or an array with ``__cuda_array_interface__`` or ``data_ptr``. A grid without blocks
+        launches nothing.
 
-        Raises LaunchError, before anything is launched, for values that are missing, unknown, out of range or not
-        aligned as the kernel was compiled for; and for kernels that this device cannot run.
+        Raises LaunchError before the launch for values that are missing, unknown, out of range or misaligned for this
+        kernel, and for kernels that this device cannot run.
         """
         loaded = self._load(name)
         record = loaded.record
@@ -225,7 +229,7 @@ class Launcher:
             missing, unknown = known - set(values), set(values) - known
             parts = [
                 f"{what} {', '.join(sorted(names))}"
-                for what, names in (("lacks", missing), ("does not know", unknown))
+                for what, names in (("lacks", missing), ("has unknown", unknown))
                 if names
             ]
             raise LaunchError(f"the call of '{name}' {' and '.join(parts)}")
@@ -253,19 +257,19 @@ class Launcher:
         runs = here == (major, minor) if record.exact_capability else here[0] == major and here[1] >= minor
         if not runs:
             raise LaunchError(
-                f"'{record.name}' is for compute capability {record.capability}, and this device has "
+                f"'{record.name}' is for compute capability {record.capability}, but this device has "
                 f"{here[0]}.{here[1]}: "
                 f"compile it with python -m edgecompress_kernels.gpu.aot OUT --capability {here[0]}.{here[1]}"
             )
         if record.shared_bytes > self._driver.most_shared_bytes:
             raise LaunchError(
-                f"'{record.name}' needs {record.shared_bytes} bytes of shared memory and this device gives a block "
-                f"{self._driver.most_shared_bytes}: compile it for this device's own capability"
+                f"'{record.name}' needs {record.shared_bytes} bytes of shared memory, but this device's limit is "
+                f"{self._driver.most_shared_bytes} per block: compile it for this device's capability"
             )
 
 
 def address_of(value: Any) -> int:
-    """An integer itself, or where an array's data lies on the device."""
+    """Return an integer unchanged, or the device address of an array's data."""
     if isinstance(value, int):
         return value
     interface = getattr(value, "__cuda_array_interface__", None)
@@ -273,11 +277,11 @@ def address_of(value: Any) -> int:
         return int(interface["data"][0])
     if hasattr(value, "data_ptr"):
         return int(value.data_ptr())
-    raise LaunchError(f"a {type(value).__name__} tells no address on the device: give an integer or a device array")
+    raise LaunchError(f"a {type(value).__name__} has no device address: pass an integer or a device array")
 
 
 def pack(record: KernelRecord, values: Mapping[str, Any]) -> tuple[Argument, ...]:
-    """The parameters of a call in the kernel's order and types, the hidden scratch pointers behind them.
+    """Return a call's parameters in the kernel's order and types, followed by the hidden scratch pointers.
 
     Raises LaunchError for a value that the kernel was not compiled for.
     """
@@ -290,7 +294,7 @@ def pack(record: KernelRecord, values: Mapping[str, Any]) -> tuple[Argument, ...
         if kind.startswith("*"):
             value = address_of(value)
             if not 0 < value < 2**64:
-                raise LaunchError(f"{name} of '{record.name}' is no address: {value:#x}")
+                raise LaunchError(f"{name} of '{record.name}' is not an address: {value:#x}")
             arguments.append(ctypes.c_uint64(value))
         elif kind == "fp32":
             if not math.isfinite(value):
@@ -305,7 +309,7 @@ def pack(record: KernelRecord, values: Mapping[str, Any]) -> tuple[Argument, ...
             raise LaunchError(f"{name} of '{record.name}' is of type {kind}, which this version cannot pass")
         if name in record.aligned and value % 16:
             what = "address" if kind.startswith("*") else "value"
-            raise LaunchError(f"{name} of '{record.name}': its {what} {value} is no multiple of 16, as it must be")
+            raise LaunchError(f"{name} of '{record.name}': its {what} {value} is not a multiple of 16")
         least, most = record.ranges.get(name, (value, value))
         if not least <= value <= most:
             raise LaunchError(f"{name} of '{record.name}' is {value}; this kernel is for {least:g} to {most:g}")
@@ -313,18 +317,18 @@ def pack(record: KernelRecord, values: Mapping[str, Any]) -> tuple[Argument, ...
 
 
 def _pack_map(record: KernelRecord, name: str, value: Any) -> list[Argument]:
-    """A map, its shape and its strides in elements, as Triton passes them.
+    """Return a map, its shape and its strides in elements, as Triton passes them.
 
-    Raises LaunchError for what the copy engine cannot read.
+    Raises LaunchError for an array that the copy engine cannot read.
     """
     if not isinstance(value, Tokens):
-        raise LaunchError(f"{name} of '{record.name}' is read through the copy engine: give it as Tokens")
+        raise LaunchError(f"{name} of '{record.name}' is read through the copy engine: pass it as Tokens")
     of = record.maps[name]
     address, size = address_of(value.address), of["element_bytes"]
     shape = (value.heads, value.tokens, value.width)
     strides = (value.head_stride * size, value.token_stride * size)
     if address <= 0 or address % 16:
-        raise LaunchError(f"{name} of '{record.name}': its address {address:#x} is no multiple of 16, as it must be")
+        raise LaunchError(f"{name} of '{record.name}': its address {address:#x} is not a multiple of 16")
     if any(stride % 16 or not 0 < stride < MOST_MAP_STRIDE for stride in strides):
         raise LaunchError(f"{name} of '{record.name}': its strides {strides} in bytes must be multiples of 16 above 0")
     if any(not 0 < n < 2**31 for n in shape):
@@ -338,13 +342,13 @@ def _pack_map(record: KernelRecord, name: str, value: Any) -> list[Argument]:
 
 
 def grid_of(record: KernelRecord, values: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Blocks along x, y and z by the record's rule.
+    """Return the blocks along x, y and z by the record's rule.
 
-    Raises LaunchError for more blocks than CUDA takes.
+    Raises LaunchError for more blocks than CUDA supports.
     """
     axes = [math.prod(-(-math.prod(int(values[n]) for n in f["of"]) // f["per"]) for f in axis) for axis in record.grid]
     x, y, z = (*axes, 1, 1)[:3]
     for axis, blocks, most in zip("xyz", (x, y, z), MOST_BLOCKS, strict=True):
         if not 0 <= blocks <= most:
-            raise LaunchError(f"'{record.name}' would be {blocks} blocks along {axis}; CUDA takes {most}")
+            raise LaunchError(f"'{record.name}' would be {blocks} blocks along {axis}; CUDA's limit is {most}")
     return x, y, z

@@ -1,4 +1,4 @@
-"""What lies beside a cubin as JSON: all that a launch without Triton needs, and the hash of the cubin it is for."""
+"""The JSON record beside a cubin: everything that a launch without Triton needs, and the cubin's hash."""
 
 from __future__ import annotations
 
@@ -15,34 +15,36 @@ SCHEMA = 2
 
 
 class RecordError(ValueError):
-    """A kernel's files that cannot be used; the message names the file, and says what is wrong."""
+    """A kernel's files cannot be used; the message names the file and the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KernelRecord:
-    """One compiled kernel. ``signature``: parameters in the order of the call, in Triton's types."""
+    """One compiled kernel. ``signature``: parameters in call order, with Triton's types."""
 
     name: str
     kernel: str  # prefill, prefill_hopper, decode or add_norm
     symbol: str  # in the cubin
     capability: str
-    exact_capability: bool  # for that capability alone; else for later minor versions too
+    exact_capability: bool  # for that capability only, not for later minor versions
     signature: dict[str, str]
     aligned: list[str]  # parameters that must be multiples of 16
-    ranges: dict[str, list[float]]  # the least and the most that a value may be: another is another kernel's
+    ranges: dict[str, list[float]]  # [min, max] of a value; other values need another kernel
     constants: dict[str, int | bool]
-    grid: list[list[dict[str, Any]]]  # axes of factors: the product of the named sizes ("of") over "per", rounded up
-    sizes: list[str]  # that the grid needs besides the parameters
-    maps: dict[str, dict[str, Any]]  # of each parameter that is a map: box, swizzle (CUtensorMapSwizzle), element_bytes
+    grid: list[
+        list[dict[str, Any]]
+    ]  # per axis its factors: the product of the sizes named in "of" divided by "per", rounded up
+    sizes: list[str]  # sizes for the grid that are not parameters
+    maps: dict[str, dict[str, Any]]  # parameter that is a map -> box, swizzle (CUtensorMapSwizzle), element_bytes
     num_warps: int
     num_stages: int
     shared_bytes: int
     registers: int
     stack_bytes: int
-    scratch_pointers: int  # hidden parameters behind the signature's, u64 each; no scratch is used, so they are 0
+    scratch_pointers: int  # hidden u64 parameters after the signature's; always 0, since no scratch is used
     triton_version: str
     sha256: str  # of the cubin
-    verified: str  # how it was tested, and how not
+    verified: str  # how it was tested
     schema: int = SCHEMA
 
     @property
@@ -51,7 +53,7 @@ class KernelRecord:
 
 
 def record_of(variant: Variant, **compiled: Any) -> KernelRecord:
-    """What a variant tells by itself, and the fields that only its compilation could."""
+    """Combine a variant's own fields with those from its compilation."""
     return KernelRecord(
         name=variant.name,
         kernel=variant.kernel.name,
@@ -76,26 +78,26 @@ def write_kernel(record: KernelRecord, cubin: bytes, folder: Path) -> None:
 
 
 def read_kernel(path: Path) -> tuple[KernelRecord, bytes]:
-    """The record at ``path`` (.json) and its cubin.
+    """Read the record at ``path`` (.json) and its cubin.
 
-    Raises RecordError if either is missing, of another schema, or not the one that was written with the other.
+    Raises RecordError if either is missing, of another schema, or does not belong to the other.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         cubin = path.with_suffix(".cubin").read_bytes()
     except FileNotFoundError as error:
         raise RecordError(
-            f"{error.filename} is not there: compile it with python -m edgecompress_kernels.gpu.aot"
+            f"{error.filename} does not exist: compile it with python -m edgecompress_kernels.gpu.aot"
         ) from None
     except json.JSONDecodeError as error:
-        raise RecordError(f"{path} is no JSON: {error}") from error
+        raise RecordError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        raise RecordError(f"{path} is not of schema {SCHEMA}: compile it again with this version")
+        raise RecordError(f"{path} does not have schema {SCHEMA}: compile it again with this version")
     names = {field.name for field in fields(KernelRecord)}
     if set(values) != names:
         odd = ", ".join(sorted(set(values) ^ names))
         raise RecordError(f"{path} has missing or unknown fields: {odd}")
     record = KernelRecord(**values)
     if hashlib.sha256(cubin).hexdigest() != record.sha256:
-        raise RecordError(f"{path.with_suffix('.cubin')} is not the cubin that {path.name} is for: its sha256 differs")
+        raise RecordError(f"{path.with_suffix('.cubin')} does not belong to {path.name}: its sha256 differs")
     return record, cubin

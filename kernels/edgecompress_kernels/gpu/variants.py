@@ -1,6 +1,6 @@
-"""Every kernel as it is made for a device: its parameters in order, what they must be, its constants and its grid.
+"""The variants of each kernel: parameters in order with their constraints, constants and grid.
 
-No Triton is needed here: the launcher, the command line and the compiler read the same tables.
+Does not need Triton: the launcher, the command line and the compiler use the same tables.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from edgecompress_kernels.gpu.chips import (
 HALVES = ("float16", "bfloat16")
 MOST_WINDOW = 2**30  # positions are added to it in 32 bits
 CACHES = {"int8": "i8", "fp8": "fp8e4nv"}
-"""What a cache may be besides the queries' type, in our words and in Triton's."""
-JOINED_ROWS, JOINED_VALUES = 4, 4096  # of decode: rows that are joined at once, and values of partial sums
+"""Cache types besides the queries' type: our name -> Triton's."""
+JOINED_ROWS, JOINED_VALUES = 4, 4096  # decode: rows joined at a time, and values of partial sums
 Constant = int | bool
 Factor = dict[str, int | list[str]]
 """{"of": names, "per": n}: the product of the named sizes over n, rounded up."""
@@ -34,18 +34,18 @@ Factor = dict[str, int | list[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """One function that Triton compiles: where it is, its parameters in order, and its grid."""
+    """One function that Triton compiles: its module, its parameters in order, and its grid."""
 
     name: str
     module: str
     function: str
-    floats: tuple[str, ...]  # pointers to the type of the queries
-    parameters: dict[str, str]  # Triton's types; "*" alone stands for a pointer whose type is the variant's, and
-    # "map" for an array [heads, tokens, D] that the copy engine reads by boxes
-    divisible: tuple[str, ...]  # integers that must be multiples of 16; every pointer must be as well
+    floats: tuple[str, ...]  # pointers with the queries' type
+    parameters: dict[str, str]  # Triton's types; "*" is a pointer with the variant's type, and
+    # "map" an array [heads, tokens, D] that the copy engine reads in boxes
+    divisible: tuple[str, ...]  # integers that must be multiples of 16, like every pointer
     grid: tuple[tuple[tuple[tuple[str, ...], str | int], ...], ...]  # axis, factor, (names, constant or number)
-    sizes: tuple[str, ...]  # that the grid needs besides the parameters
-    test: str  # what its tests compare it with
+    sizes: tuple[str, ...]  # sizes for the grid that are not parameters
+    test: str  # the reference of its tests
 
 
 def _strides(*names: str) -> dict[str, str]:
@@ -130,7 +130,7 @@ KERNELS = {kernel.name: kernel for kernel in (PREFILL, PREFILL_HOPPER, DECODE, A
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One cubin: a kernel with its types and constants, for one chip."""
+    """One cubin: a kernel with types and constants, for one chip."""
 
     name: str
     kernel: Kernel
@@ -139,9 +139,9 @@ class Variant:
     constants: dict[str, Constant]
     num_warps: int
     num_stages: int
-    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)  # the least and the most that a value may be
-    boxes: dict[str, tuple[int, int]] = field(default_factory=dict)  # of each map: rows and columns of one head
-    registers: int | None = None  # of a thread, where the kernel divides them itself
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)  # [min, max] of a value
+    boxes: dict[str, tuple[int, int]] = field(default_factory=dict)  # per map: rows and columns of one head
+    registers: int | None = None  # per thread, for kernels that redistribute them
 
     @property
     def signature(self) -> dict[str, str]:
@@ -149,13 +149,13 @@ class Variant:
 
     @property
     def aligned(self) -> tuple[str, ...]:
-        """Parameters that must be multiples of 16: all addresses, and strides, in elements."""
+        """Parameters that must be multiples of 16: all addresses, and some integers, such as strides in elements."""
         pointers = (name for name, kind in self.signature.items() if kind.startswith("*"))
         return (*pointers, *self.kernel.divisible)
 
     @property
     def grid(self) -> list[list[Factor]]:
-        """Axes, each a list of factors."""
+        """Per axis, a list of factors."""
         return [
             [{"of": list(names), "per": self.constants[per] if isinstance(per, str) else per} for names, per in axis]
             for axis in self.kernel.grid
@@ -163,7 +163,7 @@ class Variant:
 
 
 def variants(chip: Chip, *, soft_cap: bool = False) -> Iterator[Variant]:
-    """All that is made for a chip, or all attention with soft caps; float8 caches where its hardware converts them."""
+    """Yield all variants for a chip, or all attention variants with soft caps; float8 caches if the chip has fp8."""
     for dtype in HALVES:
         for head in HEAD_SIZES:
             for causal in (True, False):
@@ -245,7 +245,7 @@ def decode_variant(chip: Chip, dtype: str, head: int, *, cache: str, soft_cap: b
     Raises ValueError for fp8 on a chip without it.
     """
     if cache == "fp8" and not chip.fp8:
-        raise ValueError(f"capability {chip.name} has no fp8 (8.9 and later have): take an int8 cache")
+        raise ValueError(f"capability {chip.name} has no fp8 (8.9 and later do): use an int8 cache")
     width = width_of(head)
     tile = chip.decode[width]
     rounded = cache in CACHES
@@ -275,7 +275,7 @@ def decode_variant(chip: Chip, dtype: str, head: int, *, cache: str, soft_cap: b
 
 
 def norm_variant(chip: Chip, dtype: str, columns: int, *, layer: bool) -> Variant:
-    """For rows of up to ``columns``, a power of two."""
+    """The norm for rows of up to ``columns``, a power of two."""
     rows, warps = norm_rows(columns)
     return Variant(
         name=_named("add", "layer" if layer else "rms", "norm", dtype, f"h{columns}"),

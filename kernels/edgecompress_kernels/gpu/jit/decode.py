@@ -1,7 +1,7 @@
-"""Attention of one or a few new tokens over a KV cache: the keys are split among programs, and the last one joins.
+"""Attention of one or a few new tokens over a KV cache: keys are split among programs, and the last program joins.
 
-(Flash-Decoding: Dao, Haziza, Massa and Sizov, 2023.) The queries that share a key and value head are rows of one small
-matrix, several new tokens included: row ``t * group + g`` is token ``t`` of head ``h * group + g``.
+(Flash-Decoding: Dao, Haziza, Massa and Sizov, 2023.) The queries that share a KV head, of all new tokens, are rows of
+one small matrix: row ``t * group + g`` is token ``t`` of head ``h * group + g``.
 """
 
 import triton
@@ -12,9 +12,9 @@ from edgecompress_kernels.gpu.jit.softmax import base_two, load_rows, weigh
 
 @triton.jit
 def halves(b_x, PACKED: tl.constexpr, HELD: tl.constexpr):
-    """A block of int8 as float16, four at a time: a byte in a float16's mantissa, less what that adds; else by a cast.
+    """Convert a block of int8 to float16. PACKED: four at a time, by placing bytes in mantissas; else by a cast.
 
-    HELD: in the layout that it was loaded in. Else the compiler moves it behind a shuffle of single bytes.
+    HELD: keep the layout of the load. Otherwise the compiler converts after a shuffle of single bytes.
     """
     if PACKED:
         b_x = tl.inline_asm_elementwise(
@@ -47,16 +47,16 @@ def attend_cache(
     total,
     b_q,  # [GROUPS, BLOCK_M, WIDTH]; if INTEGER, the queries' int8 part and, 1/254 of it, the next
     b_low,
-    row_scale,  # [BLOCK_M]: of raw products
+    row_scale,  # [BLOCK_M]: scale of raw products
     p_k,
     p_v,
-    o_k,  # [GROUPS, keys of a group, WIDTH]: a block's rows
+    o_k,  # [GROUPS, keys per group, WIDTH]: a block's rows
     o_v,
-    k_stride,  # int64: a long cache passes 2^31
+    k_stride,  # int64: offsets in a long cache exceed 2^31
     v_stride,
-    o_n,  # [GROUPS, keys of a group]
+    o_n,  # [GROUPS, keys per group]
     m_width,
-    position,  # [BLOCK_M]: of each row among the keys
+    position,  # [BLOCK_M]: each row's position among the keys
     first,
     end,
     window,
@@ -69,7 +69,7 @@ def attend_cache(
     PACKED: tl.constexpr,
     INTEGER: tl.constexpr,
 ):
-    """Take in keys ``first`` to ``end``; not MASKED: each of them is there, and each row sees it."""
+    """Process keys ``first`` to ``end``. Not MASKED: all of them exist and are visible to all rows."""
     for i_key in range(first, end, BLOCK_N):
         o_keys = i_key + o_n
         b_k = load_rows(p_k + i_key * k_stride + o_k, o_keys < end, m_width, MASKED, PADDED)
@@ -98,10 +98,10 @@ def join(
     value_scales,  # of this head, read if SCALED
     out,  # of this text
     entries,  # partial sums of each row
-    o_first,  # the first of them among all
+    o_first,  # index of the first one
     rows,
     first_row,
-    last_row,  # of this program's, and one more
+    last_row,  # end of this program's rows, exclusive
     group,
     i_kv,
     out_token,
@@ -112,9 +112,9 @@ def join(
     JOINED_ROWS: tl.constexpr,
     JOINED: tl.constexpr,
 ):
-    """Partial sums into rows of the output: JOINED of them and JOINED_ROWS at a time, rows and columns as one axis.
+    """Join partial sums to output rows, JOINED sums and JOINED_ROWS rows at a time, with rows and columns as one axis.
 
-    No thread then needs what another has: every value of the output is one thread's own.
+    So each output value belongs to one thread, and threads exchange nothing.
     """
     o_e, o_f = tl.arange(0, JOINED), tl.arange(0, JOINED_ROWS * WIDTH)
     o_d = o_f % WIDTH
@@ -127,7 +127,7 @@ def join(
         for i_entry in range(0, entries, JOINED):
             m_part = (i_entry + o_e < entries)[:, None] & m_out[None, :]
             o_part = (o_first + i_entry + o_e)[:, None] * rows + o_r[None, :]
-            # what other multiprocessors wrote: from the second level of cache
+            # written by other multiprocessors: read from the L2 cache
             b_largest = tl.load(states + o_part * 2, mask=m_part, other=float("-inf"), cache_modifier=".cg")
             b_total = tl.load(states + o_part * 2 + 1, mask=m_part, other=0.0, cache_modifier=".cg")
             b_part = tl.load(partials + o_part * HEAD + o_d[None, :], mask=m_part, other=0.0, cache_modifier=".cg")
@@ -151,11 +151,11 @@ def decode_kernel(
     values,
     key_scales,  # float32 [Hk, D], read if SCALED
     value_scales,
-    lengths,  # int32 [B]: keys of each text, the new tokens' included
+    lengths,  # int32 [B]: keys of each text, including the new tokens
     out,  # [B, T, Hq, D]
     partials,  # float32 [B, Hk, splits, GROUPS, T * group, D]
     states,  # float32 [B, Hk, splits, GROUPS, T * group, 2]: largest score in base 2, and sum
-    counters,  # int32 [B, Hk, blocks of rows], all 0, and so again behind the call; not used for one split
+    counters,  # int32 [B, Hk, blocks of rows], 0 before and after the call; unused with one split
     q_text,
     q_token,
     q_head,
@@ -187,19 +187,19 @@ def decode_kernel(
     JOINED_ROWS: tl.constexpr,
     JOINED: tl.constexpr,
 ):
-    """BLOCK_M rows of one key and value head over one split; the grid is (splits * blocks of rows, Hk, B).
+    """BLOCK_M rows of one KV head over one split. The grid is (splits * blocks of rows, Hk, B).
 
-    A block of keys is cut into GROUPS, each with sums of its own: a warp then waits for no other. The program that is
-    the last to write its split's joins them all. SCALED: the cache is read as float16, unless the queries are float32.
-    PACKED: it is int8, and converted by PTX, which the interpreter has not. INTEGER: int8 keys are multiplied as such,
-    by queries of 15 bits as two int8.
+    A block of keys is divided into GROUPS with separate sums, so that warps do not wait for each other. The program
+    that finishes last joins all splits. SCALED: the cache is read as float16, unless the queries are float32. PACKED:
+    an int8 cache is converted by PTX, which the interpreter does not support. INTEGER: int8 keys are multiplied as
+    integers, by 15-bit queries as two int8 parts.
     """
     i_split, i_block = tl.program_id(0) % splits, tl.program_id(0) // splits
     i_kv, i_text = tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + i_text)
     first, end = i_split * split_keys, tl.minimum((i_split + 1) * split_keys, length)
     if (first >= length) & (i_split > 0):
-        return  # it is not joined either
+        return  # not joined either
 
     PADDED: tl.constexpr = HEAD != WIDTH
     HALVED: tl.constexpr = SCALED and q.dtype.element_ty != tl.float32
@@ -207,13 +207,13 @@ def decode_kernel(
     rows = tokens * group
     m_rows, m_width = o_r < rows, o_d < HEAD
     i_token, o_head = o_r // group, i_kv * group + o_r % group
-    position = length - tokens + i_token  # of each row among the keys
+    position = length - tokens + i_token  # each row's position among the keys
     p_q = q + i_text.to(tl.int64) * q_text + i_token[:, None] * q_token + o_head[:, None] * q_head + o_d[None, :]
     b_q = load_rows(p_q, m_rows, m_width, True, PADDED)
     row_scale = tl.full([BLOCK_M], 1.0, tl.float32) * scale
     b_low = b_q
     if SCALED:
-        # The keys' scales go into the queries, which are then brought to a largest value of 1: no float16 underflows.
+        # Queries are multiplied by the keys' scales and normalized to a maximum of 1: no float16 underflows.
         b_scales = tl.load(key_scales + i_kv * HEAD + o_d, mask=m_width, other=0.0)
         b_scaled = b_q.to(tl.float32) * b_scales[None, :]
         largest_q = tl.max(tl.abs(b_scaled), 1)
@@ -233,7 +233,7 @@ def decode_kernel(
     b_low = tl.broadcast_to(b_low[None, :, :], [GROUPS, BLOCK_M, WIDTH])
 
     begin = first
-    whole = tl.minimum(end, length - tokens + 1)  # keys that each row sees
+    whole = tl.minimum(end, length - tokens + 1)  # keys visible to all rows
     if window > 0:
         oldest = length - tokens + i_block * BLOCK_M // group - window + 1
         begin = tl.maximum(first, tl.maximum(0, oldest) // BLOCK_N * BLOCK_N)
@@ -265,7 +265,7 @@ def decode_kernel(
     tl.store(partials + o_part[:, :, None] * HEAD + o_d[None, None, :], b_sums, mask=m_part)
     tl.store(states + o_part * 2, largest, mask=m_rows[None, :])
     tl.store(states + o_part * 2 + 1, total, mask=m_rows[None, :])
-    tl.debug_barrier()  # all of it is written before this program counts itself
+    tl.debug_barrier()  # all writes finish before this program increments the counter
     live = tl.minimum(tl.maximum(1, tl.cdiv(length, split_keys)), splits)  # the first split is always written
     before = live - 1
     p_counter = counters + o_head_of_text * (tl.num_programs(0) // splits) + i_block

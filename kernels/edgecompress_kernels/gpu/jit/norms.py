@@ -1,4 +1,4 @@
-"""A residual added, and the sum normalized, in one pass over memory."""
+"""Adds a residual and normalizes the sum in one pass over memory."""
 
 import triton
 import triton.language as tl
@@ -10,7 +10,7 @@ def add_norm_kernel(
     residual,
     gamma,  # [columns]
     beta,  # [columns], read if LAYER
-    summed,  # x + residual, rounded once; what follows is computed from it, as a graph of two ops would
+    summed,  # x + residual, rounded once; the norm uses the rounded sum, as two separate ops would
     out,
     x_row,
     residual_row,
@@ -21,7 +21,7 @@ def add_norm_kernel(
     BLOCK: tl.constexpr,
     LAYER: tl.constexpr,
 ):
-    """ROWS whole rows; LAYER: LayerNorm, else RMSNorm. ``summed`` and ``out`` are dense. Grid: (rows / ROWS)."""
+    """Process ROWS rows. LAYER: LayerNorm, else RMSNorm. ``summed`` and ``out`` are contiguous. Grid: (rows / ROWS)."""
     o_r, o_c = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
     m_columns = o_c < columns
     mask = (o_r < rows)[:, None] & m_columns[None, :]

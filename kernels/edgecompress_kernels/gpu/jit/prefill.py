@@ -14,7 +14,7 @@ def attend_keys(
     b_q,
     p_k,
     p_v,
-    k_token,  # int64: the distance from a text's first key may pass 2^31
+    k_token,  # int64: the offset from a text's first key can exceed 2^31
     v_token,
     o_rows,  # positions of the queries among the keys
     m_width,
@@ -31,7 +31,7 @@ def attend_keys(
     WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr,
 ):
-    """Take in keys ``first`` to ``end``; not MASKED: each of them is there, and each row sees it."""
+    """Process keys ``first`` to ``end``. Not MASKED: all of them exist and are visible to all rows."""
     o_n = tl.arange(0, BLOCK_N)
     for i_key in range(first, end, BLOCK_N):
         o_keys = i_key + o_n
@@ -83,13 +83,13 @@ def prefill_kernel(
     WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr,
 ):
-    """BLOCK_M queries of one head of one text; the grid is (blocks of the longest text, Hq, B).
+    """BLOCK_M queries of one head of one text. The grid is (blocks of the longest text, Hq, B).
 
-    The last query of a text stands at its last key. WINDOW: a key is seen at a distance less than ``window``.
+    A text's last query is at its last key's position. WINDOW: only keys at a distance below ``window`` are visible.
     """
     i_block = tl.program_id(0)
     if CAUSAL:
-        i_block = tl.num_programs(0) - 1 - i_block  # the longest rows begin first
+        i_block = tl.num_programs(0) - 1 - i_block  # the longest rows start first
     i_head, i_text = tl.program_id(1), tl.program_id(2)
     q_first, k_first = tl.load(q_starts + i_text), tl.load(k_starts + i_text)
     tokens, keys = tl.load(q_starts + i_text + 1) - q_first, tl.load(k_starts + i_text + 1) - k_first
@@ -110,7 +110,7 @@ def prefill_kernel(
     b_sums = tl.zeros([BLOCK_M, WIDTH], tl.float32)
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
-    top = past + i_block * BLOCK_M  # the position of the block's first query among the keys
+    top = past + i_block * BLOCK_M  # position of the block's first query among the keys
     first = 0
     end = keys
     if CAUSAL:

@@ -1,9 +1,9 @@
-"""Attention of many new tokens on Hopper, in Gluon: one warp brings tiles, two groups of four compute on them.
+"""Attention of many new tokens on Hopper, in Gluon: one warp copies tiles, two warpgroups of four warps compute.
 
-(FlashAttention-3: Shah and others, arXiv 2407.08608.) The copy engine brings tiles of keys and values into a ring of
-buffers, the asynchronous matrix units multiply them, and while one block's weights are multiplied by its values the
-next block's softmax is taken. The grid is as many programs as the device runs at once; each takes tiles of 2 * ROWS
-queries in turn, and what is brought for the next tile overlaps with the end of the last.
+(FlashAttention-3: Shah and others, arXiv 2407.08608.) The copy engine copies tiles of keys and values into a ring of
+buffers, and the asynchronous matrix units multiply them. While one block's weights are multiplied by its values, the
+next block's softmax is computed. The grid has as many programs as the device runs at once; each processes tiles of
+2 * ROWS queries in turn, and copies for the next tile overlap with the end of the current one.
 """
 
 from triton.experimental import gluon
@@ -16,21 +16,21 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-# Triton 3.6 has other names for these than 3.9
+# Triton 3.6 and 3.9 have different names for these
 barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 bring = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared
 LOG2_E = gl.constexpr(1.4426950408889634)
-ROWS = gl.constexpr(64)  # queries of a warpgroup: what one instruction multiplies
+ROWS = gl.constexpr(64)  # queries per warpgroup, as many as one instruction multiplies
 WARPGROUPS = gl.constexpr(2)
 HALF_BYTES = gl.constexpr(2)
 
 
 @gluon.jit
 def find(i_tile, starts, sizes, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr):
-    """A tile's block of queries, head and text, where these begin, and how many blocks of keys it sees (-1: no query).
+    """Return a tile's query block, head and text, their offsets, and its number of visible key blocks (-1: no query).
 
-    Heads go in sections whose keys and values fit in the device's cache together; within one, if causal, the longest
-    rows begin.
+    Heads are processed in sections whose keys and values fit in the device's cache; within a section, if causal, the
+    longest rows start first.
     """
     q_starts, k_starts = starts
     heads, texts, blocks, _group, section = sizes
@@ -57,12 +57,12 @@ def produce(
     maps, barriers, buffers, starts, sizes, WIDTH: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
     CAUSAL: gl.constexpr,
 ):  # fmt: skip
-    """Bring every tile's queries, and its keys and values from the last block to the first."""
+    """Copy every tile's queries, and its keys and values from the last block to the first."""
     q_map, k_map, v_map = maps
     q_full, q_empty, k_full, k_empty, v_full, v_empty = barriers
     q_buffer, k_buffers, v_buffers = buffers
     heads, texts, blocks, group, _section = sizes
-    i_kv, i_used = 0, 0  # blocks of keys, and tiles with any, so far
+    i_kv, i_used = 0, 0  # key blocks, and tiles with key blocks, so far
     for i_tile in range(gl.program_id(0), blocks * heads * texts, gl.num_programs(0)):
         row, i_head, q_first, _tokens, k_first, _keys, key_blocks = find(i_tile, starts, sizes, BLOCK_N, CAUSAL)
         if key_blocks > 0:
@@ -85,7 +85,7 @@ def produce(
 
 @gluon.jit
 def multiply_keys(q, k_buffers, stage, WIDTH: gl.constexpr, BLOCK_N: gl.constexpr, s_layout: gl.constexpr):
-    """Raw scores [ROWS, BLOCK_N] of a block, on their way."""
+    """Start the asynchronous product of a block's raw scores [ROWS, BLOCK_N]."""
     keys = k_buffers.index(stage).reshape([BLOCK_N, WIDTH]).permute((1, 0))
     return warpgroup_mma(q, keys, gl.zeros([ROWS, BLOCK_N], gl.float32, s_layout), use_acc=False, is_async=True)
 
@@ -95,9 +95,9 @@ def weigh(
     b_scores, largest, total, position, first_key, keys, scale, BLOCK_N: gl.constexpr, MASKED: gl.constexpr,
     CAUSAL: gl.constexpr, FIRST: gl.constexpr, s_layout: gl.constexpr,
 ):  # fmt: skip
-    """Weights of raw scores, the running largest score and sum, and the factor for what was summed before.
+    """Return the weights of raw scores, the running largest score and sum, and the factor for previous sums.
 
-    ``total`` [ROWS, 4]: each thread's own part of the sum, so that no iteration shuffles for it. ``scale`` in base 2.
+    ``total`` [ROWS, 4]: each thread's part of the sum, so that iterations need no shuffles. ``scale`` is for base 2.
     """
     if MASKED:
         o_keys = first_key + gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, s_layout))
@@ -112,7 +112,7 @@ def weigh(
     weights = gl.exp2(b_scores * scale - safe[:, None])
     factor = gl.exp2(largest - safe)
     sums = gl.sum(gl.sum(gl.reshape(weights, [ROWS, BLOCK_N // 8, 4, 2]), 3), 1)
-    if FIRST:  # noqa: SIM108 -- Gluon decides such an `if` when it compiles
+    if FIRST:  # noqa: SIM108 -- Gluon resolves this `if` when it compiles
         total = sums
     else:
         total = total * gl.convert_layout(factor, gl.SliceLayout(1, sums.type.layout))[:, None] + sums
@@ -125,7 +125,7 @@ def take_block(
     WIDTH: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, MASKED: gl.constexpr, CAUSAL: gl.constexpr,
     s_layout: gl.constexpr, o_layout: gl.constexpr, p_layout: gl.constexpr,
 ):  # fmt: skip
-    """Scores and weights of block ``i_kv``, while the block before it is multiplied by its values."""
+    """Compute scores and weights of block ``i_kv`` while the previous block is multiplied by its values."""
     _q_full, _q_empty, k_full, k_empty, v_full, v_empty = barriers
     _q_buffer, k_buffers, v_buffers = buffers
     stage, before = i_kv % STAGES, (i_kv - 1) % STAGES
@@ -139,8 +139,8 @@ def take_block(
     weights, largest, total, factor = weigh(
         b_scores, largest, total, position, first_key, keys, scale, BLOCK_N, MASKED, CAUSAL, False, s_layout
     )
-    # ptxas would wait for the values first, and nothing would overlap. This needs the sum of all weights, which it
-    # cannot know to leave the mask as it is: no arithmetic gives a NaN of that payload.
+    # Otherwise ptxas waits for the values first, and nothing overlaps. This depends on the sum of all weights, and
+    # ptxas cannot know that the mask never changes: no arithmetic gives a NaN with that payload.
     total = gl.inline_asm_elementwise(
         """
         {
@@ -166,9 +166,9 @@ def take_block(
 
 @gluon.jit
 def clear_rows(buffer, count, WIDTH: gl.constexpr, BLOCK_N: gl.constexpr, layout: gl.constexpr):
-    """Zeros behind a text's last value: there lies another text's, whose weight is 0, but 0 times NaN is not.
+    """Write zeros after a text's last value. Another text's values are there; their weight is 0, but 0 * NaN is NaN.
 
-    Both warpgroups do it, and both write the same.
+    Both warpgroups write the same zeros.
     """
     values = buffer.reshape([BLOCK_N, WIDTH])
     block = values.load(layout)
@@ -183,7 +183,7 @@ def consume(
     out, barriers, buffers, starts, sizes, strides, scale, HEAD: gl.constexpr, WIDTH: gl.constexpr,
     BLOCK_N: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr, MINE: gl.constexpr,
 ):  # fmt: skip
-    """Warpgroup MINE: its ROWS queries of every tile."""
+    """Warpgroup MINE: compute its ROWS queries of every tile."""
     q_full, q_empty, k_full, k_empty, v_full, v_empty = barriers
     q_buffer, k_buffers, v_buffers = buffers
     heads, texts, blocks, _group, _section = sizes
@@ -218,7 +218,7 @@ def consume(
                 if keys - last < BLOCK_N:
                     mbarrier.wait(v_full.index(stage), phase)
                     clear_rows(v_buffers.index(stage), keys - last, WIDTH, BLOCK_N, dense)
-                whole = keys // BLOCK_N  # blocks that each row sees all of
+                whole = keys // BLOCK_N  # blocks that are fully visible to all rows
                 if CAUSAL:
                     whole = gl.minimum(whole, gl.maximum(0, keys - tokens + row + 1) // BLOCK_N)
                 whole = gl.minimum(whole, key_blocks - 1)
@@ -267,9 +267,9 @@ def prefill_hopper_kernel(
     out_head,
     heads,
     texts,
-    blocks,  # of 2 * ROWS queries, of the longest text
+    blocks,  # blocks of 2 * ROWS queries in the longest text
     group,
-    section,  # heads of texts whose tiles are taken together
+    section,  # heads of texts per section
     scale,
     HEAD: gl.constexpr,
     WIDTH: gl.constexpr,
@@ -279,7 +279,7 @@ def prefill_hopper_kernel(
 ):
     """Tiles of 2 * ROWS queries of one head of one text; any number of programs.
 
-    The last query of a text stands at its last key.
+    A text's last query is at its last key's position.
     """
     q_buffer = gl.allocate_shared_memory(q.dtype, [WARPGROUPS, 1, ROWS, WIDTH], q.layout)
     k_buffers = gl.allocate_shared_memory(q.dtype, [STAGES, 1, BLOCK_N, WIDTH], k.layout)

@@ -1,4 +1,4 @@
-"""What both attention kernels share: a block of scores, and a softmax in base 2 that goes on from block to block."""
+"""Code shared by both attention kernels: a block of scores, and a running softmax in base 2."""
 
 import triton
 import triton.language as tl
@@ -8,11 +8,11 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def load_rows(p, m_rows, m_width, MASKED: tl.constexpr, PADDED: tl.constexpr):
-    """[..., rows, WIDTH] at ``p``; what is masked reads as zero, so that no value beside the data is ever multiplied.
+    """Load [..., rows, WIDTH] at ``p``; masked values are zero, so that memory outside the data is never used.
 
     ``m_rows`` is [..., rows] and ``m_width`` [WIDTH], with two or three axes at ``p``.
     """
-    if len(p.shape) == 3:  # noqa: SIM108 -- Triton decides such an `if` when it compiles
+    if len(p.shape) == 3:  # noqa: SIM108 -- Triton resolves this `if` when it compiles
         m_width = m_width[None, None, :]
     else:
         m_width = m_width[None, :]
@@ -22,7 +22,7 @@ def load_rows(p, m_rows, m_width, MASKED: tl.constexpr, PADDED: tl.constexpr):
             mask = mask & m_width
         block = tl.load(p, mask=mask, other=0.0)
     else:
-        if PADDED:  # noqa: SIM108 -- Triton decides such an `if` when it compiles
+        if PADDED:  # noqa: SIM108 -- Triton resolves this `if` when it compiles
             block = tl.load(p, mask=m_width, other=0.0)
         else:
             block = tl.load(p)
@@ -31,9 +31,9 @@ def load_rows(p, m_rows, m_width, MASKED: tl.constexpr, PADDED: tl.constexpr):
 
 @triton.jit
 def base_two(b_scores, scale, soft_cap, SOFT_CAP: tl.constexpr):
-    """Raw products as exponents of 2: scaled, and capped to cap * tanh(score / cap) if SOFT_CAP."""
+    """Convert raw products to exponents of 2: scaled, and capped to cap * tanh(score / cap) if SOFT_CAP."""
     if SOFT_CAP:
-        # tanh(x) = 1 - 2 / (1 + e^2x): where e^2x is infinite or 0 this is 1 or -1, as it should be
+        # tanh(x) = 1 - 2 / (1 + e^2x), correctly 1 or -1 where e^2x is infinite or 0
         grown = tl.exp2(b_scores * (scale * (2.0 * LOG2_E) / soft_cap))
         b_scores = (1.0 - 2.0 / (1.0 + grown)) * (soft_cap * LOG2_E)
     else:
@@ -43,9 +43,9 @@ def base_two(b_scores, scale, soft_cap, SOFT_CAP: tl.constexpr):
 
 @triton.jit
 def weigh(b_scores, largest, total, MASKED: tl.constexpr):
-    """Weights of a block [..., keys], and the running largest score, sum, and the factor for what was summed before.
+    """Return the weights of a block [..., keys], the running largest score and sum, and the factor for previous sums.
 
-    A row that has seen no key keeps -inf as its largest score and 0 as its sum; no NaN comes of it.
+    A row without visible keys keeps -inf as its largest score and 0 as its sum, without NaN.
     """
     LAST: tl.constexpr = len(b_scores.shape) - 1
     new = tl.maximum(largest, tl.max(b_scores, LAST))
@@ -59,5 +59,5 @@ def weigh(b_scores, largest, total, MASKED: tl.constexpr):
 
 @triton.jit
 def divide(b_sums, total):
-    """Weighted sums [rows, WIDTH] over ``total``; a row that has seen no key is zero."""
+    """Divide weighted sums [rows, WIDTH] by ``total``; a row without visible keys is zero."""
     return b_sums * tl.where(total > 0.0, 1.0 / tl.where(total > 0.0, total, 1.0), 0.0)[:, None]
