@@ -85,7 +85,7 @@ def test_short_precisions_are_a_decoder_s(tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match="this student's task is feature-extraction"):
             plan(Recipe(precision=name, student=encoder))
     assert plan(Recipe(precision="int8-dynamic", student=encoder)).recipe.precision == "int8-dynamic"
-    with pytest.raises(RecipeError, match="'int8' is short for a decoder's weights") as error:
+    with pytest.raises(RecipeError, match="'int8' is a short name for decoders only") as error:
         plan(Recipe(precision="int8", student=encoder))
     assert "int8-dynamic, int8-static, int8-weights" in error.value.hint
 

@@ -115,8 +115,8 @@ def level(accuracy_level: int, kl: float, speedup: float | None) -> Candidate:
     [
         ([level(4, 0.01, 1.0), level(1, 0.009, 0.4)], 4, ["chosen", "slower"]),
         ([level(4, 0.2, 1.0), level(1, 0.009, 0.4)], 1, ["KL divergence 0.2000 is above 0.05", "chosen"]),
-        ([level(4, 0.01, 1.0), level(1, 0.009, 0.99)], 1, ["as fast, further from the reference", "chosen"]),
-        ([level(4, 0.01, None), level(1, 0.009, None)], 4, ["chosen", "later in the order"]),
+        ([level(4, 0.01, 1.0), level(1, 0.009, 0.99)], 1, ["as fast, less accurate", "chosen"]),
+        ([level(4, 0.01, None), level(1, 0.009, None)], 4, ["chosen", "not measured, ranked lower"]),
     ],
 )
 def test_the_fastest_accuracy_level_within_the_budget_is_taken(
