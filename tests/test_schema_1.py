@@ -54,7 +54,7 @@ def test_every_command_that_reads_a_bundle_reads_it(name: str, capsys: pytest.Ca
     ("change", "message"),
     [
         ({"unheard_of": 1}, "unknown key 'unheard_of'"),
-        ({"text": None, "generation": None, "image": None}, "neither how texts nor how images"),
+        ({"text": None, "generation": None, "image": None}, "settings for neither text nor images"),
         ({"target": 5}, "not valid"),
     ],
 )

@@ -59,9 +59,9 @@ def model_card(manifest: Manifest, report: Report, lineage: Lineage) -> str:
         "",
         *(line for variant in manifest.variants for line in _plain(variant)),
         *prose(lineage),
-        "`lineage.json` is the full record, with unknown facts marked as unknown. `sbom.cdx.json` is the same record as a",
-        "CycloneDX ML-BOM, and `build.intoto.json` lists what this bundle was built from. To print the record, run",
-        "`edgecompress lineage`.",
+        "`lineage.json` is the full record, with unknown facts marked as unknown. `sbom.cdx.json` is the same record",
+        "as a CycloneDX ML-BOM, and `build.intoto.json` lists what this bundle was built from. To print the record,",
+        "run `edgecompress lineage`.",
         "",
     ]
     return front_matter(metadata) + "\n" + "\n".join(lines)
