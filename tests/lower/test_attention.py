@@ -91,5 +91,5 @@ def test_a_mask_becomes_a_choice_between_two_kernels() -> None:
 
 
 def test_grouped_heads_are_refused_not_misread() -> None:
-    with pytest.raises(RecipeError, match="another number of heads"):
+    with pytest.raises(RecipeError, match="different numbers of heads"):
         lower_model(attention_graph(4, 8, mask=False, window=None, kv_heads=2))

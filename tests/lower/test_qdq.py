@@ -227,7 +227,7 @@ def test_8_bits_have_one_scale_a_column(rng: np.random.Generator) -> None:
 def test_zero_points_of_weights_are_refused(rng: np.random.Generator) -> None:
     model = two_readers(rng)
     quantize_weights(model, find_linears(model), bits=4, block_size=32, symmetric=False)
-    with pytest.raises(RecipeError, match="Q/DQ takes weights around zero only"):
+    with pytest.raises(RecipeError, match="Q/DQ supports symmetric weights only"):
         lower_to_qdq(model)
 
 
@@ -235,7 +235,7 @@ def test_activations_without_a_calibrated_scale_are_refused(rng: np.random.Gener
     model = two_readers(rng)
     x = rng.normal(size=(2, TOKENS, K)).astype(np.float32)
     quantize_linears(model, find_linears(model), statistics_of(model, ["x"], x), static=None)
-    with pytest.raises(RecipeError, match="calibrated scales only"):
+    with pytest.raises(RecipeError, match="with calibrated scales"):
         lower_to_qdq(model)
 
 
