@@ -63,7 +63,7 @@ def test_what_is_not_finite_is_refused() -> None:
     values = np.ones((1, 2, 4, 3), dtype=np.float32)
     broken = values.copy()
     broken[0, 1, 2, 0] = np.nan
-    with pytest.raises(CalibrationError, match=r"not finite in 'present.0.value'"):
+    with pytest.raises(CalibrationError, match=r"'present.0.value' are not finite"):
         cache_scales(identity_session(), [{KEY: values, VALUE: broken}])
     with pytest.raises(CalibrationError, match="no calibration text"):
         cache_scales(identity_session(), [])
