@@ -99,7 +99,7 @@ def require_backend(target: Target, wanted: str | None = None) -> str:
     if wanted is not None and wanted not in target.backends:
         raise RecipeError(
             f"target '{target.name}' has no backend named '{wanted}'.{nearest(wanted, target.backends)}",
-            hint=f"Backends of this target: {', '.join(target.backends)}.",
+            hint=f"Give one of --backend {', '.join(target.backends)}.",
         )
     return wanted or target.backends[0]
 
@@ -117,7 +117,7 @@ def require_precision(target: Target, precision: str) -> None:
     if missing:
         raise ChipError(
             f"target '{target.name}' does not compute in {' and '.join(sorted(missing))}, which {precision} needs",
-            hint=f"Precisions for this target: {', '.join([AUTO, *computable(target)])}.",
+            hint=f"Give one of --precision {', '.join([AUTO, *computable(target)])}.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Published schemas are those of the dataclasses; recipes survive the trip through TOML."""
+"""Published schemas match the dataclasses, and recipes survive a round trip through TOML."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_recipe_survives_toml(tmp_path: Path) -> None:
         (Recipe(quality=QualityRecipe(max_perplexity_ratio=0.0)), "max_perplexity_ratio"),
     ],
 )
-def test_values_without_sense_are_refused(recipe: Recipe, message: str) -> None:
+def test_invalid_values_are_refused(recipe: Recipe, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         validate_recipe(recipe)
 
@@ -71,12 +71,12 @@ def test_values_without_sense_are_refused(recipe: Recipe, message: str) -> None:
         (Recipe(student=StudentRecipe(task="sumarization")), "no task named"),
     ],
 )
-def test_names_that_nothing_installed_has_are_refused(recipe: Recipe, message: str) -> None:
+def test_unknown_names_are_refused(recipe: Recipe, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         check_names(recipe)
 
 
-def test_short_precisions_are_a_decoder_s(tmp_path: Path) -> None:
+def test_short_precisions_are_for_decoders(tmp_path: Path) -> None:
     decoder = StudentRecipe(source=str(tiny_decoder(tmp_path / "decoder", "qwen2")))
     encoder = StudentRecipe(source=str(tiny_checkpoint(tmp_path / "encoder", "bert")))
     for short, name in (("int4", "int4-weights"), ("int8", "int8-weights"), ("mixed", "mixed-weights")):
@@ -90,7 +90,7 @@ def test_short_precisions_are_a_decoder_s(tmp_path: Path) -> None:
     assert "int8-dynamic, int8-static, int8-weights" in error.value.hint
 
 
-def test_limits_of_a_kind_s_own_survive_toml(tmp_path: Path) -> None:
+def test_limits_of_a_kind_survive_toml(tmp_path: Path) -> None:
     recipe = Recipe(quality=QualityRecipe(limits={"word error": 0.1}))
     (tmp_path / "r.toml").write_text(recipe_toml(recipe), encoding="utf-8")
     assert read_recipe(tmp_path / "r.toml") == recipe

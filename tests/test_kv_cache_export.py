@@ -125,7 +125,7 @@ def test_beside_quantized_weights(precision: str, small_decoder_dir: Path, tmp_p
         assert generator.generate("The", max_new_tokens=4, temperature=0.0).token_ids
 
 
-def test_large_weights_lie_beside_the_model(
+def test_large_weights_are_in_a_data_file(
     small_decoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Path
 ) -> None:
     for module in ("graph.model", "backends.onnxruntime_cpu.compile"):

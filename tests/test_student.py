@@ -1,4 +1,4 @@
-"""What is read from a checkpoint's files."""
+"""Reading a checkpoint's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets are data: valid, sourced, and honest about what does not work yet."""
+"""Targets are valid data with sources, and errors name what a target does not support."""
 
 from __future__ import annotations
 

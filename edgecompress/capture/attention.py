@@ -25,7 +25,7 @@ from edgecompress.graph.ops import DOMAIN
 
 IMPLEMENTATION = "edgecompress"
 
-UNSUPPORTED = "This version does not support this architecture; `edgecompress architectures` lists those that it does."
+UNSUPPORTED = "This architecture is not supported yet; run `edgecompress architectures` to list those that are."
 
 _calls: ContextVar[list[str] | None] = ContextVar("attention_calls", default=None)
 

@@ -141,7 +141,7 @@ class HandThroughCache:
     def __getattr__(self, name: str) -> NoReturn:
         raise _OtherStateError(
             f"this architecture keeps more between tokens than keys and values: it reads '{name}' from its cache",
-            hint="This version does not support recurrent, convolutional or shared caches.",
+            hint=f"Recurrent, convolutional and shared caches are not supported. {UNSUPPORTED}",
         )
 
 

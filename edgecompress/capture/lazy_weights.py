@@ -23,6 +23,7 @@ from safetensors import safe_open
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.initialization import no_init_weights
 
+from edgecompress.capture.attention import UNSUPPORTED
 from edgecompress.capture.checkpoint import weight_files
 from edgecompress.capture.model import load_model
 from edgecompress.errors import StudentError
@@ -143,7 +144,10 @@ def fill_initializers(model: ir.Model, made: Skeleton) -> None:
         if source is None:
             continue
         if tuple(value.const_value.shape) != source.shape:  # type: ignore[union-attr]
-            raise StudentError(f"the exporter reshaped the weight '{name}', so its numbers are unknown")
+            raise StudentError(
+                f"the exporter reshaped the weight '{name}', so its values cannot be read from the checkpoint",
+                hint=UNSUPPORTED,
+            )
         value.const_value = _lazy(source, name)
         for node in [n for n, _ in value.uses() if n.op_type == "Transpose" and not n.domain]:
             if list(node.attributes["perm"].as_ints()) == [1, 0]:

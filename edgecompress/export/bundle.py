@@ -56,24 +56,24 @@ def write_bundle(
     """
     check_output(folder, force)
     target = folder.absolute()
-    beside = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    staging = target.parent / f".{target.name}.{os.getpid()}.tmp"
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
         for name, content in sorted(files.items()):
-            _write(beside / name, content)
-        records = {name: _record(beside / name) for name in sorted(files)}
+            _write(staging / name, content)
+        records = {name: _record(staging / name) for name in sorted(files)}
         for name, content in closing(records).items() if closing is not None else ():
-            _write(beside / name, content)
-            records[name] = _record(beside / name)
+            _write(staging / name, content)
+            records[name] = _record(staging / name)
         manifest = replace(manifest_without_files, files=dict(sorted(records.items())))
-        write_manifest(manifest, beside)
+        write_manifest(manifest, staging)
         if measurements is not None:
-            write_measurements(replace(measurements, manifest_sha256=file_sha256(beside / MANIFEST)), beside)
-        for path in beside.rglob("*"):
+            write_measurements(replace(measurements, manifest_sha256=file_sha256(staging / MANIFEST)), staging)
+        for path in staging.rglob("*"):
             if path.is_file():
                 _sync(path)
-        _put_in_place(beside, target)
+        _put_in_place(staging, target)
     except OSError as error:
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
         raise OutputError(
@@ -81,7 +81,7 @@ def write_bundle(
             hint="Free disk space or give another --output; nothing was left behind.",
         ) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
     return manifest
 
 
@@ -122,14 +122,14 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _put_in_place(beside: Path, target: Path) -> None:
+def _put_in_place(staging: Path, target: Path) -> None:
     """Rename into place; an old bundle is moved aside first and removed only after the rename."""
     aside = target.parent / f".{target.name}.{os.getpid()}.old"
     old = target.exists()
     if old:
         os.rename(target, aside)
     try:
-        os.rename(beside, target)
+        os.rename(staging, target)
     except OSError:
         if old:
             os.rename(aside, target)

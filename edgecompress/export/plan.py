@@ -180,7 +180,7 @@ def _candidates(recipe: Recipe, kind: Kind, target: Target) -> tuple[str, ...]:
         article = "an" if kind.name[0] in "aeiou" else "a"
         raise RecipeError(
             f"{article} {kind.name} cannot be exported as {recipe.precision}",
-            hint=f"Precisions for it: {', '.join((AUTO, *known))}.",
+            hint=f"Give one of --precision {', '.join((AUTO, *known))}.",
         )
     return candidates
 

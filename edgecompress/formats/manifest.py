@@ -141,10 +141,16 @@ def read_measurements(folder: Path) -> Measurements | None:
 def _check_file(root: Path, name: str, record: FileRecord) -> None:
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or not pure.parts:
-        raise BundleError(f"the manifest names a path outside the bundle: '{name}'", hint="Do not trust this bundle.")
+        raise BundleError(
+            f"the manifest names a path outside the bundle: '{name}'",
+            hint="Do not use this bundle; get it again from a source that you trust.",
+        )
     path = root / name
     if path.is_symlink() or not path.resolve().is_relative_to(root):
-        raise BundleError(f"'{name}' is a link that leaves the bundle", hint="Do not trust this bundle.")
+        raise BundleError(
+            f"'{name}' is a link that leaves the bundle",
+            hint="Do not use this bundle; get it again from a source that you trust.",
+        )
     if not path.is_file():
         raise BundleError(f"'{name}' is missing from the bundle {root.name}", hint=_RECOPY)
     size = path.stat().st_size

@@ -68,7 +68,7 @@ class QuantizeRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationRecipe:
-    text: str = "builtin"  # "builtin", a text file with one sample a line, or "dataset:<id>[:column]"
+    text: str = "builtin"  # "builtin", a text file with one sample per line, or "dataset:<id>[:column]"
     samples: int = 128
     max_length_tokens: int = 256
     method: str = "minmax"  # on every student tried, clipping outliers costs more than coarser steps
