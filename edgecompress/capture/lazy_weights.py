@@ -55,7 +55,7 @@ class Skeleton:
 def skeleton(student: Student, attention: str, experts: str) -> Skeleton:
     """Build a checkpoint's causal language model, if possible without reading its weights.
 
-    Raises StudentError if the checkpoint is quantized, or lacks weights (see :func:`.model.load_model`).
+    Raises StudentError if the checkpoint is quantized or lacks weights, and ValueError as :func:`load_model` does.
     """
     transformers.utils.logging.disable_progress_bar()
     config = transformers.AutoConfig.from_pretrained(student.path, trust_remote_code=student.trust_remote_code)

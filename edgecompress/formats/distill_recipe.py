@@ -10,7 +10,7 @@ from edgecompress.formats.provenance import validate_provenance
 from edgecompress.formats.recipe import read_toml
 from edgecompress.types.distill import DISTANCES, METHODS, ROUNDINGS, SCHEDULES, DistillRecipe
 
-_HINT = "A minimal recipe is `[student]` with `layers = 3` below it."
+_HINT = "Compare it with a minimal recipe: `[student]` with `layers = 3` below it."
 
 
 def read_distill_recipe(path: Path) -> DistillRecipe:

@@ -30,7 +30,7 @@ _READS_SHAPE = ("Shape", "Size")
 
 
 def strongly_typed(model: ir.Model, wide: Collection[str] = ()) -> int:
-    """Type ``model``, whose values must already be typed as float32, in place; return how many nodes become float16.
+    """Type ``model``, whose values must already have types, in place; return how many nodes become float16.
 
     ``wide`` names float32 values beyond float16's range.
     """
@@ -72,8 +72,8 @@ def computes_in_half(node: ir.Node) -> bool:
 
 
 def _spread(graph: ir.Graph, wide: Collection[str]) -> set[ir.Value]:
-    """The wide values, and what must stay float32 with them: their sources before moves, the product below a bias,
-    their Q/DQ results, and their weights.
+    """The wide values, and what must stay float32 with them: their sources before moves, the product to which a bias
+    is added, their Q/DQ results, and their weights.
 
     A product has its own name only if it was not quantized.
     """

@@ -83,7 +83,7 @@ def _steps(blocks: FloatArray, inverse: FloatArray, zero: FloatArray, form: Bloc
 def search_scales(
     blocks: FloatArray, form: BlockFormat, importance: FloatArray | None = None
 ) -> tuple[FloatArray, FloatArray]:
-    """The scale and zero point of each block with the least squared error, out of about ten ranges.
+    """The scale and zero point of each block with the least squared error among up to ten ranges.
 
     blocks [n, blocks, block] -> float32 [n, blocks, 1] each; the zero point is an integer. For each range, codes are
     rounded first and then the scale, a float16 number, is fitted to them by least squares, as in llama.cpp. With
