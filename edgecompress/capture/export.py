@@ -22,12 +22,12 @@ from edgecompress.types.graph import Graph
 from edgecompress.types.student import Student
 from edgecompress.version import __version__
 
-Wrapped = Callable[[torch.nn.Module], tuple[torch.nn.Module, Mapping[str, torch.Tensor]]]
+WrapModel = Callable[[torch.nn.Module], tuple[torch.nn.Module, Mapping[str, torch.Tensor]]]
 """Loaded model -> (module whose forward is exported, example inputs in order)."""
 
 
 def capture_module(
-    student: Student, wrapped: Wrapped, axes: Mapping[int, Any], outputs: Sequence[str], out_dir: Path, *, opset: int
+    student: Student, wrapped: WrapModel, axes: Mapping[int, Any], outputs: Sequence[str], out_dir: Path, *, opset: int
 ) -> Graph:
     """Write ``captured.onnx`` (float32) and return it. ``axes``: the dynamic axes of every input.
 

@@ -43,7 +43,7 @@ class GatedMLP:
         return found
 
 
-def catch_gated_mlp(module: torch.nn.Module, stack: ExitStack) -> None:
+def replace_gated_mlp(module: torch.nn.Module, stack: ExitStack) -> None:
     """If ``module`` is a gated MLP, make it emit the op until ``stack`` closes."""
     found = recognise_mlp(module)
     if found is not None:

@@ -18,7 +18,7 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from edgecompress.capture.cached_attention import current_run
-from edgecompress.capture.gated import catch_gated_mlp
+from edgecompress.capture.gated import replace_gated_mlp
 from edgecompress.errors import StudentError
 from edgecompress.graph.ops import DOMAIN
 
@@ -71,9 +71,9 @@ def whole_pieces(model: torch.nn.Module, tables: RotaryTables) -> Iterator[None]
     """Inside the block, RMSNorms, rotary embeddings and MLP gates of ``model`` emit one op each."""
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            _catch_norm(module, stack)
-            catch_gated_mlp(module, stack)
-            _catch_rotary_module(name, module, tables, stack)
+            _replace_norm(module, stack)
+            replace_gated_mlp(module, stack)
+            _replace_rotary_module(name, module, tables, stack)
         for owner in {sys.modules[type(module).__module__] for module in model.modules()}:
             function = getattr(owner, "apply_rotary_pos_emb", None)
             if callable(function) and "transformers" in owner.__name__:
@@ -85,7 +85,7 @@ def whole_pieces(model: torch.nn.Module, tables: RotaryTables) -> Iterator[None]
 # --- RMSNorm
 
 
-def _catch_norm(module: torch.nn.Module, stack: ExitStack) -> None:
+def _replace_norm(module: torch.nn.Module, stack: ExitStack) -> None:
     if "Norm" not in type(module).__name__ or next(module.children(), None) is not None:
         return
     parameters = dict(module.named_parameters(recurse=False))
@@ -135,7 +135,7 @@ def norm_offset(module: torch.nn.Module, epsilon: float) -> float | None:
 # --- rotary embedding
 
 
-def _catch_rotary_module(name: str, module: torch.nn.Module, tables: RotaryTables, stack: ExitStack) -> None:
+def _replace_rotary_module(name: str, module: torch.nn.Module, tables: RotaryTables, stack: ExitStack) -> None:
     if not type(module).__name__.endswith("RotaryEmbedding"):
         return
     original = module.forward

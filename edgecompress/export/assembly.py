@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgecompress.export.bundle import Closing
+from edgecompress.export.bundle import MakeDocuments
 from edgecompress.export.candidates import Export, Selection
 from edgecompress.export.card import model_card
 from edgecompress.export.inventory import host_facts, target_record, versions
@@ -32,7 +32,7 @@ class BundleParts:
     report: Report
     measurements: Measurements
     files: Mapping[str, Content]
-    closing: Closing  # writes the documents that list those files' hashes
+    closing: MakeDocuments  # writes the documents that list those files' hashes
 
 
 def assemble(plan: Plan, export: Export, selection: Selection, source: SampleSource) -> BundleParts:

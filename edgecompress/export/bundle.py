@@ -15,7 +15,7 @@ from edgecompress.lineage.documents import engine_documents
 from edgecompress.types.bundle import FileRecord, Manifest
 from edgecompress.types.report import Measurements
 
-Closing = Callable[[Mapping[str, FileRecord]], Mapping[str, str]]
+MakeDocuments = Callable[[Mapping[str, FileRecord]], Mapping[str, str]]
 """Records of a bundle's files -> the documents that list them (SBOM, attestation): name -> content."""
 
 
@@ -45,7 +45,7 @@ def write_bundle(
     files: Mapping[str, Path | str | bytes],
     measurements: Measurements | None,
     force: bool,
-    closing: Closing | None = None,
+    closing: MakeDocuments | None = None,
 ) -> Manifest:
     """Write a bundle of ``files`` (name -> a path to copy, or its content) and return its manifest.
 

@@ -12,7 +12,7 @@ from edgecompress.graph.blocks import BlockFormat, Blocks
 from edgecompress.graph.linears import Embedding, Linear, find_embeddings, find_linears
 from edgecompress.quantize.head_and_tables import find_head, quantize_every_weight
 from edgecompress.quantize.scheme import Quantization
-from edgecompress.quantize.sensitivity import BitAllocation, LoneCost, choose_raised
+from edgecompress.quantize.sensitivity import BitAllocation, SingleWeightCost, choose_raised
 from edgecompress.quantize.weights import round_linear, round_table, tied_to
 from edgecompress.types.arrays import Batches, FloatArray
 from edgecompress.types.recipe import QuantizeRecipe
@@ -75,7 +75,7 @@ def mix(
     """
     form = BlockFormat(bits=4, block_size=recipe.block_size, symmetric=recipe.symmetric)
     choices = _choices(runnable, recipe)
-    cost = LoneCost(runnable, [name for choice in choices for name in choice.names], texts)
+    cost = SingleWeightCost(runnable, [name for choice in choices for name in choice.names], texts)
     costs: dict[str, float] = {}
     elements: dict[str, int] = {}
     kept: dict[str, Blocks] = {}

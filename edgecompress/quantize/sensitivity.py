@@ -41,7 +41,7 @@ UNIFORM = BitAllocation()
 """All weights have the same bits."""
 
 
-class LoneCost:
+class SingleWeightCost:
     """KL divergence of the logits from the float graph's, with one weight replaced at a time.
 
     The graph runs in parts of at most ``part_bytes`` of weights, starting at the part that reads the replaced weight.

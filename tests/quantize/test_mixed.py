@@ -19,7 +19,7 @@ from edgecompress.quantize.blockwise import quantize_blocks
 from edgecompress.quantize.head_and_tables import quantize_every_weight
 from edgecompress.quantize.hessians import StreamedHessians
 from edgecompress.quantize.mixed import mix
-from edgecompress.quantize.sensitivity import LoneCost, choose_raised
+from edgecompress.quantize.sensitivity import SingleWeightCost, choose_raised
 from edgecompress.quantize.stage import Calibration, quantize
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import QuantizeRecipe, Recipe
@@ -42,7 +42,7 @@ def bits_of(model: ir.Model) -> dict[str, int]:
 def test_a_lone_cost_is_the_divergence_of_the_logits(rng: np.random.Generator) -> None:
     model = decoder(rng)
     floats, texts = arrays_of(model), batch(rng)
-    cost = LoneCost(model, ["up", "down"], lambda: texts)
+    cost = SingleWeightCost(model, ["up", "down"], lambda: texts)
     rounded = quantize_blocks(floats["down"], BlockFormat(bits=4, block_size=32)).dequantize()
 
     def log_p(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -59,9 +59,9 @@ def test_a_lone_cost_is_the_divergence_of_the_logits(rng: np.random.Generator) -
 def test_weights_in_a_file_can_be_replaced_too(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     model, texts = decoder(rng), batch(rng)
     rounded = quantize_blocks(arrays_of(model)["up"], BlockFormat(bits=4, block_size=32)).dequantize()
-    inside = LoneCost(model, ["up"], lambda: texts).measure({"up": rounded})
+    inside = SingleWeightCost(model, ["up"], lambda: texts).measure({"up": rounded})
     monkeypatch.setattr(parts, "_IN_MEMORY_BYTES", 0)
-    mapped = LoneCost(model, ["up"], lambda: texts)
+    mapped = SingleWeightCost(model, ["up"], lambda: texts)
     assert isinstance(mapped._float.model.graph.initializers["head"].const_value, ir.ExternalTensor)
     assert mapped.measure({"up": rounded}) == pytest.approx(inside, rel=1e-6)
 
@@ -73,8 +73,8 @@ def test_parts_give_the_cost_of_the_whole_graph(rng: np.random.Generator, part_b
     form = BlockFormat(bits=4, block_size=32)
     rounded = {name: quantize_blocks(arrays_of(model)[name], form).dequantize() for name in ("up", "down", "head")}
     rounded["table"] = quantize_blocks(arrays_of(model)["table"].T, form).dequantize().T
-    whole = LoneCost(model, list(rounded), lambda: texts)
-    parted = LoneCost(model, list(rounded), lambda: texts, part_bytes=part_bytes)
+    whole = SingleWeightCost(model, list(rounded), lambda: texts)
+    parted = SingleWeightCost(model, list(rounded), lambda: texts, part_bytes=part_bytes)
     assert len(parted._chain) >= 3 > len(whole._chain) == 1
     for names in (("down",), ("head",), ("up",), ("table",), ("table", "head")):
         replaced = {name: rounded[name] for name in names}
@@ -83,7 +83,7 @@ def test_parts_give_the_cost_of_the_whole_graph(rng: np.random.Generator, part_b
 
 def test_without_text_nothing_is_measured(rng: np.random.Generator) -> None:
     with pytest.raises(CalibrationError, match="no calibration text"):
-        LoneCost(decoder(rng), ["up"], lambda: [])
+        SingleWeightCost(decoder(rng), ["up"], lambda: [])
 
 
 def test_the_choice_is_optimal(rng: np.random.Generator) -> None:
