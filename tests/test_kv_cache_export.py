@@ -180,7 +180,7 @@ def test_half_precision_is_refused_with_the_reason(tmp_path: Path, capsys: pytes
     source = tiny_decoder(tmp_path / "s", "qwen2")
     assert main(["export", str(source), "--kv-cache", "fp16", "-o", str(tmp_path / "b")]) == 2
     said = capsys.readouterr().err
-    assert "no kernel for a float16 cache beside float32 activations" in said
+    assert "no kernel for a float16 cache with float32 activations" in said
     assert "--kv-cache int8" in said
     assert main(["export", str(source), "--kv-cache", "in8", "-o", str(tmp_path / "b")]) == 2
     assert "no KV cache named 'in8'. Did you mean 'int8'?" in capsys.readouterr().err
