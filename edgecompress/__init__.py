@@ -1,6 +1,6 @@
-"""edgecompress: a distilled student in, a verified bundle for one named hardware target out.
+"""edgecompress: turns a distilled student into a verified bundle for one named hardware target.
 
-Importing this package imports nothing heavy; :func:`load` brings in what a bundle needs when it is called.
+Importing this package is cheap; :func:`load` imports what a bundle needs when it is called.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Open a bundle as what it is."""
+"""Opens a bundle with the runtime of its kind."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ def load(
     device: int | None = None,
     allow_mismatch: bool = False,
 ) -> Any:
-    """Check a bundle, byte for byte, and open it as its kind: a Generator for text generation, an Encoder for texts.
+    """Check every byte of a bundle and open it: a Generator for text generation, an Encoder for texts or images.
 
-    ``threads`` None takes the target's choice; ``device`` is the number of the GPU, for a bundle that runs on one and
-    where several could be meant. Raises BundleError if the bundle is not whole, HostError if this CPU is not the one it
-    was compiled for (unless ``allow_mismatch``), if a GPU, a library or a provider that it needs is not here, or if
-    memory is short.
+    ``threads``: None uses the target's setting. ``device``: the GPU's number, needed only if several GPUs qualify.
+    Raises BundleError if a file is missing or altered; HostError if this CPU does not match the target (unless
+    ``allow_mismatch``), if a GPU, library or execution provider is missing, or if memory is too small.
     """
     manifest, folder = open_bundle(Path(path))
     if not allow_mismatch:
@@ -37,7 +36,7 @@ def load(
 def open_models(
     manifest: Manifest, folder: Path, *, threads: int | None = None, device: int | None = None
 ) -> OpenBundle:
-    """A bundle whose files were checked, with the backends that open its models; nothing is opened yet."""
+    """Pair a checked bundle with the backends that open its models; no model is opened yet."""
     return OpenBundle(
         manifest=manifest,
         folder=folder,
@@ -48,5 +47,5 @@ def open_models(
 
 
 def open_model(source: OpenBundle) -> Any:
-    """What the bundle's kind makes of it."""
+    """Open the bundle with the runtime of its kind."""
     return find_kind(source.manifest.kind).runtime.open_bundle(source)

@@ -1,7 +1,7 @@
-"""Looks up a plug-in by name: a package whose modules have agreed names, ours or somebody's entry point.
+"""Looks up plug-ins by name. A plug-in is a package with agreed module names, built in or from an entry point.
 
-A part of a plug-in is a module of its package, imported when it is asked for: a device that runs a bundle imports
-``runtime`` of a kind and ``load`` of a backend, and never what an export needs.
+Each module is imported only when it is used: a device that runs a bundle imports a kind's ``runtime`` and a backend's
+``load``, and nothing that only an export needs.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from edgecompress.errors import HostError, UsageError, nearest
 
 @dataclass(frozen=True)
 class PlugIn:
-    """A package by its name in a registry."""
+    """A package and its name in a registry."""
 
     name: str
     package: str
 
     def part(self, module: str) -> ModuleType:
-        """Its module of that name. Raises UsageError if the package has none."""
+        """Import one of its modules. Raises UsageError if the package does not have it."""
         if not self.has(module):
-            raise UsageError(f"'{self.name}' has no {module}", hint=f"{self.package}.{module} would be it.")
+            raise UsageError(
+                f"the plug-in '{self.name}' has no module '{module}'",
+                hint=f"Update the package that provides it, or add {self.package}.{module}.",
+            )
         return importlib.import_module(f"{self.package}.{module}")
 
     def has(self, module: str) -> bool:
@@ -35,25 +38,25 @@ class PlugIn:
 
 @cache
 def plug_ins(group: str, ours: tuple[tuple[str, str], ...]) -> Mapping[str, PlugIn]:
-    """Name -> plug-in: ours, in their order, then those of the entry points ``group``, by name.
+    """Name -> plug-in: the built-in ones in their order, then the entry points of ``group`` sorted by name.
 
-    Raises HostError for an entry point that takes the name of another.
+    Raises HostError if an entry point uses a name that is already taken.
     """
-    from importlib.metadata import entry_points  # a tenth of a second, which a device's start does not wait for
+    from importlib.metadata import entry_points  # takes 0.1 s; a device must not wait for it
 
     found = {name: PlugIn(name, package) for name, package in ours}
     for point in sorted(entry_points(group=group), key=lambda point: point.name):
         if point.name in found and found[point.name].package != point.value:
             raise HostError(
-                f"the entry point {group}:{point.name} ({point.value}) takes the name of {found[point.name].package}",
-                hint="Uninstall the package that it comes from, or have its author rename it.",
+                f"the entry point {group}:{point.name} ({point.value}) has the name of {found[point.name].package}",
+                hint="Uninstall the package that provides it, or ask its author to rename it.",
             )
         found[point.name] = PlugIn(point.name, point.value)
     return found
 
 
 def look_up(what: str, name: str, group: str, ours: Mapping[str, str]) -> PlugIn:
-    """Ours without a look at what else is installed. Raises UsageError naming what is known."""
+    """Find a plug-in; a built-in one without scanning entry points. Raises UsageError with the installed names."""
     if name in ours:
         return PlugIn(name, ours[name])
     known = plug_ins(group, tuple(ours.items()))

@@ -24,13 +24,13 @@ LOCAL = "local"
 
 
 def known_targets() -> dict[str, Path]:
-    """Name -> file of each target that comes with edgecompress, in order of name."""
+    """Name -> file of each target that ships with edgecompress, sorted by name."""
     folder = Path(str(resources.files("edgecompress_targets")))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def find_target(name_or_path: str) -> Target:
-    """A shipped target by name, "local", or a TOML file by its path. Raises UnknownTargetError."""
+    """Find a shipped target by name, "local", or a TOML file by path. Raises UnknownTargetError."""
     if name_or_path == LOCAL:
         return detect()
     known = known_targets()
@@ -47,12 +47,12 @@ def find_target(name_or_path: str) -> Target:
 
 
 def _with_known_backends(target: Target, path: str) -> Target:
-    """Raises UnknownTargetError if it names a backend that is not installed."""
+    """Return the target. Raises UnknownTargetError if it names a backend that is not installed."""
     known = target_names()
     if not set(target.backends) <= {*known, *backends()}:
         raise UnknownTargetError(
             f"the target file {path} is not valid: backends must be among {', '.join(known)}",
-            hint="See a shipped one with `edgecompress targets show x86-64-avx2`.",
+            hint="Compare it with a shipped target: `edgecompress targets show x86-64-avx2`.",
         )
     return target
 
@@ -78,12 +78,12 @@ def detect() -> Target:
         sources=dict.fromkeys(
             ("isa", "cores", "memory_bytes", "l2_cache_bytes", "l3_cache_bytes"), "detected on this machine"
         ),
-        notes=f"GPU: {seen} (not used: name a GPU target)" if seen else "no GPU found through NVML",
+        notes=f"GPU: {seen} (not used; to use it, give a GPU target)" if seen else "no GPU found through NVML",
     )
 
 
 def matches_host(target: Target) -> list[str]:
-    """What this machine lacks to stand for ``target``: an empty list if it can."""
+    """What this machine lacks to run bundles for ``target``; empty if it lacks nothing."""
     if target.accelerator != "cpu":
         return [f"a {target.accelerator} accelerator"]
     if target.arch != host_arch():
@@ -92,20 +92,20 @@ def matches_host(target: Target) -> list[str]:
 
 
 def require_backend(target: Target, wanted: str | None = None) -> str:
-    """The backend to compile with: the one that is wanted, else the target's first.
+    """The backend to compile with: ``wanted``, or the target's first.
 
     Raises RecipeError if the target has no such backend.
     """
     if wanted is not None and wanted not in target.backends:
         raise RecipeError(
             f"target '{target.name}' has no backend named '{wanted}'.{nearest(wanted, target.backends)}",
-            hint=f"It has {', '.join(target.backends)}.",
+            hint=f"Give one of --backend {', '.join(target.backends)}.",
         )
     return wanted or target.backends[0]
 
 
 def require_precision(target: Target, precision: str) -> None:
-    """Raises ChipError if the target cannot compute in ``precision`` ("auto" always can), RecipeError if none can."""
+    """Raises ChipError if the target cannot compute in ``precision``, RecipeError if no such precision exists."""
     known = (AUTO, *PRECISIONS)
     if precision not in known:
         raise RecipeError(
@@ -117,7 +117,7 @@ def require_precision(target: Target, precision: str) -> None:
     if missing:
         raise ChipError(
             f"target '{target.name}' does not compute in {' and '.join(sorted(missing))}, which {precision} needs",
-            hint=f"It can do {', '.join([AUTO, *computable(target)])}.",
+            hint=f"Give one of --precision {', '.join([AUTO, *computable(target)])}.",
         )
 
 

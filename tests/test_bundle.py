@@ -1,4 +1,4 @@
-"""Bundles: whole or refused, written or not there, and the same bytes every time."""
+"""Bundles are complete or refused, written whole or not at all, and byte-identical every time."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def rewrite_manifest(folder: Path, **changes: object) -> None:
-    """Change the manifest and its sidecar, as someone who wants to deceive would."""
+    """Change the manifest and its sidecar, as an attacker would."""
     data = json.loads((folder / "manifest.json").read_text()) | changes
     content = dumps(data).encode()
     (folder / "manifest.json").write_bytes(content)
@@ -135,7 +135,7 @@ def test_links_that_leave_the_bundle_are_refused(small: Path, tmp_path: Path) ->
         open_bundle(small)
 
 
-def test_what_is_no_bundle_says_so(tmp_path: Path) -> None:
+def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no bundle at"):
         read_manifest(tmp_path / "nothing")
     with pytest.raises(BundleError, match="is not a bundle"):
@@ -178,7 +178,7 @@ def test_nothing_is_left_when_writing_stops(
 def test_the_same_input_gives_the_same_bytes(
     minilm_dir: Path, minilm_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything but the measured times, which belong to a moment."""
+    """Everything except the measured times."""
     from edgecompress.export.pipeline import export
     from tests.shared_captures import capture_anew
 

@@ -1,4 +1,4 @@
-"""A decoder from checkpoint to text: exported, moved, verified, and held against PyTorch's own generation."""
+"""A decoder from checkpoint to text: exported, moved, verified, and compared with PyTorch's generation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def recipe(source: Path, precision: str, **quantize: object) -> Recipe:
 
 @pytest.fixture(scope="module")
 def float_bundle(small_decoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Exported, then moved to where none of the export's scratch files are beside it."""
+    """Exported, then moved away from the export's scratch files."""
     made = tmp_path_factory.mktemp("made") / "b"
     export(recipe(small_decoder_dir, "fp32"), made)
     moved = tmp_path_factory.mktemp("moved") / "b"
@@ -195,7 +195,7 @@ def test_gathered_experts_are_named_with_their_precision(name: str, said: list[s
     assert all(part in note for part, note in zip(said, notes, strict=True))
 
 
-def test_large_weights_lie_beside_the_model(
+def test_large_weights_are_in_a_data_file(
     small_decoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float_bundle: Path
 ) -> None:
     for module in ("graph.model", "backends.onnxruntime_cpu.compile"):
@@ -212,14 +212,14 @@ def test_large_weights_lie_beside_the_model(
         assert beside.generate("The", **options) == inside.generate("The", **options)  # type: ignore[call-overload]
 
 
-def test_auto_tries_what_decoders_can_be(small_decoder_dir: Path) -> None:
+def test_auto_tries_the_precisions_of_decoders(small_decoder_dir: Path) -> None:
     assert plan(recipe(small_decoder_dir, "auto")).candidates == ("fp32", "int8-weights", "int4-weights")
     assert plan(recipe(small_decoder_dir, "mixed")).candidates == ("mixed-weights",)
-    with pytest.raises(RecipeError, match="a decoder is not exported as int8-static"):
+    with pytest.raises(RecipeError, match="a decoder cannot be exported as int8-static"):
         plan(recipe(small_decoder_dir, "int8-static"))
 
 
-def test_a_budget_that_is_missed(small_decoder_dir: Path, tmp_path: Path) -> None:
+def test_a_missed_budget_is_an_error(small_decoder_dir: Path, tmp_path: Path) -> None:
     made = recipe(small_decoder_dir, "int4")
     strict = Recipe(
         precision="int4",

@@ -1,4 +1,4 @@
-"""The encoder kernels from export to vectors: what they compute, any mask, what is refused and why."""
+"""The encoder kernels from export to vectors: results, masks, and refusals with their reasons."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def recipe(source: Path, wanted: str, precision: str = "int8-dynamic", target: s
 
 @pytest.fixture(scope="module")
 def packed(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real student with the encoder's kernels in it."""
+    """The real student, exported with the encoder kernels."""
     path = tmp_path_factory.mktemp("kernels") / "minilm"
     export(recipe(minilm_dir, "encoder"), path)
     return path
@@ -94,7 +94,7 @@ def test_a_bundle_says_what_it_holds(packed: Path, capsys: pytest.CaptureFixture
 
 
 @needs_kernels
-def test_it_is_nearer_to_the_student_than_the_stock_ops(packed: Path, minilm_bundle: Path) -> None:
+def test_it_is_more_accurate_than_the_stock_ops(packed: Path, minilm_bundle: Path) -> None:
     """Rounding row by row loses less than one range for a whole batch."""
     figures = [json.loads((b / "report.json").read_text())["fidelity"] for b in (packed, minilm_bundle)]
     assert 1 - figures[0]["mean_cosine"] < 0.6 * (1 - figures[1]["mean_cosine"])

@@ -1,4 +1,4 @@
-"""Published schemas are those of the dataclasses; recipes survive the trip through TOML."""
+"""Published schemas match the dataclasses, and recipes survive a round trip through TOML."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def test_a_recipe_survives_toml(tmp_path: Path) -> None:
         (Recipe(quantize=QuantizeRecipe(method="gtpq")), "Did you mean 'gptq'"),
         (Recipe(quantize=QuantizeRecipe(kv_cache="fp8")), "no KV cache named 'fp8'"),
         (Recipe(quantize=QuantizeRecipe(kv_cache="fp16")), "the KV cache cannot be fp16"),
-        (Recipe(quantize=QuantizeRecipe(head_bits=6)), "head_bits are 4 or 8"),
-        (Recipe(quantize=QuantizeRecipe(embedding_bits=2)), "embedding_bits are 4 or 8"),
-        (Recipe(quantize=QuantizeRecipe(mean_bits=3.5)), "mean_bits are from 4 to 8"),
-        (Recipe(quantize=QuantizeRecipe(accuracy_level="best")), "accuracy_level is auto"),
-        (Recipe(quantize=QuantizeRecipe(accuracy_level=2)), "accuracy_level is auto, 0, 1 or 4"),
+        (Recipe(quantize=QuantizeRecipe(head_bits=6)), "head_bits must be 4 or 8"),
+        (Recipe(quantize=QuantizeRecipe(embedding_bits=2)), "embedding_bits must be 4 or 8"),
+        (Recipe(quantize=QuantizeRecipe(mean_bits=3.5)), "mean_bits must be from 4 to 8"),
+        (Recipe(quantize=QuantizeRecipe(accuracy_level="best")), "accuracy_level must be auto"),
+        (Recipe(quantize=QuantizeRecipe(accuracy_level=2)), "accuracy_level must be auto, 0, 1 or 4"),
         (Recipe(quality=QualityRecipe(max_perplexity_ratio=0.0)), "max_perplexity_ratio"),
     ],
 )
-def test_values_without_sense_are_refused(recipe: Recipe, message: str) -> None:
+def test_invalid_values_are_refused(recipe: Recipe, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         validate_recipe(recipe)
 
@@ -71,12 +71,12 @@ def test_values_without_sense_are_refused(recipe: Recipe, message: str) -> None:
         (Recipe(student=StudentRecipe(task="sumarization")), "no task named"),
     ],
 )
-def test_names_that_nothing_installed_has_are_refused(recipe: Recipe, message: str) -> None:
+def test_unknown_names_are_refused(recipe: Recipe, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         check_names(recipe)
 
 
-def test_short_precisions_are_a_decoder_s(tmp_path: Path) -> None:
+def test_short_precisions_are_for_decoders(tmp_path: Path) -> None:
     decoder = StudentRecipe(source=str(tiny_decoder(tmp_path / "decoder", "qwen2")))
     encoder = StudentRecipe(source=str(tiny_checkpoint(tmp_path / "encoder", "bert")))
     for short, name in (("int4", "int4-weights"), ("int8", "int8-weights"), ("mixed", "mixed-weights")):
@@ -85,12 +85,12 @@ def test_short_precisions_are_a_decoder_s(tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match="this student's task is feature-extraction"):
             plan(Recipe(precision=name, student=encoder))
     assert plan(Recipe(precision="int8-dynamic", student=encoder)).recipe.precision == "int8-dynamic"
-    with pytest.raises(RecipeError, match="'int8' is short for a decoder's weights") as error:
+    with pytest.raises(RecipeError, match="'int8' is a short name for decoders only") as error:
         plan(Recipe(precision="int8", student=encoder))
     assert "int8-dynamic, int8-static, int8-weights" in error.value.hint
 
 
-def test_limits_of_a_kind_s_own_survive_toml(tmp_path: Path) -> None:
+def test_limits_of_a_kind_survive_toml(tmp_path: Path) -> None:
     recipe = Recipe(quality=QualityRecipe(limits={"word error": 0.1}))
     (tmp_path / "r.toml").write_text(recipe_toml(recipe), encoding="utf-8")
     assert read_recipe(tmp_path / "r.toml") == recipe

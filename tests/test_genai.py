@@ -1,4 +1,4 @@
-"""``--format genai``: a bundle whose folder onnxruntime-genai runs as well; where that is installed, it is run."""
+"""``--format genai``: a bundle that onnxruntime-genai runs too, which is tested if it is installed."""
 
 from __future__ import annotations
 

@@ -173,7 +173,10 @@ def test_inputs_in_float32_have_no_kernel(small_decoder_dir: Path, tmp_path: Pat
 
 def test_a_kernel_without_sense_is_refused(small_decoder_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(small_decoder_dir), "--kernels", "triton", "-o", "never"]) == 2
-    assert "kernels are auto, none or of matmul, attention, layer, encoder, not 'triton'" in capsys.readouterr().err
+    assert (
+        "kernels must be auto, none or some of matmul, attention, layer, encoder, not 'triton'"
+        in capsys.readouterr().err
+    )
     assert main(["export", str(small_decoder_dir), "--format", "genai", "--kernels", "matmul", "-o", "never"]) == 2
     assert "onnxruntime-genai cannot load our kernels" in capsys.readouterr().err
     assert not Path("never").exists()

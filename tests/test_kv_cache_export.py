@@ -125,7 +125,7 @@ def test_beside_quantized_weights(precision: str, small_decoder_dir: Path, tmp_p
         assert generator.generate("The", max_new_tokens=4, temperature=0.0).token_ids
 
 
-def test_large_weights_lie_beside_the_model(
+def test_large_weights_are_in_a_data_file(
     small_decoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Path
 ) -> None:
     for module in ("graph.model", "backends.onnxruntime_cpu.compile"):
@@ -180,7 +180,7 @@ def test_half_precision_is_refused_with_the_reason(tmp_path: Path, capsys: pytes
     source = tiny_decoder(tmp_path / "s", "qwen2")
     assert main(["export", str(source), "--kv-cache", "fp16", "-o", str(tmp_path / "b")]) == 2
     said = capsys.readouterr().err
-    assert "no kernel for a float16 cache beside float32 activations" in said
+    assert "no kernel for a float16 cache with float32 activations" in said
     assert "--kv-cache int8" in said
     assert main(["export", str(source), "--kv-cache", "in8", "-o", str(tmp_path / "b")]) == 2
     assert "no KV cache named 'in8'. Did you mean 'int8'?" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The wheel holds what it must, and works where it is installed."""
+"""The wheel is complete and works after installation."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     (info / "entry_points.txt").write_text("[edgecompress.kinds]\nencoder = somewhere.else\n")
     monkeypatch.syspath_prepend(str(info.parent))
     registry.plug_ins.cache_clear()
-    with pytest.raises(HostError, match=r"somewhere\.else\) takes the name of edgecompress\.kinds\.encoder"):
+    with pytest.raises(HostError, match=r"somewhere\.else\) has the name of edgecompress\.kinds\.encoder"):
         kinds()
 
 

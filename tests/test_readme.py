@@ -1,4 +1,4 @@
-"""What a bundle's README shows is run as it stands there, for every task."""
+"""Runs the example of a bundle's README, for every task."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ STUDENTS: dict[str, Make] = {
 
 
 def run_example(lines: list[str], bundle: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a reader would, with the bundle's path, and a photograph where the example names one."""
+    """Run the example with the bundle's path, and with a photo if the example needs one."""
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 40, 3), dtype=np.uint8)).save(folder / "photo.jpg")
     monkeypatch.chdir(folder)
     code = "\n".join(lines)

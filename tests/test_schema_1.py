@@ -1,4 +1,4 @@
-"""Bundles that were written before the manifest's schema 2 still load, and answer as they did."""
+"""Bundles with schema 1 of the manifest still load and give the same results."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def test_every_command_that_reads_a_bundle_reads_it(name: str, capsys: pytest.Ca
     ("change", "message"),
     [
         ({"unheard_of": 1}, "unknown key 'unheard_of'"),
-        ({"text": None, "generation": None, "image": None}, "neither how texts nor how images"),
+        ({"text": None, "generation": None, "image": None}, "settings for neither text nor images"),
         ({"target": 5}, "not valid"),
     ],
 )
-def test_a_broken_one_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_a_broken_manifest_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
     data = json.loads((FOLDER / "encoder" / "manifest.json").read_text(encoding="utf-8")) | change
     content = json.dumps(data).encode()
     (tmp_path / "manifest.json").write_bytes(content)

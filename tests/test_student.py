@@ -1,4 +1,4 @@
-"""What is read from a checkpoint's files."""
+"""Reading a checkpoint's files."""
 
 from __future__ import annotations
 
@@ -99,5 +99,5 @@ def test_held_out_text_was_never_calibrated_on(tmp_path: Path) -> None:
     assert all(text.startswith("text number") for text in (*texts.calibration, *texts.held_out))
     fewer = load_texts(CalibrationRecipe(text=str(own), samples=25), 10)
     assert "held out: pydoc_data.topics" in fewer.source
-    with pytest.raises(CalibrationError, match="30 calibration texts, and 40 were asked for"):
+    with pytest.raises(CalibrationError, match="30 calibration texts, but the recipe needs 40"):
         load_texts(CalibrationRecipe(text=str(own), samples=40), 10)

@@ -1,4 +1,4 @@
-"""Targets are data: valid, sourced, and honest about what does not work yet."""
+"""Targets are valid data with sources, and errors name what a target does not support."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXPECTED = {
 }  # fmt: skip
 
 
-def test_all_promised_targets_are_there() -> None:
+def test_all_promised_targets_exist() -> None:
     assert set(known_targets()) == EXPECTED
 
 
@@ -45,7 +45,7 @@ def test_every_figure_has_a_source(name: str) -> None:
     assert set(target.sources) <= {field.name for field in fields(target)}
 
 
-def test_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_a_custom_target_file(tmp_path: Path) -> None:
     path = tmp_path / "my-board.toml"
     text = known_targets()["raspberry-pi-5"].read_text().replace('"raspberry-pi-5"', '"my-board"', 1)
     path.write_text(text)
@@ -64,26 +64,26 @@ def test_detect_describes_this_machine() -> None:
     assert set(target.isa) == host_features()
 
 
-def test_features_are_read_from_the_kernels_list() -> None:
+def test_features_are_read_from_cpuinfo() -> None:
     assert host_features("processor: 0\nflags : fpu avx2 avx512_vnni nonsense\n") == {"avx2", "avx512_vnni"}
     assert host_features("Features : fp asimd asimddp\n") == {"asimd", "asimddp"}
     assert host_features("") == set()
 
 
-def test_features_of_aarch64_are_what_the_kernel_tells_a_process(tmp_path: Path) -> None:
+def test_features_of_aarch64_come_from_auxv(tmp_path: Path) -> None:
     words = tmp_path / "auxv"
     words.write_bytes(struct.pack("<8Q", 6, 4096, 16, 1 << 1 | 1 << 10 | 1 << 20, 26, 1 << 13, 0, 0))
     assert _arm_features(words) == {"asimd", "asimdhp", "asimddp", "i8mm"}
     assert _arm_features(tmp_path / "none") == set()
 
 
-def test_saturation_is_known_of_a_target() -> None:
+def test_targets_know_whether_u8s8_saturates() -> None:
     assert find_target("x86-64-avx2").u8s8_saturates
     assert not find_target("x86-64-avx512-vnni").u8s8_saturates
     assert not find_target("raspberry-pi-4").u8s8_saturates
 
 
-def test_a_backend_that_nobody_knows_is_no_targets(tmp_path: Path) -> None:
+def test_an_unknown_backend_is_refused(tmp_path: Path) -> None:
     assert require_backend(find_target("jetson-thor")) == "tensorrt"
     text = known_targets()["h200"].read_text().replace('"tensorrt", "onnxruntime"', '"tensorrt", "warp"')
     (tmp_path / "h200.toml").write_text(text)
@@ -98,8 +98,8 @@ def test_a_precision_the_target_cannot_compute() -> None:
 
 
 @pytest.mark.slow
-def test_auto_has_an_order_for_every_precision_that_a_target_computes_in(tmp_path: Path) -> None:
-    """A target of one's own: the Pi 5, and float16."""
+def test_auto_ranks_every_precision_that_a_target_computes_in(tmp_path: Path) -> None:
+    """A custom target: the Pi 5 with float16."""
     text = (
         known_targets()["raspberry-pi-5"]
         .read_text()

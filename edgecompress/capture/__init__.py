@@ -1,1 +1,1 @@
-"""Student to portable ONNX graph. The only place that knows transformers."""
+"""Captures a student as a portable ONNX graph, through transformers and PyTorch's exporter."""

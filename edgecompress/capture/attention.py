@@ -1,11 +1,12 @@
-"""Attention as one op: what transformers' AttentionInterface hands over, written down whole.
+"""Captures attention as one op, through transformers' AttentionInterface.
 
-Peers find attention again after the export by matching patterns, which break with every release of the exporter. Here
-each layer's attention is one ``edgecompress::Attention`` node from the start, and `lower` maps it to the target's op.
+Other exporters recover attention from the exported graph by pattern matching, which breaks with every release of the
+exporter. Here each layer's attention is one ``edgecompress::Attention`` node from the start, and `lower` maps it to the
+target's op.
 
-What this module does not do: build masks. transformers' own mask function is replaced by one that hands the plain
-padding mask through, so whatever that mask would have said (a window, causality) is taken from the call and put on the
-op as an attribute, or the student is refused.
+This module does not build masks. It replaces transformers' mask function by one that returns the plain padding mask.
+Anything else the mask would express (a window, causality) is read from the call and becomes an attribute of the op;
+otherwise the student is refused.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from edgecompress.graph.ops import DOMAIN
 
 IMPLEMENTATION = "edgecompress"
 
+UNSUPPORTED = "This architecture is not supported yet; run `edgecompress architectures` to list those that are."
+
 _calls: ContextVar[list[str] | None] = ContextVar("attention_calls", default=None)
 
-# Keyword arguments that change nothing in an inference without a cache.
+# Keyword arguments without effect on inference without a cache.
 _HARMLESS = {"position_ids", "output_attentions", "cache_position", "use_cache", "return_dict", "deterministic"}
 
 
@@ -42,7 +45,7 @@ def _attention(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Emit one ``edgecompress::Attention``.
+    """Emit one ``edgecompress::Attention`` node.
 
     query [B, Hq, Tq, D], key and value [B, Hk, Tk, D], attention_mask bool or int [B, Tk] (1: attend) or None;
     returns [B, Tq, Hq, D].
@@ -51,19 +54,19 @@ def _attention(
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
     if causal:
         raise StudentError(
-            f"{name} attends causally, as a decoder does, and this checkpoint has no language-model head",
-            hint="Give the checkpoint with its head (…ForCausalLM), or an encoder (BERT, MiniLM, ViT, …).",
+            f"{name} attends causally, like a decoder, but the checkpoint has no language-model head",
+            hint="Give the checkpoint that has the head (…ForCausalLM), or an encoder (BERT, MiniLM, ViT, …).",
         )
     if attention_mask is not None and attention_mask.dim() != 2:
         raise StudentError(
-            f"{name} builds an attention mask of rank {attention_mask.dim()} that cannot be kept as a padding mask",
-            hint="This architecture is outside the attention interface; it is not supported by this version.",
+            f"{name} builds an attention mask of rank {attention_mask.dim()}, which cannot be exported as padding",
+            hint=UNSUPPORTED,
         )
     meaningful = {k for k, v in kwargs.items() if v is not None and v is not False and k not in _HARMLESS}
     if meaningful:
         raise StudentError(
-            f"{name} hands its attention {', '.join(sorted(meaningful))}, which this version does not know",
-            hint="The exported model would silently differ, so it is refused.",
+            f"{name} passes {', '.join(sorted(meaningful))} to its attention, which this version cannot export",
+            hint=UNSUPPORTED,
         )
     calls = _calls.get()
     if calls is not None:
@@ -75,7 +78,7 @@ def _attention(
         "head_size": int(head_size),
     }
     if sliding_window is not None:
-        # The call counts a window as flash-attention does (|i - j| < window); the op keeps the largest distance.
+        # The call counts windows like flash-attention (|i - j| < window); the op stores the largest distance.
         attributes["window"] = int(sliding_window) - 1
     inputs = [query, key, value] + ([attention_mask] if attention_mask is not None else [])
     output = torch.onnx.ops.symbolic(
@@ -92,8 +95,8 @@ def _attention(
 def _padding_mask(*_: Any, **kwargs: Any) -> torch.Tensor | None:
     if kwargs.get("use_vmap"):
         raise StudentError(
-            "this architecture combines its attention mask with another one, which cannot be put on the attention op",
-            hint="The exported model would silently differ, so it is refused.",
+            "this architecture combines its attention mask with another mask, which this version cannot export",
+            hint=UNSUPPORTED,
         )
     mask = kwargs.get("attention_mask")
     return mask if isinstance(mask, torch.Tensor) else None
@@ -101,7 +104,7 @@ def _padding_mask(*_: Any, **kwargs: Any) -> torch.Tensor | None:
 
 @contextmanager
 def attention_as_one_op() -> Iterator[list[str]]:
-    """Register the interface; yields the list of attention calls seen while inside."""
+    """Register the interface; yields the list of modules whose attention was called inside the block."""
     AttentionInterface.register(IMPLEMENTATION, _attention)
     AttentionMaskInterface.register(IMPLEMENTATION, _padding_mask)
     calls: list[str] = []

@@ -1,8 +1,8 @@
-"""A decoder's attention as one op with its past: ``edgecompress::CachedAttention``.
+"""Captures a decoder's attention and its KV cache as one op: ``edgecompress::CachedAttention``.
 
-The encoders' interface (``capture/attention.py``) has a sister here under a name of its own, because a decoder's mask
-is part of the op: causal, perhaps with a window. transformers' mask function is asked once, on numbers, what it would
-have said; what the op cannot say is refused by name.
+This is a second interface beside the one for encoders (``capture/attention.py``), because a decoder's mask is part of
+the op: causal, optionally with a window. transformers' mask function is evaluated once on real positions to find its
+rule; a rule that the op cannot express is refused with the reason.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from edgecompress.capture.attention import UNSUPPORTED
 from edgecompress.errors import StudentError
 from edgecompress.graph.ops import DOMAIN
 
 IMPLEMENTATION = "edgecompress-cached"
 
 _RULE = "_edgecompress_rule"
-_NO_WAY = "The exported model would silently differ, so it is refused."
 
-# Keyword arguments that say nothing about which keys are seen or how they are weighed.
+# Keyword arguments that change neither which keys are visible nor how they are weighted.
 _HARMLESS = {
     "position_ids", "output_attentions", "output_hidden_states", "output_router_logits", "cache_position", "use_cache",
     "return_dict", "deterministic", "past_key_values", "layer_idx", "is_causal", "position_embeddings",
@@ -35,7 +35,7 @@ _HARMLESS = {
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionCall:
-    """The shape of one layer's attention, in the order of the calls."""
+    """The shape of one layer's attention."""
 
     name: str
     heads: int
@@ -47,7 +47,7 @@ class AttentionCall:
 
 @dataclass(frozen=True, kw_only=True)
 class _Rule:
-    """What a mask said: causal, with ``window`` tokens seen (the token itself included) or all of them."""
+    """The rule of a causal mask: ``window`` tokens are visible, the token itself included; None: all past tokens."""
 
     window: int | None
 
@@ -56,8 +56,8 @@ class _Rule:
 class CachedRun:
     """One forward pass of a decoder under the interface.
 
-    attention_mask int64 [B, S]; past is a (key, value) pair [B, Hk, C, D] a layer, or None in the probe, which only
-    finds out what the layers are. ``tables`` are the rotary tables by their key (see ``capture/pieces.py``).
+    attention_mask int64 [B, S]; past is one (key, value) pair [B, Hk, C, D] per layer, or None in the probe run, which
+    only records the shapes of the layers. ``tables`` are the rotary tables by key (see ``capture/pieces.py``).
     """
 
     attention_mask: torch.Tensor
@@ -87,7 +87,7 @@ def running(run: CachedRun) -> Iterator[CachedRun]:
 
 
 def register() -> None:
-    """Make the implementation's name known, so that a model can be built with it."""
+    """Register the implementation's name, so that a model can be built with it."""
     AttentionInterface.register(IMPLEMENTATION, _attention)
     AttentionMaskInterface.register(IMPLEMENTATION, _mask)
 
@@ -97,12 +97,12 @@ def current_run() -> CachedRun | None:
 
 
 class _UnknownLength:
-    """The number of cached tokens, which differs from row to row: whoever computes with it is refused."""
+    """The number of cached tokens, which differs between rows. Any arithmetic on it raises StudentError."""
 
     def _refuse(self, *_: object) -> NoReturn:
         raise StudentError(
             "this architecture takes positions from the length of its cache, which differs between the rows of a batch",
-            hint=_NO_WAY,
+            hint=UNSUPPORTED,
         )
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __index__ = __int__ = __float__ = __bool__ = _refuse
@@ -110,11 +110,11 @@ class _UnknownLength:
 
 
 class _OtherStateError(StudentError, AttributeError):
-    """An AttributeError too, so that a model may ask whether its cache has something."""
+    """Also an AttributeError, so that a model's ``hasattr`` on its cache works."""
 
 
 class HandThroughCache:
-    """What a model takes for its KV cache: hands keys and values through untouched, for the op keeps them itself."""
+    """Stands in for the KV cache: returns keys and values unchanged, because the op itself stores them."""
 
     is_compileable = False
     is_initialized = True
@@ -140,8 +140,8 @@ class HandThroughCache:
 
     def __getattr__(self, name: str) -> NoReturn:
         raise _OtherStateError(
-            f"this architecture keeps more between tokens than keys and values: it asks its cache for '{name}'",
-            hint="Recurrent, convolutional and shared caches are not supported by this version.",
+            f"this architecture keeps more between tokens than keys and values: it reads '{name}' from its cache",
+            hint=f"Recurrent, convolutional and shared caches are not supported. {UNSUPPORTED}",
         )
 
 
@@ -162,22 +162,22 @@ def _attention(
     name = type(module).__name__
     run = _run.get()
     if run is None:
-        raise StudentError(f"{name} was run outside of a capture")
+        raise StudentError(f"{name} was called outside a capture", hint="Capture the model with `edgecompress export`.")
     rule = getattr(attention_mask, _RULE, None)
     if not isinstance(rule, _Rule):
-        raise StudentError(f"{name} changes the attention mask, or makes one of its own", hint=_NO_WAY)
+        raise StudentError(f"{name} changes the attention mask or builds its own", hint=UNSUPPORTED)
     if sliding_window is not None and rule.window != sliding_window:
         raise StudentError(
-            f"{name} asks for a window of {sliding_window} tokens, and its mask has {rule.window or 'none'}",
-            hint=_NO_WAY,
+            f"{name} has a window of {sliding_window} tokens, but its mask has {rule.window or 'none'}",
+            hint=UNSUPPORTED,
         )
     meaningful = {k for k, v in kwargs.items() if v is not None and v is not False and k not in _HARMLESS}
     if meaningful or isinstance(scaling, torch.Tensor):
-        what = ", ".join(sorted(meaningful)) or "a scale that it computes"
-        raise StudentError(f"{name} hands its attention {what}, which this version does not know", hint=_NO_WAY)
+        what = ", ".join(sorted(meaningful)) or "a computed scale"
+        raise StudentError(f"{name} passes {what} to its attention, which this version cannot export", hint=UNSUPPORTED)
     handed, run.handed = run.handed, None
     if handed is None or handed[0] is not key or handed[1] is not value:
-        raise StudentError(f"{name} attends to other keys than those it caches", hint=_NO_WAY)
+        raise StudentError(f"{name} attends to other keys than those it caches", hint=UNSUPPORTED)
     batch, heads, tokens, head_size = query.shape
     value_size = int(value.shape[3])
     index = len(run.calls)
@@ -201,7 +201,7 @@ def _attention(
         "head_size": int(head_size),
     }
     if rule.window is not None:
-        # The library counts the token itself (i - j < window); the op keeps the number of past tokens still seen.
+        # transformers counts the token itself (i - j < window); the op stores the number of visible past tokens.
         attributes["window"] = rule.window - 1
     if softcap is not None:
         attributes["softcap"] = float(softcap)
@@ -218,7 +218,7 @@ def _attention(
 
 
 def _mask(*_: Any, **kwargs: Any) -> torch.Tensor | None:
-    """The padding mask, with what the library's own mask would have said written on it."""
+    """Return the padding mask, tagged with the rule of transformers' own mask."""
     run = _run.get()
     padding = kwargs.get("attention_mask")
     if run is None or not isinstance(padding, torch.Tensor):
@@ -227,7 +227,7 @@ def _mask(*_: Any, **kwargs: Any) -> torch.Tensor | None:
     function = kwargs.get("mask_function")
     if kwargs.get("use_vmap") or not callable(function) or (run.is_probe and not _is_causal(function, window)):
         raise StudentError(
-            "this architecture's attention mask is something else than causal with a sliding window", hint=_NO_WAY
+            "this architecture's attention mask is something else than causal with a sliding window", hint=UNSUPPORTED
         )
     marked = padding.clone()
     setattr(marked, _RULE, _Rule(window=int(window) if window is not None else None))
@@ -235,7 +235,7 @@ def _mask(*_: Any, **kwargs: Any) -> torch.Tensor | None:
 
 
 def _is_causal(function: Callable[..., torch.Tensor], window: int | None) -> bool:
-    """Ask the library's mask function, on numbers, whether key j is seen by query i: j <= i, and i - j < window."""
+    """Whether transformers' mask function shows key j to query i exactly if j <= i and i - j < window."""
     reach = window or 8
     with unset_fake_temporarily():
         queries = torch.tensor(sorted({0, 1, 2, 5, max(0, reach - 1), reach, reach + 1, 2 * reach + 3, 3 * reach + 7}))
@@ -247,5 +247,5 @@ def _is_causal(function: Callable[..., torch.Tensor], window: int | None) -> boo
             expected = expected & (query - key < window)
         try:
             return bool(torch.equal(function(zero, zero, query, key).expand(expected.shape), expected))
-        except Exception:  # a function that needs this batch's tensors is not one of positions alone
+        except Exception:  # the function needs more than positions
             return False

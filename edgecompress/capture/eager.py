@@ -1,4 +1,4 @@
-"""A PyTorch module run as it is."""
+"""Runs a PyTorch module eagerly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgecompress.types.arrays import Feed, FloatArray
 
 
 def run_module(module: torch.nn.Module, feeds: Sequence[Feed]) -> list[list[FloatArray]]:
-    """The module's outputs for each feed, whose arrays are its arguments in order."""
+    """The module's outputs for each feed; a feed's arrays are the arguments in order."""
     with torch.no_grad():
         return [
             [output.numpy() for output in module(*(torch.from_numpy(value) for value in feed.values()))]

@@ -1,16 +1,15 @@
-"""A mixture's experts as one op while a decoder is captured: ``edgecompress::Experts``.
+"""Captures the experts of a mixture as one op: ``edgecompress::Experts``.
 
-transformers lets anyone register how experts are computed, as it does for attention, so there is no table of model
-classes here. What the gate between the two products does is found on random numbers; one that is not recognised stays
-as plain operations on weights that each token gathers, which is exact and slow.
+transformers has a registry for expert implementations, as for attention, so no table of model classes is needed. The
+gate function is identified on random numbers. If it is not recognised, the experts stay plain operations that gather
+the weights for each token, which is exact but slow.
 
-The op, for N tokens of which each goes to k of E experts, hidden size H and inner size I:
+The op, for N tokens that each go to k of E experts, hidden size H and inner size I:
 inputs  x float32 [N, H], chosen int64 [N, k], weights float32 [N, k], gate_up float32 [E, 2 I, H], down float32
-        [E, H, I] and, where there are any, gate_up_bias [E, 2 I] and down_bias [E, H];
-output  float32 [N, H], the sum over the chosen of ``weight * (down @ act(gate_up @ x + bias) + bias)``;
-rows    of gate_up alternate: gate, up, gate, up. The exporter's weights are brought into this order by
-        :func:`arrange_experts`;
-act     by ``activation``: "swiglu" is ``g * sigmoid(alpha * g) * (u + beta)`` with g at most ``limit`` and u within
+        [E, H, I] and optionally gate_up_bias [E, 2 I] and down_bias [E, H];
+output  float32 [N, H], the sum over the chosen experts of ``weight * (down @ act(gate_up @ x + bias) + bias)``;
+rows    of gate_up alternate: gate, up, gate, up. :func:`arrange_experts` brings the exporter's weights into this order;
+act     by ``activation``: "swiglu" is ``g * sigmoid(alpha * g) * (u + beta)`` with g at most ``limit`` and u between
         ``-limit`` and ``limit``; "gelu", "gelu_tanh" and "relu" are ``activation(g) * u``.
 """
 
@@ -39,12 +38,12 @@ _PLAIN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def register_experts() -> None:
-    """Make the implementation's name known, so that a model can be built with it."""
+    """Register the implementation's name, so that a model can be built with it."""
     ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _experts)
 
 
 def find_gates(model: torch.nn.Module) -> None:
-    """Look at the gate of every experts module of ``model``, before it is traced."""
+    """Identify the gate of every experts module of ``model``; call this before the model is traced."""
     for module in model.modules():
         if hasattr(module, "_apply_gate"):
             setattr(module, _GATE, _gate(module))
@@ -67,7 +66,7 @@ def _experts(
         attrs={
             **gate,
             "k": int(top_k_index.shape[-1]),
-            "concatenated": int(module.is_concatenated),  # these two until the weights are arranged
+            "concatenated": int(module.is_concatenated),  # removed again by arrange_experts, like the next one
             "transposed": int(module.is_transposed),
         },
         dtype=hidden_states.dtype,
@@ -77,32 +76,32 @@ def _experts(
 
 
 def _gate(module: Any) -> dict[str, Any] | None:
-    """The attributes of what stands between the two products; None if it is nothing that the op can say."""
+    """The op's attributes for the gate between the two products; None if the op cannot express it."""
     if not module.has_gate or module.has_post_expert_norm or module._is_expert_parallel:
         return None
     return recognise_gate(module._apply_gate, concatenated=module.is_concatenated, known=_numbers(module))
 
 
 def _numbers(module: torch.nn.Module) -> list[float]:
-    """The floats that a module carries: a limit or a factor of its gate is among them."""
+    """The module's float attributes; a limit or factor of its gate is among them."""
     return [float(value) for value in vars(module).values() if isinstance(value, float)]
 
 
 def recognise_gate(
     apply: Callable[[torch.Tensor], torch.Tensor], *, concatenated: bool, known: list[float]
 ) -> dict[str, Any] | None:
-    """Which gate ``apply``, [S, 2 I] -> [S, I], is, found on random numbers: attributes of the op, or None.
+    """Identify the gate ``apply``, [S, 2 I] -> [S, I], on random numbers: the op's attributes, or None.
 
-    ``known`` are numbers that may be its alpha or its limit.
+    ``known`` are candidates for its alpha and its limit.
     """
     generator = torch.Generator().manual_seed(0)
     wide = 4 * max([1.0, *(abs(number) for number in known if np.isfinite(number))])
     rows = torch.randn((64, 2 * 8), generator=generator)
-    rows = torch.cat([rows, rows * wide])  # where a limit counts
+    rows = torch.cat([rows, rows * wide])  # large enough for a limit to show
     try:
         with torch.no_grad():
             found = apply(rows)
-    except Exception:  # a gate that takes more
+    except Exception:  # a gate with more arguments
         return None
     gate, up = rows.chunk(2, -1) if concatenated else (rows[:, ::2], rows[:, 1::2])
     for name, activation in _PLAIN.items():
@@ -127,9 +126,9 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def arrange_experts(model: ir.Model) -> int:
-    """Bring the weights of every Experts into the op's own order, in place; return how many ops there are.
+    """Bring the weights of every Experts op into the op's order, in place; return the number of ops.
 
-    Weights are rearranged when they are read, so that no two layers of them are held at once.
+    Weights are rearranged when they are read, so that only one layer of them is in memory at a time.
     """
     graph = model.graph
     nodes = [n for n in graph if n.domain == DOMAIN and n.op_type == "Experts"]

@@ -1,4 +1,4 @@
-"""Capture: a PyTorch module becomes one portable ONNX graph, with attention as one op a layer."""
+"""Captures a PyTorch module as one portable ONNX graph, with one attention op per layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from edgecompress.capture.attention import IMPLEMENTATION, attention_as_one_op
+from edgecompress.capture.attention import IMPLEMENTATION, UNSUPPORTED, attention_as_one_op
 from edgecompress.capture.model import load_model
 from edgecompress.errors import StudentError
 from edgecompress.graph.model import write_model
@@ -22,24 +22,27 @@ from edgecompress.types.graph import Graph
 from edgecompress.types.student import Student
 from edgecompress.version import __version__
 
-Wrapped = Callable[[torch.nn.Module], tuple[torch.nn.Module, Mapping[str, torch.Tensor]]]
-"""From the loaded model to the module whose forward is the graph, and an example of its inputs, in order."""
+WrapModel = Callable[[torch.nn.Module], tuple[torch.nn.Module, Mapping[str, torch.Tensor]]]
+"""Loaded model -> (module whose forward is exported, example inputs in order)."""
 
 
 def capture_module(
-    student: Student, wrapped: Wrapped, axes: Mapping[int, Any], outputs: Sequence[str], out_dir: Path, *, opset: int
+    student: Student, wrapped: WrapModel, axes: Mapping[int, Any], outputs: Sequence[str], out_dir: Path, *, opset: int
 ) -> Graph:
-    """Write ``captured.onnx`` (float32) and return it. ``axes``: the dynamic ones of every input.
+    """Write ``captured.onnx`` (float32) and return it. ``axes``: the dynamic axes of every input.
 
-    Raises StudentError if the architecture cannot be captured without changing what it computes.
+    Raises StudentError if the architecture cannot be captured without changing its results.
     """
     with attention_as_one_op() as calls:
         try:
             model = load_model(student, IMPLEMENTATION)
         except ValueError as error:
             if "attn_implementation" not in str(error) and "does not support" not in str(error):
-                raise StudentError(f"transformers cannot load this checkpoint: {_first_line(error)}") from error
-            # mpnet and deberta-v2 keep a position bias inside their own attention: it is exported as it stands.
+                raise StudentError(
+                    f"transformers cannot load this checkpoint: {_first_line(error)}",
+                    hint="Check that transformers loads it with from_pretrained().",
+                ) from error
+            # mpnet and deberta-v2 have a position bias inside their own attention, which is exported unchanged.
             model = load_model(student, "eager")
         module, inputs = wrapped(model)
         program = _export(student, module, inputs, axes, outputs, opset)
@@ -75,11 +78,11 @@ def _export(
 
 
 def cannot_capture(student: Student, error: BaseException) -> StudentError:
-    """The refusal that lies beneath an error of the exporter, or one that names the architecture."""
+    """The StudentError that caused an exporter error, or a new one that names the architecture."""
     return _student_error(error) or StudentError(
         f"the exporter of PyTorch {torch.__version__} cannot capture architecture '{student.architecture}': "
         f"{_first_line(error)}",
-        hint="This architecture is not supported by this version.",
+        hint=UNSUPPORTED,
     )
 
 
@@ -98,7 +101,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The exporter logs and warns about packages that are not needed here."""
+    """Silence the exporter, which logs and warns about packages that are not needed here."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -111,8 +114,8 @@ def quiet() -> Iterator[None]:
 
 
 def write_captured(model: ir.Model, path: Path, student: Student, *, plain_attention: bool) -> None:
-    """Name the nodes by their modules, leave no paths behind, and save."""
-    # The exporter leaves source paths and stack traces on every node: replaced by the module's own name.
+    """Name the nodes after their modules, remove paths, and save."""
+    # The exporter stores source paths and stack traces on every node.
     taken: dict[str, int] = {}
     for node in model.graph.all_nodes():
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))

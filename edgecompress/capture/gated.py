@@ -1,11 +1,11 @@
-"""The gated MLP caught while a decoder is captured: ``down(act(gate(x)) * up(x))``.
+"""Captures the gate of a gated MLP, ``down(act(gate(x)) * up(x))``, as one op.
 
-What stands between its linear layers becomes one op, ``edgecompress::Gated``: gate and up float32 [..., I] -> [..., I],
-``act(gate) * up`` with ``activation`` "silu", "gelu", "gelu_tanh" or "relu". The layers themselves stay where they are
-quantized and packed, so that gate, up, the op and down can be taken together by what lowers them.
+The op between its linear layers is ``edgecompress::Gated``: gate and up float32 [..., I] -> [..., I],
+``act(gate) * up`` with ``activation`` "silu", "gelu", "gelu_tanh" or "relu". The linear layers stay separate nodes, so
+that they can be quantized and packed; a lowering may still fuse gate, up, the op and down.
 
-An MLP is not found by its class: its layers are made to give random numbers, and what reaches the last of them is held
-against the formula. What is not recognised stays as the plain operations it is made of.
+MLPs are not recognised by class: their layers are replaced by random outputs, and the input of the last layer is
+compared with the formula. An MLP that is not recognised stays as plain operations.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class GatedMLP:
-    """``first`` are gate and up, or one layer that gives both side by side."""
+    """``first`` is gate and up, or one layer whose output holds both side by side."""
 
     first: tuple[torch.nn.Module, ...]
     down: torch.nn.Module
     activation: str
-    turned: bool  # up stands before gate
+    turned: bool  # up comes before gate
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         parts = [layer(x) for layer in self.first] if len(self.first) > 1 else list(self.first[0](x).chunk(2, dim=-1))
@@ -43,8 +43,8 @@ class GatedMLP:
         return found
 
 
-def catch_gated_mlp(module: torch.nn.Module, stack: ExitStack) -> None:
-    """Make ``module`` emit the op until ``stack`` closes, if it is a gated MLP."""
+def replace_gated_mlp(module: torch.nn.Module, stack: ExitStack) -> None:
+    """If ``module`` is a gated MLP, make it emit the op until ``stack`` closes."""
     found = recognise_mlp(module)
     if found is not None:
         module.forward = lambda x: found(x)
@@ -58,7 +58,7 @@ def _emit(gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor
 
 
 def recognise_mlp(module: torch.nn.Module) -> GatedMLP | None:
-    """What ``module`` is, found on random numbers without reading a weight; None if it is no gated MLP."""
+    """Identify a gated MLP on random numbers, without reading a weight; None if ``module`` is not one."""
     linears = [child for child in module.children() if isinstance(child, torch.nn.Linear)]
     if len(linears) not in (2, 3):
         return None
@@ -82,15 +82,15 @@ def _match(module: torch.nn.Module, first: tuple[torch.nn.Linear, ...], down: to
         return x
 
     with ExitStack() as stack:
-        for layer, answer in zip((*first, down), (*(_says(part) for part in given), end), strict=True):
+        for layer, answer in zip((*first, down), (*(_returning(part) for part in given), end), strict=True):
             layer.forward = answer  # type: ignore[method-assign, assignment]
             stack.callback(delattr, layer, "forward")
         try:
             with torch.no_grad():
                 result = module(x)
-        except Exception:  # a module that takes more than x
+        except Exception:  # a module with more arguments than x
             return None
-    if result is not x or len(seen) != 1:  # something stands behind the last layer
+    if result is not x or len(seen) != 1:  # something follows the last layer
         return None
     parts = given if len(given) > 1 else list(given[0].chunk(2, dim=-1))
     for turned in (False, True):
@@ -101,5 +101,5 @@ def _match(module: torch.nn.Module, first: tuple[torch.nn.Linear, ...], down: to
     return None
 
 
-def _says(answer: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+def _returning(answer: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda _: answer

@@ -1,11 +1,11 @@
-"""A decoder without its weights, and its weights read from the checkpoint one at a time.
+"""Builds a decoder without its weights, and reads the weights from the checkpoint one at a time.
 
-A model of 1.8 billion parameters is 7 GB in float32, and the exporter needs none of the numbers. So the model is built
-with parameters that were allocated and never written, which costs no memory, and the graph's initializers read the
-checkpoint's file when somebody asks for them. Buffers (rotary frequencies and the like) are real from the start.
+A model of 1.8 billion parameters takes 7 GB in float32, and the exporter needs none of the values. So parameters are
+allocated but never written, which costs no memory, and the graph's initializers read the checkpoint file on demand.
+Buffers (such as rotary frequencies) have their values from the start.
 
-This is done only when every parameter lies in the checkpoint under its own name and shape; transformers may rename and
-merge weights when it loads (the experts of a mixture, say), and then the model is loaded by it, whole.
+This works only if the checkpoint stores every parameter under its own name and shape. If transformers renames or merges
+weights while loading (such as the experts of a mixture), it loads the whole model instead.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from safetensors import safe_open
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.initialization import no_init_weights
 
+from edgecompress.capture.attention import UNSUPPORTED
 from edgecompress.capture.checkpoint import weight_files
 from edgecompress.capture.model import load_model
 from edgecompress.errors import StudentError
@@ -31,35 +32,35 @@ from edgecompress.types.student import Student
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """Where one weight lies."""
+    """Where one weight is stored."""
 
     path: Path
     name: str
     shape: tuple[int, ...]
 
     def read(self) -> torch.Tensor:
-        """float32, whatever the file holds."""
+        """Read it as float32, whatever dtype the file has."""
         with safe_open(self.path, framework="pt") as file:
             return file.get_tensor(self.name).to(torch.float32)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skeleton:
-    """A model in evaluation mode. ``stored`` gives parameters that hold no numbers yet; empty: all of them do."""
+    """A model in evaluation mode. ``stored`` maps the parameters without values; empty if all have values."""
 
     model: torch.nn.Module
     stored: Mapping[str, StoredTensor]
 
 
 def skeleton(student: Student, attention: str, experts: str) -> Skeleton:
-    """Build the causal language model of a checkpoint without reading its weights, if that can be done.
+    """Build a checkpoint's causal language model, if possible without reading its weights.
 
-    Raises StudentError as :func:`edgecompress.capture.model.load_model` does.
+    Raises StudentError if the checkpoint is quantized or lacks weights, and ValueError as :func:`load_model` does.
     """
     transformers.utils.logging.disable_progress_bar()
     config = transformers.AutoConfig.from_pretrained(student.path, trust_remote_code=student.trust_remote_code)
     if getattr(config, "quantization_config", None):
-        raise StudentError("the checkpoint is quantized already", hint="Give the checkpoint that it was made from.")
+        raise StudentError("the checkpoint is already quantized", hint="Give the original checkpoint, in float.")
     files = weight_files(student.path, student.allow_pickle)
     if files and not student.trust_remote_code:
         with no_init_weights():
@@ -78,7 +79,7 @@ def skeleton(student: Student, attention: str, experts: str) -> Skeleton:
 
 
 def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
-    """Every tensor of the safetensors files, by name."""
+    """Name -> tensor, for every tensor of the safetensors files."""
     found = {}
     for path in files:
         with safe_open(path, framework="np") as file:
@@ -88,7 +89,7 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
 
 
 def _match(model: torch.nn.Module, found: Mapping[str, StoredTensor]) -> dict[str, StoredTensor] | None:
-    """The stored tensor of every parameter, buffers filled; None if transformers must load this checkpoint itself."""
+    """The stored tensor of every parameter, after filling buffers; None if transformers must load the model itself."""
     if any(_touches(transform, found) for transform in get_model_conversion_mapping(model)):
         return None
     names: dict[int, list[str]] = {}
@@ -100,7 +101,7 @@ def _match(model: torch.nn.Module, found: Mapping[str, StoredTensor]) -> dict[st
         if not sources or any(source.shape != tuple(parameter.shape) for source in sources):
             return None
         if len(sources) > 1 and not all(torch.equal(sources[0].read(), other.read()) for other in sources[1:]):
-            return None  # tied by the configuration, and not equal: transformers decides what that means
+            return None  # tied in the config but not equal: leave it to transformers
         for alias in names[id(parameter)]:
             stored[alias] = sources[0]
         assert name in stored
@@ -128,11 +129,11 @@ def _touches(transform: object, found: Mapping[str, StoredTensor]) -> bool:
 
 
 def fill_initializers(model: ir.Model, made: Skeleton) -> None:
-    """Make the initializers that are parameters of ``made`` read the checkpoint when asked, and fold their transposes.
+    """Make the initializers that are parameters of ``made`` read the checkpoint on demand, and fold their transposes.
 
-    A weight that is read both as it is and transposed (a tied embedding and head) becomes two initializers of one
-    stored tensor, ``name`` and ``name.transposed``. Initializers are known for parameters by their address in memory,
-    so that none with unwritten numbers can slip through under another name.
+    A weight that is read both directly and transposed (a tied embedding and head) becomes two initializers of one
+    stored tensor, ``name`` and ``name.transposed``. Initializers are matched to parameters by memory address, so that
+    none with unwritten values can slip through under another name. Raises StudentError if the exporter reshaped one.
     """
     graph = model.graph
     parameters = dict(made.model.named_parameters(remove_duplicate=False))
@@ -143,7 +144,10 @@ def fill_initializers(model: ir.Model, made: Skeleton) -> None:
         if source is None:
             continue
         if tuple(value.const_value.shape) != source.shape:  # type: ignore[union-attr]
-            raise StudentError(f"the exporter reshaped the weight '{name}', so its numbers are unknown")
+            raise StudentError(
+                f"the exporter reshaped the weight '{name}', so its values cannot be read from the checkpoint",
+                hint=UNSUPPORTED,
+            )
         value.const_value = _lazy(source, name)
         for node in [n for n, _ in value.uses() if n.op_type == "Transpose" and not n.domain]:
             if list(node.attributes["perm"].as_ints()) == [1, 0]:
@@ -154,7 +158,7 @@ def fill_initializers(model: ir.Model, made: Skeleton) -> None:
 
 
 def transposed(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """The initializer ``value`` [K, N] as [N, K]: ``name.transposed``, made once and turned when it is read."""
+    """The initializer ``value`` [K, N] as [N, K]: ``name.transposed``, created once and transposed when it is read."""
     name = f"{value.name}.transposed"
     if name not in graph.initializers:
         tensor = value.const_value

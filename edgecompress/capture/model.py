@@ -1,4 +1,4 @@
-"""The student as a PyTorch module, as transformers loads it."""
+"""Loads the student as a PyTorch module, through transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from edgecompress.types.student import Student
 def load_model(student: Student, attention: str, experts: str | None = None) -> torch.nn.Module:
     """Load the checkpoint in float32 with the given attention (and experts) implementation, in evaluation mode.
 
-    Raises ValueError from transformers if the architecture does not take that implementation.
+    Raises StudentError if the checkpoint lacks weights for the task, and transformers' ValueError if the architecture
+    does not support the implementation.
     """
     transformers.utils.logging.disable_progress_bar()
     auto = getattr(transformers, student.auto_class)
@@ -28,12 +29,12 @@ def load_model(student: Student, attention: str, experts: str | None = None) -> 
     if experts is not None:
         options["experts_implementation"] = experts
     config = transformers.AutoConfig.from_pretrained(student.path, trust_remote_code=student.trust_remote_code)
-    # from_pretrained shares the config object with the model: a second load must not see the first one's choice.
+    # from_pretrained shares the config with the model: copy it, so that a second load does not see the first's changes.
     model, info = auto.from_pretrained(student.path, config=copy.deepcopy(config), output_loading_info=True, **options)
     missing = [key for key in info["missing_keys"] if "pooler" not in key]
     if missing:
         raise StudentError(
             f"the checkpoint lacks weights for task '{student.task}': {', '.join(sorted(missing)[:3])}",
-            hint="Transformers would fill them with random numbers. Give --task for the head it was trained with.",
+            hint="transformers would fill them with random values. Give the --task that it was trained for.",
         )
     return model.eval()  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
-"""RMSNorm, rotary embedding and the gated MLP (``capture/gated.py``) caught whole while a decoder is captured.
+"""Captures RMSNorm, rotary embedding and the gate of an MLP (``capture/gated.py``) as one op each.
 
-None is found by its class: a module or function is run on random numbers beside the formula, and taken for what it
-is only if the two agree. What is not recognised stays as the plain operations it is made of, which is exact too.
+They are not recognised by class: a module or function runs on random numbers, and its result is compared with the
+formula. Anything that is not recognised stays as plain operations, which is exact too.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from edgecompress.capture.cached_attention import current_run
-from edgecompress.capture.gated import catch_gated_mlp
+from edgecompress.capture.gated import replace_gated_mlp
 from edgecompress.errors import StudentError
 from edgecompress.graph.ops import DOMAIN
 
 _TAG = "_edgecompress_rotary"
 _EPSILON_NAMES = ("variance_epsilon", "eps", "epsilon")
-_TABLE_ONLY = ("dynamic", "longrope")  # their forward looks at the positions of the whole call
+_TABLE_ONLY = ("dynamic", "longrope")  # their forward depends on all positions of the call
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rotation:
-    """How a function rotates: which columns of cos are the angles, and how it pairs the elements of a head."""
+    """How a function rotates: which columns of cos hold the angles, and how it pairs the elements of a head."""
 
     columns: str  # "first-half", "even", "all"
     interleaved: bool
 
     def half(self, wide: torch.Tensor) -> torch.Tensor:
-        """[..., R] as the model computes it -> [..., R / 2], one column a pair."""
+        """[..., R] as the model computes it -> [..., R / 2], one column per pair."""
         if self.columns == "all":
             return wide
         return wide[..., ::2] if self.columns == "even" else wide[..., : wide.shape[-1] // 2]
@@ -43,7 +43,7 @@ class Rotation:
 
 @dataclass(frozen=True, kw_only=True)
 class _Tag:
-    """Rides on cos and sin from the module that made them to the function that takes them."""
+    """Attached to cos and sin, to link the module that computed them with the function that uses them."""
 
     source: str
     position_ids: torch.Tensor
@@ -51,7 +51,7 @@ class _Tag:
 
 @dataclass
 class RotaryTables:
-    """Filled by the probe: the angles of every position, float32 [P, R], by the call that makes them."""
+    """Filled by the probe run: cos and sin of every position, float32 [P, R], keyed by the call that computes them."""
 
     context_tokens: int
     wide: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class RotaryTables:
     used: dict[tuple[str, str], Rotation] = field(default_factory=dict)  # (source, columns)
 
     def halves(self) -> dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor]]:
-        """cos and sin, float32 [P, R / 2], for every table that a caught rotation reads."""
+        """cos and sin, float32 [P, R / 2], for every table that a recognised rotation reads."""
         return {
             key: tuple(rotation.half(table).contiguous() for table in self.wide[key[0]])  # type: ignore[misc]
             for key, rotation in self.used.items()
@@ -68,12 +68,12 @@ class RotaryTables:
 
 @contextmanager
 def whole_pieces(model: torch.nn.Module, tables: RotaryTables) -> Iterator[None]:
-    """While inside, RMSNorms, rotary embeddings and the middle of gated MLPs of ``model`` emit one op each."""
+    """Inside the block, RMSNorms, rotary embeddings and MLP gates of ``model`` emit one op each."""
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            _catch_norm(module, stack)
-            catch_gated_mlp(module, stack)
-            _catch_rotary_module(name, module, tables, stack)
+            _replace_norm(module, stack)
+            replace_gated_mlp(module, stack)
+            _replace_rotary_module(name, module, tables, stack)
         for owner in {sys.modules[type(module).__module__] for module in model.modules()}:
             function = getattr(owner, "apply_rotary_pos_emb", None)
             if callable(function) and "transformers" in owner.__name__:
@@ -85,7 +85,7 @@ def whole_pieces(model: torch.nn.Module, tables: RotaryTables) -> Iterator[None]
 # --- RMSNorm
 
 
-def _catch_norm(module: torch.nn.Module, stack: ExitStack) -> None:
+def _replace_norm(module: torch.nn.Module, stack: ExitStack) -> None:
     if "Norm" not in type(module).__name__ or next(module.children(), None) is not None:
         return
     parameters = dict(module.named_parameters(recurse=False))
@@ -112,18 +112,18 @@ def _catch_norm(module: torch.nn.Module, stack: ExitStack) -> None:
 
 
 def norm_offset(module: torch.nn.Module, epsilon: float) -> float | None:
-    """0 if ``module`` is ``weight * x / rms(x)``, 1 if it is ``(1 + weight) * x / rms(x)``, None if it is neither."""
+    """0 for ``weight * x / rms(x)``, 1 for ``(1 + weight) * x / rms(x)``, None for anything else."""
     generator = torch.Generator().manual_seed(0)
     twin = copy.deepcopy(module)
     parameter: torch.Tensor = twin.weight  # type: ignore[assignment]
     weight = torch.randn(parameter.shape, generator=generator)
     x = torch.randn((3, 4, weight.shape[0]), generator=generator)
-    x[0] *= epsilon**0.5  # where epsilon counts
+    x[0] *= epsilon**0.5  # small enough for epsilon to show
     try:
         with torch.no_grad():
             parameter.copy_(weight)
             found = twin(x)
-    except Exception:  # a norm that takes more than x
+    except Exception:  # a norm with more arguments than x
         return None
     plain = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon)
     for offset in (0.0, 1.0):
@@ -135,7 +135,7 @@ def norm_offset(module: torch.nn.Module, epsilon: float) -> float | None:
 # --- rotary embedding
 
 
-def _catch_rotary_module(name: str, module: torch.nn.Module, tables: RotaryTables, stack: ExitStack) -> None:
+def _replace_rotary_module(name: str, module: torch.nn.Module, tables: RotaryTables, stack: ExitStack) -> None:
     if not type(module).__name__.endswith("RotaryEmbedding"):
         return
     original = module.forward
@@ -173,9 +173,9 @@ def _rope_types(module: torch.nn.Module, *arguments: Any) -> set[str]:
 def _table(
     original: Callable[..., Any], module: torch.nn.Module, context_tokens: int, *args: Any, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """cos and sin, float32 [P, R], of positions 0 to P - 1. None if the module gives something else.
+    """cos and sin, float32 [P, R], of positions 0 to P - 1; None if the module returns anything else.
 
-    Raises StudentError if the angles of a position depend on what else is in the call.
+    Raises StudentError if the angles of a position depend on the length of the call.
     """
     x = torch.zeros((1, 1, 1))
     with torch.no_grad():
@@ -187,8 +187,8 @@ def _table(
     for whole, part in zip(found, first, strict=True):
         if not torch.equal(whole[:, :few], part):
             raise StudentError(
-                f"its rotary embedding ({', '.join(sorted(_rope_types(module, *args)))}) changes with the length of "
-                "the text, so that cached keys would go stale",
+                f"the rotary embedding ({', '.join(sorted(_rope_types(module, *args)))}) changes with the length of "
+                "the text, which would invalidate cached keys",
                 hint="Give a --max-length within the model's original context.",
             )
     return found[0][0].float().contiguous(), found[1][0].float().contiguous()
@@ -246,9 +246,9 @@ def recognise(
     sizes: tuple[int, ...],
     wide: tuple[torch.Tensor, torch.Tensor],
 ) -> Rotation | None:
-    """Which of the known rotations ``function`` is, found on random numbers; None if it is none of them.
+    """Identify a rotation function on random numbers; None if it is not a known one.
 
-    ``names`` are its tensors to rotate, ``sizes`` their head sizes, ``wide`` cos and sin [P, R].
+    ``names`` are its arguments to rotate, ``sizes`` their head sizes, ``wide`` cos and sin [P, R].
     """
     generator = torch.Generator().manual_seed(0)
     positions = torch.randint(0, wide[0].shape[0], (2, 5), generator=generator)
@@ -256,7 +256,7 @@ def recognise(
     cos, sin = wide[0][positions], wide[1][positions]
     try:
         found = function(**dict(zip(names, tensors, strict=True)), cos=cos, sin=sin)
-    except Exception:  # a function of another signature
+    except Exception:  # a function with another signature
         return None
     results = list(found) if isinstance(found, tuple) else [found]
     for columns in ("first-half", "even", "all"):

@@ -1,4 +1,4 @@
-"""The student's tokenizer as one tokenizer.json, the only form the runtime reads."""
+"""Saves the student's tokenizer as tokenizer.json, the only format that the runtime reads."""
 
 from __future__ import annotations
 
@@ -14,42 +14,48 @@ from edgecompress.types.student import Student
 
 _FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
-_ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl")  # positions start behind padding
+_ROBERTA_LIKE = (
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "mpnet",
+    "xlm-roberta-xl",
+)  # positions start after padding
 
 
 def require_tokenizer(folder: Path, source: str) -> None:
-    """Raises StudentError if the checkpoint has none. ``source``: what the user calls it."""
+    """Raises StudentError if the checkpoint has no tokenizer. ``source``: the checkpoint as the user named it."""
     if not any((folder / name).exists() for name in _FILES):
         raise StudentError(
             f"{source} has no tokenizer (none of {', '.join(_FILES[:3])}, …)",
-            hint="Copy the tokenizer files of its base model beside config.json.",
+            hint="Copy the tokenizer files of its base model into the folder of config.json.",
         )
 
 
 def position_count(config: Mapping[str, Any], *, unless_said: int | None) -> int:
-    """How many tokens the model has positions for. Raises StudentError if nobody says."""
+    """The number of positions of the model. Raises StudentError if it is unknown."""
     architecture = config["model_type"]
     given = (config.get(name) for name in _POSITIONS)
     positions = next((n for n in given if isinstance(n, int) and n > 0), unless_said)
     if positions is None:
         raise StudentError(
-            f"config.json of this '{architecture}' does not say how many positions it has", hint="Give --max-length."
+            f"config.json of this '{architecture}' does not give its number of positions", hint="Give --max-length."
         )
     return positions - (config.get("pad_token_id") or 1) - 1 if architecture in _ROBERTA_LIKE else positions
 
 
 def limit_length(tokens: int, positions: int) -> int:
-    """The ``tokens`` that were asked for. Raises StudentError if the model has fewer positions."""
+    """Return ``tokens``. Raises StudentError if the model has fewer positions."""
     if tokens > positions:
         raise StudentError(
-            f"the model has {positions} positions, fewer than the {tokens} tokens asked for",
+            f"the maximum length is {tokens} tokens, but the model has only {positions} positions",
             hint=f"Give --max-length {positions} or less.",
         )
     return tokens
 
 
 def save_tokenizer(student: Student, out_dir: Path) -> Path:
-    """Write ``tokenizer.json``; a slow tokenizer is converted by transformers. Raises StudentError if it cannot be."""
+    """Write ``tokenizer.json``; transformers converts slow tokenizers. Raises StudentError if it cannot."""
     out = out_dir / "tokenizer.json"
     source = student.path / "tokenizer.json"
     if source.exists():
@@ -63,13 +69,13 @@ def save_tokenizer(student: Student, out_dir: Path) -> Path:
     except Exception as error:  # converters raise whatever their parser raises
         raise StudentError(
             f"the tokenizer of {student.source} cannot be read: {str(error).splitlines()[0][:160]}",
-            hint="It needs a tokenizer.json, or a vocab.txt or sentencepiece file that transformers can convert.",
+            hint="Add a tokenizer.json, or a vocab.txt or sentencepiece file that transformers can convert.",
         ) from error
     return out
 
 
 def text_settings(student: Student, tokenizer_path: Path) -> TextSettings:
-    """What the runtime must know to tokenize as the student does."""
+    """The settings with which the runtime tokenizes like the student."""
     vocabulary = json.loads(tokenizer_path.read_text(encoding="utf-8"))
     config = _json(student.path / "tokenizer_config.json")
     model_config = _json(student.path / "config.json")

@@ -1,4 +1,4 @@
-"""What a bundle is made of once its candidate is chosen: manifest, report, files, measurements."""
+"""Assembles a bundle from the chosen candidate: manifest, report, files, measurements."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgecompress.export.bundle import Closing
+from edgecompress.export.bundle import MakeDocuments
 from edgecompress.export.candidates import Export, Selection
 from edgecompress.export.card import model_card
 from edgecompress.export.inventory import host_facts, target_record, versions
@@ -26,17 +26,17 @@ from edgecompress.version import __version__
 
 @dataclass(frozen=True, kw_only=True)
 class BundleParts:
-    """All of a bundle, before its hashes are known."""
+    """A whole bundle, before its hashes are known."""
 
     manifest: Manifest
     report: Report
     measurements: Measurements
     files: Mapping[str, Content]
-    closing: Closing  # what is written once those files' hashes are known
+    closing: MakeDocuments  # writes the documents that list those files' hashes
 
 
 def assemble(plan: Plan, export: Export, selection: Selection, source: SampleSource) -> BundleParts:
-    """Time what was chosen if this machine may, and write down all that is known of it."""
+    """Time the chosen candidate if this machine matches the target, and collect what the bundle records."""
     job, artifacts = export.job, selection.artifacts
     contents = {name: export.backend.contents(artifact) for name, artifact in artifacts.items()}
     inputs = {name: found.inputs for name, found in contents.items()}
@@ -83,7 +83,7 @@ def manifest_of(
     contents: Mapping[str, ModelContents],
     files: Mapping[str, ModelFiles],
 ) -> Manifest:
-    """The manifest, but for its files."""
+    """The manifest, without its file records."""
     models = {}
     for name, artifact in selection.artifacts.items():
         path, data = files[name].path, f"{files[name].path}.data"
@@ -115,7 +115,7 @@ def manifest_of(
 
 
 def _builders(artifacts: Mapping[str, Artifact]) -> Mapping[str, str]:
-    """Of engines: name -> version."""
+    """Builder of an engine -> its version."""
     engines = [artifact.engine for artifact in artifacts.values()]
     return {engine.builder: engine.version for engine in engines if engine is not None}
 

@@ -1,4 +1,4 @@
-"""Writes bundles: beside the output and then renamed, so that there is a whole bundle or none."""
+"""Writes a bundle to a temporary folder and renames it, so that the output is complete or absent."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from edgecompress.lineage.documents import engine_documents
 from edgecompress.types.bundle import FileRecord, Manifest
 from edgecompress.types.report import Measurements
 
-Closing = Callable[[Mapping[str, FileRecord]], Mapping[str, str]]
-"""From the records of a bundle's files to those files that speak of them: name -> content."""
+MakeDocuments = Callable[[Mapping[str, FileRecord]], Mapping[str, str]]
+"""Records of a bundle's files -> the documents that list them (SBOM, attestation): name -> content."""
 
 
 def check_output(path: Path, force: bool) -> None:
-    """Refuse an output that exists or cannot be written, before any work is done. Raises OutputError."""
+    """Check, before any work, that the output is free and writable. Raises OutputError."""
     if path.exists() or path.is_symlink():
         if not force:
             raise OutputError(f"{path} already exists", hint="Give another --output, or --force to replace it.")
@@ -30,12 +30,12 @@ def check_output(path: Path, force: bool) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raises OutputError if ``path``, which does not exist, cannot be made."""
+    """Raises OutputError if ``path`` cannot be created."""
     parent = path.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write in {parent}", hint="Give an --output whose folder is writable.")
+        raise OutputError(f"cannot write in {parent}", hint="Give an --output in a writable folder.")
 
 
 def write_bundle(
@@ -45,47 +45,51 @@ def write_bundle(
     files: Mapping[str, Path | str | bytes],
     measurements: Measurements | None,
     force: bool,
-    closing: Closing | None = None,
+    closing: MakeDocuments | None = None,
 ) -> Manifest:
     """Write a bundle of ``files`` (name -> a path to copy, or its content) and return its manifest.
 
-    ``closing`` makes the last ones of the others' hashes.
+    ``closing`` builds the documents that list the other files' hashes.
 
-    Raises OutputError if the output exists (without ``force``), cannot be written or the disk is full; nothing is left.
+    Raises OutputError if the output exists (without ``force``), cannot be written, or the disk is full. Nothing is left
+    behind then.
     """
     check_output(folder, force)
     target = folder.absolute()
-    beside = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    staging = target.parent / f".{target.name}.{os.getpid()}.tmp"
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
         for name, content in sorted(files.items()):
-            _write(beside / name, content)
-        records = {name: _record(beside / name) for name in sorted(files)}
+            _write(staging / name, content)
+        records = {name: _record(staging / name) for name in sorted(files)}
         for name, content in closing(records).items() if closing is not None else ():
-            _write(beside / name, content)
-            records[name] = _record(beside / name)
+            _write(staging / name, content)
+            records[name] = _record(staging / name)
         manifest = replace(manifest_without_files, files=dict(sorted(records.items())))
-        write_manifest(manifest, beside)
+        write_manifest(manifest, staging)
         if measurements is not None:
-            write_measurements(replace(measurements, manifest_sha256=file_sha256(beside / MANIFEST)), beside)
-        for path in beside.rglob("*"):
+            write_measurements(replace(measurements, manifest_sha256=file_sha256(staging / MANIFEST)), staging)
+        for path in staging.rglob("*"):
             if path.is_file():
                 _sync(path)
-        _put_in_place(beside, target)
+        _put_in_place(staging, target)
     except OSError as error:
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        raise OutputError(f"cannot write {folder}: {reason}", hint="Nothing was left behind.") from error
+        raise OutputError(
+            f"cannot write {folder}: {reason}",
+            hint="Free disk space or give another --output; nothing was left behind.",
+        ) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
     return manifest
 
 
 def add_engine(folder: Path, manifest: Manifest, files: Mapping[str, Path]) -> Manifest:
-    """Put an engine's files into a bundle that is there, with ``manifest``, which names it; return what was written.
+    """Add an engine's files to an existing bundle, with the ``manifest`` that names them; return the written manifest.
 
-    Everything else stays byte for byte, but for what spoke of those files; a signature is gone, for it was of another
-    bundle. Raises OutputError; the old bundle stands until the new one does.
+    Other files keep their bytes, except the documents that list files. A signature is dropped, because the bundle has
+    changed. Raises OutputError; the old bundle stays until the new one is complete.
     """
     kept = {name: folder / name for name in manifest.files if name not in files}
     return write_bundle(
@@ -118,14 +122,14 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _put_in_place(beside: Path, target: Path) -> None:
-    """Rename; an old bundle is moved aside first and removed only once the new one stands."""
+def _put_in_place(staging: Path, target: Path) -> None:
+    """Rename into place; an old bundle is moved aside first and removed only after the rename."""
     aside = target.parent / f".{target.name}.{os.getpid()}.old"
     old = target.exists()
     if old:
         os.rename(target, aside)
     try:
-        os.rename(beside, target)
+        os.rename(staging, target)
     except OSError:
         if old:
             os.rename(aside, target)

@@ -1,4 +1,4 @@
-"""Tries what an export could be, each held against the reference and timed in turn, and selects one."""
+"""Builds the candidates of an export, verifies and times them, and selects one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgecompress.types.job import Job
 from edgecompress.types.report import Candidate, Fidelity
 
 Artifacts = Mapping[str, Artifact]
-"""By the names of the student's graphs."""
+"""Name of the student's graph -> artifact."""
 
 _COSTLY_NAMED = 5
 
@@ -32,12 +32,12 @@ class Selection:
     precision: str
     artifacts: Artifacts
     fidelity: Fidelity
-    table: tuple[Candidate, ...]  # empty if there was nothing to choose from
+    table: tuple[Candidate, ...]  # empty if there was only one candidate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """One export as its kind and its backend carry it out, and its graphs."""
+    """One export: job, kind, backend and graphs."""
 
     job: Job
     kind: KindExport
@@ -46,7 +46,7 @@ class Export:
     quantizations: Mapping[str, Quantization]
 
     def build(self, precision: str) -> Artifacts:
-        """A candidate."""
+        """Build one candidate."""
         artifacts = {name: self.rebuild(name, precision) for name in self.quantizations}
         artifacts = {name: self.backend.kernels(each, self.cases(each)) for name, each in artifacts.items()}
         return self.kind.candidate(artifacts, self.backend.open)
@@ -54,7 +54,7 @@ class Export:
     def rebuild(
         self, name: str, precision: str, only: Callable[[str], bool] = every_layer, folder: str = ""
     ) -> Artifact:
-        """One graph of a candidate, as its backend builds it; ``folder``: one of its own, if it is made again."""
+        """Build one graph of a candidate. ``folder``: a subfolder for a rebuild, which keeps the first build."""
         quantization = self.quantizations[name]
         out_dir = quantization.folder / folder
         out_dir.mkdir(exist_ok=True)
@@ -63,7 +63,7 @@ class Export:
         return self.backend.build(name, quantized, out_dir)
 
     def cases(self, artifact: Artifact) -> Mapping[Case, Feed] | None:
-        """What a model is timed on; None where this machine cannot stand for the target."""
+        """The feeds to time a model on; None if this machine does not match the target."""
         if not self.job.measured_here:
             return None
         return self.kind.cases(artifact.name, self.backend.inputs(artifact))
@@ -73,10 +73,10 @@ class Export:
 
 
 def select(export: Export) -> Selection:
-    """Build every candidate, with ``--accuracy-level auto`` at every level that the target has, and choose.
+    """Build every candidate (with ``--accuracy-level auto``, at every level of the target) and choose one.
 
-    Speed is the geometric mean over the cases. Raises QualityBudgetError if there are several and none is within the
-    budget; one alone is taken as it is.
+    Speed is the geometric mean over the cases. Raises QualityBudgetError if there are several candidates and none is
+    within the budget; a single candidate is not checked here (see :func:`require_budget`).
     """
     job, built, table = export.job, list[Artifacts | None](), list[Candidate]()
     for precision in job.candidates:
@@ -108,7 +108,7 @@ def select(export: Export) -> Selection:
 
 
 def require_budget(export: Export, selection: Selection) -> None:
-    """Raises QualityBudgetError, with the layers that cost most, if the selection misses the budget."""
+    """Raises QualityBudgetError, naming the most costly layers, if the selection misses the budget."""
     quality, metric = export.job.recipe.quality, export.metric
     costly: list[str] = []
     if metric.shortfall(selection.fidelity, quality) and export.kind.costly_samples:
@@ -118,7 +118,7 @@ def require_budget(export: Export, selection: Selection) -> None:
 
 
 def _costly_layers(export: Export, selection: Selection) -> list[str]:
-    """Quantize one layer at a time and see what that alone costs; names, the most costly first."""
+    """Quantize one layer at a time; return the names of those that cost most quality, most costly first."""
     qualities: dict[str, float] = {}
     for name, quantization in export.quantizations.items():
         for linear in find_linears(ir.load(quantization.source(selection.precision).path)):
@@ -130,9 +130,9 @@ def _costly_layers(export: Export, selection: Selection) -> list[str]:
 
 
 def finish(export: Export, selection: Selection) -> Selection:
-    """What the backend does for the chosen candidate only; verified again if it changed a graph.
+    """Run the backend's final steps on the chosen candidate, and verify again if they changed a graph.
 
-    Raises QualityBudgetError if it then misses the budget.
+    Raises QualityBudgetError if the result misses the budget.
     """
 
     def finished(artifact: Artifact) -> Artifact:
@@ -145,14 +145,14 @@ def finish(export: Export, selection: Selection) -> Selection:
     selected = replace(selection, artifacts=artifacts)
     if all(artifacts[name].graph == before.graph for name, before in selection.artifacts.items()):
         return selected
-    with export.job.clock.stage("verify", "as finished"):
+    with export.job.clock.stage("verify", "final model"):
         selected = replace(selected, fidelity=export.fidelity(artifacts))
     require(selected.fidelity, export.job.recipe.quality, export.metric, precision=selected.precision)
     return selected
 
 
 def _variants(backend: BackendExport, artifacts: Artifacts) -> Mapping[int | None, Artifacts]:
-    """At each accuracy level that is asked for, a graph without such a knob as it is; None: there is no choice."""
+    """Accuracy level -> artifacts; a graph without levels is the same at each. Key None: no level to choose."""
     of_graph = {
         name: {each.accuracy_level: each for each in backend.variants(artifact)} for name, artifact in artifacts.items()
     }
@@ -165,7 +165,7 @@ def _variants(backend: BackendExport, artifacts: Artifacts) -> Mapping[int | Non
 
 
 def _timed(export: Export, built: Sequence[Artifacts | None], table: Sequence[Candidate]) -> list[Candidate]:
-    """The table with the times of those that were built, model by model and case by case."""
+    """The table with the times of the candidates that were built, for every model and case."""
     there = {str(index): artifacts for index, artifacts in enumerate(built) if artifacts is not None}
     names = list(export.quantizations)
     milliseconds: dict[str, dict[str, float]] = {side: {} for side in there}

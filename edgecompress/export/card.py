@@ -1,4 +1,4 @@
-"""The bundle's README.md: a Hugging Face model card made of what is known, and silent on what is not."""
+"""Writes the bundle's README.md: a Hugging Face model card that states only what is known."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from edgecompress.types.bundle import Manifest, Variant
 from edgecompress.types.provenance import Lineage
 from edgecompress.types.report import Report
 
-_EXAMPLE = ('bundle = load("path/to/this/folder")',)  # of a kind that shows no use of its own
+_EXAMPLE = ('bundle = load("path/to/this/folder")',)  # for kinds without an example
 
 
 def _plain(variant: Variant) -> list[str]:
-    """How plain ONNX Runtime loads the model, and what an engine needs."""
+    """How to load the model in plain ONNX Runtime, and what an engine needs."""
     if variant.engine is not None:
         engine = variant.engine
         capability = ".".join(map(str, engine.compute_capability))
         return [
-            f"`{engine.path}` is for GPUs of compute capability {capability} and {engine.builder} {engine.version};",
-            f"`{engine.layers}` says what each of its layers computes in. `load` runs it there and on nothing else.",
-            f"It was not run before. `{variant.path}` is the graph that it was built from, and loads in plain",
+            f"`{engine.path}` runs only on GPUs of compute capability {capability}, with {engine.builder}",
+            f"{engine.version}. `{engine.layers}` lists the data type of each layer. The engine was not run when this",
+            f"bundle was made. `{variant.path}` is the graph that it was built from, and also loads in plain",
             "onnxruntime.",
             "",
         ]
     if variant.kernels is None:
-        return [f"`{variant.path}` loads in plain onnxruntime too; its inputs are in `manifest.json`.", ""]
+        return [f"`{variant.path}` also loads in plain onnxruntime; `manifest.json` lists its inputs.", ""]
     return [
-        f"`{variant.path}` needs the custom ops in `{variant.kernels.path}` ({variant.kernels.isa}). In plain",
-        f"onnxruntime: `SessionOptions().register_custom_ops_library('{variant.kernels.path}')`. An export with",
-        "`--kernels none` does without.",
+        f"`{variant.path}` needs the custom ops in `{variant.kernels.path}` ({variant.kernels.isa}). To load it in",
+        f"plain onnxruntime, call `SessionOptions().register_custom_ops_library('{variant.kernels.path}')`, or export",
+        "with `--kernels none`.",
         "",
     ]
 
 
 def model_card(manifest: Manifest, report: Report, lineage: Lineage) -> str:
-    """Markdown with the card's front matter. ``base_model`` is the student itself: the relation is "quantized"."""
+    """The card as Markdown with front matter. ``base_model`` is the student, with the relation "quantized"."""
     metadata = {"library_name": "edgecompress", "pipeline_tag": manifest.task, **bundle_metadata(lineage)}
     fidelity, kind = report.fidelity, find_kind(manifest.kind)
     has_card = kind.has("card")
@@ -59,8 +59,9 @@ def model_card(manifest: Manifest, report: Report, lineage: Lineage) -> str:
         "",
         *(line for variant in manifest.variants for line in _plain(variant)),
         *prose(lineage),
-        "`lineage.json` has it whole, and what nobody has said as unknown; `sbom.cdx.json` is the same as a CycloneDX",
-        "ML-BOM, `build.intoto.json` says what this bundle was built from. `edgecompress lineage` shows it.",
+        "`lineage.json` is the full record, with unknown facts marked as unknown. `sbom.cdx.json` is the same record",
+        "as a CycloneDX ML-BOM, and `build.intoto.json` lists what this bundle was built from. To print the record,",
+        "run `edgecompress lineage`.",
         "",
     ]
     return front_matter(metadata) + "\n" + "\n".join(lines)

@@ -1,4 +1,4 @@
-"""``--precision auto`` and ``--accuracy-level auto``: which candidate to take. Pure arithmetic on what was measured."""
+"""Chooses a candidate for ``--precision auto`` and ``--accuracy-level auto``, from measured numbers alone."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from edgecompress.types.precision import FP32, PRECISIONS
 from edgecompress.types.recipe import QualityRecipe
 from edgecompress.types.report import Candidate, Fidelity
 
-_NOISE = 0.03  # speeds nearer than this are not ranked; fidelity decides between them
+_NOISE = 0.03  # speeds within this share count as equal; fidelity decides between them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    index: int  # of the candidate that was taken
-    table: tuple[Candidate, ...]  # all of them, with the verdicts
+    index: int  # of the chosen candidate
+    table: tuple[Candidate, ...]  # all candidates, with verdicts
 
     @property
     def precision(self) -> str:
@@ -26,10 +26,10 @@ class Choice:
 
 
 def choose(candidates: Sequence[Candidate], quality: QualityRecipe, metric: MetricModule) -> Choice:
-    """Take the fastest candidate within the budget, never one slower than fp32, and say why the others lost.
+    """Choose the fastest candidate within the budget, never one slower than fp32, and record why the others lost.
 
-    Speeds are those over the first candidate. Where none is measured the order is fixed, and among equals the first is
-    taken. Raises QualityBudgetError if none qualifies.
+    Speeds are relative to the first candidate. If none is measured, ``Precision.unmeasured_rank`` decides, and the
+    first of equals wins. Raises QualityBudgetError if none qualifies.
     """
     fp32 = next((c.speedup for c in candidates if c.precision == FP32), None)
     reasons = [_reason(c, quality, metric, fp32) for c in candidates]
@@ -38,10 +38,10 @@ def choose(candidates: Sequence[Candidate], quality: QualityRecipe, metric: Metr
         raise QualityBudgetError(
             "no candidate is within the quality budget: "
             + "; ".join(f"{_label(c)}: {reason}" for c, reason in zip(candidates, reasons, strict=True)),
-            hint="Lower the budget (--min-fidelity, --max-kl, --min-top1, --max-perplexity-ratio).",
+            hint="Relax the quality budget (--min-fidelity, --max-kl, --min-top1, --max-perplexity-ratio).",
         )
     speeds = {i: speed for i in fit if (speed := candidates[i].speedup) is not None}
-    if speeds:  # else this machine cannot stand for the target: its times would say nothing
+    if speeds:  # nothing is measured if this machine does not match the target
         near = [i for i, speed in speeds.items() if speed >= max(speeds.values()) * (1 - _NOISE)]
         best = max(near, key=lambda i: _quality(candidates[i].fidelity, metric))
     else:
@@ -69,9 +69,9 @@ def _reason(candidate: Candidate, quality: QualityRecipe, metric: MetricModule, 
 
 def _lost(candidate: Candidate, best: Candidate) -> str:
     if candidate.speedup is None or best.speedup is None:
-        return "later in the order"
+        return "not measured, ranked lower"
     if candidate.speedup >= best.speedup * (1 - _NOISE):
-        return "as fast, further from the reference"
+        return "as fast, less accurate"
     return "slower"
 
 
@@ -87,13 +87,13 @@ def require(
     precision: str,
     costly: Sequence[str] = (),
 ) -> None:
-    """Raise QualityBudgetError if the budget is missed, naming the layers that cost most."""
+    """Raises QualityBudgetError, naming the most costly layers, if the budget is missed."""
     missed = metric.shortfall(fidelity, quality)
     if missed is None:
         return
-    named = f" The layers that cost most: {', '.join(costly)}." if costly else ""
+    named = f" Most costly layers: {', '.join(costly)}." if costly else ""
     raise QualityBudgetError(
         f"{precision} misses the quality budget: {missed}.{named}",
-        hint="Use --precision auto or a wider one, calibrate weights (--method gptq), or lower the budget "
+        hint="Use --precision auto or more bits, calibrate the weights (--method gptq), or relax the quality budget "
         "(--min-fidelity, --max-kl, --min-top1, --max-perplexity-ratio).",
     )

@@ -1,6 +1,6 @@
-"""Interrupts that got lost: what a signal handler raises inside a weak reference's callback is printed and dropped.
+"""Recovers lost interrupts: Python prints and drops what a signal handler raises inside a weak reference's callback.
 
-torch's modules have such callbacks by the thousand, and they run whenever a graph is let go.
+torch's modules have thousands of such callbacks, which run whenever a graph is freed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 
 class Interrupts:
-    """While this is open, what the handlers of SIGINT and SIGTERM raise is remembered.
+    """While open, remembers what the handlers of SIGINT and SIGTERM raise.
 
-    Handlers belong to the main thread: opened in another one, this does nothing.
+    Does nothing outside the main thread, which alone runs signal handlers.
     """
 
     def __init__(self) -> None:
@@ -41,6 +41,6 @@ class Interrupts:
             raise
 
     def raise_lost(self) -> None:
-        """Raise what a handler raised and nobody saw."""
+        """Raise again what a handler raised, in case it was dropped."""
         if self._raised is not None:
             raise self._raised

@@ -1,4 +1,4 @@
-"""What a bundle was made for, with and on, as a manifest and its measurements tell it."""
+"""The target, package versions and host that a manifest and its measurements record."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from edgecompress.types.packages import EXPORT, ONNXRUNTIME
 from edgecompress.types.target import Target
 
 _ISA_REASON = {
-    True: "its int8 products are summed in 32 bits by VNNI; without it u8 x s8 pairs saturate and answers are wrong",
+    True: "its int8 products rely on VNNI's 32-bit sums; without VNNI, u8 x s8 pairs saturate and results are wrong",
     False: "it was compiled for these CPU features",
 }
 
 
 def target_record(target: Target, precision: str) -> TargetRecord:
-    """What a load must check before it runs the model."""
+    """The part of the target that ``load`` checks before it runs the model."""
     return TargetRecord(
         name=target.name,
         arch=target.arch,
@@ -28,12 +28,12 @@ def target_record(target: Target, precision: str) -> TargetRecord:
 
 
 def versions() -> Mapping[str, str]:
-    """Python and the packages that make a bundle."""
+    """Versions of Python and of the packages that make a bundle."""
     return {"python": platform.python_version()} | {p: version_of(p) for p in EXPORT}
 
 
 def host_facts(threads: int) -> Mapping[str, str]:
-    """What a latency was measured on."""
+    """The host that measured the latencies."""
     return {
         "cpu": host_cpu_name(),
         "threads": str(threads),

@@ -1,4 +1,4 @@
-"""The one place where the stages are listed in order, for students and backends of every kind."""
+"""Runs the stages of an export in order, for every kind of student and every backend."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ExportResult:
 def export(
     recipe: Recipe, output: Path, *, force: bool = False, progress: Progress | None = None, resolved: Plan | None = None
 ) -> ExportResult:
-    """Make a bundle. Nothing is left behind if a stage fails or the run is interrupted.
+    """Export a recipe as a bundle. Nothing is left behind if a stage fails or the run is interrupted.
 
     Raises the classes of :mod:`edgecompress.errors`; QualityBudgetError if the budget is missed.
     """
@@ -52,7 +52,7 @@ def export(
     check_available(
         planned.estimate.ram_bytes,
         f"exporting {planned.student.parameters / 1e9:.2f} B parameters as {', '.join(planned.candidates)}",
-        "Close other programs, or name one --precision.",
+        "Close other programs, or give one --precision.",
     )
     with workspace(output.absolute().parent) as folder, Interrupts() as interrupts:
         clock = Clock(progress or (lambda _: None), interrupts)
@@ -77,7 +77,7 @@ def export(
 
 
 def _run_stages(planned: Plan, folder: Path, clock: Clock) -> BundleParts:
-    # Heavy packages are imported only now: a bad flag or path is answered at once.
+    # Heavy packages are imported only now, so that a bad flag or path fails at once.
     from edgecompress.export.assembly import assemble
     from edgecompress.export.candidates import Export, finish, require_budget, select
     from edgecompress.export.quantization import Quantization
@@ -99,7 +99,7 @@ def _run_stages(planned: Plan, folder: Path, clock: Clock) -> BundleParts:
         captured = kind.capture(planned.backend.plan.opset(job.target))
     with clock.stage("verify", "reference"):
         kind.reference(captured)
-    with _set_aside():
+    with _frozen_objects():
         quantizations = {
             name: Quantization(job, name, graph, kind.feeds(name), backend.limits) for name, graph in captured.items()
         }
@@ -116,9 +116,9 @@ def _run_stages(planned: Plan, folder: Path, clock: Clock) -> BundleParts:
 
 
 @contextmanager
-def _set_aside() -> Iterator[None]:
-    """No collection in this block walks what is alive now: of torch and transformers alone, a million objects."""
-    if gc.get_freeze_count() > 0:  # by the application, which would not want it undone
+def _frozen_objects() -> Iterator[None]:
+    """Keep the garbage collector off all objects alive now: torch and transformers alone have a million."""
+    if gc.get_freeze_count() > 0:  # the application froze them; do not undo that
         yield
         return
     gc.freeze()
@@ -129,7 +129,7 @@ def _set_aside() -> Iterator[None]:
 
 
 class Clock:
-    """Tells the caller which stage runs, and remembers how long each took."""
+    """Tells the caller which stage is running, and records how long each took."""
 
     def __init__(self, progress: Progress, interrupts: Interrupts) -> None:
         self.progress, self.interrupts = progress, interrupts
@@ -143,20 +143,20 @@ class Clock:
         try:
             yield
         finally:
-            # A graph's values and nodes refer to each other: without this, each candidate's weights stay in memory.
+            # Values and nodes of a graph form cycles: without this, every candidate's weights stay in memory.
             gc.collect()
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 2)
 
 
 @contextmanager
 def workspace(parent: Path) -> Iterator[Path]:
-    """A scratch folder on the output's own disk, gone when the block ends, however it ends."""
+    """A scratch folder on the output's disk, removed at the end of the block, even after an error."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".edgecompress-", dir=parent))
     except OSError as error:
         raise OutputError(
-            f"cannot write in {parent}: {error.strerror}", hint="Give an --output whose folder is writable."
+            f"cannot write in {parent}: {error.strerror}", hint="Give an --output in a writable folder."
         ) from error
     try:
         yield folder

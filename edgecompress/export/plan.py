@@ -1,4 +1,4 @@
-"""What an export would do: a recipe resolved with the kind of the student and the backend of the target."""
+"""Plans an export: resolves a recipe with the student's kind and the target's backend."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The estimate is for planning: it comes from the student's size alone."""
+    """A resolved export. ``estimate`` is rough: it comes from the student's size alone."""
 
-    recipe: Recipe  # resolved: nothing in it is None that the checkpoint or the target decides
+    recipe: Recipe  # resolved: values from the checkpoint and the target are filled in
     student: Student
     kind: Kind
-    origin: LineageFiles  # where the student comes from
-    warning: str | None  # of the provenance policy, in one line
+    origin: LineageFiles  # the student's origin
+    warning: str | None  # from the provenance policy, one line
     target: Target
     backend: Backend
-    format: Format | None  # None: a bundle and nothing else
+    format: Format | None  # None: a bundle only
     candidates: tuple[str, ...]
-    measured_here: bool  # False: this machine cannot stand for the target, so no latency is measured
+    measured_here: bool  # False: this machine does not match the target, so no latency is measured
     threads: int  # of sessions on this machine
     stages: tuple[Stage, ...]
     estimate: Estimate
@@ -104,7 +104,7 @@ def plan(recipe: Recipe) -> Plan:
 
 
 def check_names(recipe: Recipe) -> None:
-    """Raises RecipeError for the name of something that is not installed."""
+    """Raises RecipeError if the precision, format, backend or task is unknown."""
     _one_of("precision", recipe.precision, (AUTO, *PRECISIONS, *short_precisions()))
     _one_of("format", recipe.format, (BUNDLE, *(form.name for form in formats())))
     if recipe.backend is not None:
@@ -114,59 +114,62 @@ def check_names(recipe: Recipe) -> None:
 
 
 def short_precisions() -> dict[str, str]:
-    """What some kind of student may say for short -> what it means."""
+    """Short precision name of any kind of student -> its full name."""
     return {short: name for kind in kinds().values() for short, name in kind.plan.SHORT_PRECISIONS.items()}
 
 
 def formats() -> tuple[Format, ...]:
-    """What a student of some kind can be written as beside a bundle."""
+    """The formats of all kinds of student, besides the bundle."""
     return tuple(form for kind in kinds().values() for form in kind.plan.FORMATS)
 
 
 def _resolve_precision(recipe: Recipe, kind: Kind, backend: Backend, student: Student) -> str:
-    """The concrete name. Raises RecipeError for a short one that means nothing for this student."""
+    """The full precision name. Raises RecipeError for a short name that this kind of student does not have."""
     precision = backend.plan.resolve(recipe.precision, kind.plan.QUANTIZES_ACTIVATIONS)
     precision = kind.plan.SHORT_PRECISIONS.get(precision, precision)
     if precision not in (AUTO, *PRECISIONS):
         theirs = next(other.name for other in kinds().values() if precision in other.plan.SHORT_PRECISIONS)
         raise RecipeError(
-            f"'{precision}' is short for a {theirs}'s weights only; this student's task is {student.task}",
-            hint=f"Say which: {', '.join(name for name in PRECISIONS if name.startswith(precision))}.",
+            f"'{precision}' is a short name for {theirs}s only, and this student's task is {student.task}",
+            hint=f"Give one of {', '.join(name for name in PRECISIONS if name.startswith(precision))}.",
         )
     return precision
 
 
 def _resolve_engine(recipe: Recipe, kind: Kind, backend: Backend, student: Student, name: str) -> EngineRecipe:
-    """Raises RecipeError for an optimization profile that makes no sense."""
+    """The optimization profile with defaults. Raises RecipeError if the backend builds no engine."""
     if backend.plan.BUILDS_ENGINES:
         return kind.plan.engine_profile(recipe.engine, student)
     if recipe.engine != EngineRecipe():
         builders = " or ".join(each.name for each in backends().values() if each.plan.BUILDS_ENGINES)
         raise RecipeError(
-            f"an optimization profile is an engine's, and {name} builds none",
-            hint=f"Leave out what begins with --engine, or give --backend {builders}.",
+            f"the --engine options are for engines, and the backend {name} builds none",
+            hint=f"Leave out the --engine options, or give --backend {builders}.",
         )
     return recipe.engine
 
 
 def _find_format(recipe: Recipe, kind: Kind, student: Student) -> Format | None:
-    """Raises RecipeError for one that is of another kind of student, or that our kernels are not for."""
+    """Raises RecipeError if the format is for another kind of student, or cannot load our kernels."""
     if recipe.format == BUNDLE:
         return None
     form = next(form for form in formats() if form.name == recipe.format)
     if not form.custom_ops and recipe.runtime.kernels not in ("auto", "none"):
-        raise RecipeError(f"{form.title} cannot load our kernels", hint="Leave --kernels out, or export a bundle.")
+        raise RecipeError(
+            f"{form.title} cannot load our kernels",
+            hint="Leave out --kernels, or leave out --format to export a bundle.",
+        )
     if form not in kind.plan.FORMATS:
         theirs = " and ".join(f"{other.name}s" for other in kinds().values() if form in other.plan.FORMATS)
         raise RecipeError(
             f"{form.title} runs {theirs} only, and this student's task is {student.task}",
-            hint="Leave --format out: a bundle's model.onnx runs in plain onnxruntime.",
+            hint="Leave out --format; a bundle's model.onnx also runs in plain onnxruntime.",
         )
     return form
 
 
 def _candidates(recipe: Recipe, kind: Kind, target: Target) -> tuple[str, ...]:
-    """Raises RecipeError if such a student is not exported in the precision that was named."""
+    """Raises RecipeError if this kind of student cannot be exported in the given precision."""
     if recipe.precision == AUTO:
         names: Sequence[str] = [name for name in computable(target) if PRECISIONS[name].searched]
     else:
@@ -176,8 +179,8 @@ def _candidates(recipe: Recipe, kind: Kind, target: Target) -> tuple[str, ...]:
         known = kind.plan.candidates(tuple(PRECISIONS), target.accelerator)
         article = "an" if kind.name[0] in "aeiou" else "a"
         raise RecipeError(
-            f"{article} {kind.name} is not exported as {recipe.precision}",
-            hint=f"It can be {', '.join((AUTO, *known))}.",
+            f"{article} {kind.name} cannot be exported as {recipe.precision}",
+            hint=f"Give one of --precision {', '.join((AUTO, *known))}.",
         )
     return candidates
 
@@ -206,7 +209,7 @@ def _stages(
         rows.append(("measure", "latency on this machine, candidates in turn"))
     if form is not None:
         rows.append((form.name, form.description))
-    rows.append(("bundle", "manifest, hashes, lineage, SBOM; written beside and renamed"))
+    rows.append(("bundle", "manifest, hashes, lineage and SBOM; written to a temporary folder, then renamed"))
     return tuple(Stage(name=name, description=description) for name, description in rows)
 
 

@@ -1,4 +1,4 @@
-"""Quantization of one captured graph, for a backend's limits."""
+"""Calibrates and quantizes one captured graph within a backend's limits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Quantization:
         self.calibrated: Calibrated | None = None
 
     def calibrate(self) -> None:
-        """Look at what layers read, and smooth outliers away where the kind of student allows it."""
+        """Collect statistics of the layers' inputs, and smooth outliers if the kind of student allows it."""
         recipe = self.job.recipe
         if not self.feeds.smooths:
             recipe = replace(recipe, quantize=replace(recipe.quantize, smooth_alpha=0.0))
@@ -43,14 +43,14 @@ class Quantization:
         )
 
     def source(self, precision: str | None = None) -> Graph:
-        """The portable float graph that a candidate is made from; None: whatever any of them is made from."""
+        """The portable float graph that a candidate is quantized from; None: the smoothed one, if there is one."""
         of_calibration = precision is None or PRECISIONS[precision].calibrated
         if self.calibrated is None or not of_calibration:
             return self.captured
         return replace(self.captured, path=self.calibrated.path)
 
     def quantize(self, precision: str, folder: Path, only: Callable[[str], bool] = every_layer) -> Graph:
-        """Write ``quantized-<precision>.onnx``, of those layers whose names ``only`` is true of."""
+        """Write ``quantized-<precision>.onnx``, with the layers quantized whose name satisfies ``only``."""
         calibration = Calibration(
             statistics=self.calibrated,
             batches=self.feeds.calibration,

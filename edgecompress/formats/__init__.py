@@ -1,1 +1,1 @@
-"""Dataclass to file and back, each with a published JSON Schema."""
+"""Reads and writes dataclasses as files, each with a published JSON Schema."""

@@ -1,4 +1,4 @@
-"""A file with an API key, and nothing else, in it."""
+"""Reads an API key from a file that contains nothing else."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from edgecompress.errors import UsageError
 
 
 def read_key(path: Path) -> str:
-    """Raises UsageError; what is in the file is in no message."""
+    """Read the key. Raises UsageError; its message never contains the file's content."""
     try:
         key = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise UsageError(f"the key file {path} cannot be read: {why}", hint="Give a file with the key alone.") from None
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(
+            f"the key file {path} cannot be read: {why}", hint="Give a file that contains only the key."
+        ) from None
     if not is_key(key):
-        raise UsageError(f"{path} holds no API key", hint="It has the key in one line, and nothing else.")
+        raise UsageError(f"{path} holds no API key", hint="Put the key on one line, and nothing else.")
     return key
 
 

@@ -1,4 +1,4 @@
-"""Frozen dataclasses to plain JSON values and back, strictly: a wrong type or an unknown key names its field."""
+"""Converts frozen dataclasses to JSON values and back, strictly: errors name the wrong or unknown field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def to_jsonable(value: Any) -> Any:
-    """Dataclasses become dicts, tuples lists, paths strings; None stays None."""
+    """Dataclasses become dicts, tuples become lists, paths become strings; None stays None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -26,7 +26,7 @@ def to_jsonable(value: Any) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """Sorted keys, two spaces, one newline at the end: the same value gives the same bytes."""
+    """JSON with sorted keys, an indent of two and a final newline: equal values give equal bytes."""
     return json.dumps(to_jsonable(value), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 

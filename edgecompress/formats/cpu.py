@@ -1,4 +1,4 @@
-"""What this machine's CPU is and can do. Standard library only: the runtime asks it at every load."""
+"""Describes this machine's CPU. Standard library only, because the runtime uses it at every load."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def host_arch() -> str:
 
 
 def host_features(cpuinfo: str | None = None) -> frozenset[str]:
-    """The features this project names that the CPU has, from the kernel's own list.
+    """The CPU features that the Linux kernel reports, limited to those that targets use.
 
-    Empty where there is no /proc/cpuinfo: what cannot be seen is not claimed.
+    Empty if there is no /proc/cpuinfo.
     """
     flags: set[str] = set()
     if cpuinfo is None and host_arch() == "aarch64":
@@ -45,7 +45,7 @@ def host_features(cpuinfo: str | None = None) -> frozenset[str]:
 
 
 def _arm_features(auxv: Path) -> frozenset[str]:
-    """From what the kernel tells a process: in an emulator /proc/cpuinfo may be another machine's."""
+    """Features from the auxiliary vector; in an emulator, /proc/cpuinfo may describe the host."""
     try:
         words = memoryview(auxv.read_bytes()).cast("Q")
     except (OSError, TypeError):
@@ -78,7 +78,7 @@ def host_memory_bytes() -> int | None:
 
 
 def host_cache_bytes(level: int) -> int | None:
-    """Size of the data or unified cache of that level, as the kernel reports it for the first core."""
+    """Size of the first core's data or unified cache of that level; None if the kernel does not report it."""
     for index in sorted(_CACHES.glob("index*")):
         try:
             kind = (index / "type").read_text().strip()

@@ -1,4 +1,4 @@
-"""The GPUs of this machine, asked of NVIDIA's libraries by their C interfaces: no package is needed for it."""
+"""Detects this machine's GPUs through the C interfaces of NVIDIA's libraries, without any package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edgecompress.types.gpu import Gpu
 
 
 def detect_gpus() -> list[Gpu]:
-    """NVIDIA GPUs through NVML, or the driver where there is none (Jetson); an empty list where there is neither."""
+    """NVIDIA GPUs from NVML, or from the driver where NVML is missing (Jetson); empty if both are missing."""
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:

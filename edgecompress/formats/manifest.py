@@ -1,4 +1,4 @@
-"""A bundle's files, read with suspicion: every byte is checked against the manifest before any of it is used."""
+"""Reads bundles without trusting them: every byte is checked against the manifest before it is used."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MANIFEST = "manifest.json"
 MEASUREMENTS = "measurements.json"
 SIGNATURE = "model.sig"
 REFERENCE = "reference.npz"
-"""The reference's answers to a few held-out samples, for `edgecompress verify`."""
+"""The reference model's outputs for a few held-out samples, for `edgecompress verify`."""
 _SIDECAR = ".sha256"
 _OUTSIDE_MANIFEST = {MANIFEST, MANIFEST + _SIDECAR, MEASUREMENTS, MEASUREMENTS + _SIDECAR, SIGNATURE}
 UNSIGNED = (SIGNATURE, MEASUREMENTS, MEASUREMENTS + _SIDECAR, ".gitattributes", ".cache")
-"""What a signature is not over: itself, times of a moment, and what the hub lays beside a bundle that it hands out."""
-_OF_THE_HUB = (".gitattributes", ".cache/huggingface/")
+"""Files that a signature does not cover: itself, measured times, and files that the hub adds to a download."""
+_HUB_FILES = (".gitattributes", ".cache/huggingface/")
 _CHUNK_BYTES = 1 << 20
-_AGAIN = "Copy the bundle again from where it was made, or export it again."
+_RECOPY = "Copy the bundle again from its source, or export it again."
 
 
 def file_sha256(path: Path) -> str:
@@ -72,13 +72,13 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _newest(folder: Path, data: Any) -> Any:
-    """A manifest's document as this version writes it."""
+    """The manifest's data in the current schema."""
     if not isinstance(data, dict) or data.get("schema_version") != 1:
         return data
     try:
         return upgrade(data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"'{MANIFEST}' of {folder.name} is not valid: {error}", hint=_AGAIN) from error
+        raise BundleError(f"'{MANIFEST}' of {folder.name} is not valid: {error}", hint=_RECOPY) from error
 
 
 def open_bundle(folder: Path) -> tuple[Manifest, Path]:
@@ -95,7 +95,7 @@ def open_bundle(folder: Path) -> tuple[Manifest, Path]:
     )
     present = {str(PurePosixPath(p.relative_to(root))) for p in root.rglob("*") if not p.is_dir() or p.is_symlink()}
     unlisted = sorted(
-        name for name in present - set(manifest.files) - _OUTSIDE_MANIFEST if not name.startswith(_OF_THE_HUB)
+        name for name in present - set(manifest.files) - _OUTSIDE_MANIFEST if not name.startswith(_HUB_FILES)
     )
     if unlisted:
         raise BundleError(
@@ -108,10 +108,10 @@ def open_bundle(folder: Path) -> tuple[Manifest, Path]:
 
 
 def require_listed(manifest: Manifest, paths: Iterable[str]) -> None:
-    """Raises BundleError if the manifest does not list a file that it names elsewhere."""
+    """Raises BundleError if one of ``paths`` is not among the manifest's files."""
     for path in paths:
         if path not in manifest.files:
-            raise BundleError(f"the manifest of {manifest.name} does not list '{path}', which it needs", hint=_AGAIN)
+            raise BundleError(f"the manifest of {manifest.name} does not list '{path}', which it needs", hint=_RECOPY)
 
 
 def _paths(variant: Variant) -> Iterator[str]:
@@ -141,28 +141,34 @@ def read_measurements(folder: Path) -> Measurements | None:
 def _check_file(root: Path, name: str, record: FileRecord) -> None:
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or not pure.parts:
-        raise BundleError(f"the manifest names a path outside the bundle: '{name}'", hint="Do not trust this bundle.")
+        raise BundleError(
+            f"the manifest names a path outside the bundle: '{name}'",
+            hint="Do not use this bundle; get it again from a source that you trust.",
+        )
     path = root / name
     if path.is_symlink() or not path.resolve().is_relative_to(root):
-        raise BundleError(f"'{name}' is a link that leaves the bundle", hint="Do not trust this bundle.")
+        raise BundleError(
+            f"'{name}' is a link that leaves the bundle",
+            hint="Do not use this bundle; get it again from a source that you trust.",
+        )
     if not path.is_file():
-        raise BundleError(f"'{name}' is missing from the bundle {root.name}", hint=_AGAIN)
+        raise BundleError(f"'{name}' is missing from the bundle {root.name}", hint=_RECOPY)
     size = path.stat().st_size
     if size != record.bytes:
-        kind = "truncated" if size < record.bytes else "longer than it was"
-        raise BundleError(f"'{name}' is {kind}: {size} bytes, {record.bytes} expected", hint=_AGAIN)
+        kind = "truncated" if size < record.bytes else "longer than recorded"
+        raise BundleError(f"'{name}' is {kind}: {size} bytes, {record.bytes} expected", hint=_RECOPY)
     if file_sha256(path) != record.sha256:
-        raise BundleError(f"'{name}' was altered: its sha256 is not the manifest's", hint=_AGAIN)
+        raise BundleError(f"'{name}' was altered: its sha256 does not match the manifest", hint=_RECOPY)
 
 
 def _checked_json(folder: Path, name: str) -> Any:
-    """Read ``name`` and hold it against its sidecar."""
+    """Read ``name`` and check it against its sha256 sidecar."""
     path, side = folder / name, folder / (name + _SIDECAR)
     if path.is_symlink() or not side.is_file():
-        raise BundleError(f"'{name}{_SIDECAR}' is missing from the bundle {folder.name}", hint=_AGAIN)
+        raise BundleError(f"'{name}{_SIDECAR}' is missing from the bundle {folder.name}", hint=_RECOPY)
     content = path.read_bytes()
     if side.read_bytes() != sidecar(name, content).encode():
-        raise BundleError(f"'{name}' was altered: its sha256 is not that of {name}{_SIDECAR}", hint=_AGAIN)
+        raise BundleError(f"'{name}' was altered: its sha256 does not match {name}{_SIDECAR}", hint=_RECOPY)
     return _json(path)
 
 
@@ -179,11 +185,11 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise BundleError(f"'{path.name}' cannot be read: {error}", hint=_AGAIN) from error
+        raise BundleError(f"'{path.name}' cannot be read: {error}", hint=_RECOPY) from error
 
 
 def _parse(cls: type[T], data: Any, path: Path) -> T:
     try:
         return from_jsonable(cls, data)
     except ValueError as error:
-        raise BundleError(f"'{path.name}' is not valid: {error}", hint=_AGAIN) from error
+        raise BundleError(f"'{path.name}' is not valid: {error}", hint=_RECOPY) from error

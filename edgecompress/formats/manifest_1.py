@@ -1,4 +1,4 @@
-"""Manifests of schema 1 as schema 2."""
+"""Upgrades manifests of schema 1 to schema 2."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _KEPT = ("tool_version", "name", "task", "architecture", "precision", "files", "
 
 
 def upgrade(data: dict[str, Any]) -> dict[str, Any]:
-    """The document that schema 2 would have been. Raises ValueError, KeyError or TypeError for one that is none."""
+    """Convert a schema 1 document to schema 2. Raises ValueError, KeyError or TypeError if it is not valid."""
     kind = next((kind for key, kind in KINDS if data.get(key) is not None), None)
     if kind is None:
-        raise ValueError("it says neither how texts nor how images are read")
+        raise ValueError("it has settings for neither text nor images")
     known = {
         "schema_version",
         "model",

@@ -1,4 +1,4 @@
-"""Documents of bundles that an earlier version wrote, as this one reads them."""
+"""Converts documents of bundles that earlier versions wrote."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 
 def report_now(data: Any) -> Any:
-    """Without ``costly_layers``, which was published and never filled."""
+    """Drop ``costly_layers``, which was published but never filled."""
     if not isinstance(data, dict):
         return data
     return {key: value for key, value in data.items() if key != "costly_layers"}
 
 
 def measurements_now(data: Any) -> Any:
-    """With cases by name in the place of a batch and a length."""
+    """Replace batch and length by named cases."""
     if not isinstance(data, dict) or not isinstance(data.get("latencies"), list):
         return data
     return {**data, "latencies": [_latency_now(row) for row in data["latencies"]]}

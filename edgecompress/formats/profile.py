@@ -1,4 +1,4 @@
-"""A profile's JSON file."""
+"""Reads a profile's JSON file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgecompress.types.profile import PROFILE_SCHEMA_VERSION, Profile
 
 
 def read_profile(path: Path) -> Profile:
-    """What ``edgecompress profile -o`` wrote; the file, or the folder that it is in. Raises UsageError."""
+    """Read a profile; ``path`` is the file or the folder that `edgecompress profile -o` wrote. Raises UsageError."""
     file = path / "profile.json" if path.is_dir() else path
     hint = "Give a profile.json that `edgecompress profile BUNDLE -o DIR` wrote with this version."
     try:
@@ -19,7 +19,7 @@ def read_profile(path: Path) -> Profile:
     except FileNotFoundError:
         raise UsageError(f"there is no profile {file}", hint=hint) from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"{file} is no profile: {str(error).splitlines()[0]}", hint=hint) from error
+        raise UsageError(f"{file} is not a profile: {str(error).splitlines()[0]}", hint=hint) from error
     if found.schema_version > PROFILE_SCHEMA_VERSION:
-        raise UsageError(f"{file} is of a newer schema ({found.schema_version})", hint=hint)
+        raise UsageError(f"{file} was written by a newer edgecompress (schema {found.schema_version})", hint=hint)
     return found

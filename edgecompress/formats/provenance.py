@@ -1,4 +1,4 @@
-"""What in ``[provenance]`` makes no sense."""
+"""Checks the ``[provenance]`` table of a recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME = re.compile(r"[\w.-]+")
 
 
 def validate_provenance(recipe: ProvenanceRecipe) -> None:
-    """Raises RecipeError for a value that cannot be meant."""
+    """Raises RecipeError for a value that is not valid."""
     for what, value, known in (("policy", recipe.policy, POLICIES), ("status", recipe.status, STATUSES)):
         if value is not None and value not in known:
             raise RecipeError(
@@ -25,29 +25,33 @@ def validate_provenance(recipe: ProvenanceRecipe) -> None:
     rules = (
         (
             recipe.status != CONDITIONAL or bool(recipe.conditions),
-            "the status is conditional, and no condition is said",
-            'Say each in words: conditions = ["…"] in [provenance].',
+            "the provenance status is conditional, but no condition is given",
+            'List the conditions in [provenance]: conditions = ["…"].',
         ),
-        (url is None or _URL.fullmatch(url), f"terms_url is no URL: '{url}'", "Give it whole: https://…"),
+        (
+            url is None or _URL.fullmatch(url),
+            f"terms_url is not a URL: '{url}'",
+            "Give the full URL, as in https://example.com/terms.",
+        ),
         (
             retrieved is None or _is_date(retrieved),
-            f"terms_retrieved is no date: '{retrieved}'",
+            f"terms_retrieved is not a date: '{retrieved}'",
             "Give year-month-day, as in 2026-11-27.",
         ),
         (
             sha256 is None or _SHA256.fullmatch(sha256),
             "terms_sha256 is not 64 hexadecimal digits",
-            "`sha256sum` of the text as you read it says it.",
+            "Compute it with `sha256sum FILE` from the text that you read.",
         ),
         (
             prefix is None or _NAME.fullmatch(prefix),
-            f"name_prefix cannot begin a model's name: '{prefix}'",
-            "Letters, digits, '.', '-' and '_' can.",
+            f"name_prefix is not valid in a model's name: '{prefix}'",
+            "Use letters, digits, '.', '-' and '_'.",
         ),
         (
             accept is None or bool(accept.strip()),
-            "a reason is needed to accept what the policy refuses, and an empty one was given",
-            'Say it: --accept "reason".',
+            "a reason is needed to accept what the policy refuses, but it is empty",
+            'Give the reason: --accept "reason".',
         ),
     )
     for holds, message, hint in rules:

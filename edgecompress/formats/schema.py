@@ -1,4 +1,4 @@
-"""JSON Schema (2020-12) from the dataclasses, so that the two cannot drift apart."""
+"""Generates JSON Schema (2020-12) from the dataclasses, so that the two always agree."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PUBLISHED: dict[str, type] = {
     "distill-recipe": DistillRecipe,
     "distillation": Distillation,
 }
-"""File stem under ``edgecompress/formats/schemas`` -> the dataclass it describes."""
+"""File stem under ``edgecompress/formats/schemas`` -> the dataclass that it describes."""
 
 _SCALARS = {str: "string", int: "integer", float: "number", bool: "boolean"}
 

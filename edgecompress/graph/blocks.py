@@ -1,4 +1,4 @@
-"""Weights in blocks that share one scale, as com.microsoft::MatMulNBits stores them. NumPy only."""
+"""Block-wise quantized weights, in the layout of com.microsoft::MatMulNBits. NumPy only."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from edgecompress.types.arrays import FloatArray
 
 Codes = npt.NDArray[np.uint8]
 
-SLICE_ELEMENTS = 1 << 18  # a megabyte of float32: the temporaries of a slice stay in the cache
-FEWEST_COLUMNS = 64  # of a slice: reading fewer neighbours of a [K, N] matrix wastes its cache lines
+SLICE_ELEMENTS = 1 << 18  # 1 MiB of float32, so that a slice's temporaries stay in cache
+FEWEST_COLUMNS = 64  # per slice; fewer would waste cache lines of a [K, N] matrix
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockFormat:
-    """How a weight is stored: 4 or 8 bits, blocks of that many inputs, a zero point of its own or the middle."""
+    """How a weight is stored: 4 or 8 bits, inputs per block, and whether each block has its own zero point."""
 
     bits: int
     block_size: int
     symmetric: bool = True
-    positive_scales: bool = False  # of symmetric ones
+    positive_scales: bool = False  # if symmetric: no scale is negative
 
     @property
     def top(self) -> int:
@@ -31,7 +31,7 @@ class BlockFormat:
 
     @property
     def middle(self) -> int:
-        """The zero point where none is stored."""
+        """The zero point if none is stored."""
         return int(2 ** (self.bits - 1))
 
     def blocks(self, width: int) -> int:
@@ -40,10 +40,10 @@ class BlockFormat:
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """A weight [K, N] of ``y = x @ weight`` as MatMulNBits takes it: ``(code - zero point) * scale``.
+    """A weight [K, N] of ``y = x @ weight`` in MatMulNBits' layout: ``(code - zero point) * scale``.
 
-    Two 4-bit codes, and two 4-bit zero points, share a byte, the first in the low half. Where K is no multiple of the
-    block the last block is filled up with codes that stand for zero.
+    Two 4-bit codes or zero points share a byte, the first in the low half. If K is not a multiple of the block size,
+    the last block is padded with codes for zero.
     """
 
     format: BlockFormat
@@ -69,7 +69,7 @@ class Blocks:
         return weight
 
     def rows(self) -> FloatArray:
-        """The transpose of it, float32 [N, K]: a row of a table is a column of a weight."""
+        """The transposed weight, float32 [N, K]: rows of a table are columns of a weight."""
         rows = np.empty((len(self.scales), self.width), dtype=np.float32)
         self._write(rows)
         return rows
@@ -104,7 +104,7 @@ def unpack(packed: Codes, bits: int) -> Codes:
 
 
 def assemble(form: BlockFormat, width: int, codes: Codes, scales: FloatArray, zeros: FloatArray) -> Blocks:
-    """Codes [N, blocks, block], scales and zero points [N, blocks] to the packed layout."""
+    """Pack codes [N, blocks, block] with scales and zero points [N, blocks]."""
     zero_points = None if form.symmetric else pack(zeros.astype(np.uint8), form.bits)
     return Blocks(
         format=form, width=width, packed=pack(codes, form.bits), scales=np.ascontiguousarray(scales),

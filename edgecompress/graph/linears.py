@@ -11,12 +11,12 @@ import onnx_ir as ir
 from edgecompress.graph.ops import DOMAIN
 from edgecompress.types.arrays import FloatArray
 
-MIN_TABLE_ELEMENTS = 65_536  # a table below this is not worth a Gather of its scales
+MIN_TABLE_ELEMENTS = 65_536  # smaller tables do not justify a Gather of their scales
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """``output = x @ weight + bias``: a MatMul and the Add behind it, if there is one."""
+    """``output = x @ weight + bias``: a MatMul and, optionally, the Add after it."""
 
     name: str
     matmul: ir.Node
@@ -26,7 +26,7 @@ class Linear:
 
     @property
     def x(self) -> ir.Value:
-        """The input as it is now: it may be the output of a layer that was replaced since."""
+        """The current input, which changes when the layer before it is replaced."""
         value = self.matmul.inputs[0]
         assert value is not None
         return value
@@ -86,7 +86,7 @@ def find_linears(model: ir.Model) -> list[Linear]:
 
 
 def find_residuals(linears: Sequence[Linear]) -> list[ir.Node]:
-    """Every Add of a linear layer's output and of something that was computed, in graph order of the layers."""
+    """Every Add of a linear layer's output and another computed value, in graph order of the layers."""
     found: dict[ir.Node, None] = {}
     for linear in linears:
         for node, _ in linear.output.uses():
@@ -136,7 +136,7 @@ def _bias(matmul: ir.Node, width: int) -> tuple[ir.Node | None, ir.Value | None]
 def replace_linear(
     graph: ir.Graph, linear: Linear, inputs: Sequence[ir.Value | None], op: str, attributes: Mapping[str, int]
 ) -> None:
-    """Put one portable op in the place of the MatMul and its Add."""
+    """Replace the MatMul and its Add by one portable op."""
     node = ir.node(op, list(inputs), attributes=dict(attributes), domain=DOMAIN, name=f"{linear.name}/{op}")
     out, old = node.outputs[0], linear.output
     out.type, out.shape = old.type, old.shape

@@ -1,7 +1,7 @@
-"""Linear layers that read the same input become one: query, key and value of an attention, gate and up of an MLP.
+"""Packs linear layers that read the same input: query, key and value of attention, gate and up of an MLP.
 
-A portable pass, run on float weights before they are quantized: one wide product reads its input once, and the three of
-an attention can be handed to the op as they come. Weights stay where they are until somebody reads them.
+A portable pass on float weights, before quantization. One wide product reads its input only once, and attention ops
+accept packed query, key and value. Weights are joined only when they are read.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from edgecompress.graph.linears import Linear, find_linears
 from edgecompress.graph.ops import DOMAIN
 
 _MOVING = ("Reshape", "Transpose", "Slice", "Concat", "Split", "Squeeze", "Unsqueeze")
-_TURNING = ("Mul", "Add", "Sub", "Neg")  # a rotation that was not caught
+_TURNING = ("Mul", "Add", "Sub", "Neg")  # a rotary embedding that capture did not recognise
 _OWN = ("Rotary", "RMSNorm")
 
 
 def pack_linears(model: ir.Model) -> list[str]:
-    """Pack in place; return the names of the layers that were made, ``…qkv_proj`` and ``…gate_up_proj`` as a rule."""
+    """Pack in place; return the names of the packed layers, usually ``…qkv_proj`` and ``…gate_up_proj``."""
     made = []
     linears = find_linears(model)
     by_output = {linear.output: linear for linear in linears}
@@ -44,7 +44,7 @@ def pack_linears(model: ir.Model) -> list[str]:
 
 
 def _source(value: ir.Value | None, by_output: dict[ir.Value, Linear]) -> Linear | None:
-    """The one linear layer that ``value`` is made of by moving, turning and norming; None if it is not just one."""
+    """The linear layer whose moved, rotated or normalized output is ``value``; None if it is not exactly one."""
     found: dict[str, Linear] = {}
     waiting = [value]
     seen: set[ir.Value] = set()
@@ -73,7 +73,7 @@ def _shape(linear: Linear) -> tuple[int, int]:
 
 
 def _pack(graph: ir.Graph, group: Sequence[Linear], kind: str) -> str:
-    """One MatMul (and Add) and a Split in the place of ``group``; returns the new layer's name."""
+    """Replace ``group`` by one MatMul (and Add) and a Split; return the new layer's name."""
     name = _name(graph, group, kind)
     widths = [_shape(linear)[1] for linear in group]
     first = group[0]

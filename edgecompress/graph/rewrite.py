@@ -1,4 +1,4 @@
-"""What passes over a graph share: constants made once, and a node put in the place of another under its name."""
+"""Helpers of graph passes: shared constants, and replacing nodes while values keep their names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgecompress.types.arrays import Array
 
 
 def constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """The array as an initializer of that name, made once."""
+    """The initializer of that name, created from the array on first use."""
     if name in graph.initializers:
         return graph.initializers[name]
     array = np.asarray(array, order="C")
@@ -19,8 +19,8 @@ def constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     return value
 
 
-def put(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
-    """Put ``new`` in the place of ``old``; its first output takes over name, type and shape."""
+def replace_node(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
+    """Replace ``old`` by ``new``, whose first output takes over name, type and shape."""
     graph.insert_before(old, new)
     before, after = old.outputs[0], new.outputs[0]
     name = before.name
@@ -31,7 +31,7 @@ def put(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
 
 
 def replace_heads(graph: ir.Graph, node: ir.Node, out: ir.Value, heads: int, size: int) -> None:
-    """Give [B, T, H * D] to those who merge the heads anyway, and [B, T, H, D] to the others."""
+    """Pass ``out`` [B, T, H * D] to consumers that merge heads anyway, and [B, T, H, D] to the others."""
     old = node.outputs[0]
     for consumer in [c for c, _ in old.uses()]:
         merged = consumer.outputs[0]

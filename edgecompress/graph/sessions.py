@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime on this CPU for graphs as they are: to capture, calibrate, time and verify with."""
+"""Runs graphs in ONNX Runtime on this CPU without optimizing them further, to calibrate, time and verify."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PROVIDERS = ("CPUExecutionProvider",)
 
 
 def session_options(threads: int) -> ort.SessionOptions:
-    """Options that measuring, calibrating and verifying share."""
+    """Session options for timing, calibration and verification."""
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised, and said in our words
+    options.log_severity_level = 4  # errors are raised as exceptions, so keep the log quiet
     options.intra_op_num_threads = threads
     # Worker threads of one session must not spin while another one is measured.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -25,7 +25,7 @@ def session_options(threads: int) -> ort.SessionOptions:
 
 
 def make_session(path: Path, threads: int, library: Path | None = None) -> ort.InferenceSession:
-    """A session for a graph as it is: nothing is optimized any more. ``library`` has the custom ops that it needs."""
+    """A session without graph optimization. ``library`` holds the custom ops that the graph needs."""
     options = session_options(threads)
     if library is not None:
         options.register_custom_ops_library(str(library))
@@ -34,7 +34,7 @@ def make_session(path: Path, threads: int, library: Path | None = None) -> ort.I
 
 
 def open_session(path: Path, threads: int, library: Path | None = None) -> Run:
-    """The compiled graph as a function from a feed to its outputs; input names it does not have are left out."""
+    """The graph as a function from a feed to its outputs; inputs that the graph does not have are ignored."""
     session = make_session(path, threads, library)
     names = {i.name for i in session.get_inputs()}
 
@@ -60,11 +60,11 @@ class GraphModel:
         return outputs
 
     def close(self) -> None:
-        """Nothing is left to do: the session is freed with what holds it."""
+        """Does nothing: the session is freed with its last reference."""
 
 
 def open_model(path: Path, threads: int, library: Path | None = None) -> GraphModel:
-    """A graph as it is, as in :func:`make_session`."""
+    """Open a graph without optimizing it; see :func:`make_session`."""
     return GraphModel(make_session(path, threads, library))
 
 

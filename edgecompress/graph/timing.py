@@ -1,4 +1,4 @@
-"""Paired timing: every side is run in turn, and ratios are taken round by round."""
+"""Paired timing: the sides run in turn, and ratios are taken round by round."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgecompress.types.arrays import Feed, Run
 from edgecompress.types.case import Case
 from edgecompress.types.report import Latency
 
-_BUDGET_S = 1.5  # of timing for one case and one side
+_BUDGET_S = 1.5  # per case and side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def time_in_turn(sides: Mapping[str, Run], feed: Feed) -> dict[str, list[float]]
 
 
 def compare(sides: Mapping[str, Run], feeds: Sequence[Feed]) -> dict[str, Timing]:
-    """Geometric mean over the feeds of each side's speed-up on the first side, and its median time on each feed."""
+    """Each side's speed-up over the first (geometric mean over the feeds) and its median time on each feed."""
     ratios: dict[str, list[float]] = {name: [] for name in sides}
     medians: dict[str, list[float]] = {name: [] for name in sides}
     for feed in feeds:

@@ -1,1 +1,1 @@
-"""Portable ops to the target's ops."""
+"""Lowers portable ops to the target's ops."""

@@ -1,7 +1,7 @@
-"""``edgecompress::Attention`` to ONNX Runtime's ``com.microsoft::MultiHeadAttention``.
+"""Lowers ``edgecompress::Attention`` to ONNX Runtime's ``com.microsoft::MultiHeadAttention``.
 
-Not done here: matching of patterns. The only thing looked at beyond the node itself is whether a head split in front of
-it, or a head merge behind it, can be skipped, because MultiHeadAttention does both.
+This matches no patterns. Beyond the node itself, it only checks whether the head split before it and the head merge
+after it can be dropped, because MultiHeadAttention does both.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def _lower_one(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, object], 
     for name, tensor in (("key", key), ("value", value)):
         if tensor is None or tensor.shape is None or tensor.shape[1] != heads:
             raise RecipeError(
-                f"{node.name}: {name} has another number of heads than the query",
-                hint="Grouped-query attention is not supported for encoders by this version.",
+                f"{node.name}: {name} and query have different numbers of heads",
+                hint="This version does not support grouped-query attention in encoders.",
             )
     assert query is not None
     merged = [merge_heads(graph, node, t, heads * head_size) for t in (query, key, value) if t is not None]
@@ -52,7 +52,7 @@ def _lower_one(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, object], 
         attributes={
             "num_heads": heads,
             "scale": float(attributes["scale"]),
-            # ONNX Runtime's default of -10000 lets padding shine through large scores.
+            # With ONNX Runtime's default of -10000, padding leaks through where scores are large.
             "mask_filter_value": _MASKED,
         },
         domain=MICROSOFT,
@@ -67,7 +67,7 @@ def _lower_one(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, object], 
 
 
 def merge_heads(graph: ir.Graph, node: ir.Node, tensor: ir.Value, hidden: int) -> ir.Value:
-    """[B, H, T, D] -> [B, T, H * D]; takes what was split, where it was split just before."""
+    """[B, H, T, D] -> [B, T, H * D]; reuses the unsplit value if it was split just before."""
     transpose = tensor.producer()
     if transpose is not None and transpose.op_type == "Transpose":
         perm = transpose.attributes["perm"].as_ints()
@@ -90,7 +90,7 @@ def _padding(graph: ir.Graph, node: ir.Node, mask: ir.Value, shared: dict[tuple[
     key = ("padding", mask)
     if key not in shared:
         source = mask.producer()
-        # The model casts the caller's int64 mask to bool and the op wants int32: cast once, from the source.
+        # The model casts the int64 mask to bool, but the op takes int32: cast once, from the source.
         origin = source.inputs[0] if source is not None and source.op_type == "Cast" else mask
         cast = ir.node("Cast", [origin], attributes={"to": int(ir.DataType.INT32)}, name="graph/key_padding_mask")
         graph.insert_before(node, cast)
@@ -101,7 +101,7 @@ def _padding(graph: ir.Graph, node: ir.Node, mask: ir.Value, shared: dict[tuple[
 def _window_bias(
     graph: ir.Graph, node: ir.Node, rows: ir.Value, window: int, shared: dict[tuple[str, object], ir.Value]
 ) -> ir.Value:
-    """Additive bias float32 [1, 1, T, T]: 0 where |i - j| <= window, the lowest float elsewhere. One a model."""
+    """Additive bias float32 [1, 1, T, T]: 0 where |i - j| <= window, the lowest float elsewhere. One per model."""
     key = ("bias", window)
     if key in shared:
         return shared[key]
@@ -122,7 +122,7 @@ def _window_bias(
 def inside_window(
     graph: ir.Graph, node: ir.Node, rows: ir.Value, window: int, shared: dict[tuple[str, object], ir.Value]
 ) -> ir.Value:
-    """bool [T, T], true where |i - j| <= window; T is that of rows [B, T, H]. One a model, made before ``node``."""
+    """bool [T, T], true where |i - j| <= window, with T of rows [B, T, H]. One per model, before ``node``."""
     key = ("window", window)
     if key in shared:
         return shared[key]

@@ -1,7 +1,7 @@
-"""``edgecompress::CachedAttention`` to ONNX Runtime's ``com.microsoft::GroupQueryAttention``.
+"""Lowers ``edgecompress::CachedAttention`` to ONNX Runtime's ``com.microsoft::GroupQueryAttention``.
 
-GroupQueryAttention takes rows of all heads, appends to the past in place when past and present are one buffer, and can
-do the rotation itself. What it cannot do (keys and values of different widths) is refused by name.
+GroupQueryAttention takes rows of all heads, appends to the past in place if past and present share a buffer, and can
+apply the rotary embedding. Shapes that it does not take (keys and values of different widths) are refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edgecompress.graph.ops import DOMAIN, MICROSOFT
 from edgecompress.graph.rewrite import constant, replace_heads
 from edgecompress.lower.rotary import gqa_can_rotate, same_rotation
 
-_NO_EQUAL = "This attention has no equal among ONNX Runtime's ops; it is not supported by this version."
+_UNSUPPORTED = "ONNX Runtime has no op for this attention, so this version does not support it."
 
 
 def lower_cached_attention(model: ir.Model) -> int:
@@ -44,12 +44,12 @@ def _lower_one(graph: ir.Graph, node: ir.Node, lengths: dict[ir.Value, tuple[ir.
     _require_equal_widths(node, size, key, value)
     if heads % kv_heads:
         raise RecipeError(
-            f"{node.name}: {heads} query heads cannot share {kv_heads} key and value heads", hint=_NO_EQUAL
+            f"{node.name}: {heads} query heads are not a multiple of {kv_heads} key and value heads", hint=_UNSUPPORTED
         )
     if size % 8:
         raise RecipeError(
-            f"{node.name}: its heads are {size} wide, and ONNX Runtime's GroupQueryAttention takes multiples of 8",
-            hint=_NO_EQUAL,
+            f"{node.name}: its heads are {size} wide, but ONNX Runtime's GroupQueryAttention takes only multiples of 8",
+            hint=_UNSUPPORTED,
         )
     rotation = same_rotation(query, key)
     if rotation is not None and gqa_can_rotate(rotation, size):
@@ -107,12 +107,12 @@ def _require_equal_widths(node: ir.Node, size: int, key: ir.Value, value: ir.Val
             raise RecipeError(
                 f"{node.name}: its {name} are {width} wide and its queries {size}, which ONNX Runtime's "
                 "GroupQueryAttention cannot take",
-                hint=_NO_EQUAL,
+                hint=_UNSUPPORTED,
             )
 
 
 def to_rows(graph: ir.Graph, node: ir.Node, tensor: ir.Value, hidden: int) -> ir.Value:
-    """[B, H, T, D] -> [B, T, H * D]; takes what was split, where it was split just before."""
+    """[B, H, T, D] -> [B, T, H * D]; reuses the unsplit value if it was split just before."""
     transpose = tensor.producer()
     heads_last: ir.Value | None = None
     if _is(transpose, "Transpose") and list(transpose.attributes["perm"].as_ints()) == [0, 2, 1, 3]:
@@ -140,7 +140,7 @@ def _is(node: ir.Node | None, op: str) -> TypeGuard[ir.Node]:
 
 
 def _packed_source(rows: list[ir.Value]) -> ir.Value | None:
-    """The [B, T, N] of which these rows are the whole, cut along the last axis in this order; None if there is none."""
+    """The value [B, T, N] that was cut into exactly these rows, in this order; None if there is none."""
     cuts = [_cut(row) for row in rows]
     first = cuts[0]
     if first is None or first[0].shape is None:
@@ -154,7 +154,7 @@ def _packed_source(rows: list[ir.Value]) -> ir.Value | None:
 
 
 def _cut(row: ir.Value) -> tuple[ir.Value, int] | None:
-    """What ``row`` is a cut of along the last axis, by Split or Slice, and where it begins."""
+    """The value from which Split or Slice cut ``row`` along the last axis, and the offset of the cut."""
     node = row.producer()
     if _is(node, "Split"):
         axis = node.attributes.get("axis")
@@ -176,7 +176,7 @@ def _cut(row: ir.Value) -> tuple[ir.Value, int] | None:
 
 
 def _width(value: ir.Value) -> int:
-    """Size of the last of three axes, -1 if it is not known."""
+    """Size of the last of three axes; -1 if it is unknown."""
     size = value.shape[2] if value.shape is not None and len(value.shape) == 3 else None
     return size if isinstance(size, int) else -1
 

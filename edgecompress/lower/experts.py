@@ -1,15 +1,15 @@
-"""``edgecompress::Experts`` and ``BlockExperts`` to ONNX Runtime's ``com.microsoft::MoE`` and ``QMoE``.
+"""Lowers ``edgecompress::Experts`` and ``BlockExperts`` to ONNX Runtime's ``com.microsoft::MoE`` and ``QMoE``.
 
-What their CPU kernels take was tried (1.32): "swiglu" with interleaved gate and up, any alpha, beta and limit, biases;
-weights of experts above zero only, because others are skipped. The kernels would route by themselves, so they are
-given what makes them route as the model did:
+Their CPU kernels (tested with 1.32) take "swiglu" with interleaved gate and up, any alpha, beta and limit, and biases.
+They skip experts whose weight is not above zero. They also route by themselves, so their router input is built to
+reproduce the model's routing:
 
-- QMoE: the model's own weights, scattered over all experts, as what is compared and as what weighs;
-- MoE: the logarithms of the weights, -inf for the rest; its softmax makes them sum to one, and their sum is multiplied
-  in behind it.
+- QMoE: the model's weights, scattered over all experts, both as router scores and as weights;
+- MoE: the logarithms of the weights, -inf for other experts; its softmax makes them sum to one, and the output is
+  multiplied by their original sum.
 
-Anything else is written out: each token gathers the weights of its experts, rounded ones as they are stored, and
-multiplies by them. That is exact and slow, and the report says so (``edgecompress/compile/inventory.py``).
+All other experts are written out as plain ops: each token gathers the (quantized) weights of its experts and multiplies
+by them. That is exact but slow, and the report says so (``edgecompress/backends/contents.py``).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import numpy as np
 import onnx_ir as ir
 
 from edgecompress.graph.ops import DOMAIN, MICROSOFT
-from edgecompress.graph.rewrite import constant, put
+from edgecompress.graph.rewrite import constant, replace_node
 
-REASON = "edgecompress.gathered-experts"  # in the model's metadata: why, where experts are gathered
+REASON = "edgecompress.gathered-experts"  # metadata key: why experts are gathered
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 class _Steps:
-    """Nodes in front of another one, named after it."""
+    """Inserts nodes before another node, named after it."""
 
     def __init__(self, graph: ir.Graph, node: ir.Node) -> None:
         self.graph, self.node = graph, node
@@ -57,18 +57,18 @@ def lower_experts(model: ir.Model) -> int:
         reason = why_not(node)
         if reason is not None:
             model.metadata_props[REASON] = reason
-            put(model.graph, node, _gathered(steps, node))
+            replace_node(model.graph, node, _gathered(steps, node))
         elif node.op_type == "Experts":
-            put(model.graph, node, _moe(steps, node))
+            replace_node(model.graph, node, _moe(steps, node))
         else:
-            put(model.graph, node, _qmoe(steps, node))
+            replace_node(model.graph, node, _qmoe(steps, node))
     if nodes:
         model.opset_imports[MICROSOFT] = 1
     return len(nodes)
 
 
 def why_not(node: ir.Node) -> str | None:
-    """Why the kernels cannot compute what ``node`` says; None if they can."""
+    """Why the kernels cannot compute ``node``; None if they can."""
     activation = node.attributes["activation"].as_string()
     if activation != "swiglu":
         return f"ONNX Runtime's CPU kernels gate experts by swiglu only, and these are gated by {activation}"
@@ -137,7 +137,7 @@ def _scattered(
 
 
 def _gathered(steps: _Steps, node: ir.Node) -> ir.Node:
-    """x [N, H]: products with the weights of the chosen experts, [N, k, 2 I, H] and [N, k, H, I]."""
+    """Multiply x [N, H] by the weights of the chosen experts, [N, k, 2 I, H] and [N, k, H, I]."""
     x, chosen, weights = node.inputs[:3]
     if node.op_type == "Experts":
         gate_up, down, gate_up_bias, down_bias = [*node.inputs[3:], None, None][:4]
@@ -200,7 +200,7 @@ _COMBINING = {"Add", "Mul", "Div", "Concat", "Min"}
 
 
 def never_negative(value: ir.Value | None) -> bool:
-    """True if the operations that make ``value`` show that none of its numbers is below zero."""
+    """True if the ops that compute ``value`` guarantee that no element is below zero."""
     if value is None:
         return False
     if value.const_value is not None:

@@ -1,7 +1,7 @@
-"""``edgecompress::Gated`` to ONNX Runtime's own ops.
+"""Lowers ``edgecompress::Gated`` to ONNX Runtime's own ops.
 
-On its CPU nothing takes a gated MLP whole (1.32: ``SwiGLU`` has no kernel there), so it becomes
-the activation and a product: QuickGelu is ``x * sigmoid(alpha * x)``, which with alpha 1 is SiLU.
+Its CPU provider has no kernel for the whole gate (1.32: none for ``SwiGLU``), so the gate becomes an activation and a
+product. QuickGelu is ``x * sigmoid(alpha * x)``, which is SiLU for alpha 1.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgecompress.graph.ops import DOMAIN, MICROSOFT
-from edgecompress.graph.rewrite import put
+from edgecompress.graph.rewrite import replace_node
 
 
 def lower_gated(model: ir.Model) -> int:
@@ -30,5 +30,5 @@ def lower_gated(model: ir.Model) -> int:
             activation = ir.node("Gelu", [gate], {"approximate": kind}, name=f"{parent}/Gelu")
         graph.insert_before(node, activation)
         activation.outputs[0].type, activation.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
-        put(graph, node, ir.node("Mul", [activation.outputs[0], up], name=f"{parent}/Mul"))
+        replace_node(graph, node, ir.node("Mul", [activation.outputs[0], up], name=f"{parent}/Mul"))
     return len(nodes)

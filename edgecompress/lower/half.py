@@ -1,11 +1,11 @@
-"""float32 to float16 for targets that compute in it, by ONNX Runtime's own converter."""
+"""Converts float32 graphs to float16 with ONNX Runtime's converter."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-# No float16 kernel on the CPU provider, or one that loses what float16 cannot hold.
+# Ops without a float16 CPU kernel, or whose values can exceed float16's range.
 _KEEP_FLOAT32 = ["MultiHeadAttention", "If", "LayerNormalization", "ReduceL2", "ReduceSum"]
 
 

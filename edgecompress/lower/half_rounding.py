@@ -1,8 +1,8 @@
-"""A strongly typed graph as float32 that is rounded to float16 wherever the graph is float16.
+"""Emulates a strongly typed float16 graph in float32, with every float16 value rounded to float16.
 
-ONNX Runtime's CPU provider has no float16 kernels for most ops: it runs them in float32 and leaves out the rounding
-between two of them, so that nothing overflows and nothing is lost. What is to run on a GPU cannot be held against
-PyTorch like that. Here each value is cast to float16 and back by nodes of the graph's own, which are kept.
+ONNX Runtime's CPU provider has no float16 kernels for most ops: it runs them in float32 and skips the rounding between
+them, which hides overflows and rounding errors. A graph for a GPU cannot be verified against PyTorch like that. Here
+explicit Cast nodes, which ONNX Runtime keeps, round each value to float16 and back.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from edgecompress.types.graph import Graph
 
 
 def round_explicitly(model: ir.Model) -> int:
-    """Rewrite ``model``, whose values have their types, in place; return how many values are rounded.
+    """Rewrite ``model``, whose values must be typed, in place; return how many values are rounded.
 
-    Inputs and outputs keep their types: a float16 cache stays one.
+    Inputs and outputs keep their types; a float16 cache stays float16.
     """
     graph = model.graph
     for name, constant in list(graph.initializers.items()):
@@ -50,7 +50,7 @@ def round_explicitly(model: ir.Model) -> int:
 
 
 def _narrow(graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
-    """The value as float16, under its name where the graph gives it."""
+    """Cast the value to float16; a graph output keeps its name."""
     cast = ir.node("Cast", [value], {"to": int(HALF)}, name=f"{value.name}/round")
     graph.insert_after(node, cast)
     short = cast.outputs[0]
@@ -63,7 +63,7 @@ def _narrow(graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
 
 
 def _widen(graph: ir.Graph, short: ir.Value, readers: Sequence[tuple[ir.Node, int]]) -> None:
-    """Give the readers of a float16 value the same in float32."""
+    """Let the readers of a float16 value read it as float32."""
     if not readers:
         return
     cast = ir.node("Cast", [short], {"to": int(FLOAT)}, name=f"{short.name}/rounded")
@@ -79,7 +79,7 @@ def _widen(graph: ir.Graph, short: ir.Value, readers: Sequence[tuple[ir.Node, in
 
 
 def rounded_graph(graph: Graph, out_dir: Path) -> Graph:
-    """Write ``rounded-<precision>.onnx``, what a typed graph computes on a GPU, for ONNX Runtime's CPU provider."""
+    """Write ``rounded-<precision>.onnx``, which emulates a typed graph on ONNX Runtime's CPU provider."""
     model = ir.load(graph.path)
     round_explicitly(model)
     path = out_dir / f"rounded-{graph.precision}.onnx"

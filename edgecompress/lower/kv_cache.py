@@ -1,10 +1,10 @@
-"""An int8 KV cache: GroupQueryAttention told to keep its keys and values in int8, one scale a channel.
+"""Makes the KV cache int8: GroupQueryAttention stores its keys and values in int8, with one scale per channel.
 
-The graph's contract changes in one place: past_key_values.{i}.key and .value, and present.{i}.key and .value, are int8
-[B, Hk, C, D] in place of float32. A channel's stored number is rint(x / scale) held in -128 … 127; the scales are
-initializers, float32 [1, Hk, 1, D]. ONNX Runtime 1.32's CPU kernel rounds what a run appends, then reads everything
-from the cache, so that a prefill sees the same keys and values as the tokens behind it. Windows, soft-caps and sinks
-work as with a float cache, and past and present may be one buffer.
+The graph's interface changes in one place: past_key_values.{i}.key and .value, and present.{i}.key and .value, are int8
+[B, Hk, C, D] instead of float32. The stored value is rint(x / scale), clamped to -128 … 127; the scales are
+initializers, float32 [1, Hk, 1, D]. ONNX Runtime 1.32's CPU kernel first rounds the new keys and values, then reads all
+of them from the cache, so a prefill sees the same values as later tokens. Windows, soft-caps and sinks work as with a
+float cache, and past and present may share a buffer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edgecompress.runtime.cache import PAST, PRESENT
 from edgecompress.types.arrays import FloatArray
 from edgecompress.types.graph import Graph
 
-_PAST_KEY, _PAST_VALUE, _KEY_SCALE, _VALUE_SCALE = 3, 4, 12, 13  # places among GroupQueryAttention's inputs
+_PAST_KEY, _PAST_VALUE, _KEY_SCALE, _VALUE_SCALE = 3, 4, 12, 13  # indices of GroupQueryAttention's inputs
 _FLOAT_CACHE = "Use --kv-cache fp32."
 
 
@@ -39,8 +39,8 @@ def lower_cache(graph: Graph, scales: Mapping[str, FloatArray], out_dir: Path) -
 def quantize_cache(model: ir.Model, scales: Mapping[str, FloatArray]) -> None:
     """Rewrite every GroupQueryAttention of ``model`` in place.
 
-    ``scales`` maps each cache input to float32 [Hk, D], all of them above 0. Raises RecipeError, before anything is
-    changed, if something else than GroupQueryAttention reads or writes the cache.
+    ``scales`` maps each cache input to float32 [Hk, D], all above 0. Raises RecipeError, before any change, if an op
+    other than GroupQueryAttention reads or writes the cache.
     """
     graph = model.graph
     nodes = _require_attention(graph)
@@ -60,12 +60,12 @@ def quantize_cache(model: ir.Model, scales: Mapping[str, FloatArray]) -> None:
 
 
 def _require_attention(graph: ir.Graph) -> list[ir.Node]:
-    """The nodes that hold the cache. Raises RecipeError if something else reads its numbers or writes them."""
+    """The GroupQueryAttention nodes. Raises RecipeError if another op reads or writes the cache's values."""
     nodes: dict[ir.Node, None] = {}
     for value in graph.inputs:
         if (value.name or "").startswith(PAST):
             for node, place in value.uses():
-                if node.op_type == "Shape":  # asks for the batch or the capacity, not for what is kept
+                if node.op_type == "Shape":  # reads the batch size or the capacity, not the values
                     continue
                 if node.op_type != "GroupQueryAttention" or place not in (_PAST_KEY, _PAST_VALUE):
                     raise _not_int8(value, f"read by {node.op_type} '{node.name}'")
@@ -81,6 +81,6 @@ def _require_attention(graph: ir.Graph) -> list[ir.Node]:
 
 def _not_int8(value: ir.Value, how: str) -> RecipeError:
     return RecipeError(
-        f"'{value.name}' is {how}, and only ONNX Runtime's GroupQueryAttention takes an int8 KV cache",
+        f"'{value.name}' is {how}, but only ONNX Runtime's GroupQueryAttention supports an int8 KV cache",
         hint=_FLOAT_CACHE,
     )

@@ -1,8 +1,8 @@
-"""A generating graph for callers that know no ``logits_positions``: it finds each row's last token by itself.
+"""Removes the input ``logits_positions`` for callers that do not give it: the graph finds each row's last token.
 
-The graph is not searched for the place where positions are taken, which every architecture has elsewhere. What was an
-input becomes a value: the last position of the only row or, where several rows of unequal length are prefilled, the
-last position of each, and of the logits of all rows at all of them every row keeps its own.
+Every architecture selects the positions at a different place, so this does not search for it. Instead the graph
+computes the positions: the last one of a single row or, if several rows are prefilled, the last one of each row. The
+model then returns the logits of all rows at all these positions, and each row keeps its own.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _PREFIX = "last_logits/"
 def keep_last_logits(model: ir.Model) -> None:
     """Drop the input logits_positions int64 [N]; the output logits [B, N, V] becomes [B, 1, V]. In place.
 
-    Rows are padded on the right, as attention_mask int64 [B, S] says: row b's last token is the last of its new ones
-    (the mask's last T columns) with a one. Raises RecipeError if the graph does not generate.
+    Rows must be padded on the right: row b's last token is the last 1 in the last T columns of attention_mask, int64
+    [B, S]. Raises RecipeError if the graph is not a decoder's.
     """
     graph = model.graph
     inputs = {value.name: value for value in graph.inputs}
     missing = [name for name in ("input_ids", "attention_mask", POSITIONS) if name not in inputs]
     if missing or not graph.outputs or graph.outputs[0].name != "logits":
         raise RecipeError(
-            f"the graph has no {missing[0] if missing else 'logits'}, so it is no decoder's",
-            hint="Export it as a bundle.",
+            f"the graph has no {missing[0] if missing else 'logits'}, so it is not a decoder's",
+            hint="Leave out --format to export a bundle.",
         )
     positions = inputs[POSITIONS]
     made = _Nodes(graph)
@@ -40,7 +40,7 @@ def keep_last_logits(model: ir.Model) -> None:
     count = made.add("ReduceSum", [new, made.ints([1])], "new_tokens_of_row", keepdims=0)
     last = made.add("Sub", [count, made.ints([1])], "last_of_row")
     several = made.add("Greater", [tokens, made.ints([1])], "several_tokens")
-    # One token a row: its position is 0 in all of them, and asking once is enough.
+    # With one token per row, every position is 0, so one is enough.
     wanted = made.add("Where", [several, rows, made.ints([1])], "wanted")
     asked = made.add("Slice", [last, made.ints([0]), wanted, made.ints([0])], "positions")
     graph.insert_before(graph[0], made.nodes)
@@ -62,7 +62,7 @@ def keep_last_logits(model: ir.Model) -> None:
 
 
 class _Nodes:
-    """New nodes in the order of their making, named after what they give."""
+    """Collects new nodes in order; each is named after its output."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph

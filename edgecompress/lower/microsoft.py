@@ -1,4 +1,4 @@
-"""The lowering to ONNX Runtime's own operator set: its fused ops, in float32 unless float16 is asked for."""
+"""Lowers to ONNX Runtime's own fused ops, in float32 unless the precision is fp16."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from edgecompress.types.precision import FP16
 
 
 def lower_model(model: ir.Model) -> ir.Model:
-    """Rewrite ``model`` in place to standard and com.microsoft ops, as a CPU runs them best; return it."""
+    """Rewrite ``model`` in place to standard and com.microsoft ops, arranged for a CPU; return it."""
     to_ops(model)
     skip_mask_when_unpadded(model)
     TopologicalSortPass()(model)
@@ -38,11 +38,11 @@ def lower_model(model: ir.Model) -> ir.Model:
 
 
 def to_ops(model: ir.Model) -> ir.Model:
-    """As :func:`lower_model`, without branches, for providers that need none."""
-    # Weights that are shared (ALBERT's layers) were written once a use by the exporter.
+    """Like :func:`lower_model`, but without ``If`` branches, for providers that do not gain from them."""
+    # The exporter writes shared weights (ALBERT's layers) once per use.
     DeduplicateInitializersPass()(model)
     if has_cached_attention(model):
-        pack_linears(model)  # finds what is still in float: packed before, if its weights were quantized
+        pack_linears(model)  # for float weights; quantized ones were packed before
     lower_attention(model)
     lower_cached_attention(model)
     RemoveUnusedNodesPass()(model)
@@ -59,7 +59,7 @@ def to_ops(model: ir.Model) -> ir.Model:
 
 
 def lower(graph: Graph, out_dir: Path) -> Graph:
-    """Write ``lowered-<precision>.onnx``, which holds standard and com.microsoft ops only."""
+    """Write ``lowered-<precision>.onnx``, which contains only standard and com.microsoft ops."""
     path = out_dir / f"lowered-{graph.precision}.onnx"
     model = lower_model(ir.load(graph.path))
     write_model(to_float16(model) if graph.precision == FP16 else model, path)

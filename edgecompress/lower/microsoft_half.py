@@ -1,7 +1,7 @@
-"""The lowering to ONNX Runtime's own operator set in float16: its fused ops, with the types said in the graph.
+"""Lowers to ONNX Runtime's own fused ops in float16, with all types explicit in the graph.
 
-Attention, rotations and products are float16, norms and sums float32, as :mod:`edgecompress.lower.typed` chooses them;
-a KV cache is float16, and appended to in place.
+:mod:`edgecompress.lower.typed` chooses the types: attention, rotary embeddings and matrix products are float16, norms
+and sums float32. A KV cache is float16 and appended to in place.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from edgecompress.types.graph import Graph
 def lower_model(model: ir.Model, wide: Collection[str] = ()) -> ir.Model:
     """Rewrite a portable float graph in place to standard and com.microsoft ops in float16; return it.
 
-    ``wide`` names values that float16 could not hold. Raises RecipeError where a value's type cannot be told.
+    ``wide`` names values beyond float16's range. Raises RecipeError if a value's type cannot be inferred.
     """
     model = ShapeInferencePass()(microsoft.to_ops(model)).model
     untyped = [value.name for node in model.graph for value in node.outputs if value.uses() and value.dtype is None]
     if untyped:
         raise RecipeError(
-            f"the types of {len(untyped)} values of this student cannot be inferred, the first of them {untyped[0]}",
+            f"the types of {len(untyped)} values of this student cannot be inferred, for example {untyped[0]}",
             hint="Export it for a CPU target.",
         )
     strongly_typed(model, wide)

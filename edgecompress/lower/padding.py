@@ -1,8 +1,8 @@
-"""Attention without a mask whenever a batch has no padding.
+"""Skips the attention mask whenever a batch has no padding.
 
-ONNX Runtime's MultiHeadAttention has a flash kernel on the CPU that takes no mask; with one it writes the whole score
-matrix and a copy of the mask. A single text, and a batch of texts of one length, need no mask: an ``If`` a layer takes
-the flash kernel then. Worth 5 to 8 % of an int8 MiniLM (benchmarks/bench_graph_choices.py).
+ONNX Runtime's MultiHeadAttention has a CPU flash kernel that takes no mask; with a mask, it writes the whole score
+matrix and a copy of the mask. A single text, or a batch of texts of equal length, needs no mask: one ``If`` per layer
+selects the flash kernel then. It makes an int8 MiniLM 5 to 8 % faster (benchmarks/bench_graph_choices.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgecompress.graph.ops import MICROSOFT
-from edgecompress.graph.rewrite import put
+from edgecompress.graph.rewrite import replace_node
 
 _MASK_INPUT = 4
 
@@ -32,7 +32,7 @@ def skip_mask_when_unpadded(model: ir.Model) -> int:
             "else_branch": _branch(node, list(node.inputs), "padded"),
         }
         choice = ir.node("If", [conditions[mask]], attributes=branches, name=f"{node.name}/If")
-        put(graph, node, choice)
+        replace_node(graph, node, choice)
         wrapped += 1
     return wrapped
 

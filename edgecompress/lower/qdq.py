@@ -1,16 +1,15 @@
-"""``edgecompress`` quantized ops to explicit Q/DQ around standard ops, placed where a builder of engines fuses them.
+"""Lowers ``edgecompress`` quantized ops to standard ops with explicit Q/DQ, placed where engine builders fuse them.
 
-One template an op, all in float32 (:mod:`edgecompress.lower.typed` chooses the types):
+One template per op, all in float32 (:mod:`edgecompress.lower.typed` chooses the types):
 
-- QuantizedLinear: Q and DQ on the input, DQ behind the constant weight (int8 with a scale a column, or float8 E4M3 with
-  one), then MatMul and Add.
-  All readers of an input share its Q and DQ;
-- Rounded, which stands on both sides of a residual addition: Q and DQ, those of the layer that reads the same value;
-- BlockLinear: DQ behind the constant int4 or int8 weight, one scale a block, or a column where that is one block;
-  the input stays a float;
-- QuantizedEmbedding: DQ behind the constant int8 table, one scale a row, then Gather, which reads the chosen rows only.
+- QuantizedLinear: Q and DQ on the input, DQ on the constant weight (int8 with one scale per column, or float8 E4M3 with
+  a single scale), then MatMul and Add. All readers of an input share its Q and DQ;
+- Rounded, on both inputs of a residual addition: Q and DQ, shared with the layer that reads the same value;
+- BlockLinear: DQ on the constant int4 or int8 weight, with one scale per block, or per column if a column is one block;
+  the input stays float;
+- QuantizedEmbedding: DQ on the constant int8 table, with one scale per row, then Gather, which reads only its rows.
 
-Nothing is put around softmax or norms: they compute wider than they read.
+Softmax and norms get no Q/DQ: they compute in a wider type than their inputs.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import onnx_ir as ir
 from edgecompress.errors import RecipeError
 from edgecompress.graph.blocks import unpack
 from edgecompress.graph.ops import DOMAIN
-from edgecompress.graph.rewrite import constant, put
+from edgecompress.graph.rewrite import constant, replace_node
 from edgecompress.types.precision import INT8_STATIC
 
 _Shared = dict[tuple[ir.Value, ir.Value], ir.Value]
@@ -43,19 +42,19 @@ def _linear(graph: ir.Graph, node: ir.Node, shared: _Shared) -> None:
     x, weight, scale, bias = _given(node, 4)
     if not node.attributes["static"].as_int():
         raise RecipeError(
-            f"{node.name}: Q/DQ takes activations with calibrated scales only",
+            f"{node.name}: Q/DQ needs activations with calibrated scales",
             hint=f"Use --precision {INT8_STATIC}.",
         )
     x_scale, zero_point = _given(node, 6)[4:]
     rounded = _rounded(graph, node, (x, x_scale, zero_point), shared)
     stem = _stem(node)
     assert scale.shape is not None
-    how = {"axis": 1} if len(scale.shape) else {}  # a scale a column, or one for all
+    how = {"axis": 1} if len(scale.shape) else {}  # one scale per column, or one for all
     columns = ir.node("DequantizeLinear", [weight, scale], how, name=f"{stem}/weight/DequantizeLinear")
     product = ir.node("MatMul", [rounded, columns.outputs[0]], name=f"{stem}/MatMul")
     graph.insert_before(node, [columns, product])
     _typed_like(product.outputs[0], node.outputs[0])
-    put(graph, node, ir.node("Add", [product.outputs[0], bias], name=f"{stem}/Add"))
+    replace_node(graph, node, ir.node("Add", [product.outputs[0], bias], name=f"{stem}/Add"))
 
 
 def _round(graph: ir.Graph, node: ir.Node, shared: _Shared) -> None:
@@ -68,7 +67,7 @@ def _block_linear(graph: ir.Graph, node: ir.Node, _: _Shared) -> None:
     x, packed, scales, zeros, bias = [*node.inputs, None, None][:5]
     bits, block, width = (node.attributes[name].as_int() for name in ("bits", "block_size", "K"))
     if zeros is not None:
-        raise RecipeError(f"{node.name}: Q/DQ takes weights around zero only", hint="Leave out --zero-points.")
+        raise RecipeError(f"{node.name}: Q/DQ supports symmetric weights only", hint="Leave out --zero-points.")
     assert x is not None
     assert packed is not None
     assert packed.const_value is not None
@@ -85,11 +84,11 @@ def _block_linear(graph: ir.Graph, node: ir.Node, _: _Shared) -> None:
     product = ir.node("MatMul", [x, blocks.outputs[0]], name=f"{stem}/MatMul")
     graph.insert_before(node, blocks)
     if bias is None:
-        put(graph, node, product)
+        replace_node(graph, node, product)
         return
     graph.insert_before(node, product)
     _typed_like(product.outputs[0], node.outputs[0])
-    put(graph, node, ir.node("Add", [product.outputs[0], bias], name=f"{stem}/Add"))
+    replace_node(graph, node, ir.node("Add", [product.outputs[0], bias], name=f"{stem}/Add"))
 
 
 def _embedding(graph: ir.Graph, node: ir.Node, _: _Shared) -> None:
@@ -99,13 +98,13 @@ def _embedding(graph: ir.Graph, node: ir.Node, _: _Shared) -> None:
     rows = constant(graph, f"{scale.name}.rows", scale.const_value.numpy()[:, 0])
     whole = ir.node("DequantizeLinear", [table, rows], {"axis": 0}, name=f"{stem}/table/DequantizeLinear")
     graph.insert_before(node, whole)
-    put(graph, node, ir.node("Gather", [whole.outputs[0], ids], {"axis": 0}, name=f"{stem}/Gather"))
+    replace_node(graph, node, ir.node("Gather", [whole.outputs[0], ids], {"axis": 0}, name=f"{stem}/Gather"))
 
 
 def _rounded(
     graph: ir.Graph, node: ir.Node, quantized: tuple[ir.Value, ir.Value, ir.Value], shared: _Shared
 ) -> ir.Value:
-    """The value behind its Q and DQ, which are made once, of the value, its scale and its zero point."""
+    """The value after its Q and DQ, which are created once per value and scale."""
     x, scale, zero_point = quantized
     key = (x, scale)
     if key not in shared:
@@ -118,7 +117,7 @@ def _rounded(
 
 
 def _signed(graph: ir.Graph, name: str, codes: npt.NDArray[np.int16], bits: int) -> ir.Value:
-    """Codes [K, N] around zero as a constant of ONNX's INT4, two a byte with the first in the low half, or INT8."""
+    """Signed codes [K, N] as an INT8 constant, or INT4 with two per byte, the first in the low half."""
     if bits == 8:
         return constant(graph, name, codes.astype(np.int8))
     flat = (codes & 15).astype(np.uint8).reshape(-1)

@@ -1,7 +1,7 @@
-"""``edgecompress`` quantized ops to ONNX Runtime's CPU kernels.
+"""Lowers ``edgecompress`` quantized ops to ONNX Runtime's CPU kernels.
 
-- QuantizedLinear: one quantization of x for all layers that read it, then MatMulIntegerToFloat, which multiplies in
-  int8, scales a column and adds the bias in one pass over the output;
+- QuantizedLinear: x is quantized once for all layers that read it, then MatMulIntegerToFloat multiplies in int8,
+  scales per column and adds the bias in one pass over the output;
 - BlockLinear: MatMulNBits;
 - BlockEmbedding: GatherBlockQuantized on the same layout, so that a tied head can read the same tensor;
 - QuantizedEmbedding: two Gathers, a Cast and a product.
@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from edgecompress.graph.blocks import unpack
 from edgecompress.graph.ops import DOMAIN, MICROSOFT
-from edgecompress.graph.rewrite import constant, put
+from edgecompress.graph.rewrite import constant, replace_node
 
 
 def lower_quantized(model: ir.Model) -> int:
@@ -50,7 +50,7 @@ def _linear(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...], list[i
             shared[key] = list(quantize.outputs)
     quantized, x_scale, zero_point = shared[key]
     inputs = [quantized, weight, x_scale, scale, zero_point, None, bias]
-    put(graph, node, ir.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT, name=node.name))
+    replace_node(graph, node, ir.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT, name=node.name))
 
 
 def _block_linear(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...], list[ir.Value]]) -> None:
@@ -60,11 +60,11 @@ def _block_linear(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...], 
     inputs = [x, weight, scales, zero_points, None, bias]
     while inputs[-1] is None:
         inputs.pop()
-    put(graph, node, ir.node("MatMulNBits", inputs, attributes=attributes, domain=MICROSOFT, name=node.name))
+    replace_node(graph, node, ir.node("MatMulNBits", inputs, attributes=attributes, domain=MICROSOFT, name=node.name))
 
 
 def _block_embedding(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...], list[ir.Value]]) -> None:
-    """GatherBlockQuantized takes the blocks as an axis of their own: [V, blocks, block], one scale in the last axis."""
+    """GatherBlockQuantized has a separate axis for blocks: [V, blocks, block], with one scale in the last axis."""
     table, ids, scales, zero_points = [*node.inputs, None][:4]
     assert table is not None
     assert ids is not None
@@ -78,17 +78,17 @@ def _block_embedding(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...
     rank = len(ids.shape) if ids.shape is not None else 2
     shape = constant(graph, f"{node.name}/shape", np.array([0] * rank + [width], dtype=np.int64))
     graph.insert_before(node, gather)
-    put(graph, node, ir.node("Reshape", [gather.outputs[0], shape], name=node.name))
+    replace_node(graph, node, ir.node("Reshape", [gather.outputs[0], shape], name=node.name))
 
 
 def _column(graph: ir.Graph, scales: ir.Value) -> ir.Value:
-    """[V, blocks] -> [V, blocks, 1], a copy: MatMulNBits takes two axes only. It is small beside the table."""
+    """[V, blocks] -> [V, blocks, 1]; a copy, because MatMulNBits takes two axes. It is much smaller than the table."""
     assert scales.const_value is not None
     return constant(graph, f"{scales.name}.column", scales.const_value.numpy()[:, :, None])
 
 
 def _unpacked(graph: ir.Graph, zero_points: ir.Value, bits: int, blocks: int) -> ir.Value:
-    """[V, ceil(blocks * bits / 8)] -> [V, blocks, 1]: each zero point in a byte, since its own axis has one entry."""
+    """[V, ceil(blocks * bits / 8)] -> [V, blocks, 1], with one zero point per byte."""
     assert zero_points.const_value is not None
     zeros = unpack(zero_points.const_value.numpy(), bits)[:, :blocks]
     return constant(graph, f"{zero_points.name}.column", zeros[:, :, None])
@@ -100,7 +100,7 @@ def _embedding(graph: ir.Graph, node: ir.Node, shared: dict[tuple[str, ...], lis
     row_scales = ir.node("Gather", [scale, ids], attributes={"axis": 0}, name=f"{node.name}/scales")
     cast = ir.node("Cast", [rows.outputs[0]], attributes={"to": int(ir.DataType.FLOAT)}, name=f"{node.name}/Cast")
     graph.insert_before(node, [rows, row_scales, cast])
-    put(graph, node, ir.node("Mul", [cast.outputs[0], row_scales.outputs[0]], name=node.name))
+    replace_node(graph, node, ir.node("Mul", [cast.outputs[0], row_scales.outputs[0]], name=node.name))
 
 
 _LOWER: dict[str, Callable[[ir.Graph, ir.Node, dict[tuple[str, ...], list[ir.Value]]], None]] = {

@@ -1,7 +1,7 @@
-"""``edgecompress::Rotary`` and ``edgecompress::RMSNorm`` to ONNX Runtime's own kernels.
+"""Lowers ``edgecompress::Rotary`` and ``edgecompress::RMSNorm`` to ONNX Runtime's own ops.
 
-A rotation that only feeds a GroupQueryAttention is done by that op (see ``lower/cached_attention.py``); the others
-become ``com.microsoft::RotaryEmbedding``.
+GroupQueryAttention applies a rotation that only feeds it (see ``lower/cached_attention.py``); other rotations become
+``com.microsoft::RotaryEmbedding``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgecompress.graph.ops import DOMAIN, MICROSOFT
-from edgecompress.graph.rewrite import put
+from edgecompress.graph.rewrite import replace_node
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rotation:
-    """Query and key before one and the same rotation."""
+    """Query and key before the rotation that both share."""
 
     query: ir.Value
     key: ir.Value
@@ -28,7 +28,7 @@ class Rotation:
 
 
 def same_rotation(query: ir.Value, key: ir.Value) -> Rotation | None:
-    """The rotation that made both ``query`` and ``key``, if it is the same for both."""
+    """The rotation that computes both ``query`` and ``key``; None if they have different ones or none."""
     first, second = query.producer(), key.producer()
     if first is None or second is None or not (_is_rotary(first) and _is_rotary(second)):
         return None
@@ -59,7 +59,7 @@ def _is_rotary(node: ir.Node) -> bool:
 
 
 def gqa_can_rotate(rotation: Rotation, head_size: int) -> bool:
-    """GroupQueryAttention wants heads in multiples of 16 and tables in multiples of 8, and positions a row."""
+    """Whether GroupQueryAttention supports it: head sizes in multiples of 16 and tables in multiples of 8."""
     half = rotation.rotary_dim // 2
     return head_size % 16 == 0 and half % 8 == 0 and half <= head_size // 2
 
@@ -83,7 +83,7 @@ def lower_rotary(model: ir.Model) -> int:
             domain=MICROSOFT,
             name=(node.name or "").replace("/Rotary", "/RotaryEmbedding"),
         )
-        put(graph, node, made)
+        replace_node(graph, node, made)
     if nodes:
         model.opset_imports[MICROSOFT] = 1
     return len(nodes)
@@ -100,5 +100,5 @@ def lower_rms_norm(model: ir.Model) -> int:
             attributes={"axis": -1, "epsilon": node.attributes["epsilon"].as_float(), "stash_type": 1},
             name=(node.name or "").replace("/RMSNorm", "/SimplifiedLayerNormalization"),
         )
-        put(graph, node, made)
+        replace_node(graph, node, made)
     return len(nodes)

@@ -1,7 +1,7 @@
-"""``edgecompress::Attention`` to the standard ONNX ``Attention`` (opset 23).
+"""Lowers ``edgecompress::Attention`` to the standard ONNX ``Attention`` (opset 23).
 
-The mask is bool [B, 1, T, T], true where a token attends. The rows of one text are all alike, and are written out all
-the same: ONNX Runtime's CPU kernel, which holds the graph against PyTorch, takes no mask that is broadcast there.
+The mask is bool [B, 1, T, T], true where a token attends. All T rows of a text's mask are equal, but they are written
+out, because ONNX Runtime's CPU kernel, which verifies the graph against PyTorch, does not broadcast that axis.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _mask(
     window: int | None,
     shared: dict[tuple[str, object], ir.Value],
 ) -> ir.Value:
-    """bool [B, 1, T, T], or [1, 1, T, T] where there is a window alone; made once a model."""
+    """bool [B, 1, T, T], or [1, 1, T, T] if there is only a window; one per model."""
     key = (f"mask within {window}", mask)
     if key in shared:
         return shared[key]

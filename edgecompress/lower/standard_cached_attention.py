@@ -1,13 +1,13 @@
-"""``edgecompress::CachedAttention`` to standard ops (opset 24): KV cache in place.
+"""Lowers ``edgecompress::CachedAttention`` to standard ops (opset 24), with the KV cache updated in place.
 
-TensorScatter writes the new keys and values [B, Hk, T, D] into the cache [B, Hk, C, D], from each row's first position
-on; a builder of engines updates that very memory, for which C must be a number. Attention then reads as many tokens of
-the cache as attention_mask int64 [B, S] is long. The cut is what keeps keys and values of several query heads from
-being repeated: TensorRT-RTX 1.7.1 writes the whole cache out once a query head where C is read as it is.
+TensorScatter writes the new keys and values [B, Hk, T, D] into the cache [B, Hk, C, D], starting at each row's first
+position. Engine builders update the cache's own memory, which requires C to be a constant. Attention then reads the
+first S tokens of the cache, where attention_mask is int64 [B, S]. Without this Slice, TensorRT-RTX 1.7.1 writes the
+whole cache out once per query head.
 
-The mask is bool [B, 1, T, S], made once a model of positions alone: key j is seen by the query at position p if j <= p
-and, with a window, p - j <= window. Rows that are padded on the right need no more: what lies behind a row's last token
-has a larger position.
+The mask is bool [B, 1, T, S], computed once per model from positions alone: key j is visible to the query at position p
+if j <= p and, with a window, p - j <= window. That also covers rows padded on the right: everything after a row's last
+token has a larger position.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgecompress.graph.ops import DOMAIN
 from edgecompress.graph.rewrite import constant, replace_heads
 
 OPSET = 24
-"""The first that has TensorScatter."""
+"""The first opset with TensorScatter."""
 
 POSITIONS, MASK = "position_ids", "attention_mask"
 _PREFIX = "graph/cache"
@@ -30,7 +30,7 @@ _HINT = "Export it for a CPU target."
 def lower_to_standard_cached_attention(model: ir.Model, capacity_tokens: int) -> int:
     """Rewrite every CachedAttention of ``model`` in place; return how many. Needs opset 24 or later.
 
-    ``capacity_tokens`` is C, of every cache input and output. Raises RecipeError for what the standard op cannot say.
+    ``capacity_tokens`` is C of every cache. Raises RecipeError for attention that the standard op cannot express.
     """
     graph = model.graph
     nodes = [n for n in graph if n.domain == DOMAIN and n.op_type == "CachedAttention"]
@@ -43,16 +43,16 @@ def lower_to_standard_cached_attention(model: ir.Model, capacity_tokens: int) ->
 
 
 class _Shared:
-    """What every layer reads: where its rows are written, how far the cache is read, and which of it is seen."""
+    """Values that all layers share: write positions, the number of tokens to read from the cache, and masks."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
-        self._last: ir.Node | None = None  # of its nodes, which depend on the graph's inputs alone and come first
+        self._last: ir.Node | None = None  # the last shared node; they read graph inputs only and come first
         self._masks: dict[int | None, ir.Value] = {}
         inputs = {value.name: value for value in graph.inputs}
         missing = [name for name in (POSITIONS, MASK) if name not in inputs]
         if missing:
-            raise RecipeError(f"the graph has no input {missing[0]}, so its cache has no places", hint=_HINT)
+            raise RecipeError(f"the graph has no input {missing[0]}, which its KV cache needs", hint=_HINT)
         positions, mask = inputs[POSITIONS], inputs[MASK]
         # int64 [1]: S
         self.total = self._op("Shape", [mask], "total_tokens", ir.Shape([1]), start=1, end=2)
@@ -64,7 +64,7 @@ class _Shared:
         self._rows = self._op("Unsqueeze", [positions, self._ints([1, 3])], "rows")  # int64 [B, 1, T, 1]
 
     def mask(self, window: int | None) -> ir.Value:
-        """bool [B, 1, T, S]; ``window`` is how many past tokens are seen, None for all."""
+        """bool [B, 1, T, S]; ``window`` is the number of visible past tokens, None for all."""
         if window not in self._masks:
             seen = self._op("LessOrEqual", [self._columns, self._rows], "not_behind", dtype=ir.DataType.BOOL)
             if window is not None:
@@ -115,11 +115,11 @@ def _lower_one(graph: ir.Graph, node: ir.Node, shared: _Shared, capacity_tokens:
     query, key, value, past_key, past_value = node.inputs[:5]
     assert query is not None
     if len(node.inputs) > 6 and node.inputs[6] is not None:
-        raise RecipeError(f"{node.name}: standard attention has no sinks", hint=_HINT)
+        raise RecipeError(f"{node.name}: standard Attention has no sinks", hint=_HINT)
     if value is None or value.shape is None or value.shape[3] != size:
         raise RecipeError(
-            f"{node.name}: its values are of another width than its queries ({size}), which standard attention does "
-            "not take",
+            f"{node.name}: its values and queries ({size}) have different widths, which standard Attention does not "
+            "support",
             hint=_HINT,
         )
     stores = []

@@ -1,4 +1,4 @@
-"""What a generating graph is made of beside its attention, as standard ops (opset 23).
+"""Lowers a decoder's other ops to standard ops (opset 23).
 
 ``edgecompress::Rotary`` becomes RotaryEmbedding, ``RMSNorm`` RMSNormalization, ``Gated`` an activation and a product.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgecompress.graph.ops import DOMAIN
-from edgecompress.graph.rewrite import put
+from edgecompress.graph.rewrite import replace_node
 
 
 def lower_to_standard_pieces(model: ir.Model, capacity_tokens: int = 0) -> int:
     """Rewrite every Rotary, RMSNorm and Gated of ``model`` in place; return how many. Needs opset 23 or later.
 
-    Tables of angles are cut at ``capacity_tokens``, where there is such an end: no position lies beyond.
+    With ``capacity_tokens``, rotary tables are cut to that many positions.
     """
     if capacity_tokens:
         _cut_tables(model.graph, capacity_tokens)
@@ -35,7 +35,7 @@ def _cut_tables(graph: ir.Graph, rows: int) -> None:
 
 
 def _rotary(graph: ir.Graph, node: ir.Node) -> None:
-    """x [B, H, T, D] and position_ids [B, T] with tables [P, R / 2]; the rest of a head, beyond R, passes through."""
+    """x [B, H, T, D] and position_ids [B, T] with tables [P, R / 2]; elements of a head beyond R pass through."""
     x, position_ids, cos, sin = node.inputs[:4]
     assert x is not None
     assert x.shape is not None
@@ -44,13 +44,13 @@ def _rotary(graph: ir.Graph, node: ir.Node) -> None:
     if width != x.shape[3]:
         attributes["rotary_embedding_dim"] = width
     name = (node.name or "").replace("/Rotary", "/RotaryEmbedding")
-    put(graph, node, ir.node("RotaryEmbedding", [x, cos, sin, position_ids], attributes, name=name))
+    replace_node(graph, node, ir.node("RotaryEmbedding", [x, cos, sin, position_ids], attributes, name=name))
 
 
 def _rms_norm(graph: ir.Graph, node: ir.Node) -> None:
     attributes = {"axis": -1, "epsilon": node.attributes["epsilon"].as_float(), "stash_type": 1}
     name = (node.name or "").replace("/RMSNorm", "/RMSNormalization")
-    put(graph, node, ir.node("RMSNormalization", list(node.inputs), attributes, name=name))
+    replace_node(graph, node, ir.node("RMSNormalization", list(node.inputs), attributes, name=name))
 
 
 def _gated(graph: ir.Graph, node: ir.Node) -> None:
@@ -75,7 +75,7 @@ def _gated(graph: ir.Graph, node: ir.Node) -> None:
         value = step("Relu", [gate])
     else:
         value = step("Gelu", [gate], {"approximate": "tanh" if kind == "gelu_tanh" else "none"})
-    put(graph, node, ir.node("Mul", [value, up], name=f"{parent}/Mul"))
+    replace_node(graph, node, ir.node("Mul", [value, up], name=f"{parent}/Mul"))
 
 
 _LOWERINGS = {"Rotary": _rotary, "RMSNorm": _rms_norm, "Gated": _gated}

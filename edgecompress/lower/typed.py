@@ -1,12 +1,12 @@
-"""A float32 graph of standard ops to a strongly typed one: float16 where it is safe, float32 where it would overflow.
+"""Types a float32 graph of standard ops: float16 where it is safe, float32 where values could overflow.
 
-- Products with a constant, attention, rotations and lookups compute in float16.
-- What moves, adds, multiplies or gates values, and what rounds them to 8 bits, has the type of what it reads.
+- Products with a constant, attention, rotary embeddings and lookups compute in float16.
+- Ops that move, add, multiply or gate values, or round them to 8 bits, have the type of their inputs.
 - Everything else computes in float32: norms, softmax, sums, square roots, products of two computed values (pooling).
-- So does whatever reads or writes a value that comes near float16's limit on the calibration text (``wide``).
+- So does every op that reads or writes a value close to float16's limit on the calibration text (``wide``).
 
-Inputs and outputs of the graph keep their types, but for a KV cache, which becomes float16. Scales are constants in the
-type of their Q or DQ, and a value is cast once, where it is made, for all that read it in the other type.
+Inputs and outputs of the graph keep their types, except a KV cache, which becomes float16. Scales are constants in the
+type of their Q or DQ. A value is cast once for all ops that read it in the other type.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _READS_SHAPE = ("Shape", "Size")
 
 
 def strongly_typed(model: ir.Model, wide: Collection[str] = ()) -> int:
-    """Type ``model``, whose values must have their types, in place; return how many nodes compute in float16.
+    """Type ``model``, whose values must already have types, in place; return how many nodes become float16.
 
-    ``wide`` names float32 values that float16 could not hold.
+    ``wide`` names float32 values beyond float16's range.
     """
     graph = model.graph
     too_wide = _spread(graph, wide)
@@ -67,15 +67,15 @@ def strongly_typed(model: ir.Model, wide: Collection[str] = ()) -> int:
 
 
 def computes_in_half(node: ir.Node) -> bool:
-    """Whether the node makes values of its own, from floats, that may be float16; what only moves them does not."""
+    """Whether the node computes new float values that may be float16; nodes that only move values do not."""
     return not node.domain and node.op_type not in _MOVING and node.op_type in (*_FOLLOWING, *_HALF, "MatMul")
 
 
 def _spread(graph: ir.Graph, wide: Collection[str]) -> set[ir.Value]:
-    """The wide values, what they were before they moved, the products that a bias makes them of, what is rounded from
-    them and back, and their weights.
+    """The wide values, and what must stay float32 with them: their sources before moves, the product to which a bias
+    is added, their Q/DQ results, and their weights.
 
-    A product has a name of its own only where it was not quantized.
+    A product has its own name only if it was not quantized.
     """
     found = {value for node in graph for value in node.outputs if value.name in wide}
     waiting = list(found)
@@ -97,7 +97,7 @@ def _spread(graph: ir.Graph, wide: Collection[str]) -> set[ir.Value]:
 
 
 def _type_of(node: ir.Node, types: dict[ir.Value, ir.DataType], wide: set[ir.Value]) -> ir.DataType:
-    """What the node computes in."""
+    """The type that the node computes in."""
     if any(value in wide for value in (*node.inputs, *node.outputs)):
         return FLOAT
     if node.op_type in _HALF:
@@ -116,7 +116,7 @@ def _makes(value: ir.Value, *ops: str) -> bool:
 
 
 def _is_weight(value: ir.Value) -> bool:
-    """Whether it is a constant, or one behind its DQ."""
+    """Whether it is a constant, or the DQ of a constant."""
     node = value.producer()
     if node is not None and node.op_type == "DequantizeLinear":
         first = node.inputs[0]
@@ -132,7 +132,7 @@ def _as(
     types: dict[ir.Value, ir.DataType],
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value],
 ) -> ir.Value:
-    """The value in that type: itself, a constant of it, or a cast of it that is made where it is first needed."""
+    """The value in that type: unchanged, as a converted constant, or through a Cast created on first use."""
     constant = value.const_value
     if types.get(value, FLOAT) == kind:
         return value
@@ -159,14 +159,14 @@ def _as(
 
 
 def _half(tensor: ir.TensorProtocol) -> npt.NDArray[np.float16]:
-    """What is beyond float16 becomes its largest number (a mask's lowest float stays low), and never infinity."""
+    """Convert to float16; values beyond its range become its largest, not infinity (as a mask's lowest float)."""
     largest = float(np.finfo(np.float16).max)
     array = tensor.numpy()
     return np.where(np.isfinite(array), np.clip(array, -largest, largest), array).astype(np.float16)
 
 
 def _keep_type(graph: ir.Graph, output: ir.Value) -> None:
-    """Put a cast back to float32 behind what the graph gives, under the name that it has."""
+    """Cast a graph output back to float32, under its name."""
     node = output.producer()
     assert node is not None
     cast = ir.node("Cast", [output], {"to": int(FLOAT)}, name=f"{output.name}/to_float")

@@ -1,1 +1,1 @@
-"""Weights and activations to fewer bits. One module a scheme; the graph stays portable."""
+"""Quantizes weights and activations. One module per scheme; the graph stays portable."""

@@ -1,7 +1,7 @@
 """int8 weights with 8-bit activations, dynamic or static.
 
-Weights are symmetric with one scale a column. The mean error that a quantized weight makes on the calibration text is
-added to the bias (bias correction, arXiv 1906.04721), at no cost.
+Weights are symmetric with one scale per column. The bias absorbs the mean error of the quantized weight on the
+calibration text (bias correction, arXiv 1906.04721), at no cost at run time.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def quantize_linears(
 ) -> int:
     """Replace layers by ``edgecompress::QuantizedLinear`` in place; return how many.
 
-    Inputs of the op: x, int8 weight [K, N], float32 scale [N], float32 bias [N] and, when ``static`` says how to clip
-    the calibrated range, float32 x_scale and uint8 x_zero_point. Without ``static`` x is quantized at each run.
-    With ``limits.signed_activations`` x_zero_point is int8 and 0.
+    Inputs of the op: x, int8 weight [K, N], float32 scale [N], float32 bias [N] and, if ``static`` gives the clipping
+    of the calibrated range, float32 x_scale and uint8 x_zero_point. Without ``static``, x is quantized at each run.
+    With ``limits.signed_activations``, x_zero_point is int8 and 0.
     """
     for linear in linears:
         seen = statistics.get(linear.x.name or "")
@@ -48,7 +48,7 @@ def quantize_linears(
             constant(model.graph, f"{linear.name}.bias", bias.astype(np.float32)),
         ]
         if static is not None:
-            assert seen is not None, "static quantization needs the statistics of every input"
+            assert seen is not None, "static quantization needs statistics of every input"
             low, high = seen.clipped_range(static.method, static.percentile)
             inputs += activation_scale(model.graph, linear.x, low, high, signed=limits.signed_activations)
         replace_linear(model.graph, linear, inputs, "QuantizedLinear", {"static": int(static is not None)})
@@ -57,7 +57,7 @@ def quantize_linears(
 
 
 def activation_scale(graph: ir.Graph, x: ir.Value, low: float, high: float, *, signed: bool) -> list[ir.Value]:
-    """Scale and zero point of one tensor, which all its readers share."""
+    """Scale and zero point of one tensor, shared by all its readers."""
     scale, zero_point = (range_to_int8(low, high), np.int8(0)) if signed else range_to_uint8(low, high)
     return [
         constant(graph, f"{x.name}.scale", np.array(scale, dtype=np.float32)),

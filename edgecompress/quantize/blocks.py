@@ -1,4 +1,4 @@
-"""Weights in blocks beside float activations: the schemes of 4 and of 8 bits."""
+"""The weight-only schemes: blocks of 4 or 8 bits with float activations."""
 
 from __future__ import annotations
 

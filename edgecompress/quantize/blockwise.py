@@ -1,8 +1,8 @@
-"""Rounding weights in blocks that share one scale (:mod:`edgecompress.graph.blocks`).
+"""Rounds weights in blocks that share one scale (:mod:`edgecompress.graph.blocks`).
 
-Round to nearest and the half-quadratic solver look at the weight alone and live here; GPTQ, which also looks at the
-activations, is in :mod:`edgecompress.quantize.gptq`. All of it is NumPy in float32. Work is done in slices of output
-columns, so the memory beyond the weight and the result is a few megabytes, and a vocabulary of 150,000 is no exception.
+Round to nearest and the half-quadratic solver need only the weight and are here; GPTQ, which also needs activations, is
+in :mod:`edgecompress.quantize.gptq`. Everything is NumPy in float32. Work is done in slices of output columns, so the
+memory beyond the weight and the result is a few megabytes, even for a vocabulary of 150,000.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from edgecompress.formats.cpu import host_cores
 from edgecompress.graph.blocks import FEWEST_COLUMNS, SLICE_ELEMENTS, BlockFormat, Blocks, Codes, pack
 from edgecompress.types.arrays import FloatArray
 
-# How much further than its extreme value a block's range reaches, as a factor on the inverse scale: above 1 clips.
+# Factors on the inverse scale that are tried: 1 makes the range end at a block's extreme value, above 1 clips it.
 _REACH_4 = (1.0, 0.875, 0.92, 0.96, 1.04, 1.09, 1.15, 1.22, 1.31, 1.42)
-_REACH_8 = (1.0,)  # 256 levels are so fine that clipping never pays
+_REACH_8 = (1.0,)  # with 256 levels, clipping never pays
 
 _HALF = np.finfo(np.float16)
 
-_LP_NORM = 0.7  # of the half-quadratic solver, with its authors' other settings
+_LP_NORM = 0.7  # of the half-quadratic solver, like the next two lines; the authors' settings
 _BETA, _KAPPA = 10.0, 1.01
 _ITERATIONS = 20
 
@@ -31,9 +31,9 @@ _ITERATIONS = 20
 def quantize_blocks(weight: FloatArray, form: BlockFormat, method: str = "rtn") -> Blocks:
     """Quantize a weight [K, N] by a method that needs no data.
 
-    ``rtn`` rounds to nearest after a search for the scale of each block (:func:`search_scales`); ``hqq`` goes on from
-    there with the half-quadratic solver (:func:`refine_half_quadratic`). The same input gives the same bytes, whatever
-    the number of cores. Any strides and any float dtype are taken; a slice at a time is copied to float32.
+    ``rtn`` rounds to nearest after searching the scale of each block (:func:`search_scales`); ``hqq`` continues from
+    there with the half-quadratic solver (:func:`refine_half_quadratic`). Equal inputs give equal bytes on any number of
+    cores. The weight may have any strides and any float dtype; one slice at a time is copied to float32.
     """
     width, columns = weight.shape
     blocks = form.blocks(width)
@@ -60,7 +60,7 @@ def quantize_blocks(weight: FloatArray, form: BlockFormat, method: str = "rtn") 
 
 
 def into_blocks(weight: npt.NDArray[np.floating], form: BlockFormat) -> FloatArray:
-    """[K, n] to float32 [n, blocks, block], the last block filled up with zeros."""
+    """[K, n] to float32 [n, blocks, block], with the last block padded with zeros."""
     width, columns = weight.shape
     rows = np.zeros((columns, form.blocks(width) * form.block_size), dtype=np.float32)
     rows[:, :width] = weight.T
@@ -83,13 +83,13 @@ def _steps(blocks: FloatArray, inverse: FloatArray, zero: FloatArray, form: Bloc
 def search_scales(
     blocks: FloatArray, form: BlockFormat, importance: FloatArray | None = None
 ) -> tuple[FloatArray, FloatArray]:
-    """The scale and zero point of each block with the least squared error among a handful of ranges.
+    """The scale and zero point of each block with the least squared error among up to ten ranges.
 
-    blocks [n, blocks, block] -> float32 [n, blocks, 1] each; the zero point is a whole number. For every range the
-    codes are rounded and the scale, a float16, is then fitted to them by least squares, as llama.cpp's quantizers do.
-    With ``importance``, [blocks, block], errors count in proportion to it. A symmetric scale may be negative, unless
-    the format has ``positive_scales``: the code 0 is one step further from the middle than the top, and the value of
-    largest magnitude takes it.
+    blocks [n, blocks, block] -> float32 [n, blocks, 1] each; the zero point is an integer. For each range, codes are
+    rounded first and then the scale, a float16 number, is fitted to them by least squares, as in llama.cpp. With
+    ``importance`` [blocks, block], errors are weighted by it. A symmetric scale may be negative, unless the format has
+    ``positive_scales``: code 0 is one step further from the middle than the top code, and the value of largest
+    magnitude takes code 0.
     """
     best = np.full((*blocks.shape[:2], 1), -1.0, dtype=np.float32)
     best_scale = np.ones_like(best)
@@ -109,10 +109,10 @@ def search_scales(
 
 
 def as_halves(scale: FloatArray) -> FloatArray:
-    """Each scale as the nearest float16, where float16 has all its digits; so that a kernel may keep it in two bytes.
+    """Round each scale to float16, so that a kernel can store it in two bytes.
 
-    To be done before weights are rounded by it: then it costs a two-thousandth of a step at most. What is smaller than
-    float16's normal numbers, or larger than all, stays as it is.
+    Call this before rounding weights with the scale; it then costs at most 1/2000 of a step. Scales below float16's
+    normal numbers or above its range stay unchanged.
     """
     size = np.abs(scale)
     with np.errstate(over="ignore"):
@@ -158,12 +158,12 @@ def refine_half_quadratic(
 ) -> tuple[FloatArray, FloatArray]:
     """HQQ (Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023).
 
-    Minimizes the l_p norm, p = 0.7, of the error: a few large errors are left to be large, and the many small ones
-    shrink. The error is split off by the generalized soft threshold, and the scale and the zero point are fitted to the
-    rest in closed form, in turn. Two things differ from the authors' code: MatMulNBits computes fast with whole zero
-    points only, so the zero point moves by whole steps and the scale is fitted too (for symmetric blocks it alone); and
-    errors are measured in steps, so that one beta serves weights of any magnitude. The best iterate of each block is
-    kept, so no block gets worse than it came.
+    Minimizes the l_p norm, p = 0.7, of the error, which accepts a few large errors to shrink the many small ones. In
+    turn, the generalized soft threshold splits off the error, and the scale and zero point are fitted to the rest in
+    closed form. Two things differ from the authors' code: MatMulNBits is fast only with integer zero points, so the
+    zero point moves by whole steps and the scale is fitted too (in symmetric blocks only the scale); and errors are
+    measured in steps, so that one beta suits weights of any magnitude. Each block keeps its best iterate, so none gets
+    worse.
     """
     best_scale, best_zero = scale.copy(), zero.copy()
     best = np.full_like(scale, np.inf)
@@ -175,7 +175,7 @@ def refine_half_quadratic(
         magnitude = np.abs(error)
         unit = np.abs(scale)
         power = np.power(magnitude / unit + np.float32(1e-8), np.float32(_LP_NORM - 1))
-        # |e|^p of the error itself; its factor of the scale is put back, because the scale is what changes.
+        # |e|^p of the unscaled error: multiply the scale back in, because the scale changes.
         norm = np.einsum("ngb,ngb->ng", magnitude, power)[:, :, None] * np.power(unit, np.float32(_LP_NORM - 1))
         better = norm < best
         if not better.any():

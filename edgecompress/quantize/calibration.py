@@ -1,8 +1,8 @@
-"""Streaming calibration: what each linear layer's input looks like, in bounded memory.
+"""Streaming calibration: statistics of each linear layer's input, in bounded memory.
 
-ONNX Runtime's own calibrators stack the activations of all batches, so they need batches of one length and memory in
-proportion to the text. Here each batch is reduced at once to a histogram, per-channel extremes and a small sample of
-rows; memory is :func:`calibration_bytes` plus the activations of one batch, however long the text is.
+ONNX Runtime's calibrators stack the activations of all batches, so they need batches of one length, and memory grows
+with the text. Here each batch is reduced at once to a histogram, per-channel extremes and a small sample of rows;
+memory is :func:`calibration_bytes` plus the activations of one batch, however long the text is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SAMPLE_ROWS = 64
 
 @dataclass(kw_only=True)
 class ActivationStatistics:
-    """Running statistics of one tensor [..., K]. Merging more batches never grows it."""
+    """Running statistics of one tensor [..., K], of constant size however many batches are merged."""
 
     channels: int
     low: float = 0.0
@@ -62,7 +62,7 @@ class ActivationStatistics:
         if self.reach == 0.0:
             self.reach = max(needed, 1e-6)
         while self.reach < needed:
-            # Twice the width: every two bins become one, on each side of zero.
+            # Double the range: merge every two bins, on each side of zero.
             half = HISTOGRAM_BINS // 2
             merged = self.histogram.reshape(-1, 2).sum(axis=1)
             self.histogram = np.zeros(HISTOGRAM_BINS, dtype=np.int64)
@@ -70,7 +70,7 @@ class ActivationStatistics:
             self.reach *= 2
 
     def _sample(self, x: FloatArray, rng: np.random.Generator) -> None:
-        # Reservoir sampling by keeping a uniform choice of old and new rows in proportion to what was seen.
+        # Reservoir sampling: keep uniformly chosen old and new rows, in proportion to the rows seen.
         wanted = min(SAMPLE_ROWS, self.rows_seen + len(x))
         from_new = round(wanted * len(x) / (self.rows_seen + len(x)))
         from_new = min(max(from_new, wanted - len(self.sample)), len(x))
@@ -80,7 +80,7 @@ class ActivationStatistics:
         self.sample = np.concatenate([old, new]).astype(np.float32)
 
     def clipped_range(self, method: str, percentile: float) -> tuple[float, float]:
-        """The range that uint8 ought to cover: all of it, all but a percentile, or the least entropy lost."""
+        """The range that 8 bits should cover, by method "minmax", "percentile" or "entropy"."""
         if method == "minmax":
             return self.low, self.high
         edges = np.linspace(-self.reach, self.reach, HISTOGRAM_BINS + 1)
@@ -95,7 +95,7 @@ class ActivationStatistics:
 
 
 def _least_entropy_limit(histogram: IntArray, reach: float) -> float:
-    """The symmetric clip whose 256-level distribution has the smallest KL divergence from the histogram."""
+    """The symmetric clipping limit whose 256 levels have the smallest KL divergence from the histogram."""
     half = HISTOGRAM_BINS // 2
     folded = histogram[half:] + histogram[:half][::-1]
     best, best_divergence = half, np.inf
@@ -115,7 +115,7 @@ def _least_entropy_limit(histogram: IntArray, reach: float) -> float:
 
 
 def calibration_bytes(channels: Iterable[int]) -> int:
-    """Upper bound of what the statistics of layers with these input widths hold, in bytes."""
+    """Upper bound, in bytes, of the statistics of layers with these input widths."""
     return sum(HISTOGRAM_BINS * 8 + k * (4 + 8 + SAMPLE_ROWS * 4) for k in channels)
 
 
@@ -128,8 +128,8 @@ def collect_statistics(
 ) -> dict[str, ActivationStatistics]:
     """Run float32 batches of any length through ``runnable`` and summarize the named tensors.
 
-    ``tensors`` maps a value's name to its number of channels; a batch maps input names to arrays (an ``attention_mask``
-    keeps padding out of the statistics). Raises CalibrationError if there is no batch.
+    ``tensors`` maps a value's name to its number of channels; a batch maps input names to arrays (its
+    ``attention_mask`` excludes padding). Raises CalibrationError if there is no batch or a value is not finite.
     """
     probed = _with_outputs(runnable, list(tensors))
     session = calibration_session(probed, packed=True)
@@ -145,13 +145,13 @@ def collect_statistics(
             rows = np.ascontiguousarray(real.reshape(-1, statistics[name].channels), dtype=np.float32)
             if not np.isfinite(rows).all():
                 raise CalibrationError(
-                    f"the student gives values that are not finite at '{name}' on the calibration text",
-                    hint="Its weights or the text are broken; nothing can be calibrated on them.",
+                    f"the student's values at '{name}' are not finite on the calibration text",
+                    hint="Give another checkpoint or another calibration text; one of the two is broken.",
                 )
             statistics[name].add(rows, rng)
         seen += 1
     if not seen:
-        raise CalibrationError("there is no calibration text", hint="Give --calibration FILE with one text a line.")
+        raise CalibrationError("there is no calibration text", hint="Give --calibration FILE, with one text per line.")
     return statistics
 
 

@@ -1,4 +1,4 @@
-"""A mixture's experts in blocks, and which layers are its routers."""
+"""Quantizes the experts of a mixture in blocks, and finds its routers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgecompress.graph.linears import find_linears
 from edgecompress.graph.ops import DOMAIN
 from edgecompress.graph.rewrite import constant
 from edgecompress.quantize.blockwise import quantize_blocks
-from edgecompress.quantize.weights import SMALLEST_BLOCK, block_that_divides, let_go
+from edgecompress.quantize.weights import SMALLEST_BLOCK, block_that_divides, free_if_unused
 from edgecompress.types.limits import DEFAULT_LIMITS, WeightLimits
 from edgecompress.types.recipe import QuantizeRecipe
 
@@ -25,7 +25,7 @@ def find_experts(model: ir.Model) -> list[ir.Node]:
 def routers(model: ir.Model) -> set[str]:
     """Names of the linear layers that decide which experts a token goes to.
 
-    They stay in float: they are a thousandth of the weights, and a rounded router sends tokens elsewhere.
+    They stay float: they are 0.1 % of the weights, and a quantized router sends tokens to other experts.
     """
     by_output = {linear.output: linear for linear in find_linears(model)}
     found = set()
@@ -49,15 +49,15 @@ def routers(model: ir.Model) -> set[str]:
 def quantize_experts(
     model: ir.Model, recipe: QuantizeRecipe, *, bits: int, limits: WeightLimits = DEFAULT_LIMITS
 ) -> int:
-    """Replace every Experts by ``edgecompress::BlockExperts`` in place, a layer at a time; return how many.
+    """Replace every Experts op by ``edgecompress::BlockExperts`` in place, layer by layer; return how many.
 
-    Inputs of the op: x, chosen, weights as they were, then for gate_up and for down in turn uint8 weight
-    [E, N, K * bits / 8], float32 scales [E, N, blocks], uint8 zero points [E, N, ceil(blocks * bits / 8)] and float32
-    bias [E, N]; the last two may be missing.
+    Inputs of the op: x, chosen, weights as before, then for gate_up and for down: uint8 weight [E, N, K * bits / 8],
+    float32 scales [E, N, blocks], uint8 zero points [E, N, ceil(blocks * bits / 8)] and float32 bias [E, N]; the last
+    two are optional.
 
-    One block size serves both products: the largest power of two that divides H and I and is at most the recipe's.
-    Where that is below 16 the experts stay as they are. Method ``gptq`` has no Hessian here, since each expert sees
-    tokens of its own, and rounds to nearest.
+    Both products use one block size: the largest power of two that divides H and I and is at most the recipe's. If it
+    is below 16, the experts stay float. Method ``gptq`` rounds to nearest here: it has no Hessian, because each expert
+    sees different tokens.
     """
     done = 0
     for node in find_experts(model):
@@ -83,7 +83,7 @@ def quantize_experts(
             {"bits": bits, "block_size": block, "accuracy_level": recipe.first_accuracy_level},
         )
         for weight in (gate_up, down):
-            let_go(model.graph, weight)
+            free_if_unused(model.graph, weight)
         done += 1
     return done
 

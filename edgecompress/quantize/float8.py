@@ -1,4 +1,4 @@
-"""Weights and activations in float8 E4M3, one scale a tensor, as the tensor cores from Ada on multiply them."""
+"""Weights and activations in float8 E4M3 with one scale per tensor, for tensor cores from Ada onwards."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from edgecompress.types.arrays import FloatArray
 from edgecompress.types.recipe import CalibrationRecipe
 
 E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
-LARGEST = 448.0  # what is beyond has no infinity to become
+LARGEST = 448.0  # E4M3 has no infinity: larger values are clipped
 
 
 def to_float8(values: FloatArray, scale: FloatArray) -> npt.NDArray[ml_dtypes.float8_e4m3fn]:
-    """The nearest E4M3 of ``values / scale``, with what is out of range at its end."""
+    """The nearest E4M3 value of ``values / scale``, clipped to its range."""
     rounded: npt.NDArray[ml_dtypes.float8_e4m3fn] = np.clip(values / scale, -LARGEST, LARGEST).astype(E4M3)
     return rounded
 
 
 def scale_for(reach: float) -> FloatArray:
-    """The scale, float32 [], that takes ``reach`` to the largest E4M3; one that float16 holds."""
+    """The scale, float32 [], that maps ``reach`` to the largest E4M3 value; float16 represents it exactly."""
     return half_scale(np.array((reach or LARGEST) / LARGEST, dtype=np.float32))
 
 
 def quantize_to_float8(job: Quantization) -> None:
-    """The scheme: layers in float8, and embedding tables in int8 by rows."""
+    """The scheme: layers in float8, embedding tables in int8 with one scale per row."""
     recipe = job.recipe
     quantize_linears_float8(
         job.model, job.linears, job.statistics, recipe.calibration, bias_correction=recipe.quantize.bias_correction
@@ -55,7 +55,7 @@ def quantize_linears_float8(
     """Replace layers by ``edgecompress::QuantizedLinear`` in place; return how many.
 
     Inputs of the op: x, float8 weight [K, N], float32 scale [], float32 bias [N], float32 x_scale [] and float8
-    x_zero_point [], which is 0. ``clipping`` says how much of x's calibrated range is kept.
+    x_zero_point [], which is 0. ``clipping`` gives the method that clips x's calibrated range.
     """
     for linear in linears:
         seen = statistics[linear.x.name or ""]

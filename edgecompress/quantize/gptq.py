@@ -1,9 +1,9 @@
-"""GPTQ (Frantar et al., arXiv 2210.17323): the error of each weight is made up for by those not rounded yet.
+"""GPTQ (Frantar et al., arXiv 2210.17323): weights that are not rounded yet compensate the errors of rounded ones.
 
 With the Hessian ``H = X^T X`` of a layer's inputs, rounding the weights of one input channel changes the output least
-if the channels behind it move by a step that follows from ``H`` in closed form. It is computed as LDLQ says it (Chee et
-al., "QuIP", arXiv 2307.13304, who show that both round alike): from ``H = R R^T`` with R upper triangular, channel k is
-moved by the drift of every channel j before it, times ``R[j, k] / R[k, k]``. No inverse is ever formed.
+if the later channels move by a step that follows from ``H`` in closed form. It is computed in the form of LDLQ (Chee et
+al., "QuIP", arXiv 2307.13304, who show that both are equivalent): from ``H = R R^T`` with R upper triangular, channel k
+moves by the drift of every earlier channel j, times ``R[j, k] / R[k, k]``. No inverse is formed.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from edgecompress.graph.blocks import BlockFormat, Blocks, Codes, assemble
 from edgecompress.quantize.blockwise import into_blocks, search_scales
 from edgecompress.types.arrays import FloatArray
 
-DAMPING = 0.01  # of the mean of the Hessian's diagonal, added to it
+DAMPING = 0.01  # share of the mean of the Hessian's diagonal that is added to the diagonal
 
-_BATCHES = (512, 64)  # channels whose drift moves the rest of the batch one size up by one product
-_SLICE_COLUMNS = 4096  # output columns at a time: they do not depend on each other
+_BATCHES = (512, 64)  # channels whose drift moves the rest of the next larger batch in one product
+_SLICE_COLUMNS = 4096  # output columns at a time; they are independent of each other
 
 
 def gptq(weight: FloatArray, hessian: FloatArray, form: BlockFormat, *, damping: float = DAMPING) -> Blocks:
     """Quantize a weight [K, N] whose inputs have the Hessian float32 [K, K] (any positive multiple of X^T X).
 
-    Channels of largest activation go first ("act order"). The scales are fixed beforehand, from the weight as it came
-    and with errors weighed by the Hessian's diagonal, because MatMulNBits wants blocks of neighbouring channels
-    ("static groups"). A channel that never was anything but zero is rounded to nearest.
+    Channels with the largest activations go first ("act order"). The scales are fixed beforehand from the original
+    weight, with errors weighted by the Hessian's diagonal, because MatMulNBits needs blocks of neighbouring channels
+    ("static groups"). A channel that is always zero is rounded to nearest.
 
-    Bytes repeat for the same inputs on the same machine; another number of BLAS threads may sum in another order.
-    Raises ValueError if the shapes do not fit or the Hessian is not finite.
+    Equal inputs give equal bytes on one machine; another number of BLAS threads may sum in another order. Raises
+    ValueError if the shapes do not match or the Hessian is not finite.
     """
     width, columns = weight.shape
     if hessian.shape != (width, width):
-        raise ValueError(f"the Hessian is {hessian.shape}, and the layer has {width} inputs")
+        raise ValueError(f"the Hessian has shape {hessian.shape}, but the layer has {width} inputs")
     importance = np.zeros((form.blocks(width), form.block_size), dtype=np.float32)
     importance.reshape(-1)[:width] = _positive(np.diagonal(hessian))
     order = np.argsort(-np.diagonal(hessian), kind="stable")
@@ -58,13 +58,13 @@ def gptq(weight: FloatArray, hessian: FloatArray, form: BlockFormat, *, damping:
             pass
     blocks = codes.reshape(columns, -1, form.block_size)
     if not form.symmetric and width % form.block_size:
-        # What fills up the last block stands for zero.
+        # Pad the last block with codes for zero.
         blocks[:, -1, width % form.block_size :] = zeros[:, -1:].astype(np.uint8)
     return assemble(form, width, blocks, scales, zeros)
 
 
 def _positive(diagonal: FloatArray) -> FloatArray:
-    """The diagonal as weights for the errors: never all zero."""
+    """The diagonal as error weights, with a floor above zero."""
     floor = np.float32(max(float(diagonal.mean()) * 1e-6, 1e-30))
     return np.maximum(diagonal, floor).astype(np.float32)
 
@@ -80,7 +80,7 @@ def _sweep(
     codes = np.empty((width, columns), dtype=np.uint8)
     found = search_scales(into_blocks(weight, form), form, importance)
     scales, zeros = (np.ascontiguousarray(values[:, :, 0].T) for values in found)
-    drift = weight[order]  # of a channel that is rounded: what it was less what it has become
+    drift = weight[order]  # per rounded channel: weight before rounding minus weight after
     moved = drift.copy()
     scratch = np.empty((_BATCHES[-1], columns), dtype=np.float32)
 
@@ -105,11 +105,11 @@ def _sweep(
 
 
 def feedback(hessian: FloatArray, damping: float, order: npt.NDArray[np.intp] | None = None) -> FloatArray:
-    """How far each channel's drift moves those behind it: float32 [K, K], upper triangular, of ones on the diagonal.
+    """How far each channel's drift moves later ones: float32 [K, K], upper triangular with ones on the diagonal.
 
-    R is the Cholesky factor of the damped matrix turned by 180 degrees; each column is divided by its diagonal. Where
-    float32 does not suffice for the damping given, ten times as much is tried, and so on. Channels are taken in
-    ``order``, if it is given. By PyTorch, whose passes over a matrix use every core.
+    R is the Cholesky factor of the damped matrix rotated by 180 degrees; each column is divided by its diagonal. If
+    float32 is not precise enough for the given damping, the damping is raised tenfold until it is. Channels are taken
+    in ``order``, if it is given. Computed in PyTorch, which uses all cores.
     """
     whole = torch.from_numpy(hessian)
     diagonal = whole.diagonal()

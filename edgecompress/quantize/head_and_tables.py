@@ -1,4 +1,4 @@
-"""Graphs whose head and embedding tables have bits of their own: which weights go into which blocks."""
+"""Quantizes all weights of a decoder: layers, head, embedding tables and experts, each with its own bits."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from edgecompress.types.arrays import FloatArray
 from edgecompress.types.limits import DEFAULT_LIMITS, WeightLimits
 from edgecompress.types.recipe import QuantizeRecipe
 
-# What may stand between the head and the logits: soft-capping (gemma 2), a scale (granite), a cut of the padding.
+# Ops allowed between the head and the logits: soft-capping (gemma 2), a scale (granite), cutting off padding.
 _BEHIND_THE_HEAD = ("Div", "Mul", "Tanh", "Cast", "Reshape", "Slice", "Identity")
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedWeights:
     layers: int
-    head: str | None  # name of the layer that was taken for the head
+    head: str | None  # name of the head's layer
     tables: int
     tied: bool  # the table and the head are one tensor
 
@@ -46,9 +46,9 @@ def quantize_every_weight(
 ) -> QuantizedWeights:
     """Quantize a graph's layers, its head, its embedding tables and its experts to blocks in place.
 
-    The head and the table have bits of their own in the recipe. Where the head is the table's transpose and both have
-    the same bits, one tensor serves both; with different bits each has its own. ``allocation`` raises some weights to 8
-    bits; these are never rounded by ``gptq``, which gains nothing there that could be seen beside those in 4.
+    The recipe has separate bits for the head and the table. If the head is the table's transpose and both have the same
+    bits, they share one tensor. ``allocation`` raises some weights to 8 bits; these are never rounded by ``gptq``,
+    whose gain at 8 bits is invisible beside the errors of the 4-bit weights.
     """
     head = find_head(model, linears)
     head_bits = recipe.head_bits or (8 if head is not None and head.name in allocation.raised else bits)
@@ -66,7 +66,7 @@ def quantize_every_weight(
             continue
         quantize_embedding_blocks(model, table, blocks, tied=tied, accuracy_level=recipe.first_accuracy_level)
         shared = tied or shared
-    for linear in [*_without(linears, head), *_just(head, shared)]:
+    for linear in [*_except_head(linears, head), *_head_unless_done(head, shared)]:
         raised = linear.name in allocation.raised
         width = head_bits if linear is head else 8 if raised else bits
         by_columns = limits.whole_columns and width == 8
@@ -97,16 +97,16 @@ def _form(recipe: QuantizeRecipe, bits: int, limits: WeightLimits) -> BlockForma
     )
 
 
-def _without(linears: Sequence[Linear], head: Linear | None) -> list[Linear]:
+def _except_head(linears: Sequence[Linear], head: Linear | None) -> list[Linear]:
     return [linear for linear in linears if linear is not head]
 
 
-def _just(head: Linear | None, done: Linear | None) -> list[Linear]:
+def _head_unless_done(head: Linear | None, done: Linear | None) -> list[Linear]:
     return [head] if head is not None and head is not done else []
 
 
 def find_head(model: ir.Model, linears: Sequence[Linear]) -> Linear | None:
-    """The layer that makes the logits, which are the graph's first output."""
+    """The layer that computes the logits, the graph's first output; None if it is not found."""
     by_output = {linear.output: linear for linear in linears}
     value: ir.Value | None = model.graph.outputs[0]
     while value is not None:

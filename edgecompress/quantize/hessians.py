@@ -1,8 +1,8 @@
-"""The Hessians that GPTQ needs, ``X^T X`` of each layer's inputs over the calibration text, in bounded memory.
+"""Computes the Hessians for GPTQ, ``X^T X`` of each layer's inputs over the calibration text, in bounded memory.
 
-A Hessian has K x K entries: those of a 1.5 B decoder would take ten gigabytes at once. :class:`StreamedHessians` keeps
-one group of layers at a time, and runs the graph's parts one after another: the text is computed once in all. Inputs
-come from the float graph, not from one whose earlier layers are already rounded.
+A Hessian has K x K entries; all of a 1.5 B decoder's would take 10 GB. :class:`StreamedHessians` holds one group of
+layers at a time and runs the parts of the graph one after another, so the text passes through the graph only once.
+Inputs come from the float graph, not from one whose earlier layers are already quantized.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from edgecompress.errors import CalibrationError
 from edgecompress.quantize.parts import Chain, FloatGraph, Part, places
 from edgecompress.types.arrays import Array, Batches, Feed, FloatArray
 
-GROUP_BYTES = 1_000_000_000  # of Hessians held at a time; factoring the largest of them takes as much again
-_ROWS = 1024  # summed up before they are multiplied: a product of few rows is bound by writing the sums
+GROUP_BYTES = 1_000_000_000  # of Hessians in memory at a time; factoring the largest takes as much again
+_ROWS = 1024  # collected before they are multiplied: with few rows, writing the sums is the bottleneck
 _TILE = 2048  # channels: only the tiles on and above the diagonal are computed
 
 
 class StreamedHessians(Mapping[str, FloatArray]):
     """Name of a tensor [..., K] -> float32 [K, K], the mean of ``x^T x`` over all rows.
 
-    Ask in the order in which the graph makes the tensors: asking for one computes its whole group and lets go of the
-    one before, and asking for one of an earlier group begins anew. A group is as many neighbours as fit in
-    ``group_bytes``, and at least one. A batch maps input names to arrays; rows that its ``attention_mask`` calls
-    padding are left out. Raises CalibrationError if there is no batch or a value is not finite.
+    Read them in the order in which the graph computes the tensors: reading one computes its whole group and drops the
+    previous group, and reading one of an earlier group starts over. A group is as many neighbours as fit in
+    ``group_bytes``, and at least one. A batch maps input names to arrays; rows that are padding by its
+    ``attention_mask`` are left out. Raises CalibrationError if there is no batch or a value is not finite.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class StreamedHessians(Mapping[str, FloatArray]):
         self._groups = groups({name: self._tensors[name] for name in sorted(made, key=made.__getitem__)}, group_bytes)
         ends = [max(made[name] for name in group) + 1 for group in self._groups]
         self._chain = Chain(self._float.model, ends)
-        self._next = 0  # the group that the carried arrays lead to
+        self._next = 0  # the group that can be computed from the carried arrays
         self._carried: list[dict[str, Array]] = []
         self._held: dict[str, FloatArray] = {}
 
@@ -51,7 +51,7 @@ class StreamedHessians(Mapping[str, FloatArray]):
             if wanted < self._next:
                 self._next, self._carried = 0, []
             while self._next <= wanted:
-                self._held = {}  # before the next group is made, not after
+                self._held = {}  # free the old group before computing the next
                 self._held = self._advance()
         return self._held[name]
 
@@ -62,7 +62,7 @@ class StreamedHessians(Mapping[str, FloatArray]):
         return len(self._tensors)
 
     def _advance(self) -> dict[str, FloatArray]:
-        """Run the next group's part; the Hessians of the group."""
+        """Run the next group's part; return the group's Hessians."""
         group = self._groups[self._next]
         sums = {name: _Sum(self._tensors[name]) for name in group}
         part: Part | None = None
@@ -81,7 +81,7 @@ class StreamedHessians(Mapping[str, FloatArray]):
 
 
 class _Sum:
-    """``x^T x`` over the rows that are added, float32 [K, K]."""
+    """Sum of ``x^T x`` over the added rows, float32 [K, K]."""
 
     def __init__(self, width: int) -> None:
         self._total = np.zeros((width, width), dtype=np.float32)
@@ -103,7 +103,9 @@ class _Sum:
 
     def mean(self, name: str) -> FloatArray:
         if not self._rows:
-            raise CalibrationError("there is no calibration text", hint="Give --calibration FILE, one text a line.")
+            raise CalibrationError(
+                "there is no calibration text", hint="Give --calibration FILE, with one text per line."
+            )
         if self._waiting:
             self._multiply()
         total = self._total
@@ -111,15 +113,15 @@ class _Sum:
             total[i + _TILE :, i : i + _TILE] = total[i : i + _TILE, i + _TILE :].T
         if not np.isfinite(total).all():
             raise CalibrationError(
-                f"the student gives values that are not finite at '{name}' on the calibration text",
-                hint="Its weights or the text are broken; nothing can be calibrated on them.",
+                f"the student's values at '{name}' are not finite on the calibration text",
+                hint="Give another checkpoint or another calibration text; one of the two is broken.",
             )
         total /= self._rows
         return total
 
 
 def groups(tensors: Mapping[str, int], group_bytes: int) -> list[tuple[str, ...]]:
-    """Neighbours whose Hessians take at most ``group_bytes`` together, or one alone that takes more."""
+    """Groups of neighbours whose Hessians take at most ``group_bytes`` together, or a single larger one."""
     found: list[tuple[str, ...]] = []
     current: list[str] = []
     held = 0

@@ -1,4 +1,4 @@
-"""int8 weights beside 8-bit activations, whose scales calibration fixed or each run finds: the schemes."""
+"""The schemes with int8 weights and 8-bit activations: static (calibrated scales) and dynamic."""
 
 from __future__ import annotations
 

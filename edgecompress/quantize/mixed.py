@@ -1,4 +1,4 @@
-"""Mixed bits: every weight of a graph that makes logits is measured alone in 4 bits, and those that cost most get 8."""
+"""Mixed bits: measures each weight of a decoder alone at 4 bits, and gives 8 bits to the most costly ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgecompress.graph.blocks import BlockFormat, Blocks
 from edgecompress.graph.linears import Embedding, Linear, find_embeddings, find_linears
 from edgecompress.quantize.head_and_tables import find_head, quantize_every_weight
 from edgecompress.quantize.scheme import Quantization
-from edgecompress.quantize.sensitivity import BitAllocation, LoneCost, choose_raised
+from edgecompress.quantize.sensitivity import BitAllocation, SingleWeightCost, choose_raised
 from edgecompress.quantize.weights import round_linear, round_table, tied_to
 from edgecompress.types.arrays import Batches, FloatArray
 from edgecompress.types.recipe import QuantizeRecipe
@@ -21,7 +21,7 @@ from edgecompress.types.report import ALONE_KEY
 
 @dataclass(frozen=True, kw_only=True)
 class _Choice:
-    """What is stored in 4 or in 8 bits as a whole: a layer, a table, or a head and table that are one tensor."""
+    """A unit that gets 4 or 8 bits: a layer, a table, or a head and a table that share one tensor."""
 
     linear: Linear | None
     table: Embedding | None
@@ -34,25 +34,25 @@ class _Choice:
 
     @property
     def names(self) -> list[str]:
-        """Of the initializers."""
+        """Names of the initializers."""
         values = [self.linear and self.linear.weight, self.table and self.table.table]
         return [value.name for value in values if value is not None and value.name is not None]
 
     def round(self, form: BlockFormat, method: str, hessians: Mapping[str, FloatArray] | None) -> Blocks | None:
-        """None if it is a table that cannot be stored in blocks."""
+        """Quantize the weight; None for a table that cannot be stored in blocks."""
         if self.table is not None:
             return round_table(self.table, form, method)
         assert self.linear is not None
         return round_linear(self.linear, form, method, hessians)
 
     def initializers(self, blocks: Blocks) -> dict[str, FloatArray]:
-        """The float weights that ``blocks`` stand for, by name."""
+        """Name -> the float weight that ``blocks`` represents."""
         arrays = [] if self.linear is None else [blocks.dequantize()]
         return dict(zip(self.names, arrays if self.table is None else [*arrays, blocks.rows()], strict=True))
 
 
 def quantize_to_mixed_blocks(job: Quantization) -> None:
-    """The scheme: blocks of 4 bits, and of 8 where they are worth it. What each weight costs is kept in the graph."""
+    """The scheme: blocks of 4 bits, and of 8 for the most costly weights. The costs are stored in the graph."""
     recipe = job.recipe.quantize
     floats = job.float_graph()
     hessians = job.hessians(floats) if recipe.method == "gptq" else None
@@ -67,15 +67,15 @@ def quantize_to_mixed_blocks(job: Quantization) -> None:
 def mix(
     runnable: ir.Model, recipe: QuantizeRecipe, texts: Batches, hessians: Mapping[str, FloatArray] | None = None
 ) -> BitAllocation:
-    """Choose the bits of every weight from the float graph, lowered to run here; it stays as it is.
+    """Choose the bits of every weight with the float graph ``runnable``, which must run here and is not changed.
 
-    ``texts`` gives the few texts that are run for every weight, ``hessians`` is what method ``gptq`` needs. The mean of
-    ``recipe.mean_bits`` is over all weights that may have either width: not over a head or table whose bits the recipe
-    says, nor a table that is not stored in blocks.
+    ``texts`` gives the few texts that are run for every weight; method ``gptq`` needs ``hessians``. The mean,
+    ``recipe.mean_bits``, is over all weights that can have either width. It excludes a head or table whose bits the
+    recipe gives, and tables that are not stored in blocks.
     """
     form = BlockFormat(bits=4, block_size=recipe.block_size, symmetric=recipe.symmetric)
     choices = _choices(runnable, recipe)
-    cost = LoneCost(runnable, [name for choice in choices for name in choice.names], texts)
+    cost = SingleWeightCost(runnable, [name for choice in choices for name in choice.names], texts)
     costs: dict[str, float] = {}
     elements: dict[str, int] = {}
     kept: dict[str, Blocks] = {}
@@ -95,7 +95,7 @@ def mix(
 
 
 def _choices(model: ir.Model, recipe: QuantizeRecipe) -> list[_Choice]:
-    """In the graph's order, as the Hessians are streamed, and the tables last."""
+    """In graph order, in which the Hessians are streamed, with the tables last."""
     linears = find_linears(model)
     head = find_head(model, linears)
     tables = find_embeddings(model) if recipe.quantize_embeddings and not recipe.embedding_bits else []

@@ -13,10 +13,10 @@ _HALF = np.finfo(np.float16)
 def per_column_int8(
     weight: FloatArray, bits: int = 8, *, half_scales: bool = False
 ) -> tuple[npt.NDArray[np.int8], FloatArray]:
-    """Symmetric int8 with one scale a column.
+    """Symmetric int8 with one scale per column.
 
-    weight [K, N] -> (int8 [K, N], float32 [N]). ``bits=7`` keeps the values within +-63, so that sums of two u8 x s8
-    products fit in the 16 bits that x86 without VNNI gives them. ``half_scales``: as :func:`half_scale` has them.
+    weight [K, N] -> (int8 [K, N], float32 [N]). ``bits=7`` limits values to ±63, so that sums of two u8 x s8
+    products fit into the 16 bits of x86 without VNNI. ``half_scales``: apply :func:`half_scale`.
     """
     limit = 2 ** (bits - 1) - 1
     scale = (np.abs(weight).max(axis=0) / limit).astype(np.float32)
@@ -27,9 +27,9 @@ def per_column_int8(
 
 
 def half_scale(scale: FloatArray) -> FloatArray:
-    """Scales that float16 holds with all its digits, for targets that multiply by them in float16.
+    """Round scales to float16's normal range, for targets that multiply by them in float16.
 
-    To be taken before anything is rounded by them. What is smaller than float16's normal numbers becomes the smallest.
+    Call this before rounding values with them. Smaller scales become float16's smallest normal number.
     """
     kept: FloatArray = np.clip(scale, _HALF.smallest_normal, _HALF.max).astype(np.float16).astype(np.float32)
     return kept
@@ -42,14 +42,14 @@ def per_row_int8(table: FloatArray, *, half_scales: bool = False) -> tuple[npt.N
 
 
 def range_to_uint8(low: float, high: float) -> tuple[np.float32, np.uint8]:
-    """Scale and zero point so that uint8 covers [low, high] and zero exactly, as DynamicQuantizeLinear has it."""
+    """Scale and zero point with which uint8 covers [low, high] and represents 0 exactly, as DynamicQuantizeLinear."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = np.float32((high - low) / 255) if high > low else np.float32(1)
     return scale, np.uint8(np.clip(np.rint(-low / scale), 0, 255))
 
 
 def range_to_int8(low: float, high: float) -> np.float32:
-    """Scale so that int8, with 0 for zero, covers [low, high]; one that float16 holds."""
+    """Scale with which int8, with zero point 0, covers [low, high]; float16 represents it exactly."""
     reach = max(-low, high, 0.0) or 127.0
     return np.float32(half_scale(np.array(reach / 127, dtype=np.float32)))
 

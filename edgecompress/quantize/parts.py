@@ -1,7 +1,7 @@
-"""A float graph that calibration runs whole or in parts, one after another, so that few of its weights are mapped.
+"""Runs a float graph for calibration, whole or in parts, so that only a part of its weights is mapped at a time.
 
-A part is a stretch of the graph's nodes. What later parts read of earlier ones is carried from part to part as arrays:
-the text is run once through all of them, and a part can be run again without those before it.
+A part is a range of the graph's nodes. Values that later parts read from earlier ones are carried along as arrays: the
+text passes once through all parts, and a part can run again without the parts before it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgecompress.types.arrays import Array, Feed
 
-_IN_MEMORY_BYTES = 1_500_000_000  # a protobuf ends at 2 GiB
+_IN_MEMORY_BYTES = 1_500_000_000  # a protobuf is limited to 2 GiB
 
 
 class FloatGraph:
-    """A float graph, its weights in a file of its own where one protobuf could not hold them."""
+    """A float graph; weights too large for one protobuf are in a temporary file, removed with this object."""
 
     def __init__(self, runnable: ir.Model) -> None:
         self.model = runnable
@@ -34,11 +34,11 @@ class FloatGraph:
 
 
 class Chain:
-    """A graph cut behind the nodes at the given places, in ascending order. What follows the last cut is no part."""
+    """A graph cut after the nodes at the given ascending indices. Nodes after the last cut are in no part."""
 
     def __init__(self, model: ir.Model, ends: Sequence[int]) -> None:
         self.model, self.ends = model, tuple(ends)
-        self._made: dict[str, int] = {}  # value -> the node that makes it
+        self._made: dict[str, int] = {}  # value -> index of its node
         self._last_read: dict[str, int] = {}
         for index, node in enumerate(model.graph):
             self._made |= {value.name: index for value in node.outputs if value.name}
@@ -52,15 +52,15 @@ class Chain:
         return self.ends[index - 1] if index else 0
 
     def part_of(self, place: int) -> int:
-        """Index of the part that has the node at ``place``."""
+        """Index of the part that contains the node at index ``place``."""
         return next(i for i, end in enumerate(self.ends) if place < end)
 
     def carried(self, place: int) -> list[str]:
-        """Values that are made before a place and read behind it."""
+        """Values computed before index ``place`` and read at or after it."""
         return [name for name, made in self._made.items() if made < place <= self._last_read.get(name, -1)]
 
     def part(self, index: int, wanted: Sequence[str], carried: Feed, overridable: Sequence[str] = ()) -> Part:
-        """Make a part ready to run. ``carried`` is what came out of the part before, for its dtypes."""
+        """Prepare a part to run. ``carried``: the values from the part before, for their dtypes."""
         start, end = self.start(index), self.ends[index]
         model = self.model.clone()
         graph = model.graph
@@ -83,7 +83,7 @@ class Chain:
 
 
 class Part:
-    """A stretch of a graph. Its session is open as long as it lives."""
+    """A range of a graph's nodes with an open session, which is freed with this object."""
 
     def __init__(self, model: ir.Model, wanted: Sequence[str], made: Sequence[str], carried: Sequence[str]) -> None:
         self._wanted, self._made, self._carried = list(wanted), list(made), list(carried)
@@ -92,20 +92,20 @@ class Part:
         self._inputs = {value.name for value in inputs}
 
     def run(self, feed: Feed, carried: Feed) -> tuple[list[Array], dict[str, Array]]:
-        """The wanted values for one feed, and what the next part needs beside it."""
+        """(wanted values for one feed, values that the next part needs in addition to the feed)."""
         given = {name: value for name, value in {**feed, **carried}.items() if name in self._inputs}
         known = {**carried, **dict(zip(self._made, self._session.run(self._made, given), strict=True))}
         return [known[name] for name in self._wanted], {name: known[name] for name in self._carried}
 
 
 def places(model: ir.Model, names: Sequence[str]) -> dict[str, int]:
-    """Value -> the node that makes it; -1 for an input of the graph."""
+    """Value -> index of the node that computes it; -1 for an input of the graph."""
     made = {value.name: index for index, node in enumerate(model.graph) for value in node.outputs}
     return {name: made.get(name, -1) for name in names}
 
 
 def ends_by_weight(model: ir.Model, most_bytes: int) -> list[int]:
-    """Where to cut so that no part reads more than ``most_bytes`` of weights, one node's aside; the last is the end."""
+    """Cuts such that no part with several nodes reads more than ``most_bytes`` of weights; the last is the end."""
     ends: list[int] = []
     held = 0
     seen: set[str] = set()
@@ -123,12 +123,12 @@ def ends_by_weight(model: ir.Model, most_bytes: int) -> list[int]:
 
 
 def readers(model: ir.Model, name: str) -> list[int]:
-    """The nodes that read a value."""
+    """Indices of the nodes that read a value."""
     return [index for index, node in enumerate(model.graph) if name in set(_reads(node))]
 
 
 def _reads(node: ir.Node) -> Iterator[str]:
-    """Names of a node's inputs, those of the graphs inside it too."""
+    """Names of a node's inputs, including those of its subgraphs."""
     for value in node.inputs:
         if value is not None and value.name:
             yield value.name
@@ -148,7 +148,7 @@ def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
 
 
 def calibration_session(model: ir.Model, *, packed: bool = False) -> ort.InferenceSession:
-    """A session for calibration. Weights that lie in a file are mapped from there, and packed into a copy if asked."""
+    """A session for calibration. Weights in a file are mapped; with ``packed`` they are also prepacked into a copy."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -160,6 +160,6 @@ def calibration_session(model: ir.Model, *, packed: bool = False) -> ort.Inferen
 
 
 def find_weights(options: ort.SessionOptions, model: ir.Model) -> None:
-    """Say in which folder the weights lie of a model that is handed over as bytes, where they lie in a file."""
+    """Set the folder of external weights, which a session needs for a model that is passed as bytes."""
     for name in {str(tensor.base_dir) for tensor in _weights(model) if isinstance(tensor, ir.ExternalTensor)}:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", name)

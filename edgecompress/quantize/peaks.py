@@ -1,4 +1,4 @@
-"""The largest magnitudes that a float graph meets on the calibration text: what float16 could not hold."""
+"""Finds values that float16 may not represent: their largest magnitudes on the calibration text."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import onnx_ir as ir
 from edgecompress.quantize.parts import FloatGraph, calibration_session
 from edgecompress.types.arrays import Feed
 
-ROOM = 4.0  # of float16's range: other texts than those of the calibration reach further
+ROOM = 4.0  # safety factor: other texts than the calibration's reach further
 _LARGEST = float(np.finfo(np.float16).max)
 
 
 def too_large_for_half(runnable: ir.Model, names: Iterable[str], batches: Iterable[Feed]) -> tuple[str, ...]:
-    """Those of the named float32 values that come within a factor of ROOM of float16's largest number, by name.
+    """The named float32 values that come within a factor of ROOM of float16's largest number, sorted by name.
 
-    ``runnable`` runs on ONNX Runtime's CPU and is left as it was. The maxima are taken inside the graph: no activation
-    is handed out.
+    ``runnable`` must run on ONNX Runtime's CPU and is not changed. The maxima are computed inside the graph, so no
+    activation is copied out.
     """
-    floats = FloatGraph(runnable.clone())  # its file, if it has one, is there as long as this is
+    floats = FloatGraph(runnable.clone())  # keep a reference: it owns the weights' temporary file
     model = floats.model
     graph = model.graph
     values = {value.name: value for node in graph for value in node.outputs}

@@ -1,10 +1,10 @@
-"""Both sides of residual additions in 8 bits, around zero and with one scale a tensor, as engines fuse them.
+"""Rounds both inputs of residual additions to symmetric int8 with one scale per tensor, as engines fuse them.
 
-A side that a quantized layer reads too is rounded as that layer has it, smoothed or not
-(:mod:`edgecompress.quantize.smoothing`): the norm before it then writes nothing but 8 bits. The other side, what a
-layer adds, has a few channels that reach far beyond the rest, which one scale would round away (MiniLM's mean cosine
-falls to 0.83). It is balanced where that pays: divided by a factor a channel, rounded, and multiplied by the factor
-again, all of which an engine does in one pass.
+If a quantized layer reads the same value, the input is rounded with that layer's scale, smoothed or not
+(:mod:`edgecompress.quantize.smoothing`), so that the norm before it writes 8 bits only. The other input, the layer's
+output, has a few channels that reach far beyond the rest, and one scale would lose the rest (MiniLM's mean cosine drops
+to 0.83). It is balanced if that pays: divided by one factor per channel, rounded, and multiplied back, which an engine
+does in one pass.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def quantize_residuals(
     """Put ``edgecompress::Rounded`` on both inputs of each addition in place; return how many inputs are balanced.
 
     Inputs of the op: x, float32 scale and int8 zero point (0); its output is x rounded to 8 bits, as float32.
-    ``statistics`` has all that the additions read, and what was smoothed of it.
+    ``statistics`` must cover all inputs of the additions, and their smoothed forms.
     """
     balanced = 0
     for node in residuals:
@@ -61,7 +61,7 @@ def _side(
     statistics: Mapping[str, ActivationStatistics],
     static: CalibrationRecipe,
 ) -> tuple[ir.Value, FloatArray | None, tuple[float, float]]:
-    """What is to be rounded for ``value``, the factor a channel [K] that leads back to it, and the range to cover."""
+    """The value to round for ``value``, the factor per channel [K] that restores it, and the range to cover."""
     shared = smoothed(value)
     if shared is not None:
         seen = statistics[shared[0].name or ""]
@@ -72,7 +72,7 @@ def _side(
         return value, None, bounds
     reach = np.maximum(seen.absmax, 1e-5)
     factor = (reach / np.median(reach)).astype(np.float32)
-    limit = float((seen.absmax / factor).max())  # all channels reach as far, so there is no outlier to clip
+    limit = float((seen.absmax / factor).max())  # all channels have the same reach, so there is no outlier to clip
     plain = _rounding_error(seen.sample, *bounds)
     if plain - _rounding_error(seen.sample / factor, -limit, limit) <= WORTH_A_PRODUCT:
         return value, None, bounds
@@ -85,9 +85,9 @@ def _side(
 
 
 def _rounding_error(x: FloatArray, low: float, high: float) -> float:
-    """Squared error of int8 over the square of x [rows, K], channel by channel, and the mean of the channels.
+    """Squared error of int8 relative to the square of x [rows, K], per channel, averaged over the channels.
 
-    They count alike, because the norm behind an addition scales them to one size.
+    Channels count equally, because the norm after the addition scales them to one size.
     """
     scale = range_to_int8(low, high)
     error = np.clip(np.rint(x / scale), -127, 127) * scale - x

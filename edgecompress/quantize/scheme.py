@@ -1,4 +1,4 @@
-"""What a scheme is: a function that quantizes one loaded graph in place. The table of them is in schemes.py."""
+"""Defines a scheme: a function that quantizes one loaded graph in place. schemes.py lists them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from edgecompress.types.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """One graph that is to be quantized, and all that a scheme may look at."""
+    """A graph to quantize, and everything that a scheme may use."""
 
     model: ir.Model  # float32, changed in place
-    linears: Sequence[Linear]  # those of the model that are to be quantized
+    linears: Sequence[Linear]  # the model's layers to quantize
     recipe: Recipe
     limits: WeightLimits
-    statistics: Mapping[str, ActivationStatistics]  # of the layers' inputs by name; empty if nothing was calibrated
-    float_graph: Callable[[], FloatGraph]  # lowered to run here, with weights of its own: the model's are let go of
+    statistics: Mapping[str, ActivationStatistics]  # name of a layer's input -> statistics; empty without calibration
+    float_graph: Callable[[], FloatGraph]  # runs here; has its own weights, because the model's are freed
     batches: Batches  # calibration text for the float graph
-    probes: Batches  # a few short texts that it can be run over for every weight
+    probes: Batches  # a few short texts, to run once per weight
 
     def hessians(self, floats: FloatGraph) -> StreamedHessians:
-        """Those of the layers' inputs. ``floats`` must outlive them."""
+        """Hessians of the layers' inputs. ``floats`` must outlive them."""
         tensors = {linear.x.name or "": linear.width for linear in self.linears}
         return StreamedHessians(floats.model, tensors, self.batches)
 

@@ -1,4 +1,4 @@
-"""Which scheme makes which precision. A new precision is a row here, one in types/precision.py, and its scheme."""
+"""Maps precisions to schemes. A new precision needs a row here, one in types/precision.py, and a scheme."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ SCHEMES: Mapping[str, Scheme | None] = {
     MIXED_WEIGHTS: quantize_to_mixed_blocks,
     FP8: quantize_to_float8,
 }
-"""None: the graph stays as it was captured; float16 is made when it is lowered."""
+"""None: the graph stays as captured; the lowering converts it to float16."""

@@ -1,8 +1,8 @@
-"""What each weight alone costs a graph's logits, and which weights deserve eight bits (docs/adr/0008).
+"""Measures what each weight alone costs a graph's logits, and chooses the weights that get 8 bits (docs/adr/0008).
 
-The float graph runs once for every weight, with that one weight put in its rounded form and all others as they are. The
-weights are initializers that a run may override, and what lies before them is not run again. No Hessian is needed and
-no second copy of the model; the cost is one short text a weight.
+The float graph runs once for every weight, with only that weight quantized. Weights are initializers that a run may
+override, and the nodes before them are not run again. This needs neither Hessians nor a second copy of the model; it
+costs one run over a short text per weight.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from edgecompress.quantize.parts import Chain, FloatGraph, Part, ends_by_weight,
 from edgecompress.runtime.metrics import divergences
 from edgecompress.types.arrays import Array, Batches, FloatArray
 
-TEXTS = 2  # calibration texts that a weight is measured on
-TOKENS = 64  # of each of them: more do not rank better (docs/adr/0008), and each weight costs a run over them
+TEXTS = 2  # calibration texts per weight
+TOKENS = 64  # per text: more do not rank weights better (docs/adr/0008) and take longer
 
-PART_BYTES = 2_000_000_000  # of weights that are mapped at a time
-_STEPS = 200_000  # of all weights' sizes that the choice reckons in, at most
+PART_BYTES = 2_000_000_000  # of weights mapped at a time
+_STEPS = 200_000  # resolution of the knapsack: at most so many steps for all weights' sizes
 
 
 @dataclass(frozen=True, kw_only=True)
 class BitAllocation:
-    """Which weights get 8 bits, by the names that :class:`Linear` and :class:`Embedding` give them."""
+    """Which weights get 8 bits, by their names in :class:`Linear` and :class:`Embedding`."""
 
     raised: frozenset[str] = frozenset()
-    costs: Mapping[str, float] = field(default_factory=dict)  # nats a position when that weight alone is in 4 bits
-    blocks: Mapping[str, Blocks] = field(default_factory=dict, repr=False)  # made already, of layers left in 4 bits
+    costs: Mapping[str, float] = field(default_factory=dict)  # nats per position with only that weight in 4 bits
+    blocks: Mapping[str, Blocks] = field(default_factory=dict, repr=False)  # ready blocks of layers that stay in 4 bits
 
 
 UNIFORM = BitAllocation()
-"""All weights in the same bits."""
+"""All weights have the same bits."""
 
 
-class LoneCost:
-    """KL divergence of the logits from those of the float graph, with one weight replaced at a time.
+class SingleWeightCost:
+    """KL divergence of the logits from the float graph's, with one weight replaced at a time.
 
-    The graph is run in parts of at most ``part_bytes`` of weights, and from the part that reads the replaced weight on.
+    The graph runs in parts of at most ``part_bytes`` of weights, starting at the part that reads the replaced weight.
     """
 
     def __init__(
@@ -61,14 +61,16 @@ class LoneCost:
         self._first = {name: min(map(self._chain.part_of, readers(model, name))) for name in weights}
         self._feeds = list(batches())
         if not self._feeds:
-            raise CalibrationError("there is no calibration text", hint="Give --calibration FILE, one text a line.")
+            raise CalibrationError(
+                "there is no calibration text", hint="Give --calibration FILE, with one text per line."
+            )
         self._open: tuple[int, Part] | None = None
-        # What every part is given, of each text: small beside a weight.
+        # Inputs of every part, for each text: small compared with a weight.
         self._given: list[list[dict[str, Array]]] = [[{} for _ in self._feeds]]
         self._reference = self._run({}, 0, keep=True)
 
     def measure(self, replaced: Mapping[str, FloatArray]) -> float:
-        """Mean KL divergence in nats a position when ``replaced``, name -> float32 of the weight's shape, is put in."""
+        """Mean KL divergence in nats per position with ``replaced``, name -> float32 weight, in place."""
         total = 0.0
         logits = self._run(replaced, min(self._first[name] for name in replaced))
         for reference, other in zip(self._reference, logits, strict=True):
@@ -91,7 +93,7 @@ class LoneCost:
         return [wanted[0].reshape(-1, wanted[0].shape[-1]) for wanted in found]
 
     def _part(self, index: int) -> Part:
-        """One part is open at a time."""
+        """The part at ``index``; only one part is open at a time."""
         if self._open is None or self._open[0] != index:
             self._open = None
             wanted = [self._output] if index == len(self._chain) - 1 else []
@@ -100,12 +102,12 @@ class LoneCost:
 
 
 def choose_raised(costs: Mapping[str, float], elements: Mapping[str, int], mean_bits: float) -> frozenset[str]:
-    """The weights to store in 8 bits instead of 4, so that the costs of the others add up to the least.
+    """The weights to store in 8 bits instead of 4, chosen to minimize the total cost of the others.
 
-    ``costs`` and ``elements`` map each weight to what it costs at 4 bits and to its size; the mean over all elements
-    stays at or below ``mean_bits``. Costs are taken to add up, and those at 8 bits to be nothing beside those at 4: a
-    knapsack, solved exactly where the sizes have a common divisor of a 200,000th of their sum or more, as matrices do;
-    else sizes count in such steps, and the mean may be off by one a weight.
+    ``costs`` and ``elements`` map each weight to its cost at 4 bits and its size; the mean bits over all elements stay
+    at or below ``mean_bits``. Costs are assumed to add up, and to be negligible at 8 bits. This is a knapsack problem,
+    solved exactly if the sizes' common divisor is at least 1/200,000 of their sum, as for most matrices; otherwise
+    sizes are rounded up to such steps.
     """
     step = max(math.gcd(*elements.values()), sum(elements.values()) // _STEPS, 1)
     shares = {name: -(-elements[name] // step) for name in costs}

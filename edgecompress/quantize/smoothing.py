@@ -1,8 +1,8 @@
-"""SmoothQuant (arXiv 2211.10438): outliers of a few activation channels are moved into the weights.
+"""SmoothQuant (arXiv 2211.10438): moves outliers of a few activation channels into the weights.
 
-The input of a layer is divided by a factor a channel and the weight's rows are multiplied by it: the float32 function
-stays the same, and the activations fit into 8 bits. It costs one elementwise product a layer input, so it is applied
-only where it visibly lowers the layer's own quantization error on the calibration sample.
+The input of a layer is divided by one factor per channel and the weight's rows are multiplied by it: the float32
+function stays the same, and the activations fit into 8 bits. This costs one elementwise product per layer input, so it
+is applied only where it clearly lowers the layer's quantization error on the calibration sample.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from edgecompress.quantize.calibration import ActivationStatistics
 from edgecompress.quantize.numerics import fake_quantize_uint8, per_column_int8, range_to_uint8
 from edgecompress.types.arrays import FloatArray
 
-WORTH_A_PRODUCT = 5e-4  # how much of the square of what is computed a product a channel must save
+WORTH_A_PRODUCT = 5e-4  # relative squared error that the extra product must save
 _SMOOTH = "/Smooth"
 
 
 def smooth(
     model: ir.Model, linears: Sequence[Linear], statistics: Mapping[str, ActivationStatistics], alpha: float
 ) -> list[str]:
-    """Insert the products into the float32 ``model`` in place; return the names of the layers they serve.
+    """Insert the products into the float32 ``model`` in place; return the names of the smoothed layers.
 
-    Layers that read the same input share one factor. Look the linears up again afterwards: their inputs have changed.
+    Layers that read the same input share one factor. Their inputs change, so call find_linears again afterwards.
     """
     groups: dict[int, list[Linear]] = {}
     for linear in linears:
@@ -43,7 +43,7 @@ def smooth(
 
 
 def smoothed(value: ir.Value) -> tuple[ir.Value, FloatArray] | None:
-    """The smoothed form of ``value`` that some layer reads, and the factor a channel [K] that leads back; or None."""
+    """The smoothed form of ``value``, if a layer reads it, and the factor per channel [K] that restores ``value``."""
     for node, index in value.uses():
         if index == 0 and node.op_type == "Mul" and (node.name or "").endswith(_SMOOTH):
             inverse = node.inputs[1]
@@ -54,13 +54,13 @@ def smoothed(value: ir.Value) -> tuple[ir.Value, FloatArray] | None:
 
 
 def _factor(group: Sequence[Linear], seen: ActivationStatistics, alpha: float) -> FloatArray | None:
-    """Factor a channel [K], or None if smoothing does not pay."""
+    """Factor per channel [K]; None if smoothing does not pay."""
     weights = np.concatenate([linear.weight_array() for linear in group], axis=1)
     weight_max = np.maximum(np.abs(weights).max(axis=1), 1e-5)
     factor = np.maximum(seen.absmax, 1e-5) ** alpha / weight_max ** (1 - alpha)
     factor = np.maximum(factor / np.median(factor), 1e-3).astype(np.float32)
     plain = _layer_error(seen.sample, weights, (seen.low, seen.high))
-    # The largest magnitude a channel may still have, on the side or sides the tensor uses.
+    # The largest remaining magnitude, on the side or sides of zero that the tensor uses.
     reach = float((seen.absmax / factor).max())
     low = max(-reach, float((seen.sample / factor).min()) * 1.25)
     smoothed = _layer_error(seen.sample / factor, weights * factor[:, None], (low, reach))

@@ -1,4 +1,4 @@
-"""The quantize stage: a captured graph and a precision in, a portable quantized graph out."""
+"""The quantize stage: turns a captured graph and a precision into a portable quantized graph."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from edgecompress.types.precision import FP32, PRECISIONS
 from edgecompress.types.recipe import Recipe
 
 MakeRunnable = Callable[[ir.Model], ir.Model]
-"""Lowers a portable graph, which it may change, for the machine that calibrates."""
+"""Lowers a portable graph, which it may change, to run on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated:
-    """The float32 graph after smoothing, and what its linear layers' inputs look like. Serves int8 and float8."""
+    """The float32 graph after smoothing, with statistics of its linear layers' inputs, for int8 and float8."""
 
     path: Path
     statistics: Mapping[str, ActivationStatistics]
@@ -41,10 +41,10 @@ class Calibrated:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What quantization may run, and what was found by running it. A precision and a method take of it what they need.
+    """Calibration data; which of it is needed depends on the precision and the method.
 
-    ``batches`` is what method ``gptq`` runs, ``probes`` the few short texts that are run for every weight when bits are
-    mixed; both need ``make_runnable``. Activations in 8 bits need ``statistics``.
+    Method ``gptq`` runs ``batches``, and mixed bits run ``probes``, a few short texts, once per weight; both need
+    ``make_runnable``. 8-bit activations need ``statistics``.
     """
 
     statistics: Calibrated | None = None
@@ -71,8 +71,7 @@ def calibrate(
 ) -> Calibrated:
     """Collect statistics, smooth where it pays, and write ``smoothed.onnx``.
 
-    ``make_runnable`` is given copies of the graph. With ``limits.residuals`` what residual additions read is looked at
-    too.
+    ``make_runnable`` receives copies of the graph. ``limits.residuals`` adds statistics of residual additions' inputs.
     """
     model = ir.load(graph.path)
     statistics = _collect(model, batches, make_runnable, limits)
@@ -109,9 +108,9 @@ def quantize(
     limits: WeightLimits = DEFAULT_LIMITS,
     only: Callable[[Linear], bool] = every_layer,
 ) -> Graph:
-    """Write ``quantized-<precision>.onnx``. What no scheme changes comes back as the captured graph.
+    """Write ``quantized-<precision>.onnx``; a precision without a scheme (fp32, fp16) returns the captured graph.
 
-    ``only`` picks layers, for the search of the costly ones. Raises RecipeError if there is nothing to quantize.
+    ``only`` selects layers, to find the most costly ones. Raises RecipeError if there is nothing to quantize.
     """
     scheme = SCHEMES[precision]
     if scheme is None:
@@ -126,9 +125,7 @@ def quantize(
     kept = routers(model)
     linears = [linear for linear in find_linears(model) if linear.name not in kept and only(linear)]
     if not linears:
-        raise RecipeError(
-            f"the graph has no linear layer that {precision} could quantize", hint=f"Use --precision {FP32}."
-        )
+        raise RecipeError(f"the graph has no linear layer to quantize to {precision}", hint=f"Use --precision {FP32}.")
     scheme(
         Quantization(
             model=model,
@@ -154,7 +151,7 @@ def _no_text() -> tuple[()]:
 
 
 def _float_graph(graph: Graph, calibration: Calibration) -> FloatGraph:
-    assert calibration.make_runnable is not None, "what is calibrated must be run"
+    assert calibration.make_runnable is not None, "calibration needs make_runnable"
     floats = FloatGraph(calibration.make_runnable(ir.load(graph.path)))
-    gc.collect()  # what it was made of are rings of references, which hold every weight's file mapped
+    gc.collect()  # the loaded model has reference cycles, which keep the weights' files mapped
     return floats

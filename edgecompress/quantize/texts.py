@@ -1,4 +1,4 @@
-"""Real text for calibration and for verification, never the same for both."""
+"""Loads text for calibration and, disjoint from it, for verification."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from edgecompress.types.recipe import CalibrationRecipe
 
 _SHORTEST, _LONGEST = 40, 900  # characters of a built-in paragraph
 _SNIFF_BYTES = 8192
-_WORK = 1e13  # parameters x tokens that calibration may spend: a minute or two on two quiet cores
-_FEWEST_TEXTS = 16  # of a KV cache, the KL divergence of 32 texts is that of 128; that of 8 is twice as large
+_WORK = 1e13  # parameters x tokens that calibration may process: one to two minutes on two idle cores
+_FEWEST_TEXTS = 16  # for a KV cache, 32 texts give the KL divergence of 128; 8 texts give twice as much
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextSet:
-    """``held_out`` shares no text with ``calibration``; the built-in ones come from other topics."""
+    """``held_out`` shares no text with ``calibration``; the built-in sets come from different topics."""
 
     calibration: tuple[str, ...]
     held_out: tuple[str, ...]
     source: str
-    sha256: str  # of all texts, calibration first, one a line
+    sha256: str  # of all texts, calibration first, one per line
 
 
 def affordable_texts(parameters: int, tokens: int, samples: int) -> int:
-    """How many of ``samples`` texts of ``tokens`` each a student of that size is calibrated on."""
+    """The number of texts, at most ``samples``, of ``tokens`` each, to calibrate a student of that size on."""
     return min(samples, max(_FEWEST_TEXTS, int(_WORK / (parameters * tokens))))
 
 
 def load_texts(recipe: CalibrationRecipe, held_out_samples: int) -> TextSet:
-    """Raises CalibrationError if a text source is missing, empty, binary or shorter than asked for."""
+    """Load both sets. Raises CalibrationError if a source is missing, empty, binary or has too few texts."""
     if recipe.text == "builtin":
         calibration, held_out = _builtin()
         source = "built-in: the standard library's pydoc_data.topics"
@@ -49,15 +49,15 @@ def load_texts(recipe: CalibrationRecipe, held_out_samples: int) -> TextSet:
     for what, have, asked in (("calibration", chosen, recipe.samples), ("held-out", kept, held_out_samples)):
         if len(have) < asked:
             raise CalibrationError(
-                f"{source} has {len(have)} {what} texts, and {asked} were asked for",
-                hint="Give more text, or ask for fewer (--calibration-samples, quality.samples in the recipe).",
+                f"{source} has {len(have)} {what} texts, but the recipe needs {asked}",
+                hint="Give more text, or lower the number (--calibration-samples, quality.samples in the recipe).",
             )
     digest = hashlib.sha256("\n".join([*chosen, *kept]).encode()).hexdigest()
     return TextSet(calibration=chosen, held_out=kept, source=source, sha256=digest)
 
 
 def _spread(texts: Sequence[str], count: int) -> tuple[str, ...]:
-    """``count`` texts evenly over the whole, so that no part of it is left out."""
+    """``count`` texts, spread evenly over all of them."""
     if len(texts) <= count:
         return tuple(texts)
     return tuple(texts[i * len(texts) // count] for i in range(count))
@@ -82,16 +82,16 @@ def _builtin() -> tuple[list[str], list[str]]:
 
 def _file(path: Path) -> list[str]:
     if not path.is_file():
-        raise CalibrationError(f"there is no calibration file {path}", hint="Give a text file, one text a line.")
+        raise CalibrationError(f"there is no calibration file {path}", hint="Give a text file with one text per line.")
     if b"\0" in path.read_bytes()[:_SNIFF_BYTES]:
-        raise CalibrationError(f"{path} is binary", hint="Give a text file in UTF-8, one text a line.")
+        raise CalibrationError(f"{path} is binary", hint="Give a UTF-8 text file with one text per line.")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise CalibrationError(f"{path} is not UTF-8 text", hint="Convert it to UTF-8.") from error
     texts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not texts:
-        raise CalibrationError(f"{path} is empty", hint="Give a text file, one text a line.")
+        raise CalibrationError(f"{path} is empty", hint="Give a text file with one text per line.")
     return texts
 
 
@@ -103,8 +103,8 @@ def _dataset(spec: str, count: int) -> list[str]:
         import datasets
     except ImportError:
         raise HostError(
-            "calibration from a dataset needs the `datasets` package",
-            hint="pip install datasets, or give a text file.",
+            "calibration on a dataset needs the package 'datasets', which is not installed",
+            hint="Run `pip install datasets`, or give a text file.",
         ) from None
     try:
         rows = datasets.load_dataset(name, split="train", streaming=True)
@@ -114,7 +114,8 @@ def _dataset(spec: str, count: int) -> list[str]:
             if not isinstance(text, str):
                 known = ", ".join(k for k, v in row.items() if isinstance(v, str))
                 raise CalibrationError(
-                    f"dataset {name} has no text column '{column or 'text'}'", hint=f"Its text columns: {known}."
+                    f"dataset {name} has no text column '{column or 'text'}'",
+                    hint=f"Give --calibration dataset:{name}:COLUMN, with one of its text columns: {known}.",
                 )
             texts.append(" ".join(text.split()))
             if len(texts) >= count:

@@ -1,7 +1,7 @@
 """Weight-only quantization: linear layers and embedding tables in blocks, and int8 embedding tables by row.
 
-A float weight is let go of as soon as nothing reads it any more, so that a model of a billion parameters is never held
-twice; weights that lie in a file are read one at a time.
+A float weight is freed as soon as nothing reads it any more, so that a large model is never in memory twice; weights in
+a file are read one at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edgecompress.quantize.numerics import per_row_int8
 from edgecompress.types.arrays import FloatArray
 from edgecompress.types.limits import DEFAULT_LIMITS, WeightLimits
 
-SMALLEST_BLOCK = 16  # that GatherBlockQuantized takes
+SMALLEST_BLOCK = 16  # that GatherBlockQuantized supports
 
 
 def quantize_weights(
@@ -40,10 +40,10 @@ def quantize_weights(
 ) -> int:
     """Replace layers by ``edgecompress::BlockLinear`` in place, one by one; return how many. Inputs stay float32.
 
-    Inputs of the op: x, uint8 weight [N, blocks, block * bits / 8], float32 scales [N, blocks] and, where there are
-    any, uint8 zero points [N, ceil(blocks * bits / 8)] and float32 bias [N]. ``hessians`` maps the name of a layer's
-    input to float32 [K, K]; method ``gptq`` needs it, and asks for each when its layer's turn comes. ``ready`` maps the
-    names of layers to blocks of this format that :func:`round_linear` has made of them before.
+    Inputs of the op: x, uint8 weight [N, blocks, block * bits / 8], float32 scales [N, blocks] and, optionally, uint8
+    zero points [N, ceil(blocks * bits / 8)] and float32 bias [N]. ``hessians`` maps the name of a layer's input to
+    float32 [K, K]; method ``gptq`` needs it and reads one layer's Hessian at a time. ``ready`` maps layer names to
+    blocks of this format that :func:`round_linear` has already computed.
     """
     form = BlockFormat(bits=bits, block_size=block_size, symmetric=symmetric, positive_scales=limits.positive_scales)
     for linear in linears:
@@ -57,18 +57,18 @@ def quantize_weights(
 
 
 def round_linear(linear: Linear, form: BlockFormat, method: str, hessians: Mapping[str, FloatArray] | None) -> Blocks:
-    """The layer's weight [K, N] in blocks; the layer stays as it is."""
+    """Quantize the layer's weight [K, N] to blocks; the layer is not changed."""
     if method == "gptq":
-        assert hessians is not None, "gptq is calibrated: it needs the Hessian of every layer's input"
+        assert hessians is not None, "gptq needs the Hessian of every layer's input"
         return gptq(linear.weight_array(), hessians[linear.x.name or ""], form)
     return quantize_blocks(linear.weight_array(), form, method)
 
 
 def round_table(embedding: Embedding, form: BlockFormat, method: str) -> Blocks | None:
-    """The table [V, H], read as the weight [H, V] of a head is, in blocks; None if it cannot be stored so.
+    """Quantize the table [V, H] to blocks, laid out like a head's weight [H, V]; None if that is not possible.
 
-    Blocks must fill a row: the largest power of two is taken that divides H and is at most the form's. None if that is
-    below 16. A lookup has no Hessian, because its input is one row: ``gptq`` rounds to nearest here.
+    Blocks must fill a row, so the block size is the largest power of two that divides H and is at most the format's;
+    None if it is below 16. ``gptq`` rounds to nearest here, because a lookup has no Hessian.
     """
     assert embedding.table.const_value is not None
     table = embedding.table.const_value.numpy()
@@ -97,11 +97,11 @@ def _replace(
         "accuracy_level": accuracy_level,
     }
     replace_linear(graph, linear, inputs, "BlockLinear", attributes)
-    let_go(graph, linear.weight)
+    free_if_unused(graph, linear.weight)
 
 
-def let_go(graph: ir.Graph, weight: ir.Value) -> None:
-    """Drop an initializer that nothing reads any more, and its data with it."""
+def free_if_unused(graph: ir.Graph, weight: ir.Value) -> None:
+    """Remove an initializer and free its data, unless a node still reads it."""
     if weight.uses() or weight.is_graph_output() or weight.name is None:
         return
     graph.initializers.pop(weight.name, None)
@@ -130,9 +130,9 @@ def quantize_embedding_blocks(
 ) -> None:
     """Replace a lookup by ``edgecompress::BlockEmbedding`` in place, with the ``blocks`` of :func:`round_table`.
 
-    Inputs of the op: uint8 table [V, blocks, block * bits / 8], ids, float32 scales [V, blocks] and, where there are
-    any, uint8 zero points. A head ``tied`` to the table (its weight is the table's transpose) becomes a BlockLinear
-    that reads the very same tensors.
+    Inputs of the op: uint8 table [V, blocks, block * bits / 8], ids, float32 scales [V, blocks] and, optionally, uint8
+    zero points. A head ``tied`` to the table (its weight is the table's transpose) becomes a BlockLinear that reads the
+    same tensors.
     """
     form, names = blocks.format, embedding.table.name or embedding.name
     packed = constant(model.graph, f"{names}_int{form.bits}", blocks.packed)
@@ -155,9 +155,9 @@ def block_that_divides(width: int, block_size: int) -> int:
 
 
 def fitting_block(width: int, form: BlockFormat, limits: WeightLimits) -> int:
-    """The block size of a column of ``width`` weights: the format's, unless the limits ask for another.
+    """The block size for a column of ``width`` weights: the format's, unless the limits need another.
 
-    Where they want several blocks, it is as :func:`block_that_divides` has it and so short that there are as many.
+    If the limits need several blocks per column, it also divides ``width`` and is short enough for that many.
     """
     if form.bits == 8:
         return width if limits.whole_columns else form.block_size
@@ -168,7 +168,7 @@ def fitting_block(width: int, form: BlockFormat, limits: WeightLimits) -> int:
 
 
 def tied_to(embedding: Embedding, linear: Linear) -> bool:
-    """Whether the layer's weight [H, V] is the transpose of the table [V, H], value by value."""
+    """Whether the layer's weight [H, V] equals the transposed table [V, H]."""
     table, weight = embedding.table.const_value, linear.weight.const_value
     if table is None or weight is None or tuple(table.shape) != tuple(weight.shape)[::-1]:
         return False
@@ -191,4 +191,4 @@ def _replace_lookup(
     ir.convenience.replace_all_uses_with(old, out, replace_graph_outputs=True)
     graph.remove(embedding.gather, safe=True)
     out.name = name
-    let_go(graph, embedding.table)
+    free_if_unused(graph, embedding.table)

@@ -1,1 +1,1 @@
-"""Frozen dataclasses that the stages hand to each other. Standard library only."""
+"""Frozen dataclasses that the stages pass to each other. Standard library only."""

@@ -1,4 +1,4 @@
-"""An architecture that was tried."""
+"""A model architecture that was tested."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from dataclasses import dataclass
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     name: str  # config.model_type
-    refused: str | None = None  # why, in the words of the refusal; None: supported
+    refused: str | None = None  # part of the error message; None: supported
     note: str = ""

@@ -1,4 +1,4 @@
-"""Names for arrays, so that a signature says what it means."""
+"""Array types, with names for signatures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Feed = Mapping[str, Array]
 """A model's inputs by name."""
 
 Batches = Callable[[], Iterable[Feed]]
-"""Feeds that can be gone through more than once."""
+"""Feeds that can be iterated more than once."""
 
 Run = Callable[[Feed], Sequence[Array]]
 """A model as a function from its inputs to its outputs."""

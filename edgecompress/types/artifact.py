@@ -1,4 +1,4 @@
-"""What a backend makes of one graph of a student."""
+"""The results of a backend's build."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from edgecompress.types.graph import Graph
 from edgecompress.types.report import KernelUse, Layer
 
 Content = Path | str | bytes
-"""Of a file of a bundle: a path to copy, or the content itself."""
+"""Content of a bundle's file: a path to copy, or the content itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A step of a build makes another one of it; none is ever changed."""
+    """What a backend builds from one graph. Immutable: each step of a build returns a new one."""
 
-    name: str  # of the graph, as its kind calls it: "model"
-    graph: Graph  # what the bundle runs, or what an engine is built from; of any file format
+    name: str  # the graph's name in its kind, e.g. "model"
+    graph: Graph  # what the bundle runs, or the source of an engine; any file format
     runtime: RuntimeSettings
-    accuracy_level: int | None = None  # of MatMulNBits, where several are tried
+    accuracy_level: int | None = None  # of MatMulNBits, if several are tried
     kernels: tuple[KernelUse, ...] = ()
-    library: KernelLibrary | None = None  # of the kernels that are used
-    engine: EngineRecord | None = None  # what runs in the place of the graph
+    library: KernelLibrary | None = None  # with the kernels that are used
+    engine: EngineRecord | None = None  # what runs instead of the graph
     build: BuildPlan | None = None  # how the engine is built on the device
-    files: Mapping[str, Content] = field(default_factory=dict)  # beside those of the graph: an engine's
+    files: Mapping[str, Content] = field(default_factory=dict)  # files besides the graph's, e.g. an engine's
     notes: tuple[str, ...] = ()  # for the report
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelContents:
-    """What a file of a model holds, as a manifest and a report tell it."""
+    """The contents of a model's file, for the manifest and the report."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -44,4 +44,4 @@ class ModelContents:
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
     path: str  # of the model in the bundle: "model.onnx"
-    files: Mapping[str, Content]  # that one, and what it reads
+    files: Mapping[str, Content]  # the model, and the files that it reads

@@ -1,4 +1,4 @@
-"""What a bundle's manifest says."""
+"""The contents of a bundle's manifest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 SCHEMA_VERSION = 2
 
 MODEL = "model"
-"""The name of a bundle's model where it has only one."""
+"""Name of the model in bundles with a single model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,11 @@ class TensorSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetRecord:
-    """The part of the target that a load must check."""
+    """The part of the target that ``load`` checks."""
 
     name: str
     arch: str
-    isa: tuple[str, ...]  # CPU features the model relies on for right answers or for its speed
+    isa: tuple[str, ...]  # CPU features that the model needs for correct results or for its speed
     isa_reason: str = ""  # why a mismatch is refused
 
 
@@ -64,28 +64,28 @@ class ImageSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeSettings:
-    """How the session is made: chosen for the target at compile time."""
+    """Session settings, chosen for the target at compile time."""
 
-    threads: int | None  # None: as many as the machine that loads it has cores for
+    threads: int | None  # None: the number of cores of the machine that loads it
     graph_optimization: str  # "disabled": the model was optimized offline
     session_config: Mapping[str, str] = field(default_factory=dict)
     cpu_memory_arena: bool = True
     batch_tokens: int = 256  # encode() puts texts of one length into batches of at most this many tokens
-    mixed_lengths: bool = False  # texts of any lengths make one batch: padding is not computed, or costs little
+    mixed_lengths: bool = False  # batches may mix lengths, because padding costs little or nothing
 
 
 @dataclass(frozen=True, kw_only=True)
 class KernelLibrary:
-    """A library of custom ops in the bundle, for one instruction set, and where the weights that it reads lie."""
+    """A library of custom ops in the bundle, for one instruction set, with the location of its weights."""
 
     path: str
     isa: str  # e.g. "x86-64-v4-vnni"
-    weights: str  # a JSON file: the initializers that are read into memory of their own, in huge pages where there are
+    weights: str  # a JSON file: initializers to read into separate memory, in huge pages if available
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeRange:
-    """What an engine takes for one input, axis by axis; it is fastest at ``usual``."""
+    """The shapes that an engine accepts for one input (min, opt, max), axis by axis; fastest at ``usual``."""
 
     smallest: tuple[int, ...]
     usual: tuple[int, ...]
@@ -94,37 +94,37 @@ class ShapeRange:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildPlan:
-    """How an engine is built from the bundle's graph on the device itself: ``edgecompress build`` does it."""
+    """How ``edgecompress build`` builds an engine from the bundle's graph on the device."""
 
     builder: str  # "tensorrt"
-    minimum_version: str  # of the builder: the first whose parser takes the graph's ops, e.g. "10.14"
+    minimum_version: str  # of the builder: the first version that parses the graph's ops, e.g. "10.14"
     compute_capability: tuple[int, int]
     profile: Mapping[str, ShapeRange]  # input -> shapes
-    workspace_bytes: int  # that a layer may use beside its tensors, at most
-    timing_cache: str  # path in the bundle: what was timed once is not timed again
+    workspace_bytes: int  # limit for a layer's scratch memory
+    timing_cache: str  # path in the bundle; speeds up later builds
     hardware_compatibility: str = "none"  # or "ampere-plus", "same-compute-capability"
     version_compatible: bool = False
-    prices: tuple[str, ...] = ()  # what the choices that are not the defaults cost, in words
+    prices: tuple[str, ...] = ()  # the costs of non-default choices, in words
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRecord:
-    """A compiled engine in the bundle, and what a machine must be to run it. Nothing else runs in its place."""
+    """A compiled engine in the bundle, and the machine that it needs. There is no fallback."""
 
     path: str  # ends in ".engine"
-    layers: str  # a text file: the builder's own account of each layer, with the type of every tensor
+    layers: str  # a text file: the builder's description of each layer, with the type of every tensor
     builder: str  # "tensorrt-rtx" or "tensorrt"
     version: str  # of the builder; another version refuses the engine
-    os: str  # that it was built on: "linux"
+    os: str  # of the build, e.g. "linux"
     compute_capability: tuple[int, int]
     profile: Mapping[str, ShapeRange]  # input -> shapes
-    weights_bytes: int  # 0: its builder does not say
-    gpu: str = ""  # the GPU that it was built on, and is for; "": any of the compute capability
+    weights_bytes: int  # 0: the builder does not report it
+    gpu: str = ""  # the GPU model that it was built on and needs; "": any with the compute capability
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationSettings:
-    """What a decoder's runtime must know: its cache, its special tokens and how its checkpoint samples."""
+    """Settings of a decoder's runtime: KV cache, special tokens and the checkpoint's sampling defaults."""
 
     context_length_tokens: int
     layers: int
@@ -138,7 +138,7 @@ class GenerationSettings:
     chat_template: str | None = None  # path of a file in the bundle (Jinja)
     think_start: str | None = None  # reasoning tags, e.g. "<think>"
     think_end: str | None = None
-    temperature: float = 1.0  # this and the next four: generation_config.json's
+    temperature: float = 1.0  # like the next four, from generation_config.json
     top_k: int = 0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
@@ -151,20 +151,20 @@ class Variant:
     """One way to run a model."""
 
     backend: str  # a name of ``edgecompress.backends``: "onnxruntime-cpu"
-    path: str  # of the ONNX file inside the bundle; beside an engine the graph that it was built from
+    path: str  # of the ONNX file in the bundle; with an engine, the graph that it was built from
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     runtime: RuntimeSettings
-    providers: tuple[str, ...] = ()  # ONNX Runtime execution providers, in order; all must be live in the session
+    providers: tuple[str, ...] = ()  # ONNX Runtime execution providers, in order; the session must have all of them
     kernels: KernelLibrary | None = None
-    engine: EngineRecord | None = None  # what runs in the place of the graph
-    build: BuildPlan | None = None  # an engine is built from the graph on the device, before anything runs
-    data: str | None = None  # path of the weights' file; variants of one model may share it
+    engine: EngineRecord | None = None  # what runs instead of the graph
+    build: BuildPlan | None = None  # the engine is built from the graph on the device, before the first run
+    data: str | None = None  # path of the weights' file; variants of a model may share it
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRecord:
-    """``variants`` over the same weights, the one that the export chose first; a device takes one of them."""
+    """``variants`` of the same weights, the export's choice first; a device uses one of them."""
 
     variants: tuple[Variant, ...]
 
@@ -178,28 +178,28 @@ class Manifest:
     architecture: str
     precision: str
     target: TargetRecord
-    models: Mapping[str, ModelRecord]  # by the names that the kind gives them; one alone is MODEL
-    settings: Mapping[str, Any] = field(default_factory=dict)  # the record of its kind, which alone reads it
-    files: Mapping[str, FileRecord] = field(default_factory=dict)  # every file but the manifest and the measurements
-    versions: Mapping[str, str] = field(default_factory=dict)  # packages that made it
+    models: Mapping[str, ModelRecord]  # by the kind's names; a single model is named MODEL
+    settings: Mapping[str, Any] = field(default_factory=dict)  # read by the bundle's kind only
+    files: Mapping[str, FileRecord] = field(default_factory=dict)  # every file except the manifest and the measurements
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the packages that wrote it
     schema_version: int = SCHEMA_VERSION
 
     def variant(self, model: str = MODEL) -> Variant:
-        """What runs of a model. Raises KeyError if the bundle has no such model."""
+        """The variant of a model that runs. Raises KeyError if the bundle has no such model."""
         return self.models[model].variants[0]
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """What runs of each model, in order of their names."""
+        """The variant of each model that runs, sorted by model name."""
         return tuple(self.variant(name) for name in sorted(self.models))
 
     @property
     def bytes(self) -> int:
-        """Of all its files together."""
+        """Total size of its files."""
         return sum(record.bytes for record in self.files.values())
 
 
 def with_variant(manifest: Manifest, variant: Variant, model: str = MODEL) -> Manifest:
-    """The manifest with another first variant of a model."""
+    """The manifest with ``variant`` as the first variant of a model."""
     record = ModelRecord(variants=(variant, *manifest.models[model].variants[1:]))
     return replace(manifest, models={**manifest.models, model: record})

@@ -1,19 +1,19 @@
-"""How schema 1 of the manifest said what schema 2 says: kept so that bundles of then still load."""
+"""Maps schema 1 of the manifest to schema 2, so that old bundles still load."""
 
 from __future__ import annotations
 
 KINDS = (("generation", "decoder"), ("image", "vision"), ("text", "encoder"))
-"""A key that is not null -> the kind; the first that fits."""
+"""(manifest key, kind): the first key that is not null decides the kind."""
 
 SETTINGS = {
     "decoder": ("text", "generation"),
     "vision": ("image", "labels"),
     "encoder": ("text", "labels"),
 }
-"""Keys of the manifest that are now in the kind's own record."""
+"""Keys of the old manifest that are now in the settings of the kind."""
 
 BACKENDS = {
     ("onnxruntime", "CPUExecutionProvider"): "onnxruntime-cpu",
     ("onnxruntime", "CUDAExecutionProvider"): "onnxruntime-cuda",
 }
-"""(backend, first provider) -> a name of today's registry; other backends have kept theirs."""
+"""(old backend, first provider) -> current backend name; other names are unchanged."""

@@ -1,4 +1,4 @@
-"""One call of a model whose latency is measured."""
+"""One call of a model, to measure its latency."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Names differ within a model.
+    """Names are unique within a model.
 
-    ``sizes``: what the kind counts in a call, by name: {"batch": 8, "tokens": 128}, {"seconds": 30}.
+    ``sizes``: the sizes of the call, as the kind names them: {"batch": 8, "tokens": 128}, {"seconds": 30}.
     """
 
-    name: str  # as tables show it: "8×128", "batch 8", "a step"
+    name: str  # shown in tables: "8×128", "batch 8", "a step"
     sizes: Mapping[str, int] = field(default_factory=dict, hash=False)

@@ -1,4 +1,4 @@
-"""What a bundle would take on hardware that is not at hand: an interval, never a bare number."""
+"""Estimated latency on hardware that is not available, always as an interval."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ESTIMATES_SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """``low`` to ``high``; ``middle`` is between them by ratio, and is no better known than they are."""
+    """``low`` to ``high``; ``middle`` is their geometric middle, and no more certain than they are."""
 
     low: float
     middle: float
@@ -22,13 +22,13 @@ class Estimate:
 
     target: str
     workload: str
-    phase: str  # "call"; of a decoder "prefill" and "decode" (one step behind the prompt)
+    phase: str  # "call"; for a decoder "prefill" or "decode" (one step after the prompt)
     threads: int | None  # None: a GPU, or as many as the target has cores
     ms: Span
-    bound: str  # what most of the middle goes to: "compute", "memory", "overhead"
-    basis: str  # what it stands on, in words
-    tokens: int | None = None  # that it reads or writes, where that is its measure
-    fits_memory: bool | None = None  # of the target; None: it does not say how much it has
+    bound: str  # the largest part of ``middle``: "compute", "memory", "overhead"
+    basis: str  # what it is based on, in words
+    tokens: int | None = None  # read or written, if the phase is measured in tokens
+    fits_memory: bool | None = None  # None: the target does not give its memory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What a captured graph is run with before it is compiled."""
+"""The inputs that a captured graph runs with before it is compiled."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def no_feeds() -> Iterable[Feed]:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphFeeds:
-    """Each call goes through the samples anew."""
+    """Each call iterates over the samples from the start."""
 
     calibration: Callable[[], Iterable[Feed]]  # for statistics and Hessians
-    probes: Callable[[], Iterable[Feed]] = no_feeds  # a few short ones, for what is run once a weight
-    smooths: bool = True  # outliers of activations may be moved into the weights before they are quantized
+    probes: Callable[[], Iterable[Feed]] = no_feeds  # a few short ones, to run once per weight
+    smooths: bool = True  # SmoothQuant may move activation outliers into the weights

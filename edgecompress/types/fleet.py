@@ -1,4 +1,4 @@
-"""What a fleet of devices gave: one row a job."""
+"""The results of a fleet of devices, one row per job."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class FleetRow:
-    """One job; it has a profile or a failure."""
+    """One job, with either a profile or a failure."""
 
     job: str
     bundle: str
     identity: str  # sha256 of the manifest
-    target: str  # the label that it was for
+    target: str  # the label of the workers that it needs
     asked: tuple[str, ...]  # as flags of ``edgecompress profile``
-    run: int  # tells repetitions apart
-    worker: str | None = None  # that did it
-    attempts: int = 1  # above 1: a worker was lost while it had it
+    run: int  # number of the repetition
+    worker: str | None = None  # that ran it
+    attempts: int = 1  # above 1: a worker was lost while running it
     profile: Profile | None = None
     failure: Failure | None = None
     schema_version: int = FLEET_SCHEMA_VERSION
@@ -43,10 +43,10 @@ class FleetResult:
 
     tool_version: str
     rows: tuple[FleetRow, ...]  # in the order of the jobs
-    found: int  # of them: had a result from an earlier run
-    duplicates: int  # results that came for a job that had one; the first was kept
+    found: int  # rows with a result from an earlier run
+    duplicates: int  # extra results for a job; the first is kept
     retried: int  # attempts beyond the first, of all jobs
-    workers: Mapping[str, int]  # label -> how many were there at first
+    workers: Mapping[str, int]  # label -> number of workers at the start
     schema_version: int = FLEET_SCHEMA_VERSION
 
     @property

@@ -1,4 +1,4 @@
-"""A GPU as its driver tells of it."""
+"""A GPU as its driver reports it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Gpu:
 
     @property
     def capability(self) -> str:
-        """As NVIDIA writes it: "8.9"."""
+        """The compute capability as NVIDIA writes it: "8.9"."""
         return ".".join(map(str, self.compute_capability))
 
 
 def describe_gpus(gpus: Sequence[Gpu]) -> str:
-    """Each with its number, for messages."""
+    """The GPUs with their numbers, for messages."""
     return "; ".join(f"{index}: {gpu.name}, {gpu.capability}" for index, gpu in enumerate(gpus))

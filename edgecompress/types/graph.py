@@ -10,25 +10,25 @@ from edgecompress.types.precision import FP32
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """A graph file. A stage reads one and writes another; it never changes the one it was given."""
+    """A graph file. A stage reads one and writes another; it never changes its input."""
 
     path: Path
     stage: str  # "captured", "quantized", "lowered", "compiled"
     precision: str = FP32
-    weights_of: Path | None = None  # a graph file in the same folder whose data file this one reads; None: its own
+    weights_of: Path | None = None  # the graph in the same folder whose data file this one uses; None: its own
 
     library: Path | None = None  # custom ops that it needs, built for the target
-    library_here: Path | None = None  # the same ops for this machine, where it cannot run the target's
+    library_here: Path | None = None  # the same ops for this machine, if it cannot run the target's
 
     @property
     def data(self) -> Path:
-        """Where large weights lie; there is no such file if they lie in the graph file."""
+        """The data file of large weights; it does not exist if the weights are in the graph file."""
         path = self.weights_of or self.path
         return path.with_name(path.name + ".data")
 
     @property
     def runnable_library(self) -> Path | None:
-        """The custom ops that a session on this machine takes."""
+        """The custom ops for a session on this machine."""
         return self.library_here or self.library
 
     @property

@@ -1,4 +1,4 @@
-"""One export as its kind and its backend see it."""
+"""One export, as its kind and its backend see it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from edgecompress.types.target import Target
 
 
 class Clock(Protocol):
-    """Tells the user which stage runs, and remembers how long each took."""
+    """Tells the user which stage is running, and records how long each took."""
 
     def stage(self, name: str, detail: str = "") -> AbstractContextManager[None]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    recipe: Recipe  # resolved: nothing in it is None that the checkpoint or the target decides
+    recipe: Recipe  # resolved: values from the checkpoint and the target are filled in
     student: Student
     target: Target
-    candidates: tuple[str, ...]  # names of precisions
+    candidates: tuple[str, ...]  # precision names
     custom_ops: bool = True  # False: the bundle is written for a program that cannot load our kernels
-    measured_here: bool  # False: this machine cannot stand for the target, so no latency is measured
+    measured_here: bool  # False: this machine does not match the target, so no latency is measured
     threads: int  # of sessions on this machine
-    folder: Path  # scratch, on the output's disk
+    folder: Path  # scratch folder on the output's disk
     clock: Clock

@@ -1,4 +1,4 @@
-"""What weights and activations are kept in. A precision is a row here and a scheme in ``edgecompress.quantize``."""
+"""The precisions: dtypes of weights and activations. Each has a scheme in ``edgecompress.quantize``."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ INT8_DYNAMIC, INT8_STATIC = "int8-dynamic", "int8-static"
 INT8_WEIGHTS, INT4_WEIGHTS, MIXED_WEIGHTS = "int8-weights", "int4-weights", "mixed-weights"
 
 INT4, INT8, MIXED = "int4", "int8", "mixed"
-"""Short names; what each means is for the kind of student, or for the backend, to say."""
+"""Short names; the kind of student or the backend defines their meaning."""
 
 AUTO = "auto"
-"""Measures the candidates and takes the fastest within the quality budget."""
+"""Measure the candidates and choose the fastest within the quality budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
     name: str
-    weights: str  # dtype that they are stored in; of several the narrowest
-    activations: str | None  # dtype of what layers read, where it is not the float that the graph computes in
-    calibrated: bool  # activations have scales that calibration text decides, or corrects
-    needs: frozenset[str]  # of Target.computes
+    weights: str  # dtype that they are stored in; the narrowest, if there are several
+    activations: str | None  # dtype of layers' inputs; None: the float that the graph computes in
+    calibrated: bool  # calibration text determines or corrects the activation scales
+    needs: frozenset[str]  # dtypes among Target.computes
     searched: bool = True  # "auto" tries it
-    unmeasured_rank: int  # which is taken first where this machine cannot stand for the target: 0 first
+    unmeasured_rank: int  # order of choice if this machine does not match the target: 0 first
 
     @property
     def weights_alone(self) -> bool:
-        """Only weights are quantized; what layers read stays float."""
+        """Whether only weights are quantized, while layers' inputs stay float."""
         return self.activations is None and not self.weights.startswith("float")
 
 
@@ -57,12 +57,12 @@ _ALL = (
         name=INT4_WEIGHTS, weights="int4", activations=None, calibrated=False, needs=frozenset({"int4"}),
         unmeasured_rank=5,
     ),
-    # int8 for the weights that cost the logits most, int4 for the others; only made when it is asked for.
+    # int8 for the weights that the logits are most sensitive to, int4 for the others; only on request.
     Precision(
         name=MIXED_WEIGHTS, weights="int4", activations=None, calibrated=False, needs=frozenset({"int4"}),
         searched=False, unmeasured_rank=6,
     ),
-    # E4M3 for weights and activations, one scale a tensor.
+    # E4M3 for weights and activations, one scale per tensor.
     Precision(
         name=FP8, weights="float8", activations="float8", calibrated=True, needs=frozenset({"float8"}),
         searched=False, unmeasured_rank=7,
@@ -73,4 +73,4 @@ PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision i
 """Every concrete precision, in the order in which ``auto`` tries them."""
 
 SHORT_FOR_WEIGHTS: Mapping[str, str] = {INT4: INT4_WEIGHTS, INT8: INT8_WEIGHTS, MIXED: MIXED_WEIGHTS}
-"""Names that mean one precision where activations stay float. A kind that has them says so."""
+"""Short names for kinds whose activations stay float; such a kind opts in."""

@@ -1,4 +1,4 @@
-"""What a profile says: latencies by shape and threads, what they were measured on, and what that can tell apart."""
+"""A profile: latencies by shape and threads, the host, and the measurement noise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PROFILE_SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Percentiles:
-    """Of wall times. None: there were too few calls for it (ten beyond it are taken as the least)."""
+    """Percentiles of wall times. None: too few calls (at least ten must lie beyond a percentile)."""
 
     calls: int
     mean_ms: float
@@ -22,7 +22,7 @@ class Percentiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A part of every call, in its order."""
+    """One stage of every call, in order."""
 
     name: str  # "tokenize", "batch", "compute", …
     p50_ms: float
@@ -31,11 +31,11 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenTimes:
-    """Of a decoder's texts."""
+    """Token times of a decoder."""
 
-    new_tokens: int  # of a text
+    new_tokens: int  # per text
     ttft: Percentiles  # from the text to its first new token
-    between: Percentiles  # from one new token to the next (TPOT is its mean)
+    between: Percentiles  # from one new token to the next; TPOT is the mean
     prefill_tokens_per_s: float
     decode_tokens_per_s: float  # of all rows together
 
@@ -46,18 +46,18 @@ class Drift:
 
     window_s: float
     p50_ms: tuple[float, ...]
-    degrades_after_s: float | None = None  # from there on it stays a tenth above what it was at first
+    degrades_after_s: float | None = None  # from then on it stays 10 % above its initial value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """Requests that come at random (Poisson) and wait for each other; latency counts from when one comes."""
+    """Requests arrive at random (Poisson) and queue; latency counts from a request's arrival."""
 
     asked_per_s: float
     done_per_s: float
     latency: Percentiles
     bound_ms: float | None = None
-    within_bound: bool | None = None  # the p99
+    within_bound: bool | None = None  # whether p99 is within bound_ms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Measurement:
     stages: tuple[Stage, ...] = ()
     tokens: TokenTimes | None = None
     drift: Drift | None = None
-    quantiles_ms: tuple[float, ...] = ()  # 101 of them, of the calls' times: the 0th to the 100th percentile
+    quantiles_ms: tuple[float, ...] = ()  # the 0th to the 100th percentile of the calls' times
     server: Server | None = None
     joules_per_call: float | None = None  # None: not measurable here
     remarks: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Reads:
-    """How fast a buffer of that size is read again and again: caches hold the small ones."""
+    """Bandwidth of reading a buffer repeatedly; small buffers stay in a cache."""
 
     buffer_bytes: int
     bytes_per_s: float
@@ -87,51 +87,51 @@ class Reads:
 
 @dataclass(frozen=True, kw_only=True)
 class Peaks:
-    """What this machine does at most with so many threads, measured: nothing here is looked up."""
+    """This machine's measured peaks with that number of threads."""
 
     threads: int
-    reads: tuple[Reads, ...]  # by their sizes; the last is of memory: no cache holds it
-    ops_per_s: Mapping[str, float]  # of large matrix products, by dtype: "float32", "int8"; two to a multiply-add
+    reads: tuple[Reads, ...]  # sorted by size; the last exceeds all caches
+    ops_per_s: Mapping[str, float]  # of large matrix products, by dtype: "float32", "int8"; a multiply-add is two ops
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operator:
-    """One node of the graph in one call, and what the machine's roof would allow it."""
+    """One node of the graph in one call, compared with the machine's roofline."""
 
     name: str  # the node's
-    module: str  # of the student that it computes: "encoder.layer.3.attention"
+    module: str  # module of the student: "encoder.layer.3.attention"
     op: str
     ms: float
     share: float  # of all nodes' time
-    ops: float  # two to a multiply-add
+    ops: float  # a multiply-add is two ops
     bytes: int  # weights and inputs read, outputs written
-    computes: str  # the dtype that its products are in: "float32", "int8"
-    weights: str = ""  # of a block-wise product: what its weights are stored in, "int4" or "int8"
-    bound: str  # "compute" or "memory": the higher of the two roofs' times
-    roof_ms: float  # what it would take at the roof
+    computes: str  # dtype of its products: "float32", "int8"
+    weights: str = ""  # dtype of block-wise weights: "int4" or "int8"
+    bound: str  # "compute" or "memory": the roof that takes longer
+    roof_ms: float  # time at the roof
     of_roof: float  # roof_ms / ms
 
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorProfile:
-    """Every node of one workload, in the order of the graph, from ONNX Runtime's profile."""
+    """Every node of one workload, in graph order, from ONNX Runtime's profile."""
 
     workload: str
     threads: int
-    phase: str  # "call"; of a decoder "prefill" and "decode" (one step behind the prompt)
+    phase: str  # "call"; for a decoder "prefill" or "decode" (one step after the prompt)
     calls: int
-    call_ms: float  # when nothing in it is timed
-    nodes_ms: float  # the nodes' own times together; above call_ms: timing them made them slower
-    between_ms: float  # of the call in no node: the way from one to the next
+    call_ms: float  # without timing the nodes
+    nodes_ms: float  # sum of the nodes' times; above call_ms if timing slows the nodes down
+    between_ms: float  # time of the call outside nodes
     operators: tuple[Operator, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
-    """A precision that the export tried: quality against latency."""
+    """A precision that the export tried, with its quality and latency."""
 
     precision: str
-    quality: str  # which: "mean cosine", or "perplexity ratio"
+    quality: str  # the figure: "mean cosine" or "perplexity ratio"
     value: float
     ms: float
     chosen: bool
@@ -139,7 +139,7 @@ class Tried:
 
 @dataclass(frozen=True, kw_only=True)
 class ColdStart:
-    """In fresh processes, with the files in the system's cache; medians."""
+    """Medians over fresh processes, with the files in the page cache."""
 
     processes: int
     whole_ms: float  # from the start of the process to the first result
@@ -151,9 +151,9 @@ class ColdStart:
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """A loop of known work, before, between and after what was measured."""
+    """Times of a fixed loop, run before, between and after the measurements."""
 
-    loop_ms: float  # its median
+    loop_ms: float  # median of the loop
     spread: float  # (p90 - p10) / p50
     slowest_over_fastest: float  # of the medians before, between and after
     noisy: bool
@@ -168,7 +168,7 @@ class Host:
     system: str
     kernel: str
     python: str
-    governor: str | None  # None: the system does not say
+    governor: str | None  # None: unknown
     clock_mhz: tuple[float, ...]  # of each core, now
     load_average_1min: float | None
     memory_bytes: int | None
@@ -191,7 +191,7 @@ class Profile:
     precision: str
     target: str
     bundle_bytes: int
-    verified: bool  # whether its fidelity was measured at export
+    verified: bool  # its fidelity was measured at export
     host: Host
     noise: Noise
     measurements: tuple[Measurement, ...]
@@ -200,7 +200,7 @@ class Profile:
     device_bytes: int | None = None  # of the GPU's memory, while it ran; None: no GPU
     fidelity: str = ""  # as the export measured it, in words
     tried: tuple[Tried, ...] = ()  # at export, on the machine that it was made on
-    peaks: tuple[Peaks, ...] = ()  # one a thread count
+    peaks: tuple[Peaks, ...] = ()  # one per thread count
     operators: tuple[OperatorProfile, ...] = ()
     remarks: tuple[str, ...] = ()
     schema_version: int = PROFILE_SCHEMA_VERSION
@@ -208,7 +208,7 @@ class Profile:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """99 % of the bootstrap's samples lie in it."""
+    """A 99 % bootstrap interval."""
 
     low: float
     middle: float
@@ -217,15 +217,15 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """One side against the first, on one workload."""
+    """One side compared with the first, on one workload."""
 
     side: str
     workload: str
     p50_ms: float
-    first_over_it: Interval  # above 1: it is faster than the first
+    first_over_it: Interval  # above 1: faster than the first
     verdict: str  # "faster", "slower", "no difference seen"
-    least_difference: float  # a share, such as 0.02: a difference of that size would have been seen
-    agreement: float | None = None  # mean cosine of its output to the first's; None: not comparable
+    least_difference: float  # the smallest detectable difference, as a share such as 0.02
+    agreement: float | None = None  # mean cosine between its output and the first's; None: not comparable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +236,7 @@ class Comparison:
     sides: tuple[str, ...]
     threads: int
     launches: int
-    pairs: int  # in each launch
+    pairs: int  # per launch
     host: Host
     noise: Noise
     rows: tuple[Compared, ...]

@@ -1,4 +1,4 @@
-"""Where a student came from, under which terms, and who says so."""
+"""The origin and terms of a student, and the source of each statement."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 DECLARED, READ, VERIFIED, COMPUTED, NOBODY = "declared", "read from card", "verified", "computed", "nobody"
-"""Who says something: the user; the model card; a record of ours whose hashes are the files'; these very bytes."""
+"""Source of a statement: the user; the model card; our own record, with matching hashes; the bytes themselves."""
 
 PERMITTED, CONDITIONAL, RESTRICTED, NOT_KNOWN = "permitted", "conditional", "restricted", "unknown"
 STATUSES = (PERMITTED, CONDITIONAL, RESTRICTED, NOT_KNOWN)
@@ -17,11 +17,11 @@ LINEAGE_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """One fact and its authority. ``value`` None means unknown, and unknown stays unknown."""
+    """One fact and its source. ``value`` None means unknown; it is never guessed."""
 
     value: str | None
-    said_by: str  # one of the above; lineage of schema 1 says it in words of its own
-    where: str | None = None  # that it stands written: "README.md", "distillation.json", "the recipe"
+    said_by: str  # one of the above; free text in lineage of schema 1
+    where: str | None = None  # where it is written: "README.md", "distillation.json", "the recipe"
 
 
 UNKNOWN = Statement(value=None, said_by=NOBODY)
@@ -29,7 +29,7 @@ UNKNOWN = Statement(value=None, said_by=NOBODY)
 
 @dataclass(frozen=True, kw_only=True)
 class ProvenanceRecipe:
-    """``[provenance]`` of a recipe: what the user declares of how the student came to be. None: nothing is declared."""
+    """``[provenance]`` of a recipe: what the user declares about the student's origin. None: not declared."""
 
     policy: str = WARN  # one of POLICIES
     teacher: str | None = None
@@ -37,19 +37,19 @@ class ProvenanceRecipe:
     status: str | None = None  # one of STATUSES: what the terms allow, as the user read them
     terms_url: str | None = None
     terms_retrieved: str | None = None  # ISO date
-    terms_sha256: str | None = None  # of the text as it was then
+    terms_sha256: str | None = None  # of the text on that date
     conditions: tuple[str, ...] = ()  # in words
     notices: tuple[str, ...] = ()  # licence and notice files, copied into the bundle
-    name_prefix: str | None = None  # that the terms ask of what is made from it
-    accept: str | None = None  # the reason why an export went on where ``enforce`` would refuse; recorded for good
+    name_prefix: str | None = None  # that the terms require in the name of derived models
+    accept: str | None = None  # reason to export although ``enforce`` refuses; stays on record
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What was declared of one checkpoint, here or when it was distilled. All of it is somebody's word."""
+    """What was declared about one checkpoint, now or when it was distilled. None of it is verified."""
 
     of: str  # the checkpoint
-    where: str  # it was declared: "the recipe", "distillation.json"
+    where: str  # where it was declared: "the recipe", "distillation.json"
     status: str | None = None  # one of STATUSES
     teacher: str | None = None
     data: str | None = None
@@ -62,11 +62,11 @@ class Terms:
 
 @dataclass(frozen=True, kw_only=True)
 class Ancestor:
-    """What a checkpoint, or another ancestor, was made of. Only what lies here was read; nothing was looked up."""
+    """A model from which a checkpoint, or another ancestor, was made. Read from local files only."""
 
     name: str
-    relation: Statement  # "base model", "teacher", "starts from", or what the card says: "quantized", "finetune", …
-    of: int | None = None  # the place among the ancestors of what came of it; None: the checkpoint itself
+    relation: Statement  # "base model", "teacher", "starts from", or the card's own: "quantized", "finetune", …
+    of: int | None = None  # index of the ancestor that was made from it; None: the checkpoint itself
     revision: Statement = UNKNOWN
     licence: Statement = UNKNOWN
     licence_name: Statement = UNKNOWN
@@ -78,7 +78,7 @@ class Ancestor:
 
 @dataclass(frozen=True, kw_only=True)
 class Teaching:
-    """What the checkpoint's distillation.json says. ``verified``: the hashes in it are those of these weights."""
+    """The checkpoint's distillation.json. ``verified``: its hashes match these weights."""
 
     verified: bool
     sha256: str  # of the record
@@ -97,7 +97,7 @@ class Lineage:
     licence: Statement
     base_model: Statement
     datasets: Statement
-    files: Mapping[str, str] = field(default_factory=dict)  # file of the checkpoint -> sha256, computed
+    files: Mapping[str, str] = field(default_factory=dict)  # file of the checkpoint -> computed sha256
     calibration: Statement = UNKNOWN
     licence_name: Statement = UNKNOWN
     licence_link: Statement = UNKNOWN
@@ -106,10 +106,10 @@ class Lineage:
     ancestors: tuple[Ancestor, ...] = ()
     distillation: Teaching | None = None
     terms: tuple[Terms, ...] = ()
-    status: Statement = UNKNOWN  # the narrowest that was declared
-    policy: str = RECORD  # it was exported under
-    accepted: Statement = UNKNOWN  # the reason why it was, in spite of its status
+    status: Statement = UNKNOWN  # the strictest that was declared
+    policy: str = RECORD  # policy of the export
+    accepted: Statement = UNKNOWN  # reason for exporting in spite of its status
     licences: Mapping[str, str] = field(default_factory=dict)  # file in the bundle -> where it comes from
-    proposed_name: Statement = UNKNOWN  # with the prefix that its terms ask for
-    remarks: tuple[str, ...] = ()  # what does not fit together
+    proposed_name: Statement = UNKNOWN  # with the prefix that its terms require
+    remarks: tuple[str, ...] = ()  # contradictions that were found
     schema_version: int = LINEAGE_VERSION

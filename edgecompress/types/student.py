@@ -1,4 +1,4 @@
-"""A checkpoint as it was found, before anything was done to it, and the student that a kind reads from it."""
+"""A checkpoint as it was found, and the student that a kind reads from it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A local folder of Hugging Face's layout, before a kind has taken it."""
+    """A local folder in Hugging Face's layout, before a kind claims it."""
 
     folder: Path
-    config: Mapping[str, Any]  # of config.json, which names a model_type
+    config: Mapping[str, Any]  # from config.json, which has a model_type
 
     @property
     def architecture(self) -> str:
@@ -33,14 +33,14 @@ class Pooling:
 class Student:
     """A local, readable checkpoint."""
 
-    source: str  # as the user wrote it
+    source: str  # as the user gave it
     path: Path  # the directory that holds it
     architecture: str  # config.model_type
     task: str
     kind: str = ""  # a name of ``edgecompress.kinds``
-    auto_class: str = ""  # of transformers, which loads it
-    revision: str | None = None  # commit on the hub; None for a plain directory
-    max_length_tokens: int | None = None  # None: it takes no texts
+    auto_class: str = ""  # the transformers class that loads it
+    revision: str | None = None  # commit on the hub; None for a local directory
+    max_length_tokens: int | None = None  # None: not a text model
     pooling: Pooling | None = None
     lower_case: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -50,4 +50,4 @@ class Student:
     weights_bytes: int = 0
     trust_remote_code: bool = False
     allow_pickle: bool = False
-    files: Mapping[str, str] = field(default_factory=dict)  # file name -> sha256 of what the export reads
+    files: Mapping[str, str] = field(default_factory=dict)  # file name -> sha256, for files that the export reads

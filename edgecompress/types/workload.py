@@ -1,4 +1,4 @@
-"""What a bundle is measured on, and what its models run for it."""
+"""The workloads that a bundle is measured on, and the runs of its models for them."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from dataclasses import dataclass, field
 from edgecompress.types.bundle import MODEL
 
 DEFAULT_NEW_TOKENS = 32
-"""Of a text that is generated."""
+"""Default number of generated tokens per text."""
 
 CALL = "call"
-"""The phase of a call that has only one."""
+"""The phase of a call with a single phase."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """``sizes``: what the kind counts in a call: {"tokens": 128}, {"seconds": 30}. A trace has one text a call and goes
-    through ``requests`` in turn."""
+    """``sizes``: the sizes of a call, as the kind names them: {"tokens": 128}, {"seconds": 30}. A trace has one text
+    per call and cycles through ``requests``."""
 
-    name: str  # as tables show it: "8x128", "30s", or a trace's file name
-    batch: int = 1  # items of a call
+    name: str  # shown in tables: "8x128", "30s", or a trace's file name
+    batch: int = 1  # items per call
     sizes: Mapping[str, int] = field(default_factory=dict)
-    requests: tuple[int | str, ...] = ()  # tokens of a text that is made, or the text itself
+    requests: tuple[int | str, ...] = ()  # number of tokens of a generated text, or the text itself
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphRun:
     """One run of one of a bundle's graphs.
 
-    ``sizes``: of the symbolic axes of its inputs, by name; the axis along which a cache grows counts as what it holds
-    before the run. ``shapes``: of inputs whose axes the manifest fixes and that count as less, again a cache's.
+    ``sizes``: sizes of the symbolic axes of its inputs, by name; the growing axis of a cache counts with its length
+    before the run. ``shapes``: shapes of inputs whose axes are fixed in the manifest but count as smaller, such as a
+    fixed-size cache.
     """
 
     sizes: Mapping[str, int]
@@ -40,7 +41,7 @@ class GraphRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """The runs of a part of a call, and the tokens that it reads or writes where that is its measure."""
+    """The runs of one phase of a call, and the tokens that it reads or writes, if it is measured in tokens."""
 
     runs: tuple[GraphRun, ...]
     tokens: int | None = None

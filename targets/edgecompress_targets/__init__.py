@@ -1,1 +1,1 @@
-"""Hardware targets as data: one TOML file a target, the stem is its name, every figure with its source."""
+"""Hardware targets as data: one TOML file per target, named after it; each figure has its source."""

@@ -1,4 +1,4 @@
-"""Captured decoders give what eager PyTorch gives: prefill, chunks behind a past, decoding of unequal rows."""
+"""Captured decoders match eager PyTorch: prefill, chunks after a past, and decoding of rows of unequal length."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def ops(path: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", [*(n for n, a in DECODERS.items() if a.refused is None), *ROPES])
 def test_supported_decoders_match_eager(name: str, tmp_path: Path, captured_decoder: CapturedDecoder) -> None:
-    """Texts run past every window; rows differ in length; what was never written to the cache is NaN."""
+    """Texts exceed every window, rows differ in length, and unwritten cache entries are NaN."""
     checkpoint, graph = captured_decoder(name)
     lowered = lower(graph, tmp_path)
     assert ops(lowered.path)["GroupQueryAttention"] == 2
@@ -62,7 +62,7 @@ def test_supported_decoders_match_eager(name: str, tmp_path: Path, captured_deco
 def test_a_mixture_s_experts_are_one_op(
     name: str, layers: int, tmp_path: Path, captured_decoder: CapturedDecoder
 ) -> None:
-    """Captured whole, lowered to one op, and no expert's weights are gathered."""
+    """Captured and lowered as one op; no expert's weights are gathered."""
     _, graph = captured_decoder(name)
     assert ops(graph.path)["Experts"] == layers
     lowered = ir.load(lower(graph, tmp_path).path)
@@ -76,7 +76,7 @@ def test_a_mixture_s_experts_are_one_op(
 def test_experts_with_another_gate_are_gathered_and_named(
     name: str, reason: str, tmp_path: Path, captured_decoder: CapturedDecoder
 ) -> None:
-    """That they match eager too is tested above, with the other variants."""
+    """The test above checks that they match eager PyTorch."""
     lowered = ir.load(lower(captured_decoder(name)[1], tmp_path).path)
     assert not any(node.op_type == "MoE" for node in lowered.graph)
     (note,) = expert_notes(lowered)
@@ -93,8 +93,8 @@ def test_refused_decoders_are_refused_by_name(name: str, tmp_path: Path) -> None
     assert refusal.value.hint
 
 
-def test_a_llama_is_caught_whole(tmp_path: Path, captured_decoder: CapturedDecoder) -> None:
-    """Two layers: packed projections, norms and rotation inside single ops, and no cosine left in the graph."""
+def test_a_llama_is_captured_as_single_ops(tmp_path: Path, captured_decoder: CapturedDecoder) -> None:
+    """Two layers: packed projections, norms and rotations as single ops, and no cosine left in the graph."""
     _, graph = captured_decoder("llama")
     portable = ops(graph.path)
     assert (portable["CachedAttention"], portable["RMSNorm"], portable["Rotary"]) == (2, 5, 4)
@@ -129,7 +129,7 @@ def test_inputs_and_outputs_are_the_documented_ones(tmp_path: Path, captured_dec
 
 @pytest.mark.parametrize("name", ["llama", "llama-tied"])
 def test_weights_stay_in_the_checkpoint_until_they_are_written(name: str, tmp_path: Path) -> None:
-    """A bfloat16 checkpoint; every weight of the graph is one of its tensors, widened."""
+    """A bfloat16 checkpoint; every weight of the graph is one of its tensors, as float32."""
     from safetensors.torch import load_file
 
     folder = tiny_decoder(tmp_path, name, torch.bfloat16)
@@ -187,6 +187,6 @@ def test_generation_settings_come_from_the_checkpoint(tmp_path: Path) -> None:
     assert settings.chat_template == "chat_template.jinja"
 
 
-def test_the_table_names_enough() -> None:
+def test_the_table_lists_enough_architectures() -> None:
     supported = [a for a in DECODERS.values() if a.refused is None]
     assert len(supported) >= 20

@@ -1,4 +1,4 @@
-"""What a mixture's gate is, found on random numbers, and its weights in the op's own order."""
+"""A mixture's gate is identified on random numbers, and its weights are brought into the op's order."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_a_clamped_gate_that_alternates(limit: float) -> None:
     assert recognise_gate(apply, concatenated=True, known=[1.702, limit]) is None
 
 
-def test_a_gate_that_takes_more_is_none_that_is_known() -> None:
+def test_a_gate_with_more_arguments_is_not_recognised() -> None:
     assert recognise_gate(lambda rows, more: rows, concatenated=True, known=[]) is None  # type: ignore[misc, arg-type]
 
 
 @pytest.mark.parametrize("transposed", [0, 1])
 @pytest.mark.parametrize("concatenated", [0, 1])
-def test_weights_come_into_the_order_of_the_op(concatenated: int, transposed: int, rng: np.random.Generator) -> None:
+def test_weights_are_arranged_for_the_op(concatenated: int, transposed: int, rng: np.random.Generator) -> None:
     experts, hidden, inner = 3, 4, 5
     wanted = {
         "gate_up": rng.normal(size=(experts, 2 * inner, hidden)).astype(np.float32),

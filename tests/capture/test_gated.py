@@ -1,4 +1,4 @@
-"""Gated MLPs are recognised by what they compute, and nothing else is taken for one."""
+"""Gated MLPs are recognised by what they compute; other modules are left alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ H, INNER = 12, 20
 
 
 class Mlp(Module):
-    """down(act(gate(x)) * up(x)), with names that say nothing."""
+    """down(act(gate(x)) * up(x)), with meaningless names."""
 
     def __init__(self, activation: str = "silu") -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class TwoLayers(Module):
 
 
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
-def test_each_activation_is_told_from_the_others(activation: str) -> None:
+def test_each_activation_is_recognised(activation: str) -> None:
     module = Mlp(activation)
     found = recognise_mlp(module)
     assert found is not None
@@ -90,11 +90,11 @@ def test_the_order_of_gate_and_up_is_found() -> None:
 
 
 @pytest.mark.parametrize("module", [Scaled(), OtherGate(), TakesMore(), TwoLayers(), Linear(H, H)])
-def test_what_computes_something_else_is_left_alone(module: Module) -> None:
+def test_other_modules_are_left_alone(module: Module) -> None:
     assert recognise_mlp(module) is None
 
 
-def test_recognising_leaves_the_module_as_it_was() -> None:
+def test_recognising_leaves_the_module_unchanged() -> None:
     module = Mlp()
     x = torch.randn(2, 3, H)
     before = module(x)
@@ -104,7 +104,7 @@ def test_recognising_leaves_the_module_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(("name", "activation"), [("llama", "silu"), ("gemma2", "gelu_tanh"), ("phi3", "silu")])
-def test_decoders_have_one_op_a_layer_between_their_linear_layers(name: str, activation: str, tmp_path: Path) -> None:
+def test_decoders_have_one_op_per_layer_between_their_linear_layers(name: str, activation: str, tmp_path: Path) -> None:
     graph = captured(tmp_path, name)
     gated = [node for node in ir.load(graph.path).graph if node.op_type == "Gated"]
     assert [node.attributes["activation"].as_string() for node in gated] == [activation] * 2
@@ -113,7 +113,7 @@ def test_decoders_have_one_op_a_layer_between_their_linear_layers(name: str, act
 
 
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
-def test_the_op_is_lowered_to_what_it_means(activation: str, rng: np.random.Generator) -> None:
+def test_the_lowered_op_computes_the_formula(activation: str, rng: np.random.Generator) -> None:
     model = graph_with_weights(
         f"""
         <ir_version: 10, opset_import: ["" : 21, "edgecompress" : 1]>

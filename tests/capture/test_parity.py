@@ -1,4 +1,4 @@
-"""The captured graph gives what eager PyTorch gives, for every architecture that is claimed."""
+"""The captured graph matches eager PyTorch for every supported architecture."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ IMAGE = ["vit", "deit", "dinov2"]
 
 
 def largest_difference(student: Student, folder: Path, shapes: list[tuple[int, int]]) -> tuple[float, str]:
-    """Over real positions of all shapes; and how attention was captured."""
+    """(largest difference at real positions over all shapes, how attention was captured)."""
     captured = capture(student, folder, opset=21)
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -104,7 +104,7 @@ def test_the_real_student_matches_eager(minilm_dir: Path, tmp_path: Path) -> Non
     assert worst <= 1e-4
 
 
-def test_attention_is_one_op_a_layer_and_leaves_no_paths(minilm_dir: Path, tmp_path: Path) -> None:
+def test_attention_is_one_op_per_layer_and_leaves_no_paths(minilm_dir: Path, tmp_path: Path) -> None:
     graph = capture(load_student(StudentRecipe(source=str(minilm_dir))), tmp_path, opset=21)
     model = ir.load(graph.path)
     assert sum(node.op_type == "Attention" and node.domain == "edgecompress" for node in model.graph) == 6
@@ -131,12 +131,12 @@ def test_a_decoder_without_its_head_is_refused(tmp_path: Path) -> None:
         capture(student, tmp_path, opset=21)
 
 
-def test_the_table_of_encoders_is_what_is_tested_here() -> None:
+def test_the_table_of_encoders_lists_what_is_tested_here() -> None:
     """mpnet's refusal is in tests/cli/test_cli.py: it needs the reference."""
     encoders = [a for kind, a in architectures().values() if kind in ("encoder", "vision")]
     assert {a.name for a in encoders if a.refused is None} == {*TEXT, *IMAGE, "deberta-v2"}
     assert {a.name for a in encoders if a.refused is not None} == {"mpnet"}
 
 
-def test_every_tiny_architecture_is_tried() -> None:
+def test_every_tiny_architecture_is_tested() -> None:
     assert set(CONFIGS) == {*TEXT, *IMAGE, "deberta-v2", "mpnet", "qwen2"}

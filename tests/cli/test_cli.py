@@ -159,7 +159,7 @@ def test_calibration_texts(capsys: pytest.CaptureFixture[str], tmp_path: Path, t
     assert "is binary" in refused(capsys, tmp_path, tiny, "-o", out, "--calibration", text)
     text.write_text("\n".join(SENTENCES))
     message = refused(capsys, tmp_path, tiny, "-o", out, "--calibration", text, "--calibration-samples", 9)
-    assert "has 4 calibration texts, and 9 were asked for" in message
+    assert "has 4 calibration texts, but the recipe needs 9" in message
     assert "no calibration file" in refused(capsys, tmp_path, tiny, "-o", out, "--calibration", tmp_path / "none")
 
 

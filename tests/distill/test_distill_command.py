@@ -52,7 +52,7 @@ def test_a_dry_run_writes_nothing(command: list[str], tmp_path: Path, capsys: py
         (["--student", "nowhere.toml"], "no recipe at"),
         (["--teacher", "./nowhere"], "no directory"),
         (["--threads", "0"], "threads are at least 1"),
-        (["--steps", "0"], "steps are at least 1"),
+        (["--steps", "0"], "steps must be at least 1"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -77,7 +77,7 @@ def test_the_first_backend_is_taken_unless_another_is_named() -> None:
         (replace(BASE, runtime=RuntimeRecipe(kernels="matmul")), "--kernels is for ONNX Runtime on a CPU"),
         (
             replace(BASE, target="local", backend=None, precision="fp32", engine=EngineRecipe(batch=(1, 1, 1))),
-            "is an engine's",
+            "are for engines",
         ),
         (
             replace(BASE, engine=EngineRecipe(length_tokens=(1, 64, 101))),
@@ -85,8 +85,8 @@ def test_the_first_backend_is_taken_unless_another_is_named() -> None:
         ),
         (replace(BASE, precision="int8-weights"), "does not build engines in int8-weights"),
         (replace(BASE, engine=EngineRecipe(context_tokens=64)), "--engine-context is for decoders"),
-        (replace(BASE, engine=EngineRecipe(batch=(4, 2, 8))), "an engine's batch is least, usual, most"),
-        (replace(BASE, engine=EngineRecipe(length_tokens=(0, 2, 8))), "length_tokens are least, usual, most"),
+        (replace(BASE, engine=EngineRecipe(batch=(4, 2, 8))), "engine.batch must be min,opt,max"),
+        (replace(BASE, engine=EngineRecipe(length_tokens=(0, 2, 8))), "length_tokens must be min,opt,max"),
     ],
 )
 def test_what_no_engine_can_be_is_refused(student: StudentRecipe, recipe: Recipe, message: str) -> None:
@@ -122,7 +122,7 @@ def test_a_decoders_calls_are_as_long_as_its_context_at_most(decoder: StudentRec
         ({"precision": "int8-static"}, "does not build engines in int8-static"),
         ({"engine": EngineRecipe(context_tokens=97)}, "context is 97 tokens, but the student's is 96"),
         ({"engine": EngineRecipe(context_tokens=32, length_tokens=(1, 1, 33))}, "33 tokens, but its context is 32"),
-        ({"engine": EngineRecipe(context_tokens=4)}, "context_tokens are at least 8"),
+        ({"engine": EngineRecipe(context_tokens=4)}, "context_tokens must be at least 8"),
         ({"quantize": QuantizeRecipe(kv_cache="int8")}, "a GPU's KV cache is float16, not int8"),
         ({"format": "genai"}, "does not support --format genai for GPUs"),
     ],

@@ -114,11 +114,11 @@ def test_an_acceptance_is_recorded_where_there_is_something_to_accept(tmp_path: 
     [
         ({"policy": "enforced"}, "no provenance policy named 'enforced'. Did you mean 'enforce'?"),
         ({"status": "allowed"}, "no provenance status named 'allowed'"),
-        ({"status": "conditional"}, "the status is conditional, and no condition is said"),
-        ({"terms_url": "the terms"}, "terms_url is no URL: 'the terms'"),
-        ({"terms_retrieved": "27.11.2026"}, "terms_retrieved is no date: '27.11.2026'"),
+        ({"status": "conditional"}, "the provenance status is conditional, but no condition is given"),
+        ({"terms_url": "the terms"}, "terms_url is not a URL: 'the terms'"),
+        ({"terms_retrieved": "27.11.2026"}, "terms_retrieved is not a date: '27.11.2026'"),
         ({"terms_sha256": "abc"}, "terms_sha256 is not 64 hexadecimal digits"),
-        ({"name_prefix": "a b"}, "name_prefix cannot begin a model's name: 'a b'"),
+        ({"name_prefix": "a b"}, "name_prefix is not valid in a model's name: 'a b'"),
         ({"accept": " "}, "a reason is needed to accept what the policy refuses"),
     ],
 )

@@ -1,4 +1,4 @@
-"""GroupQueryAttention as lowered, and packed projections, against attention written out in float64."""
+"""Lowered GroupQueryAttention with packed projections, compared with plain attention in float64."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HIDDEN, CAPACITY = 24, 40
 def decoder_graph(
     heads: int, kv_heads: int, size: int, extra: str = "", *, sinks: bool = False, bias: bool = False, width: int = 0
 ) -> str:
-    """x [B, T, 24] through q, k and v projections into the op; width is of the values, if it is another one."""
+    """x [B, T, 24] through q, k and v projections into the op; ``width`` is the values' width, if it differs."""
     width = width or size
 
     def projection(name: str, count: int, last: int) -> str:
@@ -112,7 +112,7 @@ def reference(
 def test_lowered_attention_matches_float64(
     heads: int, kv_heads: int, size: int, options: dict[str, float], rng: np.random.Generator
 ) -> None:
-    """A prefill of 13 tokens behind nothing, 6 more behind those, then one; the cache is one buffer, NaN elsewhere."""
+    """A prefill of 13 tokens, then 6 more, then one; the cache is one buffer, NaN where unwritten."""
     numbers = {name: options[name] for name in ("window", "softcap") if name in options}
     extra = "".join(f", {name} = {value}" for name, value in numbers.items())
     flags = {name: bool(options.get(name)) for name in ("sinks", "bias")}
@@ -144,7 +144,7 @@ def test_lowered_attention_matches_float64(
     assert np.isnan(cache[0][:, :, 20:]).all()
 
 
-def test_what_the_op_cannot_take_is_refused(rng: np.random.Generator) -> None:
+def test_unsupported_shapes_are_refused(rng: np.random.Generator) -> None:
     for graph, message in (
         (decoder_graph(4, 2, 12), "12 wide"),
         (decoder_graph(4, 2, 16, width=8), "its values are 8 wide and its queries 16"),
@@ -181,7 +181,7 @@ def test_packing_reads_no_weight(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(bias.numpy(), np.concatenate([np.zeros(32), weights["bk"], np.zeros(16)]))
 
 
-def test_siblings_of_one_shape_are_packed_and_another_reader_is_not(rng: np.random.Generator) -> None:
+def test_only_siblings_of_one_shape_are_packed(rng: np.random.Generator) -> None:
     text = """
         <ir_version: 10, opset_import: ["" : 21]>
         g (float[t,8] x, float[8,6] gate, float[8,6] up, float[8,3] router) => (float[t,6] y, float[t,3] z)

@@ -1,4 +1,4 @@
-"""A mixture's experts, float and in blocks, against NumPy: by ONNX Runtime's kernels, and written out."""
+"""Experts, float and in blocks, compared with NumPy: with ONNX Runtime's kernels and as plain ops."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ def test_float_experts_are_one_op(rng: np.random.Generator, gate: str, routing: 
     np.testing.assert_allclose(run(lowered, x=x)[0], by_hand(weights, x, gate, routing), rtol=1e-5, atol=2e-5)
 
 
-def test_weights_far_apart_keep_their_share(rng: np.random.Generator) -> None:
-    """The logarithms span what float32 holds: an expert of weight 1e-12 adds next to nothing, and no NaN."""
+def test_very_different_weights_keep_their_share(rng: np.random.Generator) -> None:
+    """The logarithms span float32's range: an expert of weight 1e-12 adds almost nothing, and no NaN."""
     model = mixture(rng, "silu", "softmax, then the best")
     router = model.graph.initializers["router"]
     assert router.const_value is not None
@@ -125,7 +125,7 @@ def test_weights_far_apart_keep_their_share(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("gate", "routing"), [*((g, "the best, then softmax") for g in GATES), ("silu", "signed")])
-def test_what_the_kernels_do_not_compute_is_written_out(
+def test_unsupported_experts_become_plain_ops(
     rng: np.random.Generator, gate: str, routing: str, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = mixture(rng, gate, routing, bias=bias)
@@ -158,7 +158,7 @@ def rounded(weights: dict[str, np.ndarray], recipe: QuantizeRecipe, bits: int, b
 def test_experts_in_blocks(
     rng: np.random.Generator, bits: int, symmetric: bool, method: str, gate: str, tokens: int
 ) -> None:
-    """The widths are 32 and 48: of a block of 128, 16 is left."""
+    """The widths are 32 and 48, so a block of 128 becomes 16."""
     model = mixture(rng, gate, "the best, then softmax", bias=True)
     recipe = QuantizeRecipe(method=method, symmetric=symmetric, accuracy_level=0, block_size=128)
     weights, x = arrays_of(model), rng.normal(size=(tokens, H)).astype(np.float32)
@@ -183,7 +183,7 @@ def test_the_report_lists_experts_with_their_bits_and_bytes(rng: np.random.Gener
     assert layers[E, 2 * INNER, H // 16].bytes == 4 * E * 2 * INNER * H // 16  # scales
 
 
-def test_experts_that_no_block_divides_stay_float_and_are_named(rng: np.random.Generator) -> None:
+def test_experts_that_no_block_divides_stay_float_and_are_reported(rng: np.random.Generator) -> None:
     model = mixture(rng, "silu", "the best, then softmax", inner=24)
     weights, x = arrays_of(model), rng.normal(size=(N, H)).astype(np.float32)
     assert quantize_experts(model, QuantizeRecipe(method="rtn"), bits=4) == 0

@@ -1,4 +1,4 @@
-"""GroupQueryAttention with its int8 cache, as lowered, against NumPy with the same integers in float64."""
+"""Lowered GroupQueryAttention with an int8 cache, compared with NumPy on the same integers in float64."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def lowered(text: str, weights: Arrays) -> ir.Model:
-    """The graph with the cache under the names of the contract."""
+    """The graph with the documented names of the cache."""
     model = lower_model(shaped(graph_with_weights(text, weights)))
     names = {"past_key": KEY, "past_value": VALUE, "key": PRESENT[KEY], "value": PRESENT[VALUE]}
     for value in (*model.graph.inputs, *model.graph.outputs):
@@ -29,7 +29,7 @@ def lowered(text: str, weights: Arrays) -> ir.Model:
 
 
 def keys_and_values(x: np.ndarray, weights: Arrays, kv_heads: int, size: int) -> Arrays:
-    """x [B, T, 24] -> float32 [B, Hk, T, D] each, before they are rounded."""
+    """x [B, T, 24] -> keys and values before rounding, float32 [B, Hk, T, D] each."""
     made = {KEY: x @ weights["wk"] + weights.get("bk", np.float32(0)), VALUE: x @ weights["wv"]}
     return {name: a.reshape(*x.shape[:2], kv_heads, size).transpose(0, 2, 1, 3) for name, a in made.items()}
 
@@ -65,7 +65,7 @@ def attention(
 
 
 def run(session: ort.InferenceSession, x: np.ndarray, mask: np.ndarray, cache: Arrays) -> np.ndarray:
-    """Past and present are the memory of ``cache``; returns y."""
+    """Run with ``cache`` as past and present; return y."""
     binding = session.io_binding()
     binding.bind_cpu_input("x", np.ascontiguousarray(x))
     binding.bind_cpu_input("mask", mask)
@@ -79,12 +79,12 @@ def run(session: ort.InferenceSession, x: np.ndarray, mask: np.ndarray, cache: A
 
 
 def rounded(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """float32 [B, Hk, T, D] -> what the cache holds, by scales [Hk, D]."""
+    """Quantize float32 [B, Hk, T, D] with scales [Hk, D], as the cache stores it."""
     return np.clip(np.rint(x * (np.float32(1) / scale)[:, None]), -128, 127)
 
 
 def require_rounded(found: np.ndarray, expected: np.ndarray) -> None:
-    """The same integers, but for halves that float32 sums in another order push to the other side."""
+    """Equal integers, except where a value near .5 rounds differently because of the order of float32 sums."""
     difference = np.abs(found.astype(int) - expected)
     assert difference.max() <= 1
     assert (difference == 0).mean() > 0.99
@@ -101,10 +101,10 @@ def require_rounded(found: np.ndarray, expected: np.ndarray) -> None:
     ],
 )
 @pytest.mark.parametrize("clipped", [False, True])
-def test_an_int8_cache_is_numpys(
+def test_an_int8_cache_matches_numpy(
     heads: int, kv_heads: int, size: int, options: dict[str, float], clipped: bool, rng: np.random.Generator
 ) -> None:
-    """A prefill of 13 tokens, 6 behind those, then one; then two rows of unequal length decode together."""
+    """A prefill of 13 tokens, then 6, then one; then two rows of unequal length decode together."""
     numbers = {name: options[name] for name in ("window", "softcap") if name in options}
     extra = "".join(f", {name} = {value}" for name, value in numbers.items())
     flags = {name: bool(options.get(name)) for name in ("sinks", "bias")}
@@ -157,7 +157,7 @@ def test_another_reader_of_the_cache_is_refused(rng: np.random.Generator) -> Non
     assert [value.dtype for value in model.graph.inputs] == before
 
 
-def test_another_maker_of_the_cache_is_refused(rng: np.random.Generator) -> None:
+def test_another_writer_of_the_cache_is_refused(rng: np.random.Generator) -> None:
     text = decoder_graph(4, 2, 8)
     model = lowered(text, weights_for(text, rng))
     present = next(value for value in model.graph.outputs if value.name == PRESENT[VALUE])

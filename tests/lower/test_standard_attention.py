@@ -1,4 +1,4 @@
-"""The standard Attention as lowered, against attention written out in float64."""
+"""Lowered standard Attention, compared with plain attention in float64."""
 
 from __future__ import annotations
 

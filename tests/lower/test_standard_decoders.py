@@ -1,4 +1,4 @@
-"""Decoders of several kinds lowered to standard ops: prefill and decode compute what eager PyTorch does."""
+"""Decoders lowered to standard ops: prefill and decode match eager PyTorch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_standard_ops_compute_what_pytorch_does(tmp_path: Path, kind: str, captu
     assert largest_difference(checkpoint, half.path, poison=POISON) <= 0.05
 
 
-def test_the_cache_is_float16_of_its_capacity_and_everything_else_keeps_its_type(
+def test_the_cache_is_float16_of_fixed_capacity_and_other_types_stay(
     captured_decoder: CapturedDecoder,
 ) -> None:
     _, graph = captured_decoder("qwen2")
@@ -69,9 +69,9 @@ def test_the_cache_is_float16_of_its_capacity_and_everything_else_keeps_its_type
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("qwen3_moe", "cannot be lowered"), ("gpt_oss", "has no sinks")],
+    [("qwen3_moe", "cannot lower"), ("gpt_oss", "has no sinks")],
 )
-def test_what_standard_ops_cannot_say_is_refused(kind: str, message: str, captured_decoder: CapturedDecoder) -> None:
+def test_unsupported_decoders_are_refused(kind: str, message: str, captured_decoder: CapturedDecoder) -> None:
     _, graph = captured_decoder(kind)
     with pytest.raises(RecipeError, match=message):
         standard.lower_model(ir.load(graph.path), capacity_tokens=CAPACITY)

@@ -1,4 +1,4 @@
-"""Students of several kinds lowered to standard ops: their typed graphs compute what the captured ones do."""
+"""Students lowered to standard ops: their typed graphs match the captured ones."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def captured(
 
 
 def outputs(graph: Graph, batch: Feed) -> np.ndarray:
-    """Of real positions, float32 [N, hidden]."""
+    """Outputs at real positions, float32 [N, hidden]."""
     hidden = np.asarray(open_session(graph.path, threads=1)(batch)[0])
     mask = batch.get("attention_mask")
     return hidden[mask.astype(bool)] if mask is not None else hidden.reshape(-1, hidden.shape[-1])
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8-static"])
-def test_a_typed_graph_computes_what_was_captured(captured: tuple[Graph, list[Feed], Path], precision: str) -> None:
+def test_a_typed_graph_matches_the_captured_one(captured: tuple[Graph, list[Feed], Path], precision: str) -> None:
     graph, feeds, folder = captured
     recipe = Recipe()
     calibrated = calibrate(graph, recipe, lambda: feeds, microsoft.lower_model, folder, limits=ENGINE)
@@ -78,5 +78,5 @@ def test_an_op_without_a_standard_form_is_refused() -> None:
         g (float[b,4] x) => (float[b,4] y) { y = edgecompress.Experts <top_k = 2> (x, x) }
         """
     )
-    with pytest.raises(RecipeError, match="Experts of this student cannot be lowered to standard ops"):
+    with pytest.raises(RecipeError, match="cannot lower Experts of this student to standard ops"):
         standard.lower_model(model)

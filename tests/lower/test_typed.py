@@ -23,7 +23,7 @@ HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 
 def block(rng: np.random.Generator, size: float = 1.0) -> ir.Model:
-    """Two layers with a gate between, a residual addition and a norm; ``size`` scales the first layer's output."""
+    """Two layers with a gate between them, a residual addition and a norm; ``size`` scales the first layer's output."""
     w1 = rng.normal(size=(K, K)).astype(np.float32) * np.float32(size)
     w2 = rng.normal(size=(K, K)).astype(np.float32) / np.float32(size)
     ones, zeros = np.ones(K, dtype=np.float32), np.zeros(K, dtype=np.float32)
@@ -41,7 +41,7 @@ def block(rng: np.random.Generator, size: float = 1.0) -> ir.Model:
 
 
 def run(model: ir.Model, x: np.ndarray) -> np.ndarray:
-    """What the graph computes where float16 is float16."""
+    """Run the graph with real float16 rounding."""
     model = model.clone()
     round_explicitly(model)
     options = ort.SessionOptions()
@@ -54,7 +54,7 @@ def run(model: ir.Model, x: np.ndarray) -> np.ndarray:
 
 
 def types_of(model: ir.Model) -> dict[str, tuple[ir.DataType | None, ...]]:
-    """Name of a node -> the types that it reads and the one it writes."""
+    """Node name -> types of its inputs and its output."""
     return {
         node.name or "": (*(v.dtype for v in node.inputs if v is not None), node.outputs[0].dtype)
         for node in model.graph
@@ -82,7 +82,7 @@ def test_it_is_the_same_function(rng: np.random.Generator) -> None:
     assert np.abs(got - expected).max() <= 8 * 2**-11 * np.abs(expected).max()
 
 
-def test_what_half_cannot_hold_stays_float(rng: np.random.Generator) -> None:
+def test_values_beyond_half_stay_float(rng: np.random.Generator) -> None:
     x = rng.normal(size=(2, 9, K)).astype(np.float32)
     floats = block(np.random.default_rng(1), size=1e4)
     expected = run(floats, x)
@@ -99,7 +99,7 @@ def test_what_half_cannot_hold_stays_float(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_what_half_cannot_hold_stays_float_behind_rounded_weights(bits: int, rng: np.random.Generator) -> None:
+def test_values_beyond_half_stay_float_after_quantized_weights(bits: int, rng: np.random.Generator) -> None:
     x = rng.normal(size=(2, 9, K)).astype(np.float32)
     floats = block(np.random.default_rng(1), size=1e4)
     expected = run(floats, x)
@@ -138,7 +138,7 @@ def test_a_value_is_cast_once_for_all_its_readers() -> None:
 
 
 @pytest.mark.parametrize(("op", "kind"), [("Softmax <axis = -1>", FLOAT), ("ReduceMean", FLOAT), ("Gelu", HALF)])
-def test_what_sums_or_exponentiates_computes_in_float32(op: str, kind: ir.DataType) -> None:
+def test_sums_and_exponentials_compute_in_float32(op: str, kind: ir.DataType) -> None:
     model = lower_model(
         graph_with_weights(
             f"""

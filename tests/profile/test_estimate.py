@@ -253,4 +253,4 @@ def test_profiles_of_another_kind_of_bundle_or_machine(
     assert "tells of the machine that it was made on" in capsys.readouterr().err
     path.write_text("{")
     assert main(["estimate", str(minilm_bundle), "--measured", str(path)]) == 2
-    assert "is no profile" in capsys.readouterr().err
+    assert "is not a profile" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Blocks against what ONNX Runtime's kernels make of them, and each method against what it says it minimizes."""
+"""Blocks compared with ONNX Runtime's kernels, and each method checked on what it minimizes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def name_of(form: BlockFormat) -> str:
 
 
 def matmul_nbits(blocks: Blocks, x: np.ndarray, accuracy_level: int = 0) -> np.ndarray:
-    """x @ weight by the kernel itself, without anything of ours between."""
+    """x @ weight, computed by the kernel alone."""
     k, n = blocks.width, len(blocks.scales)
     inputs = {"b": blocks.packed, "s": blocks.scales}
     if blocks.zero_points is not None:
@@ -68,9 +68,7 @@ def run_node(op: str, values: dict, attributes: dict, feeds: dict, shape: list) 
 
 @pytest.mark.parametrize("form", FORMATS, ids=name_of)
 @pytest.mark.parametrize(("k", "n"), [(256, 33), (600, 5), (129, 7)])
-def test_matmul_nbits_multiplies_by_what_dequantize_says(
-    rng: np.random.Generator, form: BlockFormat, k: int, n: int
-) -> None:
+def test_matmul_nbits_matches_dequantize(rng: np.random.Generator, form: BlockFormat, k: int, n: int) -> None:
     weight = (rng.normal(size=(k, n)) + 0.3).astype(np.float32)
     blocks = quantize_blocks(weight, form)
     filled = -(-k // form.block_size)
@@ -213,7 +211,7 @@ def test_gptq_of_independent_inputs_is_rounding_to_nearest(rng: np.random.Genera
     np.testing.assert_array_equal(found.codes(), rounded.codes())
 
 
-def test_gptq_takes_dead_and_dependent_channels(rng: np.random.Generator) -> None:
+def test_gptq_handles_dead_and_dependent_channels(rng: np.random.Generator) -> None:
     x = rng.normal(size=(16, 64)).astype(np.float32)  # 16 rows: the Hessian has rank 15 at most
     x[:, 5] = 0.0
     weight = rng.normal(size=(64, 12)).astype(np.float32)
@@ -223,7 +221,7 @@ def test_gptq_takes_dead_and_dependent_channels(rng: np.random.Generator) -> Non
     assert (np.abs(found.dequantize()[5] - weight[5]) <= step * 0.51).all()
 
 
-def test_gptq_refuses_what_does_not_fit(rng: np.random.Generator) -> None:
+def test_gptq_refuses_wrong_shapes(rng: np.random.Generator) -> None:
     weight = np.ones((8, 2), dtype=np.float32)
     form = BlockFormat(bits=4, block_size=32)
     with pytest.raises(ValueError, match="8 inputs"):
@@ -246,7 +244,7 @@ def test_the_feedback_factors_the_hessian(rng: np.random.Generator, size: int) -
 
 
 def test_gptq_rounds_as_its_paper_says(rng: np.random.Generator) -> None:
-    """Channel by channel with the inverse of what is left of the Hessian, in float64: the same codes."""
+    """The same codes as channel by channel with the inverse of the remaining Hessian, in float64."""
     x = correlated(rng, 512, 96)
     weight, form = rng.normal(size=(96, 20)).astype(np.float32), BlockFormat(bits=4, block_size=32)
     hessian = x.T @ x / len(x)
@@ -265,7 +263,7 @@ def test_gptq_rounds_as_its_paper_says(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("method", ["rtn", "hqq"])
-def test_slices_do_not_show_and_bytes_repeat(rng: np.random.Generator, method: str) -> None:
+def test_slicing_does_not_change_results_and_bytes_repeat(rng: np.random.Generator, method: str) -> None:
     weight = rng.normal(size=(1024, 1500)).astype(np.float32)  # six slices of columns
     form = BlockFormat(bits=4, block_size=128, symmetric=False)
     whole, again = quantize_blocks(weight, form, method), quantize_blocks(np.asfortranarray(weight), form, method)
@@ -310,7 +308,7 @@ def test_packing_is_undone(rng: np.random.Generator, length: int) -> None:
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("method", ["rtn", "hqq"])
-def test_scales_have_float16s_digits_where_it_has_all(method: str, symmetric: bool, rng: np.random.Generator) -> None:
+def test_scales_are_float16_numbers(method: str, symmetric: bool, rng: np.random.Generator) -> None:
     form = BlockFormat(bits=4, block_size=32, symmetric=symmetric)
     scales = quantize_blocks(rng.normal(size=(96, 10)).astype(np.float32), form, method).scales
     assert np.array_equal(scales, scales.astype(np.float16))

@@ -1,4 +1,4 @@
-"""Streaming statistics equal those of all the data at once."""
+"""Streaming statistics equal the statistics of all data at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def merged(parts: list[np.ndarray], rng: np.random.Generator) -> ActivationStati
     return statistics
 
 
-def test_batches_of_any_length_merge_to_the_same(rng: np.random.Generator) -> None:
+def test_batches_of_any_length_merge_to_the_same_statistics(rng: np.random.Generator) -> None:
     data = rng.normal(size=(700, 3)).astype(np.float32) * np.array([1, 10, 0.1], dtype=np.float32)
     data[333, 1] = 250.0  # an outlier that widens the histogram late
     statistics = merged(np.split(data, [1, 8, 300, 334]), rng)
@@ -92,7 +92,7 @@ def test_no_text_and_broken_values_are_refused() -> None:
         collect_statistics(model, {"h": 4}, [bad])
 
 
-def test_weights_that_lie_in_a_file_are_found(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_weights_in_a_file_are_found(tmp_path: Path, rng: np.random.Generator) -> None:
     model = graph_with_weights(
         """
         <ir_version: 10, opset_import: ["" : 21]>

@@ -1,4 +1,4 @@
-"""What quantization costs a decoder that has really learned something, through the graph that would be shipped."""
+"""What quantization costs a trained decoder, measured on the exported graph."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_decoder_has_learned_something(trained: Trained) -> None:
     assert found.reference_perplexity < 0.6 * by_frequency_alone
 
 
-def test_the_checkpoint_is_one_that_transformers_reads(small_decoder_dir: Path) -> None:
+def test_transformers_reads_the_checkpoint(small_decoder_dir: Path) -> None:
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(small_decoder_dir)
@@ -113,7 +113,7 @@ def test_the_checkpoint_is_one_that_transformers_reads(small_decoder_dir: Path) 
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_int8_weights_cost_next_to_nothing(fidelity_of: Callable[..., Fidelity], symmetric: bool) -> None:
+def test_int8_weights_cost_almost_nothing(fidelity_of: Callable[..., Fidelity], symmetric: bool) -> None:
     found = fidelity_of("int8-weights", symmetric=symmetric, block_size=128)
     assert found.perplexity_ratio is not None
     assert found.perplexity_ratio <= 1.002
@@ -131,7 +131,7 @@ def test_int4_weights_are_within_the_budget_and_calibration_pays(fidelity_of: Ca
     assert shortfall(calibrated, QualityRecipe()) is None
 
 
-def test_a_head_of_more_bits_is_nearer(fidelity_of: Callable[..., Fidelity]) -> None:
+def test_a_head_with_more_bits_is_more_accurate(fidelity_of: Callable[..., Fidelity]) -> None:
     found = [fidelity_of("int4-weights", method="rtn", head_bits=bits, embedding_bits=bits) for bits in (4, 8)]
     assert found[1].mean_kl is not None
     assert found[0].mean_kl is not None

@@ -1,4 +1,4 @@
-"""E4M3: its rounding against numbers written out by hand, and a layer in it against float32."""
+"""E4M3: rounding compared with a table, and a layer compared with float32."""
 
 from __future__ import annotations
 

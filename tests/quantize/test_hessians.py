@@ -1,4 +1,4 @@
-"""Streamed Hessians equal those of all the rows at once, and only one group is held."""
+"""Streamed Hessians equal those of all rows at once, and only one group is in memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def batches(rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
     return made
 
 
-def test_sums_are_those_of_all_real_rows(rng: np.random.Generator) -> None:
+def test_sums_cover_all_real_rows(rng: np.random.Generator) -> None:
     feeds = batches(rng)
     found = StreamedHessians(ir.from_onnx_text(MODEL), {"h": 4, "i": 4}, lambda: feeds)
     rows = np.concatenate([2 * feed["x"][feed["attention_mask"].astype(bool)] for feed in feeds])
@@ -46,7 +46,7 @@ def test_a_group_is_what_fits() -> None:
     assert groups({}, 10) == []
 
 
-def test_one_group_is_held_and_the_text_runs_once_a_group(rng: np.random.Generator) -> None:
+def test_one_group_is_in_memory_and_the_text_runs_once_per_group(rng: np.random.Generator) -> None:
     feeds, passes = batches(rng), []
 
     def again() -> list[dict[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Scales of an int8 KV cache: from the cache of the graph itself, over the whole context."""
+"""Scales of an int8 KV cache, from the graph's own cache and over the whole context."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_scale_is_the_largest_magnitude_of_its_channel(rng: np.random.Generato
         np.testing.assert_allclose(scale, np.abs(whole).max(axis=1) / 127, rtol=1e-6)
 
 
-def test_a_channel_that_is_always_zero_keeps_what_it_may_hold_later(rng: np.random.Generator) -> None:
+def test_a_channel_that_is_always_zero_does_not_clip_later_values(rng: np.random.Generator) -> None:
     values = rng.normal(size=(1, 2, 4, 3)).astype(np.float32)
     values[:, 0, :, 1] = 0
     values[:, 1] = 0
@@ -59,17 +59,17 @@ def test_a_channel_that_is_always_zero_keeps_what_it_may_hold_later(rng: np.rand
     assert (scales[KEY][1] == 1).all()
 
 
-def test_what_is_not_finite_is_refused() -> None:
+def test_values_that_are_not_finite_are_refused() -> None:
     values = np.ones((1, 2, 4, 3), dtype=np.float32)
     broken = values.copy()
     broken[0, 1, 2, 0] = np.nan
-    with pytest.raises(CalibrationError, match=r"not finite in 'present.0.value'"):
+    with pytest.raises(CalibrationError, match=r"'present.0.value' are not finite"):
         cache_scales(identity_session(), [{KEY: values, VALUE: broken}])
     with pytest.raises(CalibrationError, match="no calibration text"):
         cache_scales(identity_session(), [])
 
 
-def test_texts_reach_from_the_context_s_first_position_to_its_last() -> None:
+def test_texts_span_the_context() -> None:
     places = list(spread_positions([10, 10, 10, 4], 100))
     assert places == [0, 30, 60, 96]
     assert list(spread_positions([7], 100)) == [0]
@@ -83,8 +83,8 @@ def test_a_large_student_is_calibrated_on_fewer_texts() -> None:
     assert affordable_texts(70_000_000_000, 256, 3) == 3
 
 
-def test_keys_stay_in_range_wherever_in_the_context_they_lie(tmp_path: Path, rng: np.random.Generator) -> None:
-    """The rotary embedding turns slow channels out of the range that they have at the beginning."""
+def test_keys_stay_in_range_at_any_position(tmp_path: Path, rng: np.random.Generator) -> None:
+    """The rotary embedding rotates slow channels out of their initial range."""
     source = tiny_decoder(tmp_path / "s", "qwen2", max_position_embeddings=CONTEXT)
     student = load_student(StudentRecipe(source=str(source)))
     session = ort.InferenceSession(str(lower(capture(student, tmp_path, opset=21), tmp_path).path))

@@ -1,4 +1,4 @@
-"""Bits by measured sensitivity: the cost of one weight alone, the choice, and the graph that comes of it."""
+"""Bits by measured sensitivity: the cost of one weight alone, the choice, and the resulting graph."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgecompress.quantize.blockwise import quantize_blocks
 from edgecompress.quantize.head_and_tables import quantize_every_weight
 from edgecompress.quantize.hessians import StreamedHessians
 from edgecompress.quantize.mixed import mix
-from edgecompress.quantize.sensitivity import LoneCost, choose_raised
+from edgecompress.quantize.sensitivity import SingleWeightCost, choose_raised
 from edgecompress.quantize.stage import Calibration, quantize
 from edgecompress.types.graph import Graph
 from edgecompress.types.recipe import QuantizeRecipe, Recipe
@@ -42,7 +42,7 @@ def bits_of(model: ir.Model) -> dict[str, int]:
 def test_a_lone_cost_is_the_divergence_of_the_logits(rng: np.random.Generator) -> None:
     model = decoder(rng)
     floats, texts = arrays_of(model), batch(rng)
-    cost = LoneCost(model, ["up", "down"], lambda: texts)
+    cost = SingleWeightCost(model, ["up", "down"], lambda: texts)
     rounded = quantize_blocks(floats["down"], BlockFormat(bits=4, block_size=32)).dequantize()
 
     def log_p(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -59,22 +59,22 @@ def test_a_lone_cost_is_the_divergence_of_the_logits(rng: np.random.Generator) -
 def test_weights_in_a_file_can_be_replaced_too(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     model, texts = decoder(rng), batch(rng)
     rounded = quantize_blocks(arrays_of(model)["up"], BlockFormat(bits=4, block_size=32)).dequantize()
-    inside = LoneCost(model, ["up"], lambda: texts).measure({"up": rounded})
+    inside = SingleWeightCost(model, ["up"], lambda: texts).measure({"up": rounded})
     monkeypatch.setattr(parts, "_IN_MEMORY_BYTES", 0)
-    mapped = LoneCost(model, ["up"], lambda: texts)
+    mapped = SingleWeightCost(model, ["up"], lambda: texts)
     assert isinstance(mapped._float.model.graph.initializers["head"].const_value, ir.ExternalTensor)
     assert mapped.measure({"up": rounded}) == pytest.approx(inside, rel=1e-6)
 
 
 @pytest.mark.parametrize("part_bytes", [1, 4 * F * H])
-def test_parts_give_the_cost_of_the_whole(rng: np.random.Generator, part_bytes: int) -> None:
-    """However many weights are mapped at a time, and wherever the replaced weights lie: also two at once."""
+def test_parts_give_the_cost_of_the_whole_graph(rng: np.random.Generator, part_bytes: int) -> None:
+    """For any number of weights mapped at a time, and for replaced weights in any part, also two at once."""
     model, texts = decoder(rng), batch(rng)
     form = BlockFormat(bits=4, block_size=32)
     rounded = {name: quantize_blocks(arrays_of(model)[name], form).dequantize() for name in ("up", "down", "head")}
     rounded["table"] = quantize_blocks(arrays_of(model)["table"].T, form).dequantize().T
-    whole = LoneCost(model, list(rounded), lambda: texts)
-    parted = LoneCost(model, list(rounded), lambda: texts, part_bytes=part_bytes)
+    whole = SingleWeightCost(model, list(rounded), lambda: texts)
+    parted = SingleWeightCost(model, list(rounded), lambda: texts, part_bytes=part_bytes)
     assert len(parted._chain) >= 3 > len(whole._chain) == 1
     for names in (("down",), ("head",), ("up",), ("table",), ("table", "head")):
         replaced = {name: rounded[name] for name in names}
@@ -83,10 +83,10 @@ def test_parts_give_the_cost_of_the_whole(rng: np.random.Generator, part_bytes: 
 
 def test_without_text_nothing_is_measured(rng: np.random.Generator) -> None:
     with pytest.raises(CalibrationError, match="no calibration text"):
-        LoneCost(decoder(rng), ["up"], lambda: [])
+        SingleWeightCost(decoder(rng), ["up"], lambda: [])
 
 
-def test_the_choice_is_the_best_there_is(rng: np.random.Generator) -> None:
+def test_the_choice_is_optimal(rng: np.random.Generator) -> None:
     costs = {f"w{i}": float(x) for i, x in enumerate(rng.uniform(size=10))}
     elements = {name: int(x) for name, x in zip(costs, rng.integers(1, 50, 10), strict=True)}
     total = sum(elements.values())
@@ -99,7 +99,7 @@ def test_the_choice_is_the_best_there_is(rng: np.random.Generator) -> None:
         assert sum(costs[name] for name in raised) == pytest.approx(best)
 
 
-def test_sizes_without_a_common_divisor_are_reckoned_in_steps() -> None:
+def test_sizes_without_a_common_divisor_are_rounded_to_steps() -> None:
     costs = {"a": 3.0, "b": 2.0, "c": 1.0}
     elements = {"a": 1_000_003, "b": 999_983, "c": 2_000_029}
     assert choose_raised(costs, elements, 8.0) == {"a", "b", "c"}
@@ -108,7 +108,7 @@ def test_sizes_without_a_common_divisor_are_reckoned_in_steps() -> None:
     assert choose_raised(costs, elements, 4.0) == frozenset()
 
 
-def test_what_costs_most_is_raised_and_the_mean_is_kept(rng: np.random.Generator) -> None:
+def test_the_most_costly_weights_are_raised_within_the_mean(rng: np.random.Generator) -> None:
     model = decoder(rng)
     texts = batch(rng)
     sizes = {UP: H * F, DOWN: F * H, HEAD: H * V, TABLE: V * H}
@@ -126,7 +126,7 @@ def test_what_costs_most_is_raised_and_the_mean_is_kept(rng: np.random.Generator
 
 @pytest.mark.parametrize("method", ["rtn", "hqq", "gptq"])
 def test_the_graph_holds_what_was_measured(rng: np.random.Generator, method: str) -> None:
-    """A weight left in 4 bits is the very one whose cost was measured, whatever made it."""
+    """A weight that stays in 4 bits is the one whose cost was measured, with any method."""
     model = decoder(rng)
     texts = batch(rng)
     floats = arrays_of(model)
@@ -157,7 +157,7 @@ def test_a_tied_head_and_table_are_one_choice(rng: np.random.Generator) -> None:
     assert quantize_every_weight(model, find_linears(model), RECIPE, bits=4, allocation=found).tied
 
 
-def test_what_the_recipe_says_of_head_and_table_stays(rng: np.random.Generator) -> None:
+def test_bits_of_head_and_table_in_the_recipe_win(rng: np.random.Generator) -> None:
     model = decoder(rng)
     texts = batch(rng)
     recipe = QuantizeRecipe(method="rtn", block_size=32, head_bits=8, embedding_bits=4, mean_bits=6.0)
@@ -169,7 +169,7 @@ def test_what_the_recipe_says_of_head_and_table_stays(rng: np.random.Generator) 
     assert sorted((bits[UP], bits[DOWN])) == [4, 8]
 
 
-def test_the_stage_writes_the_costs_down(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_the_stage_stores_the_costs(rng: np.random.Generator, tmp_path: Path) -> None:
     model = decoder(rng)
     ir.save(model, tmp_path / "captured.onnx")
     texts = batch(rng)

@@ -1,4 +1,4 @@
-"""Quantization arithmetic against its definition."""
+"""Quantization arithmetic, compared with its definition."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_zero_is_exact_and_the_range_is_covered(low: float, high: float) -> None
     assert np.abs(back - x).max() <= float(scale)
 
 
-def test_half_scales_are_what_float16_holds_and_round_as_well() -> None:
+def test_half_scales_are_float16_numbers_and_round_as_well() -> None:
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(64, 40)).astype(np.float32)
     weight[:, 0] *= 1e-9  # its scale is below float16's normal numbers
@@ -64,11 +64,11 @@ def test_half_scales_are_what_float16_holds_and_round_as_well() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(-3.0, 1.0), (-1.0, 3.0), (0.0, 3.0), (-3.0, -2.0)])
-def test_a_range_around_zero_covers_its_farther_end(low: float, high: float) -> None:
+def test_a_symmetric_range_covers_its_farther_end(low: float, high: float) -> None:
     scale = range_to_int8(low, high)
     assert float(np.float16(scale)) == scale
     assert 127 * scale == pytest.approx(3.0, rel=2**-10)
 
 
-def test_a_range_of_nothing_has_a_scale() -> None:
+def test_an_empty_range_has_a_scale() -> None:
     assert range_to_int8(0.0, 0.0) == 1.0

@@ -1,4 +1,4 @@
-"""Decoder weights in a graph: the head, the table, tied or not, and what happens to the float weights."""
+"""Decoder weights in a graph: the head and the table, tied or not, and the float weights."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_tied_head_and_table_are_stored_once(rng: np.random.Generator) -> None
     assert sizes[False] - sizes[True] == V * H
 
 
-def test_head_and_table_may_have_bits_of_their_own(rng: np.random.Generator) -> None:
+def test_head_and_table_may_have_their_own_bits(rng: np.random.Generator) -> None:
     model = decoder(rng, tied=True)
     made = quantize_every_weight(
         model, find_linears(model), QuantizeRecipe(method="rtn", head_bits=8, block_size=32), bits=4
@@ -118,7 +118,7 @@ def test_a_head_behind_soft_capping_is_found(rng: np.random.Generator) -> None:
     assert head.weight.name == "head"
 
 
-def test_a_last_layer_behind_an_activation_is_no_head(rng: np.random.Generator) -> None:
+def test_a_last_layer_before_an_activation_is_not_a_head(rng: np.random.Generator) -> None:
     model = decoder(rng)
     relu = next(node for node in model.graph if node.op_type == "Relu")
     model.graph.outputs[:] = [relu.outputs[0]]
@@ -141,7 +141,7 @@ def test_a_table_s_block_divides_its_rows(width: int, asked: int, block: int) ->
     assert block_that_divides(width, asked) == block
 
 
-def test_float_weights_are_read_once_and_let_go_one_by_one(rng: np.random.Generator) -> None:
+def test_float_weights_are_read_once_and_freed_one_by_one(rng: np.random.Generator) -> None:
     model = decoder(rng)
     reads: list[str] = []
     alive: list[weakref.ref[np.ndarray]] = []

@@ -1,4 +1,4 @@
-"""Quantized graphs, lowered and run, against the float32 graph and against the arithmetic that they claim to do."""
+"""Quantized graphs, lowered and run, compared with the float32 graph and with their exact arithmetic."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def statistics_of(model: ir.Model, x: np.ndarray) -> dict[str, ActivationStatist
     return collect_statistics(lower_model(model.clone()), tensors, [{"x": x}])
 
 
-def test_static_int8_is_the_arithmetic_it_claims_to_be(rng: np.random.Generator) -> None:
+def test_static_int8_matches_its_exact_arithmetic(rng: np.random.Generator) -> None:
     model, x = two_linears(rng), inputs(rng)
     weight = find_linears(model)[0].weight_array()
     bias = find_linears(model)[0].bias_array()
@@ -124,7 +124,7 @@ def test_smoothing_keeps_the_function_and_lowers_the_error(rng: np.random.Genera
     assert errors[1] < errors[0] / 3
 
 
-def test_smoothing_is_left_out_where_it_does_not_pay(rng: np.random.Generator) -> None:
+def test_smoothing_is_skipped_where_it_does_not_pay(rng: np.random.Generator) -> None:
     model, x = two_linears(rng), inputs(rng)
     assert smooth(model, find_linears(model), statistics_of(model, x), 0.8) == []
     assert "Mul" not in {node.op_type for node in model.graph}
@@ -139,7 +139,7 @@ def test_weight_only_blocks_run_as_packed(rng: np.random.Generator, bits: int, l
         assert np.linalg.norm(a - b) / np.linalg.norm(a) < limit
 
 
-def test_embedding_rows_come_back_within_half_a_step(rng: np.random.Generator) -> None:
+def test_embedding_rows_are_within_half_a_step(rng: np.random.Generator) -> None:
     table = rng.normal(size=(2000, 64)).astype(np.float32)
     model = graph_with_weights(
         """

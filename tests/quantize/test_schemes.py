@@ -1,4 +1,4 @@
-"""The table of schemes, what a precision needs, and limits on weights."""
+"""The table of schemes, the needs of a precision, and limits on weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def written(model: ir.Model, folder: Path) -> Graph:
     return Graph(path=folder / "captured.onnx", stage="captured")
 
 
-def test_every_precision_has_a_scheme_or_stays_as_it_was_captured() -> None:
+def test_every_precision_has_a_scheme_or_stays_as_captured() -> None:
     assert set(SCHEMES) == set(PRECISIONS)
     floats = {name for name, precision in PRECISIONS.items() if precision.weights in ("float32", "float16")}
     assert {name for name, scheme in SCHEMES.items() if scheme is None} == floats
@@ -54,7 +54,7 @@ def test_every_scheme_quantizes_every_layer(precision: str, rng: np.random.Gener
 
 
 @pytest.mark.parametrize("precision", [name for name, scheme in SCHEMES.items() if scheme is not None])
-def test_only_the_layers_that_are_asked_for(precision: str, rng: np.random.Generator, tmp_path: Path) -> None:
+def test_only_selected_layers_are_quantized(precision: str, rng: np.random.Generator, tmp_path: Path) -> None:
     texts = [{"ids": rng.integers(0, 1200, (1, 9))} for _ in range(2)]
     graph = written(decoder(rng), tmp_path)
     recipe = Recipe(quantize=QuantizeRecipe(block_size=32))
@@ -82,7 +82,7 @@ def test_without_a_scheme_nothing_is_written(rng: np.random.Generator, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["captured.onnx"]
 
 
-def test_the_defaults_demand_nothing() -> None:
+def test_default_limits_change_nothing() -> None:
     assert WeightLimits() == DEFAULT_LIMITS
     assert (
         WeightLimits(
@@ -112,11 +112,11 @@ def test_the_defaults_demand_nothing() -> None:
         (4, 512, WeightLimits(least_blocks=8), 64),
     ],
 )
-def test_the_block_that_the_limits_leave(bits: int, width: int, limits: WeightLimits, block: int) -> None:
+def test_the_block_size_within_the_limits(bits: int, width: int, limits: WeightLimits, block: int) -> None:
     assert fitting_block(width, BlockFormat(bits=bits, block_size=128), limits) == block
 
 
-def test_signed_activations_are_around_zero(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_signed_activations_are_symmetric(rng: np.random.Generator, tmp_path: Path) -> None:
     x = inputs(rng) + 3.0
     graph = written(two_linears(rng), tmp_path)
     calibrated = calibrate(graph, Recipe(), lambda: [{"x": x}], lower_model, tmp_path)
@@ -131,7 +131,7 @@ def test_signed_activations_are_around_zero(rng: np.random.Generator, tmp_path: 
         assert {node.inputs[5].dtype for node in nodes if node.inputs[5] is not None} == {dtype}
 
 
-def test_a_heads_graph_keeps_to_the_limits(rng: np.random.Generator) -> None:
+def test_a_graph_with_a_head_keeps_to_the_limits(rng: np.random.Generator) -> None:
     model = decoder(rng, tied=True)
     made = quantize_every_weight(model, find_linears(model), QuantizeRecipe(head_bits=8), bits=4, limits=ENGINE)
     assert not made.tied

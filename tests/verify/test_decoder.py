@@ -1,4 +1,4 @@
-"""Decoder fidelity on logits whose figures are known."""
+"""Decoder fidelity on logits with known figures."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_far_worse_is_still_a_number(rng: np.random.Generator) -> None:
     assert found.perplexity_ratio == 1e300
 
 
-def test_shapes_that_do_not_fit_are_refused() -> None:
+def test_wrong_shapes_are_refused() -> None:
     running = DecoderFidelity()
     with pytest.raises(ValueError, match="cannot be compared"):
         running.add(np.zeros((2, 3)), np.zeros((2, 4)))

@@ -1,4 +1,4 @@
-"""Fidelity figures on outputs whose answer is known."""
+"""Fidelity figures on outputs with known results."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_equal_vectors_are_perfect(rng: np.random.Generator) -> None:
     assert found.max_abs_difference == 0.0
 
 
-def test_one_turned_vector_shows_in_the_minimum(rng: np.random.Generator) -> None:
+def test_one_rotated_vector_shows_in_the_minimum(rng: np.random.Generator) -> None:
     x = rng.normal(size=(30, 16)).astype(np.float32)
     y = x.copy()
     y[4] = -y[4]
@@ -80,20 +80,20 @@ def candidate(precision: str, cosine: float, speedup: float | None) -> Candidate
     )
 
 
-def test_the_fastest_within_the_budget_is_taken() -> None:
+def test_the_fastest_within_the_budget_is_chosen() -> None:
     table = [candidate("fp32", 1.0, 1.0), candidate("int8-dynamic", 0.995, 2.5), candidate("int8-static", 0.97, 3.0)]
     choice = choose(table, QualityRecipe())
     assert choice.precision == "int8-dynamic"
     assert [c.verdict for c in choice.table] == ["slower", "chosen", "mean cosine 0.9700 is below 0.99"]
 
 
-def test_nothing_slower_than_fp32_is_taken() -> None:
+def test_nothing_slower_than_fp32_is_chosen() -> None:
     choice = choose([candidate("fp32", 1.0, 1.0), candidate("int8-dynamic", 0.999, 0.8)], QualityRecipe())
     assert choice.precision == "fp32"
     assert choice.table[1].verdict == "slower than fp32"
 
 
-def test_inside_the_noise_the_nearer_one_is_taken() -> None:
+def test_within_the_noise_the_more_accurate_one_is_chosen() -> None:
     table = [candidate("fp32", 1.0, 1.0), candidate("int8-static", 0.992, 2.52), candidate("int8-dynamic", 0.998, 2.5)]
     assert choose(table, QualityRecipe()).precision == "int8-dynamic"
 
@@ -115,11 +115,11 @@ def level(accuracy_level: int, kl: float, speedup: float | None) -> Candidate:
     [
         ([level(4, 0.01, 1.0), level(1, 0.009, 0.4)], 4, ["chosen", "slower"]),
         ([level(4, 0.2, 1.0), level(1, 0.009, 0.4)], 1, ["KL divergence 0.2000 is above 0.05", "chosen"]),
-        ([level(4, 0.01, 1.0), level(1, 0.009, 0.99)], 1, ["as fast, further from the reference", "chosen"]),
-        ([level(4, 0.01, None), level(1, 0.009, None)], 4, ["chosen", "later in the order"]),
+        ([level(4, 0.01, 1.0), level(1, 0.009, 0.99)], 1, ["as fast, less accurate", "chosen"]),
+        ([level(4, 0.01, None), level(1, 0.009, None)], 4, ["chosen", "not measured, ranked lower"]),
     ],
 )
-def test_the_fastest_accuracy_level_within_the_budget_is_taken(
+def test_the_fastest_accuracy_level_within_the_budget_is_chosen(
     rows: list[Candidate], taken: int, verdicts: list[str]
 ) -> None:
     choice = choose(rows, QualityRecipe())
