@@ -7,8 +7,8 @@
 
 ``run`` makes what they need in DIR and uses it again: bundles, a decoder that is really trained, the 1.5 B shape, and
 an environment for each peer. What cannot run is named with the reason, and so is a peer that had to be left out.
-Results are JSON lines in benchmarks/results, a file for each kind of host; ``python -m benchmarks.readme_tables``
-writes the README's tables from them. Each takes minutes, all together hours.
+Results are JSON lines in benchmarks/results, a file for each kind of host; ``python -m benchmarks.tables
+--write`` updates the tables of README.md and docs/benchmarks.md from them. Each takes minutes, all together hours.
 
 ``check`` measures anew, in a short form where there is one, and stores nothing. ``--fresh FILE`` takes what was
 measured already.

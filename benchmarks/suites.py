@@ -49,7 +49,8 @@ class Bench:
     """``results`` is its file in results/ without the ending; another kind of host has it as ``results-NAME``.
 
     ``minutes`` are those of two cores, without what is made first. ``python``: the peer in whose environment it runs.
-    ``peers`` it runs without, and says so: peer -> the option that takes its python. ``feeds``: tables of the README.
+    ``peers`` it runs without, and says so: peer -> the option that takes its python. ``feeds``: tables
+    of README.md and docs/benchmarks.md.
     ``quick`` is a short form, for ``check`` alone.
     """
 
@@ -133,7 +134,7 @@ BENCHES: Mapping[str, Bench] = {
         minutes=40,
         python="openvino",
         peers={"optimum": "--optimum-python"},
-        feeds=("encoder-1", "encoder-2", "encoder-fidelity", "encoder-zen3"),
+        feeds=("encoder-1", "encoder-2", "encoder-fidelity", "encoder-zen3", "summary"),
         held=_ENCODER,
         quick=Part(
             module="bench_encoder",
@@ -157,7 +158,7 @@ BENCHES: Mapping[str, Bench] = {
         results="encoder_kernels",
         minutes=15,
         python="openvino",
-        feeds=("encoder-kernels", "encoder-kernels-xeon-amx"),
+        feeds=("encoder-kernels", "encoder-kernels-xeon-amx", "summary"),
         held=_ENCODER,
         quick=Part(
             module="bench_encoder",
@@ -172,6 +173,7 @@ BENCHES: Mapping[str, Bench] = {
         parts=(Part(module="cold_start"),),
         results="cold_start",
         minutes=5,
+        feeds=("cold-start", "summary"),
         held=RatioRule(
             fields=(Field(path="against_torch"),), key=("what", "name"), lines=("name",), only={"ours": (True,)}
         ),
@@ -188,7 +190,7 @@ BENCHES: Mapping[str, Bench] = {
         peers={"genai": "--python-genai", "llama": "--python-llama", "openvino-genai": "--python-openvino"},
         memory_bytes=14 * GB,
         disk_bytes=15 * GB,
-        feeds=("decoder",),
+        feeds=("decoder", "decoder-ratios", "summary"),
         held=_DECODER,
     ),
     "decoder_roof": Bench(
@@ -278,6 +280,7 @@ BENCHES: Mapping[str, Bench] = {
         parts=(Part(module="bench_modelopt", arguments=("--modelopt-python", "{modelopt}")),),
         results="modelopt",
         minutes=10,
+        feeds=("modelopt",),
         packages=("tensorrt_rtx",),
     ),
     "compare": Bench(
@@ -296,6 +299,7 @@ BENCHES: Mapping[str, Bench] = {
         parts=(Part(module="bench_estimate", arguments=("--work", "{work}/estimate")),),
         results="estimate",
         minutes=25,
+        feeds=("estimate",),
         disk_bytes=6 * GB,
     ),
     "house": Bench(
