@@ -1,6 +1,6 @@
-"""The benchmarks of this project as one table: what each runs, needs, takes, feeds, and which of its ratios are held.
+"""All benchmarks in one table: what each runs, needs, takes and feeds, and which of its ratios are checked.
 
-Nothing here is run; ``benchmarks.suite`` does that. Arguments may name what is made first: {work}, {student} (the real
+This is data; ``benchmarks.suite`` runs it. Arguments may name inputs that are made first: {work}, {student} (the real
 MiniLM's folder), an entry of INPUTS, or the python of a peer's environment.
 """
 
@@ -27,7 +27,7 @@ class Field:
 
 @dataclass(frozen=True, kw_only=True)
 class RatioRule:
-    """Which ratios of a file are held: ``key`` identifies a row, ``only`` leaves out rows that are not ours."""
+    """Which ratios of a file are checked: ``key`` identifies a row, ``only`` selects our rows."""
 
     fields: tuple[Field, ...] = (Field(),)
     key: tuple[str, ...]
@@ -48,10 +48,9 @@ class Part:
 class Bench:
     """``results`` is its file in results/ without the ending; another kind of host has it as ``results-NAME``.
 
-    ``minutes`` are those of two cores, without what is made first. ``python``: the peer in whose environment it runs.
-    ``peers`` it runs without, and says so: peer -> the option that takes its python. ``feeds``: tables
-    of README.md and docs/benchmarks.md.
-    ``quick`` is a short form, for ``check`` alone.
+    ``minutes`` are those of two cores, without making inputs. ``python``: the peer in whose environment it runs.
+    ``peers`` may be missing, which is reported: peer -> the option that takes its python. ``feeds``: tables of
+    README.md and docs/benchmarks.md. ``quick`` is a short form, for ``check`` alone.
     """
 
     parts: tuple[Part, ...]
