@@ -42,9 +42,9 @@ docs: $(STAMP) $(DOCS)
 	$(BIN)/python -m tests.docs.generated
 	$(BIN)/zensical build --strict --clean
 
-# Everything behind the README's tables, peers in environments of their own: hours. `python -m benchmarks.suite list`.
+# Everything behind docs/benchmarks.md, each peer in an environment of its own: hours. `python -m benchmarks.suite list`.
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.suite run --work build/bench; found=$$?; $(BIN)/python -m benchmarks.readme_tables --write; exit $$found
+	$(BIN)/python -m benchmarks.suite run --work build/bench; found=$$?; $(BIN)/python -m benchmarks.tables --write; exit $$found
 
 lock: $(STAMP)
 	( echo "# Exact versions that \`make\` installs, after torch (see Makefile). Regenerate with: make lock"; \

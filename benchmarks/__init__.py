@@ -1,1 +1,1 @@
-"""Side by side with peers. Run from the repository's root: ``python -m benchmarks.bench_encoder``."""
+"""Benchmarks against peers. Run from the repository's root: ``python -m benchmarks.bench_encoder``."""

@@ -1,11 +1,11 @@
-"""Whether ``edgecompress compare`` tells the truth: a bundle with itself, and with itself slowed down on purpose.
+"""Is ``edgecompress compare`` right? A bundle is compared with itself, and with itself slowed down on purpose.
 
     python -m benchmarks.bench_compare --bundle BUNDLE [--runs 100]
 
-Each run is a whole comparison with its launches. A planted slowdown is time that the second side spins away after each
-call: a share of what that call took. Beside it: what the timing loop of ``profile`` costs a call, as a share of a
-millisecond. One JSON line a kind of run, in benchmarks/results/compare.jsonl. Runs take turns, so that a noisy minute
-meets both kinds.
+Each run is a whole comparison with its launches. For a planted slowdown the second side spins after each call, for a
+share of the time of that call. It also measures what the timing loop of ``profile`` costs a call, as a share of a
+millisecond. One JSON line per kind of run, in benchmarks/results/compare.jsonl. Runs of both kinds alternate, so that a
+noisy minute affects both.
 """
 
 from __future__ import annotations

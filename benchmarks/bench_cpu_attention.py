@@ -1,18 +1,18 @@
-"""Attention of one new token over a KV cache: ours beside ONNX Runtime's and torch's, in turn, on the CPU.
+"""Attention of one new token over a KV cache: ours, ONNX Runtime's and torch's, in turn, on the CPU.
 
-Run from the repository's root: ``python -m benchmarks.bench_cpu_attention``. Two shapes, 12 query heads
-on 2 of 128 and 32 on 8 of 64, at 128 to 32,768 tokens, with one thread and with two. In each run the new token's key
-and value are appended in place, on every side but torch's, whose cache has them already. Sides:
+Run from the repository's root: ``python -m benchmarks.bench_cpu_attention``. Two shapes, 12 query heads on 2 of 128 and
+32 on 8 of 64, at 128 to 32,768 tokens, with one thread and with two. In each run the new token's key and value are
+appended in place, on every side but torch's, whose cache has them already. Sides:
 
-    ours float32, ours int8        CachedAttention, CachedAttentionInt8 (a scale a channel)
+    ours float32, ours int8        CachedAttention, CachedAttentionInt8 (one scale per channel)
     ort float32                    GroupQueryAttention
-    ort int8 channel, int8 tensor  the same with kv_cache_bit_width 8, a scale a channel or one for all
+    ort int8 channel, int8 tensor  the same with kv_cache_bit_width 8, one scale per channel or one for all
     torch float32                  scaled_dot_product_attention with enable_gqa
 
-An output is held against float64 over the numbers that its cache holds before anything is timed. A side waits until
-the threads of the one before no longer spin and calls once untimed; its time is the least of a few calls; ratios are
-taken round by round, median with p10 and p90. The bandwidth is that of the bytes of keys and values that one call must
-read; what numpy.dot reads of memory on the same threads stands before them. One JSON line a row.
+Each output is compared with float64 over the numbers in its cache before anything is timed. A side waits until the
+threads of the previous side no longer spin, and makes one untimed call; its time is the minimum of a few calls. Ratios
+are per round, median with p10 and p90. The bandwidth counts the bytes of keys and values that one call must read; the
+read bandwidth of numpy.dot on the same threads is in the rows before. One JSON line per row.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A decoder's whole step behind a long context: bundles of one student side by side, every step of each in turn.
+"""A decoder's whole step after a long context: bundles of one student, step by step in turn.
 
     python -m benchmarks.bench_decode_step --baseline none.bundle --bundles ours.bundle int8.bundle --out FILE
 
-The cache is filled with the same random keys and values on every side, because a step takes as long for those as for
-a text's. Sides of the same cache type are held against the baseline's logits before anything is timed. A row's ratio
-is the baseline's time over the side's, median of the rounds with p10 and p90.
+The cache is filled with the same random keys and values on every side, because a step takes as long for those as for a
+text's. The logits of sides with the same cache type are compared with the baseline's before anything is timed. A row's
+ratio is the baseline's time over the side's, median of the rounds with p10 and p90.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Side:
                 buffer[:, :, :context] = rng.standard_normal(shape, dtype=np.float32)
 
     def step(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Always the same token behind the same context; what it appends is written over by the next."""
+        """Always the same token after the same context; the next step overwrites what it appends."""
         logits, _ = self._decoder.run(
             self._cache, 0, np.array([[7]]), self._past, np.zeros(1, dtype=np.int64), self._cancel
         )
@@ -87,7 +87,7 @@ def measure(baseline: Path, bundles: list[Path], threads: int, context: int, rou
         row |= {"threads": threads, "context_tokens": context, "logits_correlation": alike.get(side.name)}
         row["tokens_per_s"] = round(1 / float(np.median(times[side.name])), 2)
         rows.append(row | spread(ratios))
-        note(f"{side.name}, {threads} threads, behind {context}: {rows[-1]['tokens_per_s']} tok/s, {spread(ratios)}")
+        note(f"{side.name}, {threads} threads, after {context}: {rows[-1]['tokens_per_s']} tok/s, {spread(ratios)}")
     return rows
 
 

@@ -1,15 +1,15 @@
 """R1-Distill-Qwen-1.5B's shape in int4 on every side, at equal threads, each side in its own process. See ``--help``.
 
-Run from the repository's root: ``python -m benchmarks.bench_decoder --work FOLDER``. Our logits are held against our
-own graph run from scratch before anything is timed; the peers quantize otherwise, so theirs are not comparable on
-random weights. Sides run in turn, each round in a new order; a row is the median of the rounds, its ratios are taken
-round by round. The roof is the read bandwidth, measured right before each turn of ours, because on a shared host it
-changes twofold from minute to minute; the share of it is bytes read a token times tokens a second, turn by turn.
+Run from the repository's root: ``python -m benchmarks.bench_decoder --work FOLDER``. Our logits are compared with our
+own graph run from scratch before anything is timed; the peers quantize differently, so theirs are not comparable on
+random weights. Sides run in turn, each round in a new order; a row is the median of the rounds, and its ratios are per
+round. The roof is the read bandwidth, measured right before each turn of ours, because on a shared host it changes
+twofold from minute to minute; the share of the roof is bytes read per token times tokens per second, per turn.
 
-A peer that cannot live beside ours is run by the python of its own environment: --python-genai (onnxruntime-genai,
-torch, transformers), --python-llama (llama-cpp-python, gguf, torch, safetensors), --python-openvino (openvino-genai;
-optimum-intel to make the model); or FOLDER/venvs/genai, /llama and /openvino where they are; else by this one. A peer
-that is not there is a row that says why.
+A peer that cannot share our environment runs with the python of its own: --python-genai (onnxruntime-genai, torch,
+transformers), --python-llama (llama-cpp-python, gguf, torch, safetensors), --python-openvino (openvino-genai;
+optimum-intel to make the model); or FOLDER/venvs/genai, /llama and /openvino if they exist; otherwise this python. A
+missing peer gets a row with the reason.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def rows_of(
 def start(
     work: Path, threads: int, pythons: dict[str, str], ours_only: bool
 ) -> tuple[list[Process], list[dict[str, Any]]]:
-    """Every side in its process, and a row for each: how it is set, or why it does not run."""
+    """Every side in its own process, and a row for each: its settings, or why it does not run."""
     wanted = [("edgecompress", f"edgecompress {bundle.stem}", bundle) for bundle in sorted(work.glob("ours-*.bundle"))]
     if not ours_only:
         wanted += [
@@ -213,7 +213,7 @@ def main() -> int:
     parser.add_argument("--python-llama", metavar="PATH", help="python that has llama-cpp-python and gguf")
     parser.add_argument("--python-openvino", metavar="PATH", help="python that has openvino-genai")
     parser.add_argument("--out", type=Path, default=RESULTS / "decoder.jsonl")
-    parser.add_argument("--prepare", action="store_true", help="make what is not there yet, and measure nothing")
+    parser.add_argument("--prepare", action="store_true", help="make what is missing, and measure nothing")
     args = parser.parse_args()
     work = args.work.resolve()
     os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,9 +1,9 @@
-"""The choices of a decoder's lowering that were decided by time, each beside the one that was left.
+"""Choices of a decoder's lowering that were made by time, each compared with its alternative.
 
 Run from the repository's root: ``python -m benchmarks.bench_decoder_choices``. Random weights in the exact shapes of
 real layers, few of them: R1-Distill-Qwen-1.5B's for the norms, granite-3.1-1b-a400m's for the experts. Every variant's
-logits are held against the chosen graph's before it is timed; ratios are variant time over chosen time, median of
-paired rounds with p10 and p90. One JSON line a row in benchmarks/results/decoder_choices.jsonl.
+logits are compared with the chosen graph's before it is timed; ratios are variant time over chosen time, median of
+paired rounds with p10 and p90. One JSON line per row in benchmarks/results/decoder_choices.jsonl.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ STUDENTS: dict[str, tuple[str, dict[str, Any], str, str]] = {
 
 
 def skip_norms(model: ir.Model) -> int:
-    """In the place of lower_rms_norm: a residual sum and the norm behind it become one op that gives both."""
+    """Replaces lower_rms_norm: a residual sum and the norm after it become one op that returns both."""
     done = lower_rms_norm(model)
     for norm in [n for n in model.graph if n.op_type == "SimplifiedLayerNormalization"]:
         total = norm.inputs[0]

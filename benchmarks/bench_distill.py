@@ -2,16 +2,16 @@
 
     python -m benchmarks.bench_distill FOLDER --seeds 0 1 2
 
-Students and data stay in FOLDER, and what is there is not made again. Text is the prose of
-``benchmarks.small_decoder``; what figures are measured on was not learned from. Intervals are 95 %, by bootstrap over
-held-out texts.
+Students and data stay in FOLDER, and existing ones are used again. Text is the prose of ``benchmarks.small_decoder``;
+figures are measured on held-out text. Intervals are 95 %, by bootstrap over held-out texts.
 
-- encoder: all-MiniLM-L6-v2 into three of its layers. Against: the same layers as they are (truncated), and taught
-  without the teacher (SimCSE, which sees each text twice a step); the same texts in the same order, as many steps.
-- decoder: a decoder that ``benchmarks.small_decoder`` trains, into half its size. Against: the same size from the same
-  random weights, on the same tokens, by cross-entropy.
-- rounding: the fp32 students of both, learning under int4-weights and under int8 with one scale a tensor, taught by
-  themselves as they were. Of int4-weights of the encoder the exported bundles are measured, too; of the others the
+- encoder: all-MiniLM-L6-v2 into three of its layers. Compared with the same layers untrained (truncated), and trained
+  without the teacher (SimCSE, which sees each text twice per step), on the same texts in the same order, with as many
+  steps.
+- decoder: a decoder that ``benchmarks.small_decoder`` trains, into half its size. Compared with the same size from the
+  same random weights, on the same tokens, by cross-entropy.
+- rounding: the fp32 students of both, learning under int4-weights and under int8 with one scale per tensor, taught by
+  their unrounded selves. For the encoder with int4-weights the exported bundles are measured too; for the others the
   model that computes with rounded values.
 """
 

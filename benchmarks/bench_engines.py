@@ -1,10 +1,10 @@
-"""Engines of TensorRT-RTX, built without a GPU: bytes, what they multiply in, and how near their graph is to PyTorch.
+"""Engines of TensorRT-RTX, built without a GPU: bytes, types of products, and fidelity of their graphs to PyTorch.
 
     python -m benchmarks.bench_engines --decoder small-decoder/
 
-Every precision of every student is exported once, end to end, and its graph then built for each target that computes in
-it. No engine is run. The decoder is one of ``benchmarks.small_decoder``. Sizes are those of the file and of the weights
-in it, as the builder tells them; ratios are to the fp16 engine of the same student and target.
+Every precision of every student is exported once, end to end, and its graph is then built for each target that computes
+in it. No engine runs. The decoder is one of ``benchmarks.small_decoder``. Sizes are those of the file and of the
+weights in it, as the builder reports them; ratios are to the fp16 engine of the same student and target.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OPEN = QualityRecipe(min_fidelity=0.9)  # what is lost is a figure here, not a r
 
 
 def rows_of(name: str, checkpoint: Path, precision: str, work: Path) -> list[dict[str, Any]]:
-    """One row a target."""
+    """One row per target."""
     recipe = Recipe(
         target=TARGETS[0],
         backend=NAME,

@@ -1,18 +1,18 @@
-"""How far ``edgecompress estimate`` is off, on a machine that can be asked: other threads, and other students.
+"""How far ``edgecompress estimate`` is off on this machine: for other thread counts, and for other students.
 
     python -m benchmarks.bench_estimate --work DIR
 
 Students are the real MiniLM and shapes of others with random weights (speed is real, answers are not): a MiniLM of
-twelve layers, DistilBERT, a small BERT, and decoders. Each is exported in each precision, and measured with one
-thread and with two, in short rounds over all of them: the host is shared, and a bundle that is measured in one stretch
-has that minute's luck. Of the rounds, each call, each node and each of the machine's peaks counts by its median. Then
-factors are fitted to a part of the bundles and held against the rest:
+twelve layers, DistilBERT, a small BERT, and decoders. Each is exported in each precision, and measured with one thread
+and with two, in short rounds over all of them: the host is shared, and one long measurement of a bundle would depend on
+that minute. Each call, each node and each of the machine's peaks is the median of the rounds. Then factors are fitted
+to a part of the bundles and compared with the rest:
 
 - ``threads``: fitted to all students at one thread count, predicting the other;
 - ``student``: fitted to all students of its kind but one, predicting that one;
 - ``from one``: fitted to MiniLM alone (of decoders, to the smallest alone), predicting the others.
 
-One JSON line a predicted call with its error, and one a kind of prediction, in benchmarks/results/estimate.jsonl.
+One JSON line per predicted call with its error, and one per kind of prediction, in benchmarks/results/estimate.jsonl.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ def summary(kind: str, what: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="bundles and rounds; those that are there are kept")
+    parser.add_argument("--work", type=Path, required=True, help="for bundles and rounds; existing ones are used again")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS / "estimate.jsonl")
     options = parser.parse_args()

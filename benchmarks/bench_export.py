@@ -1,9 +1,10 @@
-"""What exports of a decoder take: seconds, peak memory and bytes, each in a process of its own.
+"""The cost of exporting a decoder: seconds, peak memory and bytes, each export in its own process.
 
     python -m benchmarks.bench_export CHECKPOINT --out-dir FOLDER --kinds rtn gptq kv8 mixed
 
-A row takes the place of the one of its kind as each ends, so that one can be run at a time; each has a host of its own.
-The checkpoint may have random weights (``benchmarks.r1_shape``): the budget is opened, and no quality is taken from it.
+When an export ends, its row replaces the stored row of the same kind, so kinds can be measured one at a time; each row
+has its own host. The checkpoint may have random weights (``benchmarks.r1_shape``): the quality budget is off, and no
+quality is reported.
 """
 
 from __future__ import annotations

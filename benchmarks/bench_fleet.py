@@ -1,10 +1,10 @@
-"""Whether a fleet loses or doubles results: many jobs on some workers, one of which is killed in the middle.
+"""Does a fleet lose or duplicate results? Many jobs on several workers, one of which is killed midway.
 
     python -m benchmarks.bench_fleet [--jobs 200] [--workers 4] [--bundle BUNDLE]
 
 Each job is a real, short ``edgecompress profile`` in a process of its own, on one thread. All workers are processes of
-this machine, so the latencies mean nothing here; what is counted is what came back. One JSON line for the host and one
-for the run, in benchmarks/results/fleet.jsonl.
+this machine, so the latencies mean nothing here; the results are counted. One JSON line for the host and one for the
+run, in benchmarks/results/fleet.jsonl.
 """
 
 from __future__ import annotations

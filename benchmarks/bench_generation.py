@@ -1,10 +1,10 @@
 """What the runtime adds around the model: start, time outside the session, and drafts from the text itself.
 
-``python -m benchmarks.bench_generation --bundle BUNDLE [--trained BUNDLE]``. The first bundle is the one whose start
-and overhead are told (R1-Distill-Qwen-1.5B's shape, as ``bench_decoder`` makes it). The second is of a decoder that has
-learned something, so that greedy text repeats itself where the prompt does: drafts are timed on it, plain and drafted
-in turn; the row says whether the texts were the same to the letter. The first bundle, whose weights are random, is
-dictated an edit of code from the standard library, to show what drafts save at its size.
+``python -m benchmarks.bench_generation --bundle BUNDLE [--trained BUNDLE]``. Start and overhead are those of the first
+bundle (R1-Distill-Qwen-1.5B's shape, as ``bench_decoder`` makes it). The second is of a trained decoder, so that greedy
+text repeats itself where the prompt does: drafts are timed on it, with and without, in turn; the row says whether the
+texts are identical. The first bundle has random weights, so an edit of code from the standard library is dictated to
+it, to show what drafts save at its size.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LONG_TOKENS = 192  # of the text that is drafted: a small decoder repeats itsel
 
 
 def first_token(bundle: Path, threads: int, rounds: int) -> dict[str, Any]:
-    """Process start to the first of new tokens behind a prompt of 16, the page cache warm; every sha256 is checked."""
+    """Process start to the first new token after a prompt of 16, the page cache warm; every sha256 is checked."""
     command = [sys.executable, "-c", FIRST_TOKEN, str(bundle), str(threads)]
     runs = [run_alone(command) for _ in range(rounds + 1)][1:]
     if any(run.exit_code for run in runs):
@@ -94,7 +94,7 @@ def drafts(bundle: Path, threads: int, rounds: int) -> dict[str, Any]:
 
 
 class ScriptedChoice:
-    """In a sampler's place: the text is given, and what the model makes of it is left aside."""
+    """Replaces a sampler: the text is given, and the model's own choice is ignored."""
 
     def __init__(self, ids: list[int]) -> None:
         self._ids = iter(ids)
@@ -107,10 +107,10 @@ class ScriptedChoice:
 
 
 def edit_of_code(bundle: Path, threads: int, rounds: int) -> dict[str, Any]:
-    """With and without prompt lookup, in turn, an edit of code: a name is another one, the rest is as in the prompt.
+    """With and without prompt lookup, in turn, an edit of code: one name changes, the rest is as in the prompt.
 
-    The model's weights may be random, so it is told what to choose; it computes all the same. A draft is right where
-    the edited text goes on as the prompt did.
+    The model's weights may be random, so its choices are dictated; the computation is the same. A draft is right
+    where the edited text continues as the prompt did.
     """
     code = inspect.getsource(textwrap.TextWrapper._wrap_chunks)
     with load(bundle, threads=threads) as generator:

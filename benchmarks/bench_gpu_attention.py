@@ -1,13 +1,13 @@
-"""Our GPU attention against torch's flash and cuDNN SDPA, and the copy bandwidth of the same run.
+"""Our GPU attention, torch's flash and cuDNN SDPA, and the copy bandwidth of the same run.
 
 Run from the repository's root, on a machine with a CUDA device: ``python -m benchmarks.bench_gpu_attention``. Prefill,
-causal and not, and decode; heads of 64 and 128, 512 to 32768 tokens, batches of 1 to 64. Every output is first held
-against float64 on sampled rows. Sides are timed in turn with CUDA events, caches emptied before each by reading what is
-larger than they are (writing would leave them full of what is still to be written); ratios are the peer's time over
-ours (above 1: ours is faster), median of paired rounds with p10 and p90. With ``--cubins FOLDER`` (what
+causal and not, and decode; heads of 64 and 128, 512 to 32768 tokens, batches of 1 to 64. Every output is first compared
+with float64 on sampled rows. Sides are timed in turn with CUDA events; before each, a read of a larger buffer empties
+the caches (a write would leave them full of dirty lines). Ratios are the peer's time over ours (above 1: ours is
+faster), median of paired rounds with p10 and p90. With ``--cubins FOLDER`` (what
 ``python -m edgecompress_kernels.gpu.aot FOLDER`` wrote for this device) the kernels compiled ahead of time are one more
-side, launched without Triton. One JSON line a row in benchmarks/results/gpu_attention.jsonl. Exit code 3 where there is
-no CUDA device.
+side, launched without Triton. One JSON line per row in benchmarks/results/gpu_attention.jsonl. Exit code 3 without a
+CUDA device.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--only", choices=("causal prefill", "full prefill", "decode"))
-    parser.add_argument("--cubins", type=Path, help="prefill compiled ahead of time, of a device of capability 9.0")
+    parser.add_argument("--cubins", type=Path, help="prefill compiled ahead of time, for compute capability 9.0")
     parser.add_argument("--out", type=Path, default=RESULTS / "gpu_attention.jsonl")
     options = parser.parse_args()
     refuse_without_gpu()

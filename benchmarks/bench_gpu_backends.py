@@ -2,13 +2,13 @@
 
     python -m benchmarks.bench_gpu_backends --work DIR [--decoder CHECKPOINT]
 
-on a machine with a CUDA device, PyTorch for it, and what a backend needs (a side that cannot be opened is a row with
-its reason). The encoder is the real MiniLM; the decoder R1-Distill-Qwen-1.5B's shape with random weights, made in DIR
-unless given. Bundles are exported into DIR, engines built there, and kept for the next run. Every side is first held
-against torch in float32 on the CPU. Then all are timed in turn, host to host: p50, p99, and the ratio of torch eager's
-time to the side's, round by round, with p10 and p90. For decoders: TTFT by prompt, TPOT behind it, bytes that a step
-must read at the least, and their share of the copy bandwidth measured in the same run. One JSON line a row, in
-benchmarks/results/gpu_backends.jsonl. Exit code 3 where there is no CUDA device. Not yet run on a GPU.
+Needs a CUDA device, PyTorch for it, and the packages of the backends (a side that cannot be opened is a row with the
+reason). The encoder is the real MiniLM; the decoder R1-Distill-Qwen-1.5B's shape with random weights, made in DIR
+unless given. Bundles are exported into DIR, engines are built there, and both are kept for the next run. Every side is
+first compared with torch in float32 on the CPU. Then all are timed in turn, host to host: p50, p99, and the ratio of
+torch eager's time to the side's, per round, with p10 and p90. For decoders: TTFT by prompt, TPOT after it, the bytes
+that a step must read, and their share of the copy bandwidth measured in the same run. One JSON line per row, in
+benchmarks/results/gpu_backends.jsonl. Exit code 3 without a CUDA device. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def opened(make: Callable[[], Any], name: str, rows: list[Row]) -> list[Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="where bundles are made and kept")
+    parser.add_argument("--work", type=Path, required=True, help="for bundles, which are kept")
     parser.add_argument("--decoder", type=Path, help="a checkpoint; the 1.5 B shape is made unless given")
     parser.add_argument("--only", choices=("encoder", "decoder"))
     parser.add_argument("--rounds", type=int, default=50)

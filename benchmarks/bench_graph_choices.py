@@ -1,8 +1,8 @@
-"""The choices of lowering and compiling that were decided by time, measured again: each beside the one that was left.
+"""Choices of lowering and compiling that were made by time, each compared with its alternative.
 
 Run from the repository's root: ``python -m benchmarks.bench_graph_choices``. Real MiniLM, int8-dynamic and fp32; every
-variant's output is held against the chosen graph's before it is timed; ratios are variant time over chosen time, median
-of paired rounds with p10 and p90. One JSON line a row in benchmarks/results/graph_choices.jsonl.
+variant's output is compared with the chosen graph's before it is timed; ratios are variant time over chosen time,
+median of paired rounds with p10 and p90. One JSON line per row in benchmarks/results/graph_choices.jsonl.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the shape of the code costs whoever changes it: its lines, the files that an example edits, minutes of tests.
+"""What a change costs: lines of code, the files that an example edits, minutes of tests.
 
     python -m benchmarks.bench_house --before REVISION --example REVISION --make quick --make test
 

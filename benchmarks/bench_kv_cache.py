@@ -1,9 +1,9 @@
-"""What an int8 KV cache does to the time of attention: GroupQueryAttention alone, int8 cache against float32, in turn.
+"""How an int8 KV cache changes the time of attention: GroupQueryAttention alone, int8 cache against float32, in turn.
 
 Run from the repository's root: ``python -m benchmarks.bench_kv_cache``. The heads are those of R1-Distill-Qwen-1.5B (12
-over 2, 128 wide); past and present are one buffer, as in the runtime. A float16 cache is run too, to show what is
-refused. Each side's output is held against float32's before it is timed; ratios are its time over
-float32's, median of paired rounds with p10 and p90. One JSON line a row in benchmarks/results/kv_cache.jsonl.
+over 2, 128 wide); past and present are one buffer, as in the runtime. A float16 cache runs too, to show why it is
+refused. Each side's output is compared with float32's before it is timed; ratios are its time over float32's, median of
+paired rounds with p10 and p90. One JSON line per row in benchmarks/results/kv_cache.jsonl.
 """
 
 from __future__ import annotations

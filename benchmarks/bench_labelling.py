@@ -1,10 +1,10 @@
-"""Whether a labelling loses prompts or pays for one twice: its server is killed twice on the way, and it itself once.
+"""Does a labelling lose prompts, or pay for one twice? Its server is killed twice, and the labelling once.
 
     python -m benchmarks.bench_labelling [--prompts 5000] [--concurrency 16]
 
 The server is `edgecompress serve`'s own application over a tiny decoder, in a process of its own, killed with SIGKILL
-and started again; the labelling is `edgecompress label`. What counts is the server's account of what it was asked and
-answered, held against the store. One JSON line for the host and one for the run, in benchmarks/results/labelling.jsonl.
+and started again; the labelling is `edgecompress label`. The server's log of requests and answers is compared with the
+store. One JSON line for the host and one for the run, in benchmarks/results/labelling.jsonl.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
     python -m benchmarks.bench_lineage --work DIR [--gigabytes 1.0] [--rounds 5]
 
-The checkpoint and the bundle have the files and the sizes of a 1.5 B decoder's in int4, of random bytes: no figure here
-depends on what the weights are. One kind of row each:
+The checkpoint and the bundle have the files and the sizes of a 1.5 B decoder's in int4, of random bytes: no figure
+depends on the values of weights. The kinds of rows:
 
 - ``overhead``: collecting a checkpoint's lineage and writing the bundle's documents, when every hash is known;
-- ``hash``: the bundle's largest file by several ways, in turn, warm in the page cache; rates in GB/s, and in GB a
-  second of CPU time, which other work on the machine changes little;
-- ``disk``: the same file read with nothing done to it, and hashed, each after it was dropped from the cache;
+- ``hash``: the bundle's largest file with several methods, in turn, warm in the page cache; rates in GB/s, and in GB
+  per second of CPU time, which other work on the machine changes little;
+- ``disk``: the same file, read only and hashed, each after it was dropped from the cache;
 - ``bundle``: ``open_bundle``, ``sign`` and ``verify`` over everything.
 
 Rows go to benchmarks/results/lineage.jsonl.
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--work", type=Path, required=True, help="a folder on the disk that is measured")
     parser.add_argument(
-        "--gigabytes", type=float, default=1.0, help="of the bundle's weights; the checkpoint has 3 times"
+        "--gigabytes", type=float, default=1.0, help="size of the bundle's weights; the checkpoint has 3 times"
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS / "lineage.jsonl")

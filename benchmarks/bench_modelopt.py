@@ -1,10 +1,10 @@
-"""Q/DQ of MiniLM, ours and NVIDIA's ModelOpt's: how near each is to PyTorch, and what TensorRT-RTX builds of it.
+"""Q/DQ of MiniLM by edgecompress and by ModelOpt: fidelity to PyTorch, and the engine that TensorRT-RTX builds.
 
     python -m benchmarks.bench_modelopt --modelopt-python VENV/bin/python
 
-ModelOpt quantizes the plain export of ``torch.onnx``, calibrated on the very texts that ours is calibrated on, in the
-ways of ``make_modelopt_peer.py``; its graphs are run as they are, ours rounded to float16 wherever it is float16. Both
-run on ONNX Runtime's CPU provider without its optimizations, on the same held-out texts, with the same pooling.
+ModelOpt quantizes the plain export of ``torch.onnx``, calibrated on the same texts as ours, with the variants of
+``make_modelopt_peer.py``; its graphs run unchanged, ours rounded to float16 wherever it is float16. Both run on ONNX
+Runtime's CPU provider without its optimizations, on the same held-out texts, with the same pooling.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def fidelity(path: Path, held_out: list[Feed], reference: list[Any]) -> Fidelity
 
 
 def foreign_engine(path: Path, work: Path) -> dict[str, Any]:
-    """What the builder makes of a foreign graph, under no check of ours but its own account."""
+    """The engine of a foreign graph, without our checks; the builder's own description of its layers."""
     inputs = [value.name for value in onnx.load(path, load_external_data=False).graph.input]
     graph = Graph(path=path, stage="lowered", precision="foreign")
     try:

@@ -4,8 +4,8 @@
 
 The server is `edgecompress serve` in a process of its own, and idles while the runtime is called directly; both have
 the same threads, and the texts, sampled with a seed, are compared before anything is timed. Another prompt runs before
-each that is timed, so that no KV cache holds its beginning. One JSON line for the host and one for each way over HTTP,
-with its times less those of the direct call pair by pair, in benchmarks/results/serve.jsonl.
+each timed one, so that no KV cache holds its beginning. One JSON line for the host and one for each client over HTTP,
+with the differences from the direct call, per pair, in benchmarks/results/serve.jsonl.
 """
 
 from __future__ import annotations

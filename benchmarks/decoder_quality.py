@@ -1,15 +1,15 @@
-"""What rounding a decoder's weights costs, method by method, on a decoder that has really learned something.
+"""What rounding a decoder's weights costs, method by method, on a trained decoder.
 
     python -m benchmarks.small_decoder small-decoder/ --minutes 8
     python -m benchmarks.decoder_quality small-decoder/ --threads 2
 
-Every linear layer, the head and the embedding table of the PyTorch model are replaced by what our quantizers make of
-them, and the model is compared with itself before, on held-out text: the weights' error alone, with float32 inputs.
-Calibration (GPTQ, and the choice of bits) reads training text. One JSON line a row, on stdout and in ``--out FILE``.
+The weights of every linear layer, the head and the embedding table of the PyTorch model are rounded by our quantizers,
+and the model is compared with the unrounded one on held-out text: the weights' error alone, with float32 inputs.
+Calibration (GPTQ, and the choice of bits) reads training text. One JSON line per row, on stdout and in ``--out FILE``.
 
-``--mixed`` gives other rows, through the very graphs that ``edgecompress export`` makes: int4 and int8 weights in
-blocks of 128, and ``mixed-weights`` at several budgets, with the bytes of the quantized weights. Then, for each way to
-rank the weights, how well it does so, what it took, and how much of what could be saved a mix chosen by it saves.
+``--mixed`` measures the graphs of ``edgecompress export``: int4 and int8 weights in blocks of 128, and
+``mixed-weights`` at several budgets, with the bytes of the quantized weights. Then, for each measure that ranks the
+weights: its rank correlation, its time, and the share of the possible savings that a mix chosen by it reaches.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def main() -> int:
     parser.add_argument("--calibration-windows", type=int, default=128)
     parser.add_argument("--held-out-windows", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--only", help="methods, comma between")
+    parser.add_argument("--only", help="methods, separated by commas")
     parser.add_argument("--mixed", action="store_true", help="bits mixed by sensitivity, beside int4 and int8")
     parser.add_argument("--kv-cache", action="store_true", help="an int8 cache beside a float32 one")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What ``bench_distill`` is made of: the texts, students that learn alone, and figures with their intervals."""
+"""Parts of ``bench_distill``: the texts, students that learn alone, and figures with their intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A page of every stored ratio over time, out of the history of benchmarks/results in git and of what lies there."""
+"""A page with every stored ratio over time, from the git history of benchmarks/results and the current files."""
 
 from __future__ import annotations
 

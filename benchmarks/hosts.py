@@ -1,4 +1,4 @@
-"""What a figure was measured on: a number without its host means nothing."""
+"""Describes the host of a measurement: a number without its host means nothing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What one core, or several, can do at most in int8: products of bytes in registers and nothing else.
+"""The int8 peak of one core, or of several: products of bytes in registers and nothing else.
 
-Measured, not looked up: clocks differ between machines and fall under wide vectors. The weights have seven bits, which
-is as many as x86 without VNNI multiplies at its full rate, and makes no difference elsewhere.
+Measured, not looked up: clocks differ between machines and fall under wide vectors. The weights have seven bits, the
+most that x86 without VNNI multiplies at its full rate; elsewhere that makes no difference.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A decoder bundle behind `edgecompress serve`'s application, with an account of what it was asked and answered.
+"""A decoder bundle behind `edgecompress serve`'s application, with a log of requests and answers.
 
     python -m benchmarks.labelling_server BUNDLE PORT LOG
 
-A line a request as it comes and one as its answer's last byte was handed over, written to the file at once, so that it
-is there after a SIGKILL.
+One line when a request arrives and one when the last byte of its answer was sent, written to the file at once, so that
+the lines survive a SIGKILL.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Quantize an ONNX graph with NVIDIA's ModelOpt, in several of the ways that it offers.
+"""Quantize an ONNX graph with NVIDIA's ModelOpt, with several of its methods.
 
-ModelOpt 0.47 wants other versions of onnx and onnxruntime than ours, so this script is run by the python of a venv of
-its own and imports nothing of ours: ``VENV/bin/python benchmarks/make_modelopt_peer.py MODEL.onnx TEXTS.npz OUT``.
-TEXTS has an array a graph input, all texts stacked. The last line of stdout is one JSON document: the path of each
-variant's graph, or why there is none, and the versions that made it.
+ModelOpt 0.47 needs other versions of onnx and onnxruntime, so this script runs with the python of its own venv and
+imports nothing from edgecompress: ``VENV/bin/python benchmarks/make_modelopt_peer.py MODEL.onnx TEXTS.npz OUT``. TEXTS
+has one array per graph input, all texts stacked. The last line of stdout is one JSON document: the path of each
+variant's graph, or the error, and the versions.
 """
 
 from __future__ import annotations

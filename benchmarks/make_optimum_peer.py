@@ -1,8 +1,8 @@
 """Export and quantize a checkpoint with optimum-onnx's ``avx512_vnni`` preset, as its documentation does.
 
-optimum-onnx 0.1.0 pins transformers below 4.58, so this script is run by the python of a venv of its own and imports
-nothing of ours: ``<that venv>/bin/python benchmarks/make_optimum_peer.py <checkpoint> <output folder>``. The last line
-of stdout is one JSON document: the path of the ONNX file and the versions that made it.
+optimum-onnx 0.1.0 pins transformers below 4.58, so this script runs with the python of its own venv and imports nothing
+from edgecompress: ``<that venv>/bin/python benchmarks/make_optimum_peer.py <checkpoint> <output folder>``. The last
+line of stdout is one JSON document: the path of the ONNX file and the versions that made it.
 """
 
 from __future__ import annotations

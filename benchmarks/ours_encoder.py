@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,9 +33,12 @@ def export_bundle(checkpoint: str, precision: str, kernels: str, target: str, ou
 
 
 def bundle_kind(bundle: Path) -> str:
-    """The precision that the manifest says, of ``auto`` what it chose, and whether it has our kernels."""
-    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    return str(manifest["precision"]) + (WITH_KERNELS if manifest.get("kernels") else "")
+    """The manifest's precision (for ``auto``, the chosen one), and whether the bundle has our kernels."""
+    return _kind(importlib.import_module("edgecompress.formats.manifest").read_manifest(bundle))
+
+
+def _kind(manifest: Any) -> str:
+    return f"{manifest.precision}{WITH_KERNELS if manifest.variant().kernels else ''}"
 
 
 def our_side(bundle: Path, threads: int, label: str = "") -> Side:
@@ -65,7 +68,7 @@ def our_side(bundle: Path, threads: int, label: str = "") -> Side:
         return vectors
 
     return Side(
-        name=f"edgecompress {manifest.precision}{WITH_KERNELS if manifest.variant().kernels else ''}{label}",
+        name=f"edgecompress {_kind(manifest)}{label}",
         run=run,
         model_bytes=bytes_of(bundle / manifest.variant().path),
         note=f"bundle for {manifest.target.name}",

@@ -1,9 +1,9 @@
-"""A virtual environment for each peer that cannot live beside ours, from the exact versions of ``benchmarks/peers``.
+"""A virtual environment for each peer that cannot share ours, from the exact versions in ``benchmarks/peers``.
 
     python -m benchmarks.peer_venvs --work DIR [NAME …]
 
-torch goes first and by its exact version: any other way brings gigabytes of CUDA along. What was made is used again
-until its list changes; a peer that cannot be installed is an answer, with pip's own reason, and no exception.
+torch is installed first, with its exact version: otherwise gigabytes of CUDA come along. An environment is used again
+until its list changes. A peer that cannot be installed is a result with pip's own reason, not an exception.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The peers of the decoder benchmark, each as two verbs: prefill a prompt, decode greedily behind some of it.
+"""The peers of the decoder benchmark, each as two verbs: prefill a prompt, decode greedily after a part of it.
 
 Every side runs with the same number of threads in a process of its own (``decoder_process``), computes on the CPU, and
-keeps one sequence. What is timed is what an application would call: onnxruntime-genai's Generator, llama.cpp's eval,
-OpenVINO GenAI's LLMPipeline. The module is imported by the pythons of the peers too: it needs NumPy alone.
+keeps one sequence. The timed calls are those of an application: onnxruntime-genai's Generator, llama.cpp's eval,
+OpenVINO GenAI's LLMPipeline. The pythons of the peers import this module too: it needs NumPy alone.
 """
 
 from __future__ import annotations

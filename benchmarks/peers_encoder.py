@@ -1,4 +1,4 @@
-"""The sides of the encoder benchmark: how each is made, and how each is run with the same number of threads.
+"""The sides of the encoder benchmark: how to make each, and how to run each with the same number of threads.
 
 Every side maps padded int64 token batches to normalized sentence embeddings, float32 [B, 384]. Where the graph gives
 token embeddings, mean pooling and normalization are the same NumPy code for all, and they are part of the time.
@@ -122,7 +122,7 @@ def _export_onnx(module: Any, path: Path) -> None:
 
 
 def make_onnx(checkpoint: str, path: Path) -> None:
-    """The plain export that is the baseline: what a user of torch.onnx gets with no further thought."""
+    """The plain export that is the baseline: the default of torch.onnx."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _export_onnx(load_torch(checkpoint), path)

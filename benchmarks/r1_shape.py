@@ -1,7 +1,7 @@
 """DeepSeek-R1-Distill-Qwen-1.5B's exact shape with random weights, as a bfloat16 checkpoint: speed and size are real.
 
 ``python -m benchmarks.r1_shape FOLDER`` writes 3.6 GB: config, safetensors, and a small byte-level tokenizer whose ids
-lie inside the vocabulary. The answers of such a model mean nothing, so no figure of quality is taken from it.
+lie inside the vocabulary. The answers of such a model mean nothing, so its quality is not measured.
 """
 
 from __future__ import annotations

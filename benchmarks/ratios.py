@@ -1,12 +1,11 @@
-"""Ratios in files of results: which row is which, and whether a new one has become worse than the old one.
+"""Ratios in result files: matches rows, and tells whether a new ratio is worse than the stored one.
 
-Absolute times are remarks, since machines are shared; only ratios are held. The tolerance is no number of ours: a ratio
-comes with the span that it was measured in, p10 to p90 of its own pairs of calls (of ``compare`` its interval; of bytes
-half a unit of the last digit). It has become worse when the new span lies wholly beyond the old one, on the bad side.
-So a noisy minute, which widens both, lets more pass; it cannot make a regression of one.
+Machines are shared, so only ratios are compared, not absolute times. The tolerance comes from the measurement: a ratio
+has a span, p10 to p90 of its own pairs of calls (for ``compare`` its interval; for bytes half a unit of the last
+digit). It is worse when the new span is entirely beyond the old one, on the bad side. A noisy minute widens the span,
+so it can hide a regression, but not cause a false one.
 
-Figures of another kind of host are not compared: a ratio of kernels belongs to the instruction sets that it was
-measured with.
+Results of another kind of host are not compared: a ratio of kernels depends on the instruction sets.
 """
 
 from __future__ import annotations

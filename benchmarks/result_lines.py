@@ -1,6 +1,6 @@
-"""Files of results: JSON lines, the first of which says on what the others were measured.
+"""Result files: JSON lines, the first of which describes the host.
 
-Older files say it otherwise: beside every row, or in the host's own words as a line. All of them are read here.
+Older files have the host in every row, or in a line of its own. All of them can be read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class HostKind:
-    """What of a machine decides how fast kernels are to each other."""
+    """The properties of a machine that decide the ratios of kernels."""
 
     cpu: str
     model: str  # "" where it is not told
@@ -31,13 +31,13 @@ class HostKind:
         return f"{self.cpu} {self.model or 'of a model that is not told'} ({', '.join(self.features) or '—'}){gpu}"
 
     def comparable(self, other: HostKind) -> bool:
-        """No, where a model is not told: "AMD EPYC" is the name of many."""
+        """False if a model is unknown: "AMD EPYC" is the name of many."""
         return self == other and bool(self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """``about``: what the header says besides the host. ``rows`` are without hosts."""
+    """``about``: the header's keys besides the host. ``rows`` are without hosts."""
 
     host: Mapping[str, Any]
     about: Mapping[str, Any]
@@ -45,7 +45,7 @@ class Results:
 
     @property
     def host_kind(self) -> HostKind | None:
-        """None where nothing says what it was measured on."""
+        """None if the file does not describe its host."""
         if "cpu" not in self.host:
             return None
         features = {*self.host.get("features", ()), *self.host.get("isa", ())}
@@ -58,12 +58,12 @@ class Results:
 
 
 def header(**about: Any) -> Row:
-    """The first line: this host, and what holds for all rows."""
+    """The first line: this host, and ``about``, which applies to all rows."""
     return {"kind": "header", "host": describe_host(), **about}
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Beside it, then renamed: a run that is cut off leaves nothing half-written."""
+    """Written to a temporary file, then renamed: an interrupted run leaves no partial file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

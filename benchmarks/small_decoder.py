@@ -1,9 +1,9 @@
-"""Trains a small decoder for real, so that quality figures of quantization mean something where no weights are at hand.
+"""Trains a small decoder, so that quality figures of quantization mean something without downloaded weights.
 
     python -m benchmarks.small_decoder small-decoder/ --minutes 8 --threads 2
 
 Qwen2's architecture (grouped-query attention, biases on q, k and v, an untied head) with a byte-level BPE tokenizer of
-its own, trained on prose that is on every machine: ``pydoc_data.topics`` and the docstrings of the standard library and
+its own, trained on prose that every machine has: ``pydoc_data.topics`` and the docstrings of the standard library and
 of installed packages. The result is a Hugging Face checkpoint with a chat template. Held-out text is never trained on:
 every other topic (the half that ``edgecompress export`` verifies on) and the modules that a hash picks.
 
@@ -301,8 +301,8 @@ def save(folder: Path, model: transformers.Qwen2ForCausalLM, tokenizer: Tokenize
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the checkpoint goes")
-    parser.add_argument("--minutes", type=float, help="that training may take on this machine (5)")
-    parser.add_argument("--steps", type=int, help="instead: the number of steps, which makes it repeatable")
+    parser.add_argument("--minutes", type=float, help="minutes of training on this machine (5)")
+    parser.add_argument("--steps", type=int, help="number of steps instead of --minutes, which makes it repeatable")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -2,16 +2,16 @@
 
     python -m benchmarks.suite list
     python -m benchmarks.suite run [NAME …] --work DIR      # or: make bench
-    python -m benchmarks.suite check [NAME …] --work DIR    # exit code 1 where a stored ratio has become worse
-    python -m benchmarks.suite page -o FILE.html            # every stored ratio over time, out of git
+    python -m benchmarks.suite check [NAME …] --work DIR    # exit code 1 if a ratio is worse than the stored one
+    python -m benchmarks.suite page -o FILE.html            # every stored ratio over time, from git
 
-``run`` makes what they need in DIR and uses it again: bundles, a decoder that is really trained, the 1.5 B shape, and
-an environment for each peer. What cannot run is named with the reason, and so is a peer that had to be left out.
-Results are JSON lines in benchmarks/results, a file for each kind of host; ``python -m benchmarks.readme_tables``
-writes the README's tables from them. Each takes minutes, all together hours.
+``run`` makes their inputs in DIR and uses them again: bundles, a trained decoder, the 1.5 B shape, and an environment
+for each peer. A benchmark that cannot run is named with the reason, and so is a peer that is left out. Results are JSON
+lines in benchmarks/results, a file for each kind of host; ``python -m benchmarks.tables --write`` updates the tables of
+README.md and docs/benchmarks.md from them. Each takes minutes, all together hours.
 
-``check`` measures anew, in a short form where there is one, and stores nothing. ``--fresh FILE`` takes what was
-measured already.
+``check`` measures again, in a short form if the benchmark has one, and stores nothing. ``--fresh FILE`` checks an
+existing measurement.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Run = Callable[[Sequence[str]], None]  # the command's words, the python first
 
 
 class CannotRunError(Exception):
-    """What a benchmark needs is not here; the message says what."""
+    """A benchmark's requirement is missing; the message names it."""
 
 
 def has_gpu() -> bool:
@@ -48,7 +48,7 @@ def has_gpu() -> bool:
 
 
 def lacks(bench: Bench, work: Path) -> list[str]:
-    """What this machine lacks for it; nothing is made to find out."""
+    """What this machine lacks for it; makes nothing."""
     found = [f"the package {name}" for name in bench.packages if find_spec(name) is None]
     if bench.gpu and not has_gpu():
         found.append("an NVIDIA GPU")
@@ -258,11 +258,11 @@ def main(argv: list[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     listing, running, checking = (verbs.add_parser(verb) for verb in ("list", "run", "check"))
     for each in (running, checking):
-        each.add_argument("names", nargs="*", metavar="NAME", help="of those that `list` shows; all unless given")
+        each.add_argument("names", nargs="*", metavar="NAME", help="names that `list` shows (all)")
     for each in (listing, running, checking):
         each.add_argument("--work", type=Path, default=WORK)
-    checking.add_argument("--fresh", type=Path, help="results of now, written with one benchmark's --out")
-    checking.add_argument("--full", action="store_true", help="all of it, not its short form")
+    checking.add_argument("--fresh", type=Path, help="existing results, written by one benchmark's --out")
+    checking.add_argument("--full", action="store_true", help="the whole benchmark, not its short form")
     drawing = verbs.add_parser("page")
     drawing.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(argv)

@@ -1,6 +1,6 @@
-"""The benchmarks of this project as one table: what each runs, needs, takes, feeds, and which of its ratios are held.
+"""All benchmarks in one table: what each runs, needs, takes and feeds, and which of its ratios are checked.
 
-Nothing here is run; ``benchmarks.suite`` does that. Arguments may name what is made first: {work}, {student} (the real
+This is data; ``benchmarks.suite`` runs it. Arguments may name inputs that are made first: {work}, {student} (the real
 MiniLM's folder), an entry of INPUTS, or the python of a peer's environment.
 """
 
@@ -27,7 +27,7 @@ class Field:
 
 @dataclass(frozen=True, kw_only=True)
 class RatioRule:
-    """Which ratios of a file are held: ``key`` identifies a row, ``only`` leaves out rows that are not ours."""
+    """Which ratios of a file are checked: ``key`` identifies a row, ``only`` selects our rows."""
 
     fields: tuple[Field, ...] = (Field(),)
     key: tuple[str, ...]
@@ -48,9 +48,9 @@ class Part:
 class Bench:
     """``results`` is its file in results/ without the ending; another kind of host has it as ``results-NAME``.
 
-    ``minutes`` are those of two cores, without what is made first. ``python``: the peer in whose environment it runs.
-    ``peers`` it runs without, and says so: peer -> the option that takes its python. ``feeds``: tables of the README.
-    ``quick`` is a short form, for ``check`` alone.
+    ``minutes`` are those of two cores, without making inputs. ``python``: the peer in whose environment it runs.
+    ``peers`` may be missing, which is reported: peer -> the option that takes its python. ``feeds``: tables of
+    README.md and docs/benchmarks.md. ``quick`` is a short form, for ``check`` alone.
     """
 
     parts: tuple[Part, ...]
@@ -133,7 +133,7 @@ BENCHES: Mapping[str, Bench] = {
         minutes=40,
         python="openvino",
         peers={"optimum": "--optimum-python"},
-        feeds=("encoder-1", "encoder-2", "encoder-fidelity", "encoder-zen3"),
+        feeds=("encoder-1", "encoder-2", "encoder-fidelity", "encoder-zen3", "summary"),
         held=_ENCODER,
         quick=Part(
             module="bench_encoder",
@@ -157,7 +157,7 @@ BENCHES: Mapping[str, Bench] = {
         results="encoder_kernels",
         minutes=15,
         python="openvino",
-        feeds=("encoder-kernels", "encoder-kernels-xeon-amx"),
+        feeds=("encoder-kernels", "encoder-kernels-xeon-amx", "summary"),
         held=_ENCODER,
         quick=Part(
             module="bench_encoder",
@@ -172,6 +172,7 @@ BENCHES: Mapping[str, Bench] = {
         parts=(Part(module="cold_start"),),
         results="cold_start",
         minutes=5,
+        feeds=("cold-start", "summary"),
         held=RatioRule(
             fields=(Field(path="against_torch"),), key=("what", "name"), lines=("name",), only={"ours": (True,)}
         ),
@@ -188,7 +189,7 @@ BENCHES: Mapping[str, Bench] = {
         peers={"genai": "--python-genai", "llama": "--python-llama", "openvino-genai": "--python-openvino"},
         memory_bytes=14 * GB,
         disk_bytes=15 * GB,
-        feeds=("decoder",),
+        feeds=("decoder", "decoder-ratios", "summary"),
         held=_DECODER,
     ),
     "decoder_roof": Bench(
@@ -278,6 +279,7 @@ BENCHES: Mapping[str, Bench] = {
         parts=(Part(module="bench_modelopt", arguments=("--modelopt-python", "{modelopt}")),),
         results="modelopt",
         minutes=10,
+        feeds=("modelopt",),
         packages=("tensorrt_rtx",),
     ),
     "compare": Bench(
@@ -296,6 +298,7 @@ BENCHES: Mapping[str, Bench] = {
         parts=(Part(module="bench_estimate", arguments=("--work", "{work}/estimate")),),
         results="estimate",
         minutes=25,
+        feeds=("estimate",),
         disk_bytes=6 * GB,
     ),
     "house": Bench(

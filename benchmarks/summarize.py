@@ -1,4 +1,4 @@
-"""Markdown tables out of the results' JSON lines: ``python -m benchmarks.summarize [FILE …]``."""
+"""Markdown tables from the results' JSON lines: ``python -m benchmarks.summarize [FILE …]``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def band(row: Row) -> str:
 
 
 def encoder_tables(results: Results) -> str:
-    """One table a thread count: speed over the baseline for each shape; then fidelity and size, once a side."""
+    """One table per thread count: speed over the baseline for each shape; then fidelity and size, once a side."""
     about, rows = results.about, results.rows
     parts = [describe(results)]
     timed = [row for row in rows if row["kind"] == "row"]

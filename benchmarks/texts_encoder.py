@@ -1,6 +1,6 @@
 """Real text for the encoder benchmarks: the prose that ships with Python (``pydoc_data.topics``), tokenized once.
 
-What the peers may calibrate on, what fidelity is measured on and what our own export calibrated on share no sentence.
+The peers' calibration texts, the held-out texts of fidelity and our own export's calibration texts share no sentence.
 The prose differs between Python releases, so the header of every result names the release.
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import readme_tables, suite
+from benchmarks import suite, tables
 from benchmarks.history import history, series, write_page
 from benchmarks.peer_venvs import LISTS, PEERS, WITH_OURS, Venv, ready, requirements, steps
 from benchmarks.ratios import Comparison, check, ratios, stored_for
@@ -49,8 +49,8 @@ def test_every_benchmark_is_in_the_table() -> None:
         assert bench.held or not bench.quick, name
     stored = {re.sub(r"-[\w-]+$", "", path.stem) for path in RESULTS.glob("*.jsonl")}
     assert stored <= {bench.results for bench in BENCHES.values()}
-    feeds = [table for bench in BENCHES.values() for table in bench.feeds]
-    assert sorted(feeds) == sorted(readme_tables.TABLES)
+    feeds = [table for bench in BENCHES.values() for table in bench.feeds if table != "summary"]
+    assert sorted([*feeds, "summary"]) == sorted(tables.TABLES)
 
 
 def test_arguments_are_those_that_each_benchmark_takes() -> None:
@@ -61,11 +61,56 @@ def test_arguments_are_those_that_each_benchmark_takes() -> None:
             assert [option for option in options if f'"{option}"' not in text] == [], (name, part.module)
 
 
-def test_the_readme_says_what_the_results_say() -> None:
-    text = readme_tables.README.read_text(encoding="utf-8")
-    assert readme_tables.updated_text(text) == (text, [])
-    assert {name for name in readme_tables.TABLES if f"<!-- table {name} -->" in text} == {*readme_tables.TABLES}
-    assert readme_tables.updated_text(text.replace("| 2.90 |", "| 2.95 |", 1))[1] == ["encoder-1"]
+@pytest.mark.parametrize("path", tables.FILES, ids=lambda path: path.name)
+def test_tables_are_those_of_the_results(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert tables.updated_text(text) == (text, [])
+    assert text.count("<!-- table ") == text.count("<!-- end -->")
+
+
+def test_every_table_is_on_the_page() -> None:
+    text = tables.PAGE.read_text(encoding="utf-8")
+    assert sorted(re.findall(r"<!-- table ([\w-]+) -->", text)) == sorted(tables.TABLES)
+    assert tables.updated_text(text.replace("| 2.90 |", "| 2.95 |", 1))[1] == ["encoder-1"]
+
+
+def test_the_summary_repeats_other_tables() -> None:
+    """From one kind of host, which its heading names."""
+    kinds = {read(RESULTS / f"{file}.jsonl").host_kind for file in BENCHES if "summary" in BENCHES[file].feeds}
+    (kind,) = kinds
+    assert kind is not None
+    assert kind.model == "25/17"
+    lines = tables.TABLES["summary"]().splitlines()
+    assert len(lines) <= 10
+    speed, cosine = (lines[n] for n in (2, 3))
+    row = next(line for line in tables.TABLES["encoder-kernels"]().splitlines() if "with kernels" in line)
+    peer = next(line for line in tables.TABLES["encoder-kernels"]().splitlines() if "nncf" in line)
+    assert f"**{row.split(' | ')[2]}**" in speed
+    assert f"NNCF {peer.split(' | ')[2]}," in speed
+    assert f"**{row.split(' | ')[5].rstrip(' |')}**" in cosine
+
+
+def test_a_table_that_differs_is_named_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, plain = tmp_path / "page.md", tmp_path / "plain.md"
+    page.write_text("before\n<!-- table cold-start -->\nold\n<!-- end -->\nafter\n")
+    plain.write_text("no table\n")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(tables, "FILES", (page, plain))
+    monkeypatch.setattr("sys.argv", ["tables"])
+    assert tables.main() == 1
+    assert capsys.readouterr().out == "page.md: cold-start: differs from the results; --write updates it\n"
+    assert "old" in page.read_text()
+    monkeypatch.setattr("sys.argv", ["tables", "--write"])
+    assert tables.main() == 0
+    assert tables.TABLES["cold-start"]() in page.read_text()
+    assert page.read_text().startswith("before\n")
+    assert tables.main() == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"page.md", "plain.md"}
+    page.write_text("<!-- table nowhere -->\n<!-- end -->\n")
+    with pytest.raises(KeyError, match="nowhere"):
+        tables.main()
 
 
 def test_a_regression_is_seen_and_noise_is_not() -> None:
