@@ -20,7 +20,7 @@ def package(folder: Path, name: str) -> None:
 
 @setup("kernel-student")
 def kernel_student(folder: Path, path: str) -> None:
-    """A sentence student that the encoder kernels take: heads of 32, a feed-forward network of 112."""
+    """A sentence student that our kernels and TensorRT take: heads of 32, a feed-forward network of 112."""
     from tests.distill.lessons import sentence_teacher
 
     sentence_teacher(folder / path, num_hidden_layers=2, hidden_size=64, num_attention_heads=2, intermediate_size=112)
