@@ -1,0 +1,32 @@
+"""What the tutorials and their how-tos need before their first line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.docs.setups import setup
+
+_TESTS = Path(__file__).parents[1]
+
+
+@setup("package")
+def package(folder: Path, name: str) -> None:
+    """Skips the page where ``name`` is not installed."""
+    pytest.importorskip(name)
+
+
+@setup("kernel-student")
+def kernel_student(folder: Path, path: str) -> None:
+    """A sentence student that our kernels and TensorRT take: heads of 32, a feed-forward network of 112."""
+    from tests.distill.lessons import sentence_teacher
+
+    sentence_teacher(folder / path, num_hidden_layers=2, hidden_size=64, num_attention_heads=2, intermediate_size=112)
+
+
+@setup("whole-bundle")
+def whole_bundle(folder: Path, path: str) -> None:
+    """An exported sentence bundle for x86-64-avx2 with all that ``inspect`` and ``verify`` read."""
+    shutil.copytree(_TESTS / "schema_1" / "encoder", folder / path)
