@@ -11,21 +11,31 @@ import numpy as np
 
 from edgecompress.backends import find_backend
 from edgecompress.errors import UsageError
-from edgecompress.formats.manifest import file_sha256, open_bundle, read_measurements, read_report
+from edgecompress.formats.manifest import file_sha256, open_bundle, read_lineage, read_measurements, read_report
 from edgecompress.kinds import find_kind
 from edgecompress.kinds.base import Kind
+from edgecompress.lineage.policy import objection
 from edgecompress.loading import open_models
 from edgecompress.profile.cold import cold_start
 from edgecompress.profile.energy import EnergyMeter
 from edgecompress.profile.host import Calibration, describe_host, resolution
 from edgecompress.profile.scenarios import most_served, offline, serve
-from edgecompress.profile.statistics import calls_for, drift, percentiles, quantiles
+from edgecompress.profile.statistics import Times, calls_for, drift, percentiles, quantiles
 from edgecompress.profile.timing import WallClock, measure, warm_up
 from edgecompress.profile.workload import workloads_of
 from edgecompress.runtime.bundle import OpenBundle
 from edgecompress.runtime.session import check_host
 from edgecompress.runtime.subject import Prepared, Subject
-from edgecompress.types.profile import Measurement, OperatorProfile, Peaks, Profile, Stage, TokenTimes, Tried
+from edgecompress.types.profile import (
+    LatencyBudget,
+    Measurement,
+    OperatorProfile,
+    Peaks,
+    Profile,
+    Stage,
+    TokenTimes,
+    Tried,
+)
 from edgecompress.types.report import Fidelity
 from edgecompress.types.workload import DEFAULT_NEW_TOKENS, Workload
 from edgecompress.version import __version__
@@ -62,6 +72,7 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
     workloads = workloads_of(manifest, asked.shapes)
     if not asked.allow_mismatch:
         check_host(manifest)
+    host = describe_host()  # before our own work adds to its load
     clock, calibration = WallClock(), Calibration()
     calibration.take()
     measurements: list[Measurement] = []
@@ -103,6 +114,7 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
     verified = fidelity.samples > 0
     if not verified:
         remarks.append("the fidelity of this bundle was never verified: its speed says nothing about its answers")
+    terms, terms_open = _terms(folder)
     return Profile(
         tool_version=__version__,
         bundle=bundle.name,
@@ -113,13 +125,15 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
         target=manifest.target.name,
         bundle_bytes=manifest.bytes,
         verified=verified,
-        host=describe_host(),
+        host=host,
         noise=noise,
         measurements=tuple(measurements),
         cold_start=cold,
         peak_rss_bytes=None if cold is None else cold.peak_rss_bytes,
         device_bytes=device_bytes,
         fidelity=_in_words(kind, fidelity),
+        terms=terms,
+        terms_open=terms_open,
         tried=_tried(kind, folder),
         peaks=tuple(peaks),
         operators=tuple(operators),
@@ -141,10 +155,12 @@ def check(asked: Asked) -> None:
     server = "server" in asked.scenarios
     if server and asked.per_s is None and asked.bound_ms is None:
         raise UsageError("the server scenario takes a rate or a bound", hint="Give --per-second or --bound-ms.")
-    if not server and (asked.per_s is not None or asked.bound_ms is not None):
-        raise UsageError("a rate and a bound are the server scenario's", hint="Add --scenario server.")
+    if not server and asked.per_s is not None:
+        raise UsageError("--per-second is for the server scenario", hint="Add --scenario server.")
     if asked.per_s is not None and asked.per_s <= 0:
-        raise UsageError("a rate is above 0", hint="Give --per-second 10.")
+        raise UsageError(f"a rate must be above 0, not {asked.per_s:g}", hint="Give --per-second 10.")
+    if asked.bound_ms is not None and not asked.bound_ms > 0:
+        raise UsageError(f"a latency bound must be above 0, not {asked.bound_ms:g} ms", hint="Give --bound-ms 20.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +220,11 @@ def _calls_in_a_row(
     moved = drift(timed.seconds, timed.at)
     if moved is not None and moved.degrades_after_s is not None:
         remarks.append(f"it became slower for good after {moved.degrades_after_s:g} s: heat, or another's work")
+    budget = None
+    if asked.bound_ms is not None:
+        budget = _budget(timed.seconds, asked.bound_ms, asked.percentile)
+        state = {None: "unknown, with too few calls, against", True: "within", False: "BEYOND"}[budget.met]
+        remarks.append(f"p{budget.percentile:g} is {state} the bound of {budget.bound_ms:g} ms")
     tokens = None
     if (of_text := prepared.tokens) is not None:
         tokens = TokenTimes(
@@ -231,11 +252,20 @@ def _calls_in_a_row(
         tokens=tokens,
         drift=moved,
         quantiles_ms=quantiles(timed.seconds),
+        budget=budget,
         joules_per_call=None if joules is None else round(joules / calls, 6),
         remarks=tuple(remarks),
     )
     phases_ms = {name: p50_ms[stage] / often for name, (stage, often) in prepared.phases.items() if stage in p50_ms}
     return _Measured(workload=workload, measurement=measurement, phases_ms=phases_ms)
+
+
+def _budget(seconds: Times, bound_ms: float, percentile: float) -> LatencyBudget:
+    """``seconds`` [N] of each call, held against ``bound_ms`` at ``percentile``."""
+    if len(seconds) < calls_for(percentile):
+        return LatencyBudget(bound_ms=bound_ms, percentile=percentile, value_ms=None, met=None)
+    value_ms = round(float(np.percentile(seconds, percentile)) * 1e3, 4)
+    return LatencyBudget(bound_ms=bound_ms, percentile=percentile, value_ms=value_ms, met=value_ms <= bound_ms)
 
 
 def _stages(stages: Mapping[str, Sequence[float]]) -> tuple[Stage, ...]:
@@ -277,9 +307,24 @@ def _operators(
 
 
 def _in_words(kind: Kind, fidelity: Fidelity) -> str:
-    """The figure that it is judged by."""
-    figure = next(iter(kind.metric.figures(fidelity)), None)
-    return "" if figure is None else f"{figure.title} {figure.value:.4f}"
+    """Every figure that applies, the one that is judged first."""
+    found = [f"{figure.title} {figure.value:.4f}" for figure in kind.metric.figures(fidelity)]
+    return f"{', '.join(found)}, over {fidelity.samples:,} held-out samples" if found else ""
+
+
+def _terms(folder: Path) -> tuple[str, bool]:
+    """The licence, or what is not known about the terms of use; and whether ``--provenance enforce`` refuses that."""
+    lineage = read_lineage(folder)
+    why = objection(lineage)
+    if why is not None:
+        accepted = lineage.accepted.value
+        return (why, True) if accepted is None else (f'{why}; accepted at the export: "{accepted}"', False)
+    known = [
+        f"{word}{each.value} ({each.said_by}{f', {each.where}' if each.where else ''})"
+        for word, each in (("", lineage.licence), ("terms ", lineage.status))
+        if each.value is not None
+    ]
+    return "; ".join(known), False
 
 
 def _tried(kind: Kind, folder: Path) -> tuple[Tried, ...]:
@@ -296,6 +341,9 @@ def _tried(kind: Kind, folder: Path) -> tuple[Tried, ...]:
                 value=figure.value,
                 ms=row.latency_ms,
                 chosen=row.verdict == "chosen",
+                speedup=row.speedup,
+                model_bytes=row.model_bytes,
+                verdict=row.verdict,
             )
         )
     return tuple(found)
