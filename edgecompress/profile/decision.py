@@ -178,7 +178,7 @@ def _cost(calls: Sequence[Measurement]) -> Iterator[Answer]:
     m = main_call(calls)
     assert m.latency is not None
     busy_ms = m.latency.mean_ms * m.threads
-    energy = "Energy is not measurable here." if m.joules_per_call is None else f"{m.joules_per_call:.3f} J a call."
+    energy = "Energy is not measurable here." if m.joules_per_call is None else f"{m.joules_per_call:.3f} J per call."
     if m.tokens is not None:
         headline = f"{m.tokens.decode_tokens_per_s:,.1f} new tokens/s"
     else:

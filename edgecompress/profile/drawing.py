@@ -57,6 +57,7 @@ def _palette(kind: int) -> Palette:
 MARKS, LIGHT = _palette(0), _palette(1)
 WIDTH_IN = 4.0  # narrow: a phone shows the text at 10 px
 _DPI = 200
+_SHORT, _LONG = 22, 44  # characters of a legend's name, in two columns and in one
 _LEAST_GAP = 0.12  # of an axis, between two ticks with numbers
 _ID = re.compile(r'(id="|href="#|url\(#)([^")]+)')
 
@@ -222,13 +223,25 @@ def stacked(
                     color=palette.ink,
                 )
             axis.set_xlim(0, max(*left, *ticks, 1e-9) * 1.14)
-        axis.set_yticks(range(len(rows)), [name if len(name) <= 24 else f"…{name[-23:]}" for name, _ in rows])
+        axis.set_yticks(range(len(rows)), [shortened(name, 24) for name, _ in rows])
         axis.tick_params(axis="y", length=0)
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_xlabel(unit)
         axis.grid(True, axis="x")
         figure.legend(loc="outside lower center", ncols=columns)
     return figure
+
+
+def legend_below(figure: Figure) -> None:
+    """The legend of the first axes under the figure: two columns where the names are short, and long names cut."""
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    columns = 2 if max(map(len, names)) <= _SHORT else 1
+    figure.legend(handles, [shortened(name, _LONG) for name in names], loc="outside lower center", ncols=columns)
+
+
+def shortened(name: str, most: int) -> str:
+    """The name with its middle left out, if it has more than ``most`` characters."""
+    return name if len(name) <= most else f"{name[: most // 3]}…{name[-(most - most // 3 - 1) :]}"
 
 
 Box = tuple[float, float, float, float]  # left, low, right, high

@@ -7,7 +7,17 @@ from itertools import pairwise
 
 import numpy as np
 
-from edgecompress.profile.drawing import DASHES, Palette, Plot, drawing, in_rates, label_points, rate, stacked
+from edgecompress.profile.drawing import (
+    DASHES,
+    Palette,
+    Plot,
+    drawing,
+    in_rates,
+    label_points,
+    legend_below,
+    rate,
+    stacked,
+)
 from edgecompress.profile.layers import layer_of, moved_bytes
 from edgecompress.profile.peaks import memory_rate, read_rate
 from edgecompress.types.profile import OperatorProfile, Peaks, Profile
@@ -125,7 +135,7 @@ def roofline_plot(found: OperatorProfile, peaks: Peaks, palette: Palette) -> Plo
         axis.set_xlabel("operations per byte moved")
         axis.set_ylabel("operations/s")
         axis.grid(True)
-        figure.legend(loc="outside lower center", ncols=2)
+        legend_below(figure)
     drawn = sum(o.share for o in shown)
     reads = " and ".join(
         f"{rate(width, 'B')}/s {'from memory' if name == 'memory' else 'rereading what one call moves'} "

@@ -7,7 +7,17 @@ from collections import defaultdict
 
 import numpy as np
 
-from edgecompress.profile.drawing import DASHES, Palette, Plot, drawing, in_milliseconds, in_sizes, stacked
+from edgecompress.profile.drawing import (
+    DASHES,
+    Palette,
+    Plot,
+    drawing,
+    in_milliseconds,
+    in_sizes,
+    legend_below,
+    shortened,
+    stacked,
+)
 from edgecompress.profile.graph_plots import layers_plot, pareto_plot, roofline_plot
 from edgecompress.profile.layers import last_operators
 from edgecompress.types.profile import Measurement, Profile
@@ -42,7 +52,7 @@ def _count(number: int, thing: str) -> str:
 
 
 def _name(m: Measurement) -> str:
-    return f"{m.workload}, {_count(m.threads, 'thread')}"
+    return f"{shortened(m.workload, 24)}, {_count(m.threads, 'thread')}"
 
 
 def shape_of(m: Measurement) -> tuple[int, int] | None:
@@ -185,7 +195,7 @@ def _tokens(profile: Profile, palette: Palette) -> Plot | None:
             in_sizes(axis, (at for found in lines.values() for at, _ in found))
             axis.set_ylim(0, axis.get_ylim()[1] * 1.06)
             axis.grid(True)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        legend_below(figure)
     return Plot(
         name="tokens",
         title="Time to first token and per output token",
@@ -216,7 +226,7 @@ def _drift(profile: Profile, palette: Palette) -> Plot | None:
     if not shown:
         return None
     highest = 0.0
-    with drawing(palette, 2.6 + 0.09 * len(shown)) as (figure, (axis,)):
+    with drawing(palette, 2.7 + 0.17 * len(shown)) as (figure, (axis,)):
         for index, m in enumerate(shown):
             assert m.drift is not None
             values = np.array(m.drift.p50_ms)
@@ -229,9 +239,9 @@ def _drift(profile: Profile, palette: Palette) -> Plot | None:
         axis.axhline(1.1, color=palette.bad, linewidth=1, linestyle=DASHES[1], label="10 % slower")
         axis.set_ylim(0, min(max(highest * 1.08, 1.4), _MOST_TIMES))
         axis.set_xlabel("% of the measurement's duration")
-        axis.set_ylabel("median, relative to the start")
+        axis.set_ylabel("median, 1 = at the start")
         axis.grid(True)
-        figure.legend(loc="outside lower center", ncols=2)
+        legend_below(figure)
     cut = f" The highest value, {highest:.3g}, is outside the frame." if highest > _MOST_TIMES else ""
     return Plot(
         name="drift",
