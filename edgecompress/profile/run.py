@@ -1,4 +1,4 @@
-"""``edgecompress profile``: every workload, thread count and scenario, one after the other, and what they ran on."""
+"""``edgecompress profile``: every workload, thread count and scenario in sequence, and the host that ran them."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ Show = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a profile is asked for; None takes the default of the bundle."""
+    """The settings of a profile; None takes the bundle's default."""
 
     shapes: str | None = None
     threads: tuple[int, ...] = ()
     duration_s: float | None = None
     percentile: float = 99
     scenarios: tuple[str, ...] = ("single-stream",)
-    per_s: float | None = None  # of the server scenario; None: the most that keeps the bound
-    bound_ms: float | None = None
+    per_s: float | None = None  # of the server scenario; None: the highest rate within the bound
+    bound_ms: float | None = None  # of a call, at ``percentile``; in the server scenario of the p99
     new_tokens: int = DEFAULT_NEW_TOKENS
     device: int | None = None
     cold: bool = True
@@ -65,7 +65,7 @@ class Asked:
 
 
 def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
-    """Measure. Raises UsageError for what makes no sense, and what :func:`edgecompress.load` raises."""
+    """Measure. Raises UsageError for settings that :func:`check` refuses, and what :func:`edgecompress.load` raises."""
     check(asked)
     manifest, folder = open_bundle(bundle)
     kind = find_kind(manifest.kind)
@@ -109,11 +109,11 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
     if noise.noisy:
         remarks.append(f"the host was noisy: {resolution(noise)}")
     if jump := clock.jump_s():
-        remarks.append(f"the system's clock was set by {jump:+g} s meanwhile; durations do not depend on it")
+        remarks.append(f"the system clock was set by {jump:+g} s during the run; the durations do not depend on it")
     fidelity = read_report(folder).fidelity
     verified = fidelity.samples > 0
     if not verified:
-        remarks.append("the fidelity of this bundle was never verified: its speed says nothing about its answers")
+        remarks.append("this bundle's fidelity was never verified: its speed says nothing about its answers")
     terms, terms_open = _terms(folder)
     return Profile(
         tool_version=__version__,
@@ -142,30 +142,32 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
 
 
 def check(asked: Asked) -> None:
-    """Raises UsageError for what makes no sense."""
+    """Raises UsageError for settings that are out of range or contradict each other."""
     unknown = [name for name in asked.scenarios if name not in SCENARIOS]
     if unknown:
-        raise UsageError(f"there is no scenario '{unknown[0]}'", hint=f"Scenarios: {', '.join(SCENARIOS)}.")
+        raise UsageError(f"unknown scenario '{unknown[0]}'", hint=f"Scenarios: {', '.join(SCENARIOS)}.")
     if asked.duration_s is not None and asked.duration_s <= 0:
-        raise UsageError(f"a duration is above 0, not {asked.duration_s:g} s", hint="Give --duration 10.")
+        raise UsageError(f"the duration must be above 0, not {asked.duration_s:g} s", hint="Give --duration 10.")
     if not 50 <= asked.percentile < 100:
-        raise UsageError(f"a percentile is from 50 to 99.9, not {asked.percentile:g}", hint="Give --percentile 99.")
+        raise UsageError(
+            f"the percentile must be from 50 to below 100, not {asked.percentile:g}", hint="Give --percentile 99."
+        )
     if asked.new_tokens < 2:
-        raise UsageError("a text has 2 new tokens at the least", hint="Give --new-tokens 32.")
+        raise UsageError(f"new tokens must be at least 2, not {asked.new_tokens}", hint="Give --new-tokens 32.")
     server = "server" in asked.scenarios
     if server and asked.per_s is None and asked.bound_ms is None:
-        raise UsageError("the server scenario takes a rate or a bound", hint="Give --per-second or --bound-ms.")
+        raise UsageError("the server scenario needs a rate or a latency bound", hint="Give --per-second or --bound-ms.")
     if not server and asked.per_s is not None:
         raise UsageError("--per-second is for the server scenario", hint="Add --scenario server.")
     if asked.per_s is not None and asked.per_s <= 0:
-        raise UsageError(f"a rate must be above 0, not {asked.per_s:g}", hint="Give --per-second 10.")
+        raise UsageError(f"the rate must be above 0, not {asked.per_s:g}", hint="Give --per-second 10.")
     if asked.bound_ms is not None and not asked.bound_ms > 0:
-        raise UsageError(f"a latency bound must be above 0, not {asked.bound_ms:g} ms", hint="Give --bound-ms 20.")
+        raise UsageError(f"the latency bound must be above 0, not {asked.bound_ms:g} ms", hint="Give --bound-ms 20.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """``phases_ms``: what each phase of a call takes, where calls were timed one by one."""
+    """``phases_ms``: the time of each phase of a call, where calls were timed one by one."""
 
     workload: Workload
     measurement: Measurement
@@ -216,10 +218,12 @@ def _calls_in_a_row(
     joules, calls = meter.joules(), len(timed.seconds)
     latency, remarks = percentiles(timed.seconds), []
     if latency.p99_ms is None:
-        remarks.append(f"too few calls for p99, which takes {calls_for(99):,}: --duration gives it longer")
+        remarks.append(f"too few calls for p99, which needs {calls_for(99):,}: give a longer --duration")
     moved = drift(timed.seconds, timed.at)
     if moved is not None and moved.degrades_after_s is not None:
-        remarks.append(f"it became slower for good after {moved.degrades_after_s:g} s: heat, or another's work")
+        remarks.append(
+            f"it became slower for good after {moved.degrades_after_s:g} s: heat, or other work on the machine"
+        )
     budget = None
     if asked.bound_ms is not None:
         budget = _budget(timed.seconds, asked.bound_ms, asked.percentile)
@@ -238,7 +242,7 @@ def _calls_in_a_row(
     for name, values in prepared.stages.items():
         times |= prepared.parts[name]() if name in prepared.parts else {name: list(values)}
     if prepared.parts:
-        remarks.append("the stages on the device were timed in calls of their own, each waited for")
+        remarks.append("the stages on the device were timed in separate calls, synchronized after each stage")
     stages = _stages(times)
     p50_ms = {stage.name: stage.p50_ms for stage in stages}
     measurement = Measurement(
@@ -280,9 +284,9 @@ def _stages(stages: Mapping[str, Sequence[float]]) -> tuple[Stage, ...]:
 def _operators(
     source: OpenBundle, measured: list[_Measured], found: list[OperatorProfile], remarks: list[str]
 ) -> list[Peaks]:
-    """Each node's time in the workloads that are no traces, into ``found``; why there is none, into ``remarks``."""
+    """Append the nodes' times in workloads of shapes to ``found``, or the reason for their absence to ``remarks``."""
     if any(find_backend(variant.backend).timing is None for variant in source.manifest.variants):
-        remarks.append("operators are not measurable here: ONNX Runtime times them, on CPUs")
+        remarks.append("operators are not measurable here: only ONNX Runtime on a CPU times them")
         return []
     if missing := [name for name in ("onnx", "onnx_ir") if importlib.util.find_spec(name) is None]:
         remarks.append(
@@ -291,7 +295,7 @@ def _operators(
         return []
     shapes = [each for each in measured if each.phases_ms and not each.workload.requests]
     if not shapes:
-        remarks.append("operators are measured of shapes that are called one after the other, and none was asked for")
+        remarks.append("operators are measured in the single-stream scenario, on shapes: this run has neither")
         return []
     from edgecompress.profile.operators import OperatorTimer
 
@@ -314,6 +318,8 @@ def _in_words(kind: Kind, fidelity: Fidelity) -> str:
 
 def _terms(folder: Path) -> tuple[str, bool]:
     """The licence, or what is not known about the terms of use; and whether ``--provenance enforce`` refuses that."""
+    if not (folder / "lineage.json").is_file():
+        return "", False
     lineage = read_lineage(folder)
     why = objection(lineage)
     if why is not None:

@@ -107,13 +107,14 @@ def test_scenarios(minilm_bundle: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["--shapes", "1x512"], "no such shape for .*: 1x512; a text has 2 to 256 tokens"),
         (["--shapes", "1x1"], "no such shape"),
         (["--shapes", "1x16", "--duration", "0.01"], r"0\.01 s are about \d+ calls, and p99 takes 1,000"),
-        (["--duration", "-1"], "a duration is above 0"),
-        (["--percentile", "100"], "a percentile is from 50"),
-        (["--scenario", "closed"], "there is no scenario 'closed'"),
-        (["--scenario", "server"], "takes a rate or a bound"),
-        (["--per-second", "3"], "are the server scenario's"),
+        (["--duration", "-1"], "the duration must be above 0"),
+        (["--percentile", "100"], "the percentile must be from 50"),
+        (["--scenario", "closed"], "unknown scenario 'closed'"),
+        (["--scenario", "server"], "needs a rate or a latency bound"),
+        (["--per-second", "3"], "--per-second is for the server scenario"),
+        (["--bound-ms", "0"], "the latency bound must be above 0"),
         (["--threads", "1,none"], "are no thread counts"),
-        (["--new-tokens", "1"], "2 new tokens"),
+        (["--new-tokens", "1"], "new tokens must be at least 2"),
         (["--device", "0"], "it runs on no GPU"),
     ],
 )
@@ -148,7 +149,7 @@ def test_one_that_was_never_verified_is_said_so(
     assert "\033[31m" not in said  # not on a terminal
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert main(flags) == 0
-    assert "\033[31mnote: the fidelity of this bundle was never verified" in capsys.readouterr().out
+    assert "\033[31mnote: this bundle's fidelity was never verified" in capsys.readouterr().out
     monkeypatch.setenv("NO_COLOR", "1")
     assert main(flags) == 0
     assert "\033[31m" not in capsys.readouterr().out
@@ -186,10 +187,10 @@ def test_a_graph_beside_the_bundle_that_holds_it(minilm_bundle: Path, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["BUNDLE"], "takes two sides at the least"),
-        (["BUNDLE", "torch:/nowhere"], "there is no /nowhere"),
+        (["BUNDLE"], "needs at least two sides"),
+        (["BUNDLE", "torch:/nowhere"], "/nowhere does not exist"),
         (["BUNDLE", "BUNDLE", "--shapes", "1x999"], "no such shape for .*; a text has at most 256 tokens"),
-        (["BUNDLE", "BUNDLE", "--launches", "9"], "8 launches at the least, an even number"),
+        (["BUNDLE", "BUNDLE", "--launches", "9"], "at least 8 launches, an even number"),
         (["BUNDLE", "BUNDLE", "--threads", "0"], "threads are at least 1"),
         (["BUNDLE", "BUNDLE", "--shapes", "1x0"], "shapes of texts"),
     ],
