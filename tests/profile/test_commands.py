@@ -7,11 +7,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgecompress.cli import main
 from edgecompress.formats.codec import from_jsonable
-from edgecompress.types.profile import Comparison, Profile
+from edgecompress.types.profile import Comparison, LatencyBudget, Profile
 
 QUICK = ["--percentile", "50", "--no-cold-start"]
 
@@ -99,6 +100,29 @@ def test_scenarios(minilm_bundle: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "20.0 requests/s asked" in shown
     assert "BEYOND the bound of 0.001 ms" in shown
     assert "texts/s" in shown
+
+
+def test_a_latency_budget(minilm_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--shapes", "1x16", "--no-operators", *QUICK]
+    found = profiled(minilm_bundle, *flags, "--bound-ms", "10000", capsys=capsys)
+    (m,) = found.measurements
+    assert m.latency is not None
+    assert m.budget == LatencyBudget(bound_ms=10000, percentile=50, value_ms=m.latency.p50_ms, met=True)
+    assert main(["profile", str(minilm_bundle), *flags, "--bound-ms", "0.001"]) == 0
+    assert "p50 is BEYOND the bound of 0.001 ms" in capsys.readouterr().out
+    assert found.fidelity.startswith("mean cosine 0.99")
+    assert found.fidelity.endswith("over 128 held-out samples")
+    assert found.terms.startswith("apache-2.0 (read from card")
+    assert not found.terms_open
+
+
+def test_too_few_calls_leave_a_budget_open() -> None:
+    from edgecompress.profile.run import _budget
+
+    for calls, met in ((99, None), (100, True)):
+        budget = _budget(np.full(calls, 0.002), 3.0, 90)
+        assert (budget.met, budget.value_ms) == (met, None if met is None else 2.0)
+    assert _budget(np.full(100, 0.002), 1.0, 90).met is False
 
 
 @pytest.mark.parametrize(
