@@ -51,7 +51,7 @@ def summary(found: Sequence[Answer]) -> tuple[str, str]:
 
 
 def main_call(calls: Sequence[Measurement]) -> Measurement:
-    """The one that stands for the others: the last shape with the most threads."""
+    """The call that summarizes a profile: its last shape, with the most threads."""
     threads = max(m.threads for m in calls)
     return [m for m in calls if m.threads == threads][-1]
 

@@ -181,7 +181,7 @@ def _peaks_of(target: Target) -> Peaks:
     ]
     if lacks:
         raise UsageError(
-            f"{target.name} has no {' or '.join(lacks)}: it stands for a class of machines",
+            f"{target.name} has no {' or '.join(lacks)}: it describes a class of machines",
             hint="Copy it (`edgecompress targets show`) to a .toml file, add the figures of your machine and give that "
             "file; or give --measured with a profile of the machine.",
         )

@@ -1,4 +1,4 @@
-"""Profiles with everything in them, and at the ends of what there is; no time in them was measured."""
+"""Made-up profiles: complete ones, extreme ones, and one with almost nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def peaks(threads: int) -> Peaks:
 
 
 def measured(shape: str, threads: int, p50_ms: float, *, calls: int = 1200, tokens: bool = False) -> Measurement:
-    """Calls whose latencies are skewed, as they are; a slow spell at the end."""
+    """Calls with skewed latencies, and a slow spell at the end."""
     rng = np.random.default_rng(len(shape) + threads)
     seconds = p50_ms / 1e3 * np.exp(np.abs(rng.normal(0, 0.15, calls)))
     seconds[-calls // 10 :] *= 1.2
@@ -153,7 +153,7 @@ def extreme() -> Profile:
 
 
 def smallest() -> Profile:
-    """One call, of which nothing else is known."""
+    """A few calls of one shape, and nothing else."""
     return profile([measured("1x16", 1, 1.8, calls=7)], tried=(), cold_start=None, peak_rss_bytes=None, terms="")
 
 
@@ -169,7 +169,7 @@ def held(found: Profile, bound_ms: float, percentile: float = 90) -> Profile:
 
 
 def served(found: Profile, *, within: bool) -> Profile:
-    """With requests at random moments besides."""
+    """With requests at random moments as well."""
     latency = percentiles(np.full(2000, 0.012))
     server = Server(asked_per_s=20.0, done_per_s=19.9, latency=latency, bound_ms=20.0, within_bound=within)
     m = Measurement(workload="1x16", threads=2, scenario="server", seconds=100.0, per_s=19.9, server=server)

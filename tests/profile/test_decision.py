@@ -1,4 +1,4 @@
-"""The top of a report: what it says of a profile, and that it claims nothing that was not measured."""
+"""The decision at the top of a report: what it says, and that it claims nothing unmeasured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every plot that a command or a benchmark makes, drawn: files of both kinds, and nothing that cannot be read."""
+"""Every plot of a report and of the benchmarks' page exists as SVG and PNG, and can be read."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_plot_of_a_profile_can_be_read(name: str) -> None:
 
 
 def _of_an_odd_name(problem: str) -> bool:
-    """A student's own name is written as it is: dollars stay dollars, and the font may lack its script."""
+    """A module's name appears as it is: with dollar signs, or in a script that the font lacks."""
     return "$encoder$" in problem or "missing from" in problem
 
 
@@ -67,7 +67,7 @@ def test_every_plot_of_the_benchmarks_page_can_be_read() -> None:
 
 
 def test_a_plot_that_cannot_be_read_is_seen() -> None:
-    """The check itself: each fault that it is for."""
+    """The check itself sees each kind of fault."""
 
     def found(change: Callable[[object], object]) -> list[str]:
         with drawing(LIGHT, 2.0) as (figure, (axis,)):
