@@ -76,7 +76,7 @@ def test_an_unknown_host_is_refused_with_its_fingerprint(loopback: Loopback) -> 
     (loopback.ssh / "known_hosts").unlink()
     error = refused("ssh://device")
     assert "device is not in known_hosts; its key is SHA256:" in error.message
-    assert error.hint.endswith("let ssh write it down: ssh device")
+    assert error.hint.endswith("then let ssh add it: ssh device")
 
 
 @pytest.mark.parametrize(
