@@ -10,11 +10,12 @@ from pathlib import Path
 from benchmarks.ratios import Key, Ratio, ratios, stored_files, told
 from benchmarks.result_lines import RESULTS, parse
 from benchmarks.suites import BENCHES, RatioRule
-from edgecompress.profile.drawing import MARKS, Plot, css_variables, drawing, svg_in_page
+from edgecompress.profile.drawing import MARKS, Plot, css_variables, drawing, legend_below, svg_in_page
 
 Point = tuple[str, Ratio]  # when, and what it was then
 Line = list[Point]
 _MOST_LINES = 6
+_MOST_DAYS = 4  # with ticks
 _STYLE = """body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 1120px; margin: 0 auto; padding: 1rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 1.2rem; }
@@ -28,7 +29,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def history(path: Path) -> list[tuple[str, str]]:
-    """(day, text) of every version of a file, the oldest first, and the one that lies there now; no git: that alone."""
+    """(day, text) of every version of a file, oldest first, then the present one; without git only that."""
     found = []
     try:
         lines = _git(path.parent, "log", "--reverse", "--format=%H %cs", "--", path.name).splitlines()
@@ -44,7 +45,7 @@ def history(path: Path) -> list[tuple[str, str]]:
 
 
 def series(path: Path, held: RatioRule) -> dict[tuple[Key, str], Line]:
-    """Every ratio of a file that is drawn, over time; of another kind of host than the last: left out."""
+    """Every drawn ratio of a file over time, on the kind of host that it was measured on last."""
     made: dict[tuple[Key, str], Line] = defaultdict(list)
     versions = [(day, parse(text)) for day, text in history(path)]
     last = versions[-1][1].host_kind
@@ -57,7 +58,7 @@ def series(path: Path, held: RatioRule) -> dict[tuple[Key, str], Line]:
 
 
 def plots(folder: Path) -> dict[str, list[Plot]]:
-    """File -> plots. What a plot's lines have in common is its title; a plot has few lines."""
+    """File -> plots of a few lines each. A plot's title is what its lines have in common."""
     found: dict[str, list[Plot]] = {}
     for bench in BENCHES.values():
         for path in stored_files(folder, bench) if bench.held else []:
@@ -66,7 +67,8 @@ def plots(folder: Path) -> dict[str, list[Plot]]:
             for (key, name), line in series(path, bench.held).items():
                 title = told([part for part in key if part[0] not in bench.held.lines])
                 label = told([part for part in key if part[0] in bench.held.lines])
-                together[title].append((", ".join(filter(None, (label, name))), line))
+                last_of_a_day = list(dict(line).items())
+                together[title].append((", ".join(filter(None, (label, name))), last_of_a_day))
             made = found[path.stem] = []
             for title, lines in together.items():
                 for at in range(0, len(lines), _MOST_LINES):
@@ -84,17 +86,19 @@ def _plot(name: str, title: str, lines: list[tuple[str, Line]]) -> Plot:
             at = [days.index(day) + 0.05 * (index - len(lines) / 2) for day, _ in line]
             axis.plot(at, [r.median for _, r in line], color=colour, marker="o", markersize=4, label=label)
             axis.vlines(at, [r.low for _, r in line], [r.high for _, r in line], color=colour, alpha=0.5)
-        axis.set_xticks(range(len(days)), days)
+        step = -(-len(days) // _MOST_DAYS)
+        axis.set_xticks(range(len(days))[::-step][::-1], days[::-step][::-1])  # the last day always has its tick
         axis.set_xlim(-0.5, max(1.0, len(days) - 0.5))
+        axis.set_xlabel("day of the commit")
         axis.set_ylabel("ratio")
         axis.set_ylim(bottom=0)
         axis.grid(True, axis="y")
-        figure.legend(loc="outside lower center", ncols=1)
+        legend_below(figure)
     return Plot(name=name, title=title, caption=title, figure=figure)
 
 
 def write_page(output: Path, folder: Path = RESULTS) -> Path:
-    """Beside it, then renamed."""
+    """Write the page beside ``output``, then rename it; return its path."""
     parts = []
     for name, made in plots(folder).items():
         figures = "".join(
@@ -108,8 +112,8 @@ def write_page(output: Path, folder: Path = RESULTS) -> Path:
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>edgecompress: ratios over time</title>{style}<main><h1>Ratios over time</h1>"
-        "<p>Each file of benchmarks/results, on the kind of machine that it was measured on last. A point is the "
-        "median of a paired ratio, the stroke its p10 to p90.</p>"
+        "<p>Every file of benchmarks/results, on the kind of machine that it was measured on last. A point is the "
+        "median of paired ratios; its stroke runs from p10 to p90.</p>"
         f"{''.join(parts)}</main></html>"
     )
     part = output.with_name(f".{output.name}.part")

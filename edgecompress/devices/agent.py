@@ -1,9 +1,9 @@
-"""What is run on a device over SSH, each a process: ``receive`` files, ``install`` a runtime, ``attend`` a job.
+"""Commands that run on a device over SSH, a process each: ``receive`` files, ``install`` a runtime, ``attend`` a job.
 
-Standard library only, like :mod:`edgecompress.devices.depot`: both are sent as text. An order comes as one line of
-JSON on stdin; each answer is one line of JSON behind a mark, so that what a login script prints is no answer. A job is
-run by a supervisor in a session of its own: it outlives the connection, and whoever comes again finds its result. The
-word "stop" on stdin ends what was started; the end of stdin alone ends nothing but ``receive``.
+Standard library only, like :mod:`edgecompress.devices.depot`: both are sent as text. An order is one line of JSON on
+stdin; an answer is one line of JSON behind a mark, which tells it from the output of login scripts. A supervisor in a
+separate session runs the job: it outlives the connection, and a later connection finds its result. The word "stop" on
+stdin ends the command's work; the end of stdin ends only ``receive``.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from edgecompress.devices import depot
 
 MARK = "@edgecompress "
 NO_NETWORK = ("NewConnectionError", "name resolution", "Network is unreachable", "timed out", "ProxyError", "SSLError")
-_NOT_TO_BE_HAD = ("No matching distribution", "ResolutionImpossible", "conflicting")
+_UNAVAILABLE = ("No matching distribution", "ResolutionImpossible", "conflicting")
 _CHUNK_BYTES = 1 << 18
 _POLL_S = 0.1
 _PATIENCE_S = 5.0
-_KEEP_S = 7 * 24 * 3600.0  # a result that nobody came for
-_TAIL = 4000  # characters of what a command complained
+_KEEP_S = 7 * 24 * 3600.0  # for a result that was never fetched
+_TAIL = 4000  # characters of a command's stderr
 
 
 @functools.cache
 def _stdin() -> io.FileIO:
-    """Not Python's own, whose lock a waiting thread would hold when the process ends."""
+    """Not Python's own: a waiting thread would hold its lock when the process ends."""
     return io.FileIO(0, closefd=False)
 
 
 def say(**answer: Any) -> None:
-    """To whoever listens: work that was begun goes on when nobody does."""
+    """Print an answer; the work goes on if nobody reads it."""
     with contextlib.suppress(OSError):
         sys.stdout.write(MARK + json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 
 def receive() -> int:
-    """Take what is missing of ``files`` from stdin, file after file."""
+    """Read the missing parts of ``files`` from stdin, file by file."""
     files: list[depot.File] = _order()["files"]
     need = depot.missing(files)
     for _ in range(2):
@@ -81,15 +81,15 @@ def receive() -> int:
 
 
 def install() -> int:
-    """Unpack edgecompress, and make an environment for it: the first of ``attempts`` that pip can install.
+    """Unpack edgecompress and create an environment for it, with the first of ``attempts`` that pip can install.
 
-    An environment that exists is reported as it is. Our code lies beside it, so that a new version needs no new one.
+    An existing environment is reused. The code lies beside it, so a new version of it needs no new environment.
     """
     order = _order()
     env, name = depot.root() / "envs" / order["env"], order["env"]
     ready = env / "ready.json"
     env.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(env.parent / f"{name}.lock", "another one prepares the device"):
+    with _locked(env.parent / f"{name}.lock", "another run is preparing the device"):
         if not ready.is_file():
             shutil.rmtree(env, ignore_errors=True)
             running: list[subprocess.Popen[str]] = []
@@ -119,7 +119,7 @@ _VERSIONS = (
 
 
 def _make_env(order: dict[str, Any], env: Path, running: list[subprocess.Popen[str]]) -> dict[str, Any] | None:
-    say(show="making an environment")
+    say(show="creating an environment")
     code, said = _follow([sys.executable, "-m", "venv", str(env)], running)
     if code:
         return {"error": "venv", "text": said[-_TAIL:]}
@@ -135,13 +135,13 @@ def _make_env(order: dict[str, Any], env: Path, running: list[subprocess.Popen[s
         if code == 0:
             return None
         complaints.append(said[-_TAIL:])
-        if not any(sign in said for sign in _NOT_TO_BE_HAD) or any(sign in said for sign in NO_NETWORK):
+        if not any(sign in said for sign in _UNAVAILABLE) or any(sign in said for sign in NO_NETWORK):
             break
     return {"error": "pip", "text": complaints[0], "last": complaints[-1]}
 
 
 def _unpack(wheel: Path) -> Path:
-    """A folder for PYTHONPATH, named after the one that the wheel lies in."""
+    """The unpacked wheel, a folder for PYTHONPATH; it has the name of the wheel's folder."""
     code = depot.root() / "code" / wheel.parent.name
     if not code.is_dir():
         part = code.with_suffix(".part")
@@ -153,7 +153,7 @@ def _unpack(wheel: Path) -> Path:
 
 
 def _follow(command: list[str], running: list[subprocess.Popen[str]]) -> tuple[int, str]:
-    """Run it; what it does is shown line by line."""
+    """Run a command and report its progress line by line; return exit code and output."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -179,7 +179,7 @@ def _stop_install(running: list[subprocess.Popen[str]], env: Path) -> None:
 
 
 def attend() -> int:
-    """Start the job that is ordered, or find it; bring its result. It is thrown away when told that it was read."""
+    """Start the ordered job, or find it running, and return its result; delete it once the other side has read it."""
     order = _order()
     jobs = depot.root() / "jobs"
     job = jobs / order["job"]
@@ -212,14 +212,14 @@ def attend() -> int:
     code = json.loads((job / "exit.json").read_text())["code"]
     out = (job / "stdout").read_text(errors="replace")
     say(exit=code, stdout=out, stderr=_tail(job / "stderr"))
-    if words.get() in ("read", "stop"):  # the latter where both came at once
+    if words.get() in ("read", "stop"):  # "stop" if both came at once
         shutil.rmtree(job, ignore_errors=True)
         say(forgotten=True, stopped=True)
     return 0
 
 
 def _start(job: Path) -> None:
-    """The supervisor holds the job's lock for as long as it lives: it is handed to it locked."""
+    """Start a supervisor that inherits the job's lock, and holds it as long as it lives."""
     lock = os.open(job / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     process = subprocess.Popen(
@@ -236,16 +236,16 @@ def _start(job: Path) -> None:
 
 
 def supervise(job: Path) -> int:
-    """Run the job's command once no other one runs here: two at once would slow each other."""
+    """Run the job's command when no other one runs: two at once would slow each other."""
     order = json.loads((job / "order.json").read_text())
     state = job / "state"
     with (depot.root() / "busy.lock").open("w") as busy:
         try:
             fcntl.flock(busy, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            state.write_text("waits: another profile runs there")
+            state.write_text("waiting: another profile is running")
             fcntl.flock(busy, fcntl.LOCK_EX)
-        state.write_text("runs there")
+        state.write_text("profiling")
         environment = os.environ | order["environment"]
         for name in order["without"]:
             environment.pop(name, None)
@@ -260,7 +260,7 @@ def supervise(job: Path) -> int:
 
 
 def _end(job: Path) -> None:
-    """The supervisor's whole session: asked first, then killed."""
+    """End the supervisor's session: SIGTERM, then SIGKILL."""
     if not _is_held(job / "lock"):
         return
     group = int((job / "pid").read_text())
@@ -276,7 +276,7 @@ def _end(job: Path) -> None:
 
 
 def _listen(words: queue.Queue[str]) -> None:
-    """Each line; at the end of them an empty one."""
+    """Queue each line of stdin, and an empty one at its end."""
     while line := _stdin().readline():
         words.put(line.decode().strip())
     words.put("")
@@ -306,7 +306,7 @@ def _locked(path: Path, why: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(show=f"waits: {why}")
+            say(show=f"waiting: {why}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

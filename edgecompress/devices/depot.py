@@ -1,8 +1,8 @@
-"""Files on a device, each known by its sha256: what is there whole is not sent again, and a part is continued.
+"""Files on a device, identified by their sha256: complete files are not sent again, and partial ones are continued.
 
-Standard library only: over SSH this module is sent as text and run by the Python that is there. A part that came
-through is hashed as it lies on the disk before it is put in its place, so nothing is trusted for having been there.
-Two that send the same file write the same bytes to the same places, so they do not harm each other.
+Standard library only: over SSH this module is sent as text and runs in the device's own Python. A file that arrived is
+hashed on disk before it is moved to its place. Two senders of the same file write the same bytes to the same places,
+so they do no harm to each other.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class File(TypedDict):
 
 class MissingPart(TypedDict):
     index: int  # of the file
-    offset: int  # from which byte on it is missing
+    offset: int  # the first missing byte
 
 
 def root() -> Path:
-    """Where all of this lies on a device."""
+    """The folder of edgecompress on a device."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(cache) / "edgecompress" / "device"
 
@@ -39,7 +39,7 @@ def place(path: str) -> Path:
 
 
 def missing(files: list[File]) -> list[MissingPart]:
-    """What is not here with the right sha256, and how much of each is here as a part."""
+    """Files that are not here with the right sha256, and the length of the part of each that is."""
     return [
         MissingPart(index=i, offset=_part_bytes(file))
         for i, file in enumerate(files)
@@ -70,7 +70,7 @@ def write(file: File, offset: int, data: bytes) -> None:
 
 
 def settle(file: File) -> bool:
-    """Put a part that is whole in its place. False: its sha256 is another, and it was thrown away."""
+    """Move a complete part to its place. False: its sha256 differs, and it was deleted."""
     part, there = _part(file), place(file["path"])
     there.parent.mkdir(parents=True, exist_ok=True)
     if file["bytes"] == 0:
@@ -81,7 +81,7 @@ def settle(file: File) -> bool:
             os.replace(part, there)
             return True
         part.unlink(missing_ok=True)
-    except FileNotFoundError:  # another that sent the same was first
+    except FileNotFoundError:  # another sender of the same file was first
         pass
     return _is(there, file)
 

@@ -1,12 +1,12 @@
-"""Jobs on a fleet of devices, over Dask: each goes to a worker that carries its label, one at a time on a worker.
+"""Jobs on a fleet of devices, over Dask: each goes to a worker with its label, one at a time per worker.
 
-The user starts one worker a device, with one thread and the device's label among its resources::
+The user starts one worker per device, with one thread and the device's label as a resource::
 
     dask worker tcp://scheduler:8786 --nthreads 1 --resources "target:raspberry-pi-5=1"
 
 Dask's resources are numbers, which is why the label is the name: ``target=raspberry-pi-5`` is refused by Dask itself.
 When a worker is lost, the scheduler gives its job to another, up to ``distributed.scheduler.allowed-failures`` times.
-Anybody who reaches a Dask scheduler can run anything on its workers: keep it in a private network, or use ``tls://``.
+Everyone who can connect to a scheduler can run any code on its workers: keep it in a private network or use ``tls://``.
 """
 
 from __future__ import annotations
@@ -61,15 +61,15 @@ def profile_on_fleet(
 def connect_fleet(address: str) -> Iterator[Any]:
     """A Dask client. Raises UsageError and DeviceError."""
     if not address.startswith(("tcp://", "tls://", "ucx://")):
-        raise UsageError(f"'{address}' is no address of a scheduler", hint="Give --fleet tcp://scheduler:8786.")
+        raise UsageError(f"'{address}' is not the address of a scheduler", hint="Give --fleet tcp://scheduler:8786.")
     distributed = require_package("distributed")
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what fails is raised as our own errors
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # failures are raised as our own errors
     try:
         client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise DeviceError(
             f"no Dask scheduler answers at {address}: {str(error).splitlines()[0][:200]}",
-            hint="Start it with `dask scheduler`; it says its address.",
+            hint="Start it with `dask scheduler`, which prints its address.",
         ) from None
     try:
         yield client
@@ -78,7 +78,7 @@ def connect_fleet(address: str) -> Iterator[Any]:
 
 
 def known_workers(client: Any) -> dict[str, dict[str, Any]]:
-    """Address -> what the scheduler knows of the worker. Raises DeviceError if the connection was lost."""
+    """Address -> the scheduler's record of the worker. Raises DeviceError if the connection was lost."""
     if client.status != "running":
         raise connection_lost()
     try:
@@ -89,7 +89,7 @@ def known_workers(client: Any) -> dict[str, dict[str, Any]]:
 
 
 def labels_of(client: Any) -> dict[str, list[str]]:
-    """Label -> addresses of the workers that carry it. Raises DeviceError if the connection was lost."""
+    """Label -> addresses of its workers. Raises DeviceError if the connection was lost."""
     found: dict[str, list[str]] = {}
     for address, info in known_workers(client).items():
         for name, amount in info.get("resources", {}).items():
@@ -99,7 +99,7 @@ def labels_of(client: Any) -> dict[str, list[str]]:
 
 
 def wait_for_any(futures: Iterable[Any]) -> list[Any]:
-    """Those that are done. Waits half a second at most for the first of them."""
+    """The finished ones. Waits at most half a second for the first of them."""
     pending = list(futures)
     until = time.monotonic() + _TURN_S
     while not any(each.done() for each in pending) and time.monotonic() < until:
@@ -110,12 +110,12 @@ def wait_for_any(futures: Iterable[Any]) -> list[Any]:
 def connection_lost() -> DeviceError:
     return DeviceError(
         "the connection to the scheduler was lost",
-        hint="Run it again with the same -o: results that arrived are kept there, and are not computed again.",
+        hint="Run it again with the same -o: it keeps the results that arrived, and runs only the rest.",
     )
 
 
 def wait_for_labels(client: Any, address: str, labels: Sequence[str], wait_s: float) -> dict[str, list[str]]:
-    """Every label of ``labels``, or any if that is empty. Raises DeviceError after a while, with those that exist."""
+    """Wait for every label of ``labels``, or for any if that is empty. Raises DeviceError that names those present."""
     until = time.monotonic() + wait_s
     while True:
         here = labels_of(client)
@@ -128,8 +128,8 @@ def wait_for_labels(client: Any, address: str, labels: Sequence[str], wait_s: fl
     label = lacking[0] if lacking else "raspberry-pi-5"
     there = ", ".join(f"{name} ({len(workers)})" for name, workers in here.items()) or "none"
     raise DeviceError(
-        f"no worker at {address} carries the label '{label}'" if lacking else f"no worker at {address} carries a label",
-        hint=f"Labels there: {there}. On the device: {_START.format(address=address, label=label)}",
+        f"no worker at {address} has the label '{label}'" if lacking else f"no worker at {address} has a label",
+        hint=f"Labels present: {there}. On the device, run: {_START.format(address=address, label=label)}",
     )
 
 
@@ -169,7 +169,7 @@ class Fleet:
                 self._hand_out(here)
                 self._collect()
                 done = sum(job.id in self._store.rows for job in jobs)
-                self._show(f"{done} of {len(jobs)} jobs done, {len(self._running)} are running")
+                self._show(f"{done} of {len(jobs)} jobs done, {len(self._running)} running")
         finally:
             with contextlib.suppress(Exception):  # the scheduler may be gone
                 self._client.cancel(list(self._running), force=True)
@@ -246,8 +246,8 @@ class Fleet:
             answer = self._call(address, worker.look, [each.file for each in parcels])
             if answer["version"] != __version__:
                 raise DeviceError(
-                    f"the worker {address} has edgecompress {answer['version']}, and this is {__version__}",
-                    hint="Install the same there.",
+                    f"the worker {address} has edgecompress {answer['version']}, this machine {__version__}",
+                    hint=f"Install edgecompress {__version__} there.",
                 )
             if not answer["need"]:
                 return
@@ -268,8 +268,8 @@ class Fleet:
             answer: dict[str, Any] = self._client.run(function, *arguments, workers=[address])[address]
         except ModuleNotFoundError as error:
             raise DeviceError(
-                f"the worker {address} has no package '{error.name}'",
-                hint="In its environment: pip install 'edgecompress[devices]'",
+                f"the worker {address} lacks the package '{error.name}'",
+                hint="In its environment, run: pip install 'edgecompress[devices]'",
             ) from None
         if "error" in answer:
             raise refusal(answer, f"the worker {address}")
@@ -300,7 +300,9 @@ class Fleet:
             if sending is not None and sending.done():
                 del self._sending[address, job.payload]
                 if self._missing_reports[job.id] > _MISSING_TIMES:
-                    error = DeviceError(f"the worker {address} does not keep the bundle", hint="Is its disk full?")
+                    error = DeviceError(
+                        f"the worker {address} loses the bundle's files", hint="Check whether its disk is full."
+                    )
                     self._fail(job, error, address)
                     return
             self._waiting[job.label].append(job)
@@ -318,8 +320,8 @@ class Fleet:
 
     def _give_up(self, label: str) -> None:
         error = DeviceError(
-            f"no worker has carried the label '{label}' for {self._gone_s:g} s",
-            hint=f"Start one, and run it again: {_START.format(address='SCHEDULER', label=label)}",
+            f"no worker with the label '{label}' for {self._gone_s:g} s",
+            hint=f"Start one, then run this again: {_START.format(address='SCHEDULER', label=label)}",
         )
         for future in [each for each, job in self._running.items() if job.label == label]:
             self._waiting[label].append(self._running.pop(future))
@@ -345,6 +347,6 @@ class Fleet:
 
 def _worker_lost(error: Any) -> DeviceError:
     return DeviceError(
-        f"its worker was lost {error.allowed_failures + 1} times, {error.last_worker.address} last",
-        hint="Its memory may be full, or its power weak: see the worker's log. Then run it again.",
+        f"its worker was lost {error.allowed_failures + 1} times, last {error.last_worker.address}",
+        hint="Its memory may be full, or its power supply too weak: see the worker's log, then run this again.",
     )

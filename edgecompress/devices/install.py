@@ -1,6 +1,6 @@
-"""A runtime on a device: its own Python, an environment of pinned packages, and this edgecompress next to it.
+"""A runtime on a device: the device's Python, an environment of pinned packages, and this edgecompress beside it.
 
-Both are named after a hash of their content, so that each is created once and never changed.
+Environment and code are named after a hash of their content: each is created once and never changed.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _LOOK = (
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    python: str  # its path there
-    code: str | None = None  # folder of edgecompress there; None: it is in the user's own environment
-    remarks: tuple[str, ...] = ()  # where its packages are not those of this machine
+    python: str  # path on the device
+    code: str | None = None  # folder of edgecompress on the device; None: the user's own environment has it
+    remarks: tuple[str, ...] = ()  # where its packages differ from this machine's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +43,13 @@ class EnvironmentPlan:
     """The packages of the environment on a device."""
 
     packages: tuple[str, ...]
-    pins: tuple[str | None, ...]  # versions of this machine
-    attempts: tuple[tuple[str, ...], ...]  # this machine's versions, else the nearest below, else any in range
+    pins: tuple[str | None, ...]  # versions on this machine
+    attempts: tuple[tuple[str, ...], ...]  # this machine's versions, else lower ones, else any in range
     constraints: tuple[str, ...]
 
 
 async def find_python(device: Device) -> tuple[str, str]:
-    """Path and version of the first Python there that is new enough and can make environments. Raises DeviceError."""
+    """Path and version of the first Python there that is new enough and has venv. Raises DeviceError."""
     script = f'for p in {" ".join(_PYTHONS)}; do command -v $p >/dev/null 2>&1 && $p -c "{_LOOK}"; done; true'
     _, out, err = await device.ask(script)
     found = [json.loads(line.partition(MARK)[2]) for line in out.splitlines() if MARK in line]
@@ -57,20 +57,20 @@ async def find_python(device: Device) -> tuple[str, str]:
     if not found:
         said = next((line for line in reversed(err.splitlines()) if line.strip()), "")
         raise DeviceError(
-            f"there is no python3 on {where}" + (f": {said}" if said else ""),
-            hint="Install Python 3.11 or later there, with its venv module, or name one: --device-python PATH.",
+            f"{where} has no python3" + (f": {said}" if said else ""),
+            hint="Install Python 3.11 or later there, with its venv module, or give --device-python PATH.",
         )
     new = [each for each in found if tuple(each[1]) >= _OLDEST]
     if not new:
         raise DeviceError(
-            f"the Python of {where} is {_version_of(found[0])}, and edgecompress needs 3.11 or later",
-            hint="Install a later one beside it there: python3.11, python3.12, … are looked for by these names.",
+            f"{where} has Python {_version_of(found[0])}, and edgecompress needs 3.11 or later",
+            hint="Install a later one beside it: edgecompress looks for python3.11, python3.12 and so on.",
         )
     whole = [each for each in new if not each[3]]
     if not whole:
         path, (major, minor, _), _, lacks = new[0]
         raise DeviceError(
-            f"{path} on {where} cannot make environments: its module {lacks[0]} is not installed",
+            f"{path} on {where} cannot create environments: its module {lacks[0]} is missing",
             hint=f"On Debian and Ubuntu: sudo apt install python{major}.{minor}-venv",
         )
     return whole[0][0], _version_of(whole[0])
@@ -81,27 +81,27 @@ def _version_of(found: Any) -> str:
 
 
 async def check_python(device: Device, path: str) -> Runtime:
-    """Use the user's own interpreter, which must have edgecompress installed. Raises DeviceError."""
+    """Use an interpreter on the device that has edgecompress installed. Raises DeviceError."""
     device.python = path
     code = f"import edgecompress;print('{MARK}'+edgecompress.__version__)"
     _, out, err = await device.ask(shlex.join([path, "-c", code]))
     _, mark, version = out.partition(MARK)
     if not mark:
-        said = next((line for line in reversed(err.splitlines()) if line.strip()), "it says nothing")
+        said = next((line for line in reversed(err.splitlines()) if line.strip()), "no error message")
         raise DeviceError(
             f"{path} on {device.address} has no edgecompress: {said}",
             hint=f"Install edgecompress {__version__} there, or leave out --device-python.",
         )
     if version.strip() != __version__:
         raise DeviceError(
-            f"{path} on {device.address} has edgecompress {version.strip()}, and this is {__version__}",
-            hint="Install the same there, or leave out --device-python.",
+            f"{path} on {device.address} has edgecompress {version.strip()}, this machine {__version__}",
+            hint=f"Install edgecompress {__version__} there, or leave out --device-python.",
         )
     return Runtime(python=path)
 
 
 def plan_environment() -> EnvironmentPlan:
-    """What `profile` needs on a device, pinned to this machine. Raises HostError without metadata of ourselves."""
+    """What `profile` needs on a device, pinned to this machine's versions. Raises HostError if not installed here."""
     needed = base_requirements()
     needed += [each for each in requirements() if each.extra == _PROFILE_EXTRA]
     ranges = {each.name: each.specifier for each in needed}
@@ -122,7 +122,7 @@ def plan_environment() -> EnvironmentPlan:
 
 
 def _with_dependencies(names: list[str]) -> list[str]:
-    """These, what they need, what that needs, and so on; packages for other systems are among them."""
+    """These packages and all their dependencies, also those for other systems."""
     found, pending = set(names), list(names)
     while pending:
         try:
@@ -137,7 +137,7 @@ def _with_dependencies(names: list[str]) -> list[str]:
 
 
 def _pin(name: str) -> str | None:
-    """The version of this machine, of the package or of its GPU build, without what says for which hardware it is."""
+    """The version on this machine, of the package or its GPU build, without its local label."""
     version = installed_version(name) or installed_version(gpu_build(name))
     return version.partition("+")[0] if version is not None else None
 
@@ -147,8 +147,8 @@ def wheel_parcels(folder: Path) -> list[Parcel]:
     wheels = sorted(folder.glob("*.whl"))
     if not wheels:
         raise UsageError(
-            f"there are no wheels in {folder}",
-            hint="Fill it with pip download --only-binary :all: --platform …, for that device: "
+            f"{folder} holds no wheels",
+            hint="Fill it with pip download --only-binary :all: --platform …, for the device's processor and Python: "
             f"{' '.join(plan_environment().packages)}.",
         )
     made = [parcel(path, path.name) for path in wheels]
@@ -166,12 +166,11 @@ async def prepare(device: Device, wheels: list[Parcel], show: Show) -> Runtime:
     own = parcel(content, "")
     own = parcel(content, f"wheels/{own.sha256[:16]}/{NAME}")
     folder = wheels[0].path.rpartition("/")[0] if wheels else None
-    key = json.dumps([version, plan.attempts, plan.constraints, folder])
     await push(device, [own, *wheels], show)
     async with device.talk("install") as talk:
         await talk.order(
             {
-                "env": hashlib.sha256(key.encode()).hexdigest()[:16],
+                "env": environment_name(version, plan, folder),
                 "packages": plan.packages,
                 "attempts": plan.attempts,
                 "constraints": plan.constraints,
@@ -190,9 +189,15 @@ async def prepare(device: Device, wheels: list[Parcel], show: Show) -> Runtime:
             show(f"{device.address}: {answer.get('show', '')}")
 
 
+def environment_name(python_version: str, plan: EnvironmentPlan, wheels: str | None) -> str:
+    """Of the folder on the device: a hash of what is installed there, and from where (``wheels``: a folder there)."""
+    key = json.dumps([python_version, plan.attempts, plan.constraints, wheels])
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
 def _version_remarks(plan: EnvironmentPlan, versions: dict[str, str]) -> tuple[str, ...]:
     return tuple(
-        f"{name} {versions[name]} on the device: {pin}, which is here, was not to be had there"
+        f"{name} {versions[name]} on the device: this machine's {pin} is not available there"
         for name, pin in zip(plan.packages, plan.pins, strict=True)
         if pin is not None and versions[name] != pin
     )
@@ -201,22 +206,22 @@ def _version_remarks(plan: EnvironmentPlan, versions: dict[str, str]) -> tuple[s
 def _failure(answer: dict[str, Any], device: Device) -> DeviceError:
     where, text = device.address, str(answer.get("last", answer.get("text", "")))
     if "No space left" in text:
-        return refusal({"error": "full", "text": "pip could not unpack the runtime"}, str(where))
+        return refusal({"error": "full", "text": "pip cannot unpack the runtime"}, str(where))
     errors = [line.removeprefix("ERROR: ") for line in text.splitlines() if line.startswith("ERROR: ")]
     said = next((line for line in errors if "ResolutionImpossible" not in line), text.strip()[-300:])[:300]
     if answer["error"] == "venv":
         return DeviceError(
-            f"{device.python} on {where} made no environment: {said}",
+            f"{device.python} on {where} cannot create an environment: {said}",
             hint="On Debian and Ubuntu: sudo apt install python3-venv",
         )
     if answer["error"] != "pip":
         return refusal(answer, str(where))
     if any(sign in text for sign in NO_NETWORK):
         return DeviceError(
-            f"pip on {where} reaches no package index",
-            hint="Give it the wheels from here: --wheels DIR, filled by pip download for that device.",
+            f"pip on {where} cannot reach a package index",
+            hint="Send wheels from this machine: --wheels DIR, filled by pip download for that device.",
         )
     return DeviceError(
         f"the runtime cannot be installed on {where}: {said}",
-        hint="Only wheels are taken, nothing is compiled there; is there one for that processor and Python?",
+        hint="Only wheels are installed. Check that each package has one for that processor and Python.",
     )

@@ -43,9 +43,9 @@ class Job:
 @dataclass(frozen=True, kw_only=True)
 class JobRequest:
     bundle: Path
-    label: str | None  # None: of every device
+    label: str | None  # None: every label
     asked: Asked
-    run: int = 0  # a number that tells repetitions apart
+    run: int = 0  # tells repetitions apart
     where: str = ""  # where it was read, for messages
 
 
@@ -71,11 +71,11 @@ class JobLine:
 
 
 def read_lines(path: Path) -> list[tuple[int, JobLine]]:
-    """Number and content of each. Raises UsageError with line and column of the first that is broken."""
+    """Number and content of each line. Raises UsageError with line and column of the first invalid one."""
     try:
         texts = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the jobs {path} cannot be read: {error}", hint="Give a file of JSON lines.") from None
+        raise UsageError(f"cannot read the jobs in {path}: {error}", hint="Give a file of JSON lines.") from None
     found = []
     for number, text in enumerate(texts, 1):
         if not text.strip():
@@ -89,24 +89,24 @@ def read_lines(path: Path) -> list[tuple[int, JobLine]]:
                 f"{path}, line {number}, column {_column(text, str(error))}: {error}", hint=_LIKE
             ) from None
     if not found:
-        raise UsageError(f"the jobs {path} are empty", hint=_LIKE)
+        raise UsageError(f"{path} holds no jobs", hint=_LIKE)
     return found
 
 
 def _column(text: str, message: str) -> int:
-    """Of the key that the message names."""
+    """Column of the key that the message names."""
     named = _NAMED.search(message)
     return 1 + max(0, text.find(f'"{named[1]}"')) if named else 1
 
 
 def read_job_requests(path: Path, bundle: Path | None, asked: Asked) -> list[JobRequest]:
-    """Of a file. ``bundle`` and ``asked`` are for what a line leaves out. Raises UsageError, naming the line."""
+    """The jobs of a file; ``bundle`` and ``asked`` are defaults. Raises UsageError that names the line."""
     requests = []
     for number, line in read_lines(path):
         where = f"{path}, line {number}"
         source = Path(line.bundle) if line.bundle is not None else bundle
         if source is None:
-            raise UsageError(f"{where}: it names no bundle", hint=_LIKE)
+            raise UsageError(f"{where}: no bundle", hint=_LIKE)
         requests.append(
             JobRequest(bundle=source, label=line.target, asked=_asked(line, asked), run=line.run, where=f"{where}: ")
         )
@@ -129,7 +129,7 @@ class Plan:
     """Validated requests, and their bundles, each opened once."""
 
     def __init__(self, requests: Sequence[JobRequest]) -> None:
-        """Raises UsageError and BundleError, naming the line."""
+        """Raises UsageError and BundleError that name the line."""
         self._requests = requests
         self._bundles: dict[Path, tuple[str, Manifest, tuple[Parcel, ...]]] = {}
         self._templates: list[tuple[JobRequest, Job]] = []  # for no label yet
@@ -154,8 +154,8 @@ class Plan:
                 job = replace(template, label=label, id=hashlib.sha256(key.encode()).hexdigest()[:16])
                 if job.id in found:
                     raise UsageError(
-                        f"{request.where}it is the same job as {by[job.id].where.removesuffix(': ')}",
-                        hint='Remove it; a repetition has a number of its own: "run": 1.',
+                        f"{request.where}the same job as {by[job.id].where.removesuffix(': ')}",
+                        hint='Remove it, or number the repetition: "run": 1.',
                     )
                 found[job.id], by[job.id] = job, request
         return list(found.values())
@@ -163,7 +163,7 @@ class Plan:
     def _job(self, request: JobRequest) -> Job:
         check(request.asked)
         if any(threads < 1 for threads in request.asked.threads):
-            raise UsageError("threads are at least 1", hint="Leave them out for the target's choice.")
+            raise UsageError("threads must be at least 1", hint="Leave them out for the target's default.")
         if request.bundle not in self._bundles:
             manifest, folder = open_bundle(request.bundle)
             parcels = tuple(bundle_parcels(manifest, folder))

@@ -1,4 +1,4 @@
-"""Files for a device: a bundle's, a trace's, wheels'. Only what is missing there is sent, and parts are continued."""
+"""Send files to a device: bundles, traces, wheels. Only missing parts are sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OUTSIDE = (MANIFEST, f"{MANIFEST}.sha256", "measurements.json", "measurements.j
 
 @dataclass(frozen=True, kw_only=True)
 class Parcel:
-    """One file: where it lies here, or its content; and where it is to lie there."""
+    """One file: its path here or its content, and its path on the device."""
 
     source: Path | bytes
     path: str
@@ -36,7 +36,7 @@ class Parcel:
         return self.path.rpartition("/")[2]
 
     def chunks(self, offset: int, most: int = _CHUNK_BYTES) -> Iterable[bytes]:
-        """From ``offset`` on. Raises BundleError if the file became shorter meanwhile."""
+        """Its bytes from ``offset`` on. Raises BundleError if the file shrank meanwhile."""
         if isinstance(self.source, bytes):
             for at in range(offset, len(self.source), most):
                 yield self.source[at : at + most]
@@ -47,7 +47,7 @@ class Parcel:
             while left:
                 data = content.read(min(most, left))
                 if not data:
-                    raise BundleError(f"'{self.name}' became shorter while it was sent", hint="Run it again.")
+                    raise BundleError(f"'{self.name}' became shorter while it was sent", hint="Run the command again.")
                 left -= len(data)
                 yield data
 
@@ -59,12 +59,12 @@ def parcel(source: Path | bytes, path: str) -> Parcel:
 
 
 def bundle_folder(identity: str) -> str:
-    """Where a bundle lies on a device, below :func:`edgecompress.devices.depot.root`."""
+    """A bundle's folder on a device, below :func:`edgecompress.devices.depot.root`."""
     return f"bundles/{identity}"
 
 
 def bundle_parcels(manifest: Manifest, folder: Path) -> list[Parcel]:
-    """Every file of a bundle that was checked; the sha256 of its manifest is its folder there."""
+    """Every file of a verified bundle; its folder on the device is named after the sha256 of its manifest."""
     into = bundle_folder(file_sha256(folder / MANIFEST))
     listed = [
         Parcel(source=folder / name, path=f"{into}/{name}", sha256=record.sha256, size=record.bytes)
@@ -75,7 +75,7 @@ def bundle_parcels(manifest: Manifest, folder: Path) -> list[Parcel]:
 
 
 async def push(device: Device, parcels: list[Parcel], show: Show) -> int:
-    """Send what is missing there; return how many bytes that were. Raises DeviceError."""
+    """Send what is missing on the device; return the number of bytes sent. Raises DeviceError."""
     sent = 0
     async with device.talk("receive") as talk:
         await talk.order({"files": [each.file for each in parcels]})
@@ -97,22 +97,22 @@ async def push(device: Device, parcels: list[Parcel], show: Show) -> int:
                     done += len(data)
                 else:
                     continue
-                break  # it ended: what it says about that is read next
+                break  # the command ended: its last answer says why
             sent += done
 
 
 def refusal(answer: dict[str, object], where: str) -> DeviceError:
-    """What an agent or a worker could not do, as our own error."""
+    """The failure that an agent or a worker reports, as a DeviceError."""
     kind, text = answer["error"], str(answer.get("text", ""))
-    room = "Free some space there; all of ~/.cache/edgecompress/device can be removed. What came through is kept."
+    room = "Free some space there; ~/.cache/edgecompress/device can be removed. Files that arrived are kept."
     if kind == "full" and "needed_bytes" in answer:
         needed, free = (int(str(answer[name])) / 1e6 for name in ("needed_bytes", "free_bytes"))
-        return DeviceError(f"{where} has {free:.1f} MB free, and {needed:.1f} MB are to be sent", hint=room)
+        return DeviceError(f"{where} has {free:.1f} MB free and needs {needed:.1f} MB", hint=room)
     if kind == "full":
         return DeviceError(f"the disk of {where} is full: {text}", hint=room)
     if kind == "altered":
         return DeviceError(
-            f"'{answer['path']}' came to {where} altered, twice",
-            hint="Its disk or its memory may be failing: look at its kernel's log.",
+            f"'{answer['path']}' arrived corrupted on {where}, twice",
+            hint="Its disk or memory may be failing: check its kernel log.",
         )
-    return DeviceError(f"{where} cannot do it: {text}", hint="Is its home folder writable?")
+    return DeviceError(f"{where} reports an error: {text}", hint="Check that its home folder is writable.")

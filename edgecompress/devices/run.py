@@ -1,7 +1,7 @@
-"""A profile on a device over SSH: the runtime and the bundle go there, ``edgecompress profile`` runs, JSON returns.
+"""A profile on a device over SSH: send the runtime and the bundle, run ``edgecompress profile``, fetch its JSON.
 
-A run whose connection broke goes on there. Its result is fetched by the next call that asks for the same: what was
-asked is kept here under a number of its own until the result came, so that no other call takes it.
+A run whose connection broke goes on there, and the next call with the same settings fetches its result. Until then
+this machine keeps the run's name in a file, so that no other call takes the result.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def profile_over_ssh(
 ) -> Profile:
     """Profile ``bundle`` on the device.
 
-    ``wheels``: a folder of them, for a device that reaches no package index. ``python``: an interpreter there that has
-    edgecompress, used as it is. Raises DeviceError, and what the profile there raised, with its exit code.
+    ``wheels``: a folder of wheels, for a device without a package index. ``python``: an interpreter on the device that
+    has edgecompress. Raises DeviceError, and the error of the profile there, with its exit code.
     """
     check(asked)
     manifest, folder = open_bundle(bundle)
@@ -66,12 +66,12 @@ def profile_over_ssh(
 
 
 def profile_command(identity: str, flags: list[str]) -> list[str]:
-    """To be run in a folder two below :func:`edgecompress.devices.depot.root`."""
+    """Arguments for a run in a folder two levels below :func:`edgecompress.devices.depot.root`."""
     return ["profile", _UP + bundle_folder(identity), "--json", *flags]
 
 
 def send_traces(shapes: str | None, manifest: Manifest) -> tuple[str | None, list[Parcel]]:
-    """The shapes with the paths that their traces have on a device, and these files. Raises UsageError."""
+    """The shapes with their traces' paths on a device, and the trace files. Raises UsageError."""
     if shapes is None:
         return None, []
     workloads_of(manifest, shapes)
@@ -87,7 +87,7 @@ def send_traces(shapes: str | None, manifest: Manifest) -> tuple[str | None, lis
 
 
 def flags_of(asked: Asked) -> list[str]:
-    """The command line's flags for it."""
+    """The settings as command-line flags."""
     flags: list[str] = []
     for name, value in {
         "--shapes": asked.shapes,
@@ -107,7 +107,7 @@ def flags_of(asked: Asked) -> list[str]:
 
 
 async def _attend(device: Device, runtime: Runtime, command: list[str], job: str, show: Show) -> Profile:
-    device.when_lost = "The profile goes on there: run the same command again, and it brings the result."
+    device.when_lost = "The profile goes on there: run the same command again to fetch the result."
     async with device.talk("attend") as talk:
         own = runtime.code is not None
         environment = {"PYTHONPATH": runtime.code, "PYTHONNOUSERSITE": "1"} if own else {}
@@ -117,7 +117,7 @@ async def _attend(device: Device, runtime: Runtime, command: list[str], job: str
         while True:
             answer = await talk.answer()
             if answer.get("found"):
-                remarks.append("the connection broke while this was measured; the device finished it by itself")
+                remarks.append("the connection broke during this run; the device finished it")
             elif "show" in answer:
                 show(f"{device.address}: {answer['show']}")
             elif "exit" in answer:
@@ -126,15 +126,15 @@ async def _attend(device: Device, runtime: Runtime, command: list[str], job: str
                 return replace(found, remarks=(*found.remarks, *remarks))
             elif answer.get("error") == "died":
                 raise DeviceError(
-                    f"the profile on {device.address} was ended from outside: {_last(answer['stderr'])}",
-                    hint="Was it restarted, or its memory full? Run it again.",
+                    f"the profile on {device.address} was killed: {_last(answer['stderr'])}",
+                    hint="The device may have restarted or run out of memory. Run the command again.",
                 )
             elif "error" in answer:
                 raise refusal(answer, str(device.address))
 
 
 def read_outcome(code: int, stdout: str, stderr: str, where: str) -> Profile:
-    """What ``edgecompress profile --json`` left. Raises what it raised, or DeviceError for what is neither."""
+    """The profile that ``edgecompress profile --json`` printed. Raises the error that it printed, else DeviceError."""
     try:
         data = json.loads(stdout)
     except ValueError:
@@ -146,20 +146,22 @@ def read_outcome(code: int, stdout: str, stderr: str, where: str) -> Profile:
             return from_jsonable(Profile, data)
         except ValueError as error:
             raise DeviceError(
-                f"what came back from {where} is no profile: {error}", hint="Install the same edgecompress there."
+                f"{where} returned something other than a profile: {error}",
+                hint="Install the same version of edgecompress there.",
             ) from None
     if code >= 0:
         raise DeviceError(
-            f"the profile on {where} ended with {code}: {_last(stderr)}", hint="Install the same edgecompress there."
+            f"the profile on {where} ended with exit code {code}: {_last(stderr)}",
+            hint="Install the same version of edgecompress there.",
         )
     raise DeviceError(
         f"the profile on {where} was killed by {_signal_name(-code)}: {_last(stderr)}",
-        hint="SIGKILL is most often a lack of memory: give it shorter shapes, or a smaller bundle.",
+        hint="SIGKILL mostly means out of memory: give shorter shapes or a smaller bundle.",
     )
 
 
 def error_of(error: dict[str, Any], where: str) -> EdgeCompressError:
-    """An error that was written as JSON, as the one that it was."""
+    """The exception that was printed as JSON."""
     cls = getattr(errors, str(error.get("type")), EdgeCompressError)
     if (
         not (isinstance(cls, type) and issubclass(cls, EdgeCompressError))
@@ -180,12 +182,12 @@ def _signal_name(number: int) -> str:
 
 
 def _last(stderr: str) -> str:
-    return next((line.strip()[:300] for line in reversed(stderr.splitlines()) if line.strip()), "it said nothing")
+    return next((line.strip()[:300] for line in reversed(stderr.splitlines()) if line.strip()), "no error message")
 
 
 @contextlib.contextmanager
 def _pending(address: str, command: list[str]) -> Iterator[str]:
-    """The job's name: that of a call for the same that broke off, else a new one, kept if this one breaks off."""
+    """The job's name: that of an equal call that lost its connection, else a new one, kept if this call loses it."""
     folder = depot.root().parent / "pending"
     folder.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(json.dumps([address, command]).encode()).hexdigest()[:24]
@@ -207,7 +209,7 @@ def _pending(address: str, command: list[str]) -> Iterator[str]:
 
 
 def _first_free(folder: Path, key: str) -> IO[str]:
-    """A file that no other call holds locked: two for the same at once have one each."""
+    """A file that no other call has locked: equal calls at the same time get one each."""
     for number in itertools.count():
         file = (folder / f"{key}.{number}").open("a+")
         try:

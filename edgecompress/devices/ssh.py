@@ -1,4 +1,4 @@
-"""A connection to a device over SSH. Its host key is always checked, against the known_hosts that ssh would read."""
+"""A connection to a device over SSH. Its host key is always checked against the known_hosts files of ssh."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def require_package(package: str) -> Any:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise HostError(
-            f"devices need the package '{error.name or package}'", hint="pip install 'edgecompress[devices]'"
+            f"remote devices need the package '{error.name or package}'", hint="pip install 'edgecompress[devices]'"
         ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
     host: str
-    user: str | None = None  # None: ~/.ssh/config's, else the local one
+    user: str | None = None  # None: from ~/.ssh/config, else the local user
     port: int | None = None
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Address:
 
     @property
     def command(self) -> str:
-        """What a person types to get there."""
+        """The ssh command that a person types."""
         port = f"-p {self.port} " if self.port else ""
         return f"ssh {port}{f'{self.user}@' if self.user else ''}{self.host}"
 
@@ -61,33 +61,33 @@ def parse_address(text: str) -> Address:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise UsageError(f"'{text}' is no address of a device: {error}", hint=_LIKE) from None
+        raise UsageError(f"'{text}' is not the address of a device: {error}", hint=_LIKE) from None
     if parts.scheme != "ssh" or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
-        raise UsageError(f"'{text}' is no address of a device", hint=_LIKE)
+        raise UsageError(f"'{text}' is not the address of a device", hint=_LIKE)
     if parts.password is not None:
         raise UsageError(
-            "a password does not belong in an address: others can read it there",
-            hint="Let the device know your key instead: ssh-copy-id USER@DEVICE.",
+            "the address holds a password, which other users can read",
+            hint="Use a key instead: ssh-copy-id USER@DEVICE.",
         )
     if (parts.username or "").startswith("-") or parts.hostname.startswith("-"):
-        raise UsageError(f"'{text}' is no address of a device", hint=_LIKE)
+        raise UsageError(f"'{text}' is not the address of a device", hint=_LIKE)
     return Address(host=parts.hostname, user=parts.username or None, port=port)
 
 
 class ConnectionLostError(DeviceError):
-    """The connection broke; what was started on the device may still be running."""
+    """The connection broke; the job on the device may still be running."""
 
 
 class AgentSession:
-    """A command of :mod:`edgecompress.devices.agent` that runs on a device: orders go in, answers come out."""
+    """A command of :mod:`edgecompress.devices.agent` running on a device: it takes orders and returns answers."""
 
     def __init__(self, process: Any, device: Device, what: str) -> None:
         self._process, self._device, self._what = process, device, what
         self._rest = b""
-        self._other: list[str] = []  # lines that are no answers, most likely error messages
+        self._other: list[str] = []  # lines that are not answers, mostly error messages
 
     async def send(self, data: bytes) -> bool:
-        """False: the command ended; its last answers are still to be read."""
+        """False: the command ended; its last answers can still be read."""
         try:
             self._process.stdin.write(data)
             await self._process.stdin.drain()
@@ -99,7 +99,7 @@ class AgentSession:
         await self.send(json.dumps(order).encode() + b"\n")
 
     async def answer(self) -> dict[str, Any]:
-        """The next one. Raises DeviceError if it ended without, or the connection did."""
+        """The next answer. Raises DeviceError if the command or the connection ended without one."""
         while True:
             line = await self._line()
             if line is None:
@@ -113,7 +113,7 @@ class AgentSession:
             self._other.append(before.strip())
 
     async def say(self, word: str, until: str) -> None:
-        """Send a word to the command and wait, for a while, until it acknowledges it."""
+        """Send a word to the command, and wait a while for its acknowledgement."""
         with contextlib.suppress(DeviceError, TimeoutError):
             async with asyncio.timeout(_HEED_S):
                 await self.send(f"{word}\n".encode())
@@ -140,10 +140,10 @@ class AgentSession:
         code = self._process.exit_status
         if code is None:
             return self._device.lost()
-        said = next((line for line in reversed(self._other) if line), f"it ended with {code}")
+        said = next((line for line in reversed(self._other) if line), f"exit code {code}")
         return DeviceError(
             f"{self._device.address}: {self._what} failed: {said[:300]}",
-            hint=f"Try it by hand: {self._device.address.command}",
+            hint=f"Try to connect: {self._device.address.command}",
         )
 
 
@@ -153,7 +153,7 @@ class Device:
     def __init__(self, connection: Any, address: Address) -> None:
         self._connection, self.address = connection, address
         self.python = "python3"  # of the agent; :func:`edgecompress.devices.install.find_python` says which
-        self.when_lost = "Run the same command again: it goes on where it was."
+        self.when_lost = "Run the same command again: it continues where it stopped."
 
     def lost(self) -> DeviceError:
         return ConnectionLostError(f"the connection to {self.address} was lost", hint=self.when_lost)
@@ -171,7 +171,7 @@ class Device:
 
     @contextlib.asynccontextmanager
     async def talk(self, what: str) -> AsyncIterator[AgentSession]:
-        """Start the agent's command ``what``. If we are interrupted, what it started on the device is stopped."""
+        """Start the agent's command ``what``. An interrupt stops its work on the device too."""
         asyncssh = require_package("asyncssh")
         try:
             process = await self._connection.create_process(
@@ -253,7 +253,7 @@ async def connect(address: Address) -> AsyncIterator[Device]:
 
 
 def _options(address: Address) -> Any:
-    """With ~/.ssh/config read."""
+    """Connection options, with ~/.ssh/config."""
     asyncssh = require_package("asyncssh")
     return asyncssh.SSHClientConnectionOptions(
         host=address.host, port=address.port or (), username=address.user or (), config=()
@@ -261,7 +261,7 @@ def _options(address: Address) -> Any:
 
 
 async def _look_at_key(address: Address, options: Any, known: Any, refused: list[Any]) -> None:
-    """Find the device's new key: only known kinds of keys are requested, so a device with another kind hangs up."""
+    """Fetch the device's new key: a device without any known kind of key hangs up before it shows one."""
     asyncssh = require_package("asyncssh")
     host = options.host_key_alias or options.host
     if _keys(known, host, "", options.port):
@@ -277,7 +277,7 @@ def _keys(known: Any, host: str, addr: str, port: int) -> list[Any]:
 
 
 def _known_hosts(options: Any) -> Any:
-    """Read as ssh reads them. asyncssh takes ``UserKnownHostsFile none`` to mean no check at all; ssh does not."""
+    """Read as ssh does: for asyncssh alone, ``UserKnownHostsFile none`` would disable the check."""
     user = options.config.get("UserKnownHostsFile", _USER_KNOWN_HOSTS)
     system = options.config.get("GlobalKnownHostsFile", _GLOBAL_KNOWN_HOSTS)
     paths = [Path(name).expanduser() for name in (*user, *system)]
@@ -292,39 +292,39 @@ def _reason(error: Exception, address: Address, options: Any, known: Any, refuse
         fingerprint = key.get_fingerprint()
         if _keys(known, host, addr, port):
             return DeviceError(
-                f"{address} is not the device that known_hosts knows under this name: its key is now {fingerprint}",
-                hint="Either it was set up anew, or another answers in its place. If it was set up anew: ssh-keygen "
-                f"-R {_known_name(host, port)}, then {address.command}",
+                f"the host key of {address} is not the one in known_hosts: it is now {fingerprint}",
+                hint="The device was reinstalled, or another machine answers in its place. If it was reinstalled: "
+                f"ssh-keygen -R {_known_name(host, port)}, then {address.command}",
             )
         return DeviceError(
-            f"{address} is not in known_hosts; it showed the key {fingerprint}",
-            hint=f"Compare that with the device's own, then let ssh write it down: {address.command}",
+            f"{address} is not in known_hosts; its key is {fingerprint}",
+            hint=f"Compare it with the device's own key, then let ssh add it: {address.command}",
         )
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        return DeviceError(f"the host key of {address} is refused: {error.reason}", hint=f"See {address.command}")
+        return DeviceError(f"the host key of {address} is refused: {error.reason}", hint=f"Try {address.command}")
     if isinstance(error, asyncssh.PermissionDenied):
         return DeviceError(
-            f"{address} does not let you in: {error.reason or 'authentication was refused'}",
-            hint=f"Let it know your key: ssh-copy-id. A key with a passphrase must be in ssh-agent (ssh-add). "
-            f"See whether this works: {address.command}",
+            f"{address} refuses the login: {error.reason or 'authentication failed'}",
+            hint="Copy your key there with ssh-copy-id; add a key with a passphrase to ssh-agent (ssh-add). "
+            f"Then try {address.command}",
         )
     if isinstance(error, socket.gaierror):
         return DeviceError(
-            f"there is no host named {address.host}: {error.strerror}",
-            hint="Look at the name, or give its IP address.",
+            f"the host name {address.host} does not resolve: {error.strerror}",
+            hint="Check the name, or give the IP address.",
         )
     if isinstance(error, ConnectionRefusedError):
         return DeviceError(
-            f"nothing takes SSH connections at {address.host}, port {options.port}",
-            hint="Is sshd running there, and is it another port? Give ssh://user@device:PORT.",
+            f"{address.host} refuses SSH connections on port {options.port}",
+            hint="Check that sshd runs there. For another port, give ssh://user@device:PORT.",
         )
     if isinstance(error, TimeoutError | OSError):
         said = f"no answer within {_CONNECT_S} s" if isinstance(error, TimeoutError) else error.strerror or str(error)
         return DeviceError(
-            f"{address} cannot be reached: {said}", hint=f"Is it on, and in this network? Try {address.command}"
+            f"{address} cannot be reached: {said}", hint=f"Check that it is on and in this network: {address.command}"
         )
     if isinstance(error, ValueError):  # ~/.ssh/config, known_hosts or a key file
-        return DeviceError(f"your ssh files cannot be read: {error}", hint=f"See what ssh says: {address.command}")
+        return DeviceError(f"cannot read your ssh files: {error}", hint=f"Try {address.command}")
     return DeviceError(
         f"no connection to {address}: {getattr(error, 'reason', '') or error}", hint=f"Try {address.command}"
     )

@@ -1,4 +1,4 @@
-"""Results of a fleet's jobs, one JSON line each: the first profile of a job is kept, duplicates are counted."""
+"""Results of a fleet's jobs, one JSON line each. Only the first profile of a job is kept; duplicates are counted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgecompress.types.fleet import FleetRow
 
 
 class ResultStore:
-    """Results of one run. A failure is written too, but is no result: another run retries the job."""
+    """Results of one run. A failure is recorded too, but another run retries the job."""
 
     def __init__(self, file: IO[bytes] | None = None) -> None:
         self._file = file
@@ -28,7 +28,7 @@ class ResultStore:
         return row is not None and row.profile is not None
 
     def add(self, row: FleetRow) -> bool:
-        """Write the row completely or not at all. False: the job has a profile already, and this one is dropped."""
+        """Append the row. False: the job already has a profile, and this one is dropped."""
         if self.has(row.job):
             self.duplicates += row.profile is not None
             return False
@@ -41,9 +41,9 @@ class ResultStore:
 
 @contextlib.contextmanager
 def open_store(path: Path | None) -> Iterator[ResultStore]:
-    """What earlier runs left in ``path`` is in it; None keeps nothing. Raises OutputError with the line that is broken.
+    """A store with the results of earlier runs in ``path``; None keeps no file.
 
-    A last line without its end is what an interrupted write left: it is removed.
+    A last line without a newline is an interrupted write, and is removed. Raises OutputError for an invalid line.
     """
     if path is None:
         yield ResultStore()
@@ -53,7 +53,7 @@ def open_store(path: Path | None) -> Iterator[ResultStore]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OutputError(f"another run writes to {path}", hint="Wait for it, or give another -o DIR.") from None
+            raise OutputError(f"another run is writing {path}", hint="Wait for it, or give another -o DIR.") from None
         file.seek(0)
         content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
@@ -68,7 +68,7 @@ def open_store(path: Path | None) -> Iterator[ResultStore]:
 
 
 def _row(line: bytes, path: Path, number: int) -> FleetRow:
-    hint = "Remove the line, and its job is run again; or give another -o DIR."
+    hint = "Remove the line to run its job again, or give another -o DIR."
     try:
         return from_jsonable(FleetRow, json.loads(line))
     except json.JSONDecodeError as error:

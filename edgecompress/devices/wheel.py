@@ -1,4 +1,4 @@
-"""This edgecompress as a wheel of the installed package's own files: a device runs the code that runs here."""
+"""A wheel of this edgecompress, from the package's own files: the device runs the same code."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from edgecompress.version import __version__
 NAME = f"edgecompress-{__version__}-py3-none-any.whl"
 _PACKAGES = ("edgecompress", "edgecompress_kernels", "edgecompress_targets")
 _INFO = f"edgecompress-{__version__}.dist-info"
-_TIME = (1980, 1, 1, 0, 0, 0)  # the same files give the same bytes
+_TIME = (1980, 1, 1, 0, 0, 0)  # so that the same files give the same bytes
 
 
 def base_requirements() -> list[Requirement]:
-    """Of the base install, as the installed package's metadata states them. Raises HostError if there is none."""
+    """Requirements of the base install, from the package's metadata. Raises HostError without metadata."""
     try:
         return [each for each in requirements() if each.extra is None]
     except PackageNotFoundError:
         raise HostError(
-            "edgecompress runs from its source, so the packages that a device needs are not known",
-            hint="Install it: pip install -e . in the folder of its source.",
+            "edgecompress runs from source without metadata, so the packages for the device are unknown",
+            hint="Install it: pip install -e . in its source folder.",
         ) from None
 
 

@@ -1,7 +1,7 @@
 """What runs on a Dask worker: store a bundle's files, and run ``edgecompress profile`` in a process of its own.
 
-The process ends with the worker, however that ends, and when nobody waits for its result any more: a profile that kept
-running would slow down the next one.
+The process ends with its worker, and when no client waits for its result any more: a profile that kept running would
+slow down the next one.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any, TypedDict
 from edgecompress.devices import depot
 from edgecompress.version import __version__
 
-TOPIC = "edgecompress"  # of events: a job was begun
+TOPIC = "edgecompress"  # of events: a job began
 _POLL_S = 0.05
 _TAIL = 4000
 _ABANDONED = ("cancelled", "released", "forgotten")
-_LEASH = (  # PR_SET_PDEATHSIG is 1; it lasts through exec
+_LEASH = (  # PR_SET_PDEATHSIG is 1, and survives exec
     "import ctypes,os,sys\n"
     "if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, 9)\n"
     "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
@@ -36,11 +36,11 @@ _LEASH = (  # PR_SET_PDEATHSIG is 1; it lasts through exec
 class Order(TypedDict):
     job: str
     files: list[depot.File]
-    command: list[str]  # of edgecompress, to be run two folders below depot.root()
+    command: list[str]  # arguments of edgecompress, run two folders below depot.root()
 
 
 async def look(files: list[depot.File]) -> dict[str, Any]:
-    """The version of edgecompress, the files that are missing, and the free disk space."""
+    """The version of edgecompress, the missing files, and the free disk space."""
     try:
         need = await asyncio.to_thread(depot.missing, files)
         return {"version": __version__, "need": need, "free_bytes": depot.free_bytes()}
@@ -64,7 +64,7 @@ async def settle(file: depot.File) -> dict[str, Any]:
 
 
 def run_job(order: Order) -> dict[str, Any]:
-    """The Dask task. Returns the command's outcome, or that its files are missing on this worker."""
+    """The Dask task: returns the command's outcome, or that files are missing on this worker."""
     from distributed import get_worker
 
     worker = get_worker()
@@ -92,7 +92,7 @@ def run_job(order: Order) -> dict[str, Any]:
 
 
 def is_awaited(worker: Any, key: Any) -> bool:
-    """Whether the client still waits for the task ``key`` of a Dask worker."""
+    """Whether a client still waits for the task ``key`` of a Dask worker."""
     task = worker.state.tasks.get(key)
     return task is not None and task.state not in _ABANDONED
 

@@ -1,4 +1,4 @@
-"""What a start costs, in fresh processes. Files are in the system's cache: reading them from a disk comes on top."""
+"""The cost of a start, in fresh processes. Files are in the system's cache: reading them from disk comes on top."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgecompress.types.profile import ColdStart
 
 
 def cold_start(manifest: Manifest, folder: Path, threads: int, device: int | None, processes: int = 3) -> ColdStart:
-    """Medians over ``processes`` of them. Raises HostError with the last line of one that fails."""
+    """Medians over ``processes`` of them. Raises HostError with the last line of stderr if one fails."""
     backends = sorted({variant.backend for variant in manifest.variants})
     bundle = {"bundle": str(folder), "kind": manifest.kind, "backends": backends}
     job = json.dumps({**bundle, "threads": threads, "device": device})
@@ -26,8 +26,8 @@ def cold_start(manifest: Manifest, folder: Path, threads: int, device: int | Non
         began = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-            raise HostError(f"a fresh process cannot open the bundle: {said[-1]}", hint="`edgecompress doctor`.")
+            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise HostError(f"a fresh process cannot open the bundle: {said[-1]}", hint="Run `edgecompress doctor`.")
         row = json.loads(done.stdout)
         found.append([row["done_at"] - began, row["import"], row["load"], row["first"], row["peak_rss_bytes"]])
     whole, imports, loads, firsts, peak = np.median(np.array(found), axis=0)

@@ -1,4 +1,4 @@
-"""A process that opens a bundle and asks it for one thing, for :mod:`edgecompress.profile.cold`; JSON on stdout."""
+"""A process that opens a bundle and makes one call, for :mod:`edgecompress.profile.cold`; prints JSON on stdout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main() -> None:
     from edgecompress.loading import load
 
     runtime = find_kind(job["kind"]).runtime
-    _ = [find_backend(name).load for name in job["backends"]]  # load() would import them
+    _ = [find_backend(name).load for name in job["backends"]]  # load() imports them too
     imported = time.monotonic()
     with load(job["bundle"], threads=job["threads"], device=job["device"], allow_mismatch=True) as model:
         loaded = time.monotonic()

@@ -1,4 +1,4 @@
-"""``edgecompress compare``: sides in turn, pair by pair, in several launches; a ratio, its interval, a verdict."""
+"""``edgecompress compare``: sides in turn, pair by pair, over several launches; a ratio, its interval, a verdict."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgecompress.version import __version__
 LAUNCHES, PAIRS = 16, 40
 _LEAST_LAUNCHES, _LEAST_PAIRS = 8, 5
 _WARM_CALLS = 3
-_LEAST_S = 0.002  # of a side's part of a pair: short calls are repeated until it is as long
+_LEAST_S = 0.002  # of each half of a pair: short calls repeat until they take this long
 
 Show = Callable[[str], None]
 
@@ -34,10 +34,10 @@ def compare(
     pairs: int = PAIRS,
     show: Show = lambda _: None,
 ) -> Comparison:
-    """Each side against the first.
+    """Compare each side with the first.
 
-    Every launch opens all sides anew, every second one in turned order; every pair turns the order round. Raises
-    UsageError for what cannot be compared, and what opening a side raises.
+    Every launch reopens all sides, every second launch in reverse order; the order alternates from pair to pair.
+    Raises UsageError for sides that cannot be compared, and what opening a side raises.
     """
     _check(specs, launches, pairs)
     feeds = [inputs_of(workload, specs) for workload in workloads]
@@ -48,7 +48,7 @@ def compare(
     agreement: dict[tuple[int, int], float | None] = {}
     for launch in range(launches):
         show(f"launch {launch + 1} of {launches}")
-        order = list(range(len(specs)))[:: -1 if launch % 2 else 1]  # turned round in every second one
+        order = list(range(len(specs)))[:: -1 if launch % 2 else 1]
         sides: dict[int, Side] = {}
         try:
             for index in order:
@@ -85,7 +85,7 @@ def compare(
                 )
             )
     noise = calibration.noise()
-    remarks = ["the host was noisy: intervals are as wide as that makes them"] if noise.noisy else []
+    remarks = ["the host was noisy, which widens the intervals"] if noise.noisy else []
     return Comparison(
         tool_version=__version__,
         sides=tuple(spec.name for spec in specs),
@@ -101,16 +101,16 @@ def compare(
 
 def _check(specs: Sequence[Spec], launches: int, pairs: int) -> None:
     if len(specs) < 2:
-        raise UsageError("a comparison takes two sides at the least", hint="Name another; the first twice is fine.")
+        raise UsageError("a comparison needs at least two sides", hint="Name another; the same one twice is fine.")
     if launches < _LEAST_LAUNCHES or launches % 2 or pairs < _LEAST_PAIRS:
         raise UsageError(
-            f"an interval takes {_LEAST_LAUNCHES} launches at the least, an even number, of {_LEAST_PAIRS} pairs",
-            hint="Leave both out.",
+            f"an interval needs at least {_LEAST_LAUNCHES} launches, an even number, of at least {_LEAST_PAIRS} pairs",
+            hint="Leave out --launches and --pairs.",
         )
 
 
 def _timed(sides: dict[int, Side], feed: Feed, pairs: int) -> dict[int, list[float]]:
-    """Seconds of a call by side, a pair an entry: A B, B A, A B, …, so that what gets slower meets both."""
+    """Seconds per call of each side, one entry a pair: A B, B A, A B, …, so that a slowdown hits both."""
     order, repeats = list(sides), {}
     for index in order:
         for _ in range(_WARM_CALLS):
@@ -122,7 +122,7 @@ def _timed(sides: dict[int, Side], feed: Feed, pairs: int) -> dict[int, list[flo
     for _ in range(pairs):
         for index in order:
             run, times = sides[index].run, repeats[index]
-            run(feed)  # what the other side left in the caches is not this one's fault
+            run(feed)  # refills the caches that the other side used
             started = time.perf_counter()
             for _ in range(times):
                 run(feed)
@@ -132,7 +132,7 @@ def _timed(sides: dict[int, Side], feed: Feed, pairs: int) -> dict[int, list[flo
 
 
 def _agreement(first: Array, other: Array) -> float | None:
-    """Mean cosine of the outputs, item by item; None where they are of different shapes."""
+    """Mean cosine of the outputs, item by item; None if their shapes differ."""
     if first.shape != other.shape:
         return None
     a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (first, other))

@@ -1,7 +1,7 @@
-"""What one node of a graph must compute and move, whoever computes it: operations, their dtype, and bytes.
+"""What one node of a graph must compute and move, on any machine: operations, their dtype, and bytes.
 
-Operations are two to a multiply-add; a node without products counts one for each number that it gives out. Bytes are
-weights and inputs read once and outputs written once, as if nothing but the node's own tensors were in the way.
+A multiply-add is two operations; a node without products counts one for each element of its outputs. Bytes are weights
+and inputs read once and outputs written once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PROGRAM = DECODER_LAYER.input_index("program")
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """``ops`` in products of ``computes``; ``bytes`` moved; ``weights``: what a block-wise product's are stored in."""
+    """``ops`` in products of the dtype ``computes``; ``bytes`` moved; ``weights``: storage of block-wise weights."""
 
     ops: float
     bytes: int
@@ -46,13 +46,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class _Node:
-    """A node with its shapes at hand."""
+    """A node with the shapes of its values."""
 
     node: ir.Node
     shapes: Mapping[ir.Value, Shape]
 
     def shape(self, index: int) -> Shape:
-        """Of an input. Raises KeyError where it is not known or there is none."""
+        """Shape of an input. Raises KeyError if it is unknown or missing."""
         value = self.node.inputs[index] if index < len(self.node.inputs) else None
         if value is None:
             raise KeyError(index)
@@ -69,12 +69,12 @@ class _Node:
         return math.ceil(math.prod(shape) * value.dtype.bitwidth / 8)
 
     def weights(self) -> int:
-        """Bytes of the constants that it reads."""
+        """Bytes of its constant inputs."""
         values = {value for value in self.node.inputs if value is not None and value.const_value is not None}
         return sum(self.bytes_of(value) for value in values)
 
     def read(self) -> int:
-        """Bytes of everything that it reads."""
+        """Bytes of all inputs."""
         return sum(self.bytes_of(value) for value in {v for v in self.node.inputs if v is not None})
 
     def written(self) -> int:
@@ -82,7 +82,7 @@ class _Node:
 
 
 def cost(node: ir.Node, shapes: Mapping[ir.Value, Shape]) -> Cost:
-    """Of one node of a graph whose values have ``shapes``, a cache the length of what it holds."""
+    """Cost of one node; ``shapes``: of the graph's values, where a cache is as long as its content."""
     seen = _Node(node, shapes)
     if node.op_type in _NOTHING:
         return Cost(ops=0, bytes=0, computes=FLOAT32)
@@ -91,9 +91,9 @@ def cost(node: ir.Node, shapes: Mapping[ir.Value, Shape]) -> Cost:
         try:
             return rule(seen)
         except KeyError:
-            pass  # a shape that it takes is not known: what follows is the least that it does
+            pass  # a shape is unknown: what follows is a lower bound
     written = seen.written()
-    if node.op_type in _LOOKUPS:  # what is picked, not what it is picked from
+    if node.op_type in _LOOKUPS:  # only the elements that it picks
         return Cost(ops=0, bytes=2 * written, computes=FLOAT32)
     numbers = sum(math.prod(shapes[value]) for value in node.outputs if value in shapes)
     return Cost(ops=numbers, bytes=seen.read() + written, computes=FLOAT32)
@@ -104,7 +104,7 @@ def _whole(seen: _Node, ops: float, computes: str) -> Cost:
 
 
 def _product(computes: str, weights: int = 1) -> Callable[[_Node], Cost]:
-    """Matrix products of [..., M, K] by [..., K, N], either of which may lie the other way round."""
+    """Matrix products of [..., M, K] by [..., K, N], either of which may be transposed."""
 
     def rule(seen: _Node) -> Cost:
         left, right = seen.shape(0), seen.shape(weights)
@@ -128,13 +128,13 @@ def _blockwise(seen: _Node) -> Cost:
 
 
 def _attended(tokens: int, past: int, *, causal: bool, window: int = -1) -> float:
-    """Keys that a token sees, on average."""
+    """Keys per token, on average."""
     seen = past + (tokens + 1) / 2 if causal else float(past + tokens)
     return min(seen, float(window)) if window > 0 else seen
 
 
 def _attention(seen: _Node) -> Cost:
-    """Of encoders: queries [B, T, H * D], keys [B, S, H * D]."""
+    """Attention of encoders: queries [B, T, H * D], keys [B, S, H * D]."""
     query = seen.shape(0)
     keys = query if len(seen.node.inputs) < 2 or seen.node.inputs[1] is None else seen.shape(1)
     if len(query) == 4:  # [B, H, T, D]
@@ -150,7 +150,7 @@ def _attention(seen: _Node) -> Cost:
 
 
 def _past(seen: _Node) -> int:
-    """Tokens of the cache that goes into a node."""
+    """Tokens in a node's cache input."""
     caches = [value for value in seen.node.inputs if value is not None and "past" in (value.name or "")]
     return max((seen.shapes[value][2] for value in caches if len(seen.shapes.get(value, ())) == 4), default=0)
 
@@ -158,8 +158,8 @@ def _past(seen: _Node) -> int:
 def _cached(seen: _Node, index: int, tokens: int) -> tuple[float, int]:
     """Operations, and bytes of the cache, of attention behind it.
 
-    ``index``: of the input that its keys are, [B, Hk, P, D]; ``tokens``: new ones of each text. Of the cache keys and
-    values are read once, and those of the new tokens written.
+    ``index``: of the input that its keys are, [B, Hk, P, D]; ``tokens``: new ones of each text. The cache's keys
+    and values are read once, and those of the new tokens written.
     """
     heads, kv_heads = int(seen.attribute("num_heads")), int(seen.attribute("kv_num_heads"))
     batch, _, past, size = seen.shape(index)
@@ -176,9 +176,9 @@ def _cached_attention(seen: _Node) -> Cost:
 
 
 def _decoder_layer(seen: _Node) -> Cost:
-    """Products of the op's program, and its attention; rows between its steps stay in the caches.
+    """The products of the op's program, and its attention; rows between its steps stay in the CPU's caches.
 
-    Of the tables of positions only the rows of these tokens are read.
+    Of the position tables, only the rows of these tokens are read.
     """
     program = seen.node.inputs[_PROGRAM]
     if program is None or program.const_value is None:
@@ -202,7 +202,7 @@ def _encoder_projections(seen: _Node) -> Cost:
 
 
 def _encoder_layer(seen: _Node) -> Cost:
-    """Attention, output projection, feed-forward network, and the next layer's projections where it gives some."""
+    """Attention, output projection, feed-forward network, and the next layer's projections if it computes them."""
     rows, hidden = seen.shape(0)
     between = int(seen.attribute("feed_forward"))
     last, texts = not list(seen.node.outputs[1].uses()), seen.shape(2)[0] - 1
@@ -218,7 +218,7 @@ def _convolution(seen: _Node) -> Cost:
 
 
 def _experts(seen: _Node) -> Cost:
-    """A mixture's: each row goes through ``k`` of its experts, and each expert that is met is read once."""
+    """A mixture of experts: each row goes through ``k`` of them, and each expert that gets a row is read once."""
     rows, chosen = math.prod(seen.shape(0)[:-1]), int(seen.attribute("k", 1))
     stored = [
         (value, shape)

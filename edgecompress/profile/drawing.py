@@ -1,7 +1,7 @@
-"""Plots as SVG that follows the page's colours, light or dark, and as plain SVG and PNG files; with matplotlib.
+"""Plots as SVG in a page's colours, light or dark, and as plain SVG and PNG files; with matplotlib.
 
-A figure is drawn in marks that stand for colours. In a page they become CSS variables, in a file the light ones.
-Text stays text, and the same figure gives the same bytes.
+A figure for a page is drawn in placeholder colours, which become CSS variables. Text stays text, and the same figure
+gives the same bytes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which most colour-blind readers can tell apart; lighter ones for a dark page.
-COLOURS: Mapping[str, tuple[str, str, str]] = {  # name -> mark, light, dark
+COLOURS: Mapping[str, tuple[str, str, str]] = {  # name -> placeholder, light, dark
     "ink": ("#010203", "#1c2430", "#e8ecf1"),
     "faint": ("#010204", "#c9d0d9", "#3a4452"),
     "s1": ("#010205", "#0072b2", "#56b4e9"),
@@ -55,17 +55,19 @@ def _palette(kind: int) -> Palette:
 
 
 MARKS, LIGHT = _palette(0), _palette(1)
-WIDTH_IN = 4.4  # so narrow that its text can still be read on a phone
+WIDTH_IN = 4.0  # narrow: a phone shows the text at 10 px
 _DPI = 200
+_SHORT, _LONG = 22, 44  # characters of a legend's name, in two columns and in one
+_LEAST_GAP = 0.12  # of an axis, between two ticks with numbers
 _ID = re.compile(r'(id="|href="#|url\(#)([^")]+)')
 
 
 def _settings(palette: Palette) -> Any:
-    """As matplotlib's rcParams has them."""
+    """For matplotlib's rcParams."""
     return {
         "svg.fonttype": "none",
         "svg.hashsalt": "edgecompress",
-        "text.parse_math": False,  # a module may be named with dollars
+        "text.parse_math": False,  # a module's name may contain dollar signs
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
         "font.size": 9,
@@ -92,9 +94,9 @@ def _settings(palette: Palette) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A figure, and in a sentence what it shows."""
+    """A figure with a caption that says what it shows."""
 
-    name: str  # of its files
+    name: str  # stem of its files
     title: str
     caption: str
     figure: Figure
@@ -110,7 +112,7 @@ def require_matplotlib() -> None:
 
 @contextmanager
 def drawing(palette: Palette, height_in: float, rows: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
-    """An empty figure of a phone's width, and its axes from top to bottom."""
+    """An empty figure as wide as a phone, and its axes from top to bottom."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Made
 
@@ -124,34 +126,61 @@ def drawing(palette: Palette, height_in: float, rows: int = 1) -> Iterator[tuple
 
 
 def in_milliseconds(axis: Axes, of: str, values: Sequence[float]) -> None:
-    """The axis ``of`` ("x" or "y") of times, with numbers as they are; logarithmic where they are far apart."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+    """Label an axis of times ("x" or "y") with plain numbers; it becomes logarithmic if the values are far apart."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     known = [value for value in values if value > 0]
-    scale = getattr(axis, f"set_{of}scale")
-    along = getattr(axis, f"{of}axis")
     if known and max(known) > 6 * min(known):
-        scale("log")
-        along.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if max(known) < 500 * min(known) else (1,)))
-        along.set_minor_locator(NullLocator())
-    else:
-        along.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        log_axis(axis, of, min(known), max(known), lambda value: f"{value:g}")
+        return
+    along = getattr(axis, f"{of}axis")
+    along.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     along.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def in_rates(axis: Axes, of: str, unit: str = "") -> None:
-    """A logarithmic axis with its powers in words that fit: 100 G, not 10^11."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+def in_rates(axis: Axes, of: str, low: float, high: float, unit: str = "") -> None:
+    """A logarithmic axis from ``low`` to ``high``, labelled with prefixes: 100 G, not 10^11."""
+    log_axis(axis, of, low, high, lambda value: rate(value, unit))
+    getattr(axis, f"set_{of}lim")(low, high)
+
+
+def log_axis(axis: Axes, of: str, low: float, high: float, label: Callable[[float], str]) -> None:
+    """A logarithmic axis ("x" or "y") whose ticks are readable: decades, or 1, 2 and 5 where there are few of them.
+
+    ``low`` and ``high``: of the values that it shows. ``label``: the text of a tick; matplotlib's own is in math
+    markup, which stays unparsed here.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     getattr(axis, f"set_{of}scale")("log")
     along = getattr(axis, f"{of}axis")
-    along.set_major_locator(LogLocator(base=10))
+    along.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if high < 500 * low else (1,)))
+    along.set_major_formatter(FuncFormatter(lambda value, _: label(value)))
     along.set_minor_locator(NullLocator())
-    along.set_major_formatter(FuncFormatter(lambda value, _: rate(value, unit)))
+    along.set_minor_formatter(NullFormatter())
+
+
+def in_sizes(axis: Axes, sizes: Iterable[int]) -> None:
+    """A horizontal axis of counts, in powers of two, with a tick at each size that has room for one."""
+    from matplotlib.ticker import NullLocator
+
+    found = sorted(set(sizes))
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_minor_locator(NullLocator())
+    apart = (found[-1] / found[0]) ** _LEAST_GAP
+    ticks = [found[0]]
+    for size in found[1:]:
+        if size >= ticks[-1] * apart:
+            ticks.append(size)
+    if ticks[-1] != found[-1]:  # the largest is labelled in any case
+        ticks[-1] = found[-1]
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    if len(found) == 1:
+        axis.set_xlim(found[0] / 2, found[0] * 2)
 
 
 def rate(per_s: float, unit: str = "") -> str:
-    """With its prefix: "20.7 GB"."""
+    """A number with its prefix: "20.7 GB"."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if per_s >= size * 0.9995:
             return f"{per_s / size:.3g} {letter}{unit}"
@@ -167,7 +196,10 @@ def stacked(
     ticks: Sequence[float] = (),
     totals: bool = False,
 ) -> Figure:
-    """Bars from top to bottom, each of its kinds; ``ticks``: a stroke across each; ``totals``: in figures behind it."""
+    """Stacked bars from top to bottom, a part for each of ``kinds``.
+
+    ``ticks``: a stroke across each bar. ``totals``: the bar's whole length as a number behind it.
+    """
     columns = 2 if max(map(len, kinds)) > 12 else 3
     with drawing(palette, 0.75 + 0.25 * len(rows) + 0.2 * -(-len(kinds) // columns)) as (figure, (axis,)):
         left = [0.0] * len(rows)
@@ -191,7 +223,7 @@ def stacked(
                     color=palette.ink,
                 )
             axis.set_xlim(0, max(*left, *ticks, 1e-9) * 1.14)
-        axis.set_yticks(range(len(rows)), [name if len(name) <= 24 else f"…{name[-23:]}" for name, _ in rows])
+        axis.set_yticks(range(len(rows)), [shortened(name, 24) for name, _ in rows])
         axis.tick_params(axis="y", length=0)
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_xlabel(unit)
@@ -200,17 +232,29 @@ def stacked(
     return figure
 
 
+def legend_below(figure: Figure) -> None:
+    """The legend of the first axes under the figure: two columns where the names are short, and long names cut."""
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    columns = 2 if max(map(len, names)) <= _SHORT else 1
+    figure.legend(handles, [shortened(name, _LONG) for name in names], loc="outside lower center", ncols=columns)
+
+
+def shortened(name: str, most: int) -> str:
+    """The name with its middle left out, if it has more than ``most`` characters."""
+    return name if len(name) <= most else f"{name[: most // 3]}…{name[-(most - most // 3 - 1) :]}"
+
+
 Box = tuple[float, float, float, float]  # left, low, right, high
 
 
 def label_points(
     axis: Axes, points: Sequence[tuple[float, float, str]], steps: Sequence[tuple[float, float]], colour: str
 ) -> None:
-    """A name beside each point, where it covers as little as can be of names, points, the frame and the line of steps.
+    """Put a name beside each point, where it covers least of the other names, the points, the frame and a line.
 
-    ``steps``: the corners of a line, in the axis' data.
+    ``steps``: the corners of that line, in data coordinates.
     """
-    cast("Figure", axis.figure).draw_without_rendering()  # only then is it known where things are
+    cast("Figure", axis.figure).draw_without_rendering()  # settles where things are
     frame, pt, size = axis.get_window_extent(), axis.figure.dpi / 72, 8.0
     places = [tuple(map(float, axis.transData.transform((x, y)))) for x, y, _ in points]
     corners = [tuple(map(float, axis.transData.transform(corner))) for corner in steps]
@@ -245,7 +289,7 @@ def label_points(
             fontsize=size,
             color=colour,
         )
-        label.set_in_layout(False)  # its place was chosen for the axes as they are
+        label.set_in_layout(False)  # its place fits the axes as they are now
 
 
 def _overlap(a: Box, b: Box) -> float:
@@ -253,7 +297,7 @@ def _overlap(a: Box, b: Box) -> float:
 
 
 def svg_in_page(plot: Plot) -> str:
-    """Of a plot in MARKS: an SVG element in the page's colours; its ids begin with the plot's name."""
+    """An SVG element in the page's colours, of a plot drawn in MARKS; its ids begin with the plot's name."""
     text = _svg(plot, {})
     for name, (mark, _, _) in COLOURS.items():
         text = text.replace(mark, f"var(--{name})")
@@ -264,15 +308,17 @@ def svg_in_page(plot: Plot) -> str:
 
 
 def svg_file(plot: Plot) -> str:
-    """Of a plot in the light palette."""
+    """An SVG file of a plot drawn in LIGHT."""
     return _svg(plot, {"Title": plot.title, "Description": plot.caption})
 
 
 def png_file(plot: Plot) -> bytes:
-    """Of a plot in the light palette, on white."""
+    """A PNG file, on white, of a plot drawn in LIGHT."""
+    from matplotlib import rc_context
+
     out = io.BytesIO()
     told = {"Software": None, "Title": plot.title, "Description": plot.caption}
-    with _any_script():
+    with rc_context(_settings(LIGHT)), _any_script():
         plot.figure.savefig(out, format="png", dpi=_DPI, facecolor="white", metadata=told)
     return out.getvalue()
 
@@ -286,14 +332,14 @@ def _svg(plot: Plot, told: Mapping[str, str]) -> str:
 
     out = io.StringIO()
     said = dict.fromkeys(("Date", "Creator", "Format", "Type")) | dict(told)
-    with rc_context(_settings(LIGHT)), _any_script():  # read when it is written: text as text, and the same ids
+    with rc_context(_settings(LIGHT)), _any_script():  # savefig reads them too
         plot.figure.savefig(out, format="svg", transparent=True, metadata=said)
     return out.getvalue()
 
 
 @contextmanager
 def _any_script() -> Iterator[None]:
-    """Names may be in scripts that the font lacks: a reader of the SVG has one for them."""
+    """Ignore glyphs that the font lacks, such as a name in another script: the SVG's reader has a font for them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield

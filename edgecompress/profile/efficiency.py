@@ -1,8 +1,8 @@
-"""How near to a machine's peaks each kind of node comes: fitted to profiles, or taken from a table with its sources.
+"""How near each kind of node comes to a machine's peaks: fitted to profiles, or from a table that names its sources.
 
-A node's time is taken as ``overhead + operations / (compute * peak) + bytes / (memory * bandwidth)``. The three factors
-belong to a kind of node and not to a machine: peaks are what machines, and thread counts, differ in. They are fitted
-to profiled nodes by least squares of relative errors, none below zero.
+The model of a node's time is ``overhead + operations / (compute * peak) + bytes / (memory * bandwidth)``. The three
+factors belong to a kind of node; machines and thread counts differ in their peaks. The fit is non-negative least
+squares of relative errors over profiled nodes.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _KINDS = {
     "MatMulNBits": "products of blocks",
     "Conv": "convolutions",
 }
-_LEAST_OPS = 1e5  # products below it are too small to tell an efficiency by
-_FEW_ROWS = 16.0  # operations a byte: below it a block-wise product is of few rows, which other code computes
+_LEAST_OPS = 1e5  # smaller products show no efficiency
+_FEW_ROWS = 16.0  # operations per byte: a block-wise product below it has few rows, and other code computes it
 _LEAST_SPREAD = 0.06
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A node's, in seconds at the peaks: of its dtype (float32 where the machine has none of its own), and of reads."""
+    """A node's seconds at the peaks: of its dtype (float32 if the machine has no peak for it), and of reads."""
 
     kind: str
     computes: str
@@ -55,20 +55,20 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Factors:
-    """Seconds of a node, and seconds for each second that it would take at the peak."""
+    """Overhead in seconds per node; compute and memory in seconds per second at the peak."""
 
     overhead_s: float
     compute: float
     memory: float
 
     def seconds(self, work: Work) -> tuple[float, float, float]:
-        """Overhead, computing and moving."""
+        """Seconds of overhead, of computing and of moving bytes."""
         return self.overhead_s, self.compute * work.computing_s, self.memory * work.moving_s
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Factors by kind; ``spread``: of the logarithm of measured over fitted calls, a standard deviation."""
+    """Factors by kind; ``spread``: standard deviation of the logarithm of measured over fitted calls."""
 
     by_kind: Mapping[str, Factors]
     spread: float
@@ -76,14 +76,14 @@ class Fit:
     machine: str
 
     def factors(self, kind: str) -> Factors:
-        """Raises KeyError for a kind that the profiles had nothing like."""
+        """Raises KeyError for a kind that the profiles do not hold."""
         if kind in self.by_kind:
             return self.by_kind[kind]
         return self.by_kind[ROWS if kind == NOTHING else kind]
 
 
 def kind_of(op: str, cost: Cost) -> str:
-    """What a node is like in how near it comes to the peaks."""
+    """The kind of a node, as far as efficiency goes."""
     if op in _KINDS:
         stored = f" of {cost.weights}" if cost.weights else ""
         few = ", few rows" if stored and cost.ops < _FEW_ROWS * cost.bytes else ""
@@ -96,8 +96,11 @@ def kind_of(op: str, cost: Cost) -> str:
 
 
 def work_of(nodes: Iterable[tuple[str, Cost]], peaks: Peaks) -> list[Work]:
-    """Of a call's nodes: (operator, cost). A pass over rows finds them where the node before it left them; weights lie
-    where all that a call moves can lie."""
+    """Work of a call's nodes, given as (operator, cost).
+
+    A pass over rows finds them in the cache where the node before left them; weights are read at the rate of a buffer
+    as large as everything that a call moves.
+    """
     found = list(nodes)
     whole = read_rate(peaks, sum(cost.bytes for _, cost in found))
     made = []
@@ -110,12 +113,12 @@ def work_of(nodes: Iterable[tuple[str, Cost]], peaks: Peaks) -> list[Work]:
 
 
 def fit(profiles: Iterable[Profile]) -> Fit:
-    """Of profiles of one machine. Raises UsageError where they have no operators, or come from several machines."""
+    """Fit profiles of one machine. Raises UsageError if they hold no operators or come from several machines."""
     found = list(profiles)
     machines = sorted({profile.host.cpu for profile in found})
     if len(machines) != 1:
         raise UsageError(
-            f"factors are fitted to one machine, and these profiles are of {len(machines)}: {', '.join(machines)}",
+            f"these profiles come from {len(machines)} machines: {', '.join(machines)}",
             hint="Give profiles of one machine.",
         )
     rows: dict[str, list[tuple[float, float, float]]] = defaultdict(list)  # measured, computing, moving, in seconds
@@ -130,7 +133,7 @@ def fit(profiles: Iterable[Profile]) -> Fit:
                 rows[work.kind].append((node.ms / 1e3 * scale, work.computing_s, work.moving_s))
     if not calls:
         raise UsageError(
-            "the profiles have no operators", hint="Make them with `edgecompress profile BUNDLE -o DIR`, on a CPU."
+            "the profiles hold no operators", hint="Make them with `edgecompress profile BUNDLE -o DIR`, on a CPU."
         )
     by_kind = {kind: _factors(np.array(values)) for kind, values in rows.items()}
     by_kind.setdefault(ROWS, Factors(overhead_s=2e-6, compute=0.0, memory=2.0))
@@ -141,7 +144,7 @@ def fit(profiles: Iterable[Profile]) -> Fit:
 
 
 def usual_peaks(threads: int, measured: Iterable[Peaks]) -> Peaks:
-    """The medians of what a machine was seen to do with so many threads; what was measured but once is what it is."""
+    """The medians of a machine's peaks with that many threads."""
     alike = [each for each in measured if each.threads == threads]
     reads = tuple(
         Reads(buffer_bytes=same[0].buffer_bytes, bytes_per_s=float(np.median([each.bytes_per_s for each in same])))
@@ -152,12 +155,12 @@ def usual_peaks(threads: int, measured: Iterable[Peaks]) -> Peaks:
 
 
 def _scale(call: OperatorProfile) -> float:
-    """Timing each node makes a call longer, and what is between nodes is theirs: the nodes together are the call."""
+    """Node times are scaled so that they add up to the call: timing lengthens nodes, and gaps count as theirs."""
     return call.call_ms / call.nodes_ms if call.nodes_ms else 1.0
 
 
 def predicted(made: Fit, call: OperatorProfile, peaks: Peaks) -> float:
-    """Seconds, of a call whose nodes are known from a profile."""
+    """Predicted seconds of a profiled call."""
     return sum(sum(made.factors(work.kind).seconds(work)) for work in _work(call, peaks))
 
 
@@ -170,7 +173,7 @@ def _work(call: OperatorProfile, peaks: Peaks) -> list[Work]:
 
 
 def _factors(values: np.ndarray[Any, Any]) -> Factors:
-    """Least squares of relative errors, the best of all choices of factors of which none is below zero."""
+    """Non-negative least squares of relative errors, by trying every subset of the three factors."""
     measured, rest = values[:, 0], values[:, 1:]
     columns = np.column_stack([np.ones(len(values)), rest])
     weight = 1 / np.maximum(measured, 1e-6)
@@ -189,7 +192,7 @@ def _factors(values: np.ndarray[Any, Any]) -> Factors:
 
 
 def table_factors(accelerator: str, *, best: bool) -> Mapping[str, Factors]:
-    """The ends of the table for machines that none of our bundles was measured on: the best of each, or the worst."""
+    """One end of the table for machines without a profile: the best factors, or the worst."""
     path = Path(str(resources.files("edgecompress_targets"))) / "efficiency" / f"{accelerator}.toml"
     table = tomllib.loads(path.read_text(encoding="utf-8"))
 

@@ -1,4 +1,4 @@
-"""Energy, where the machine tells it: the counters of Intel's and AMD's packages (RAPL), and of NVIDIA's GPUs."""
+"""Energy, from the counters of Intel's and AMD's packages (RAPL) and of NVIDIA's GPUs, where they can be read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NVML = "libnvidia-ml.so.1"
 
 
 class EnergyMeter:
-    """Joules since it was made; None where nothing here counts them, and never zero for that."""
+    """Joules since its creation; None, and never 0, if no counter can be read."""
 
     def __init__(self, rapl: Path = _RAPL, *, gpu: bool = False) -> None:
         self._packages = _packages(rapl)
@@ -24,19 +24,19 @@ class EnergyMeter:
         used = 0.0
         for name, value in now.items():
             span = value - self._before.get(name, value)
-            if span < 0:  # the counter began anew
+            if span < 0:  # the counter wrapped
                 span += self._packages.get(name, 0.0)
             used += span
         return used if used > 0 else None
 
     def _read(self) -> dict[str, float] | None:
-        """Joules by counter. Of a GPU's work its own counter must be among them."""
+        """Joules by counter. For work on a GPU its own counter must be among them."""
         found = {}
         for name in self._packages:
             try:
                 found[name] = int((Path(name) / "energy_uj").read_text()) / 1e6
             except (OSError, ValueError):
-                return None  # it is root's on most systems: part of the truth would be a lie
+                return None  # only root reads it on most systems; a partial sum would be wrong
         if self._gpu:
             joules = _gpu_joules()
             if joules is None:
@@ -46,10 +46,10 @@ class EnergyMeter:
 
 
 def _packages(rapl: Path) -> dict[str, float]:
-    """The packages' folders, and the joules at which each counter begins anew."""
+    """The packages' folders, and the joules at which each counter wraps."""
     found = {}
     for folder in sorted(rapl.glob("*-rapl:[0-9]*")):
-        if folder.name.count(":") == 1:  # a package; cores and memory within it have a second number
+        if folder.name.count(":") == 1:  # a package; its cores and memory have a second number
             try:
                 found[str(folder)] = int((folder / "max_energy_range_uj").read_text()) / 1e6
             except (OSError, ValueError):
@@ -58,7 +58,7 @@ def _packages(rapl: Path) -> dict[str, float]:
 
 
 def _gpu_joules() -> float | None:
-    """Of the first GPU, since the driver was loaded."""
+    """Joules of the first GPU since the driver was loaded."""
     try:
         nvml = ctypes.CDLL(_NVML)
     except OSError:

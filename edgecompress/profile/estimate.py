@@ -1,7 +1,7 @@
-"""``edgecompress estimate``: what a bundle's graph would take on a target that is not at hand.
+"""``edgecompress estimate``: the latency of a bundle on a target that is not available.
 
-Every node's operations and bytes come from the graph, the target's peaks from its file, and how near nodes come to
-them from profiles of a machine, or from a table where none was profiled. Nothing of the bundle is run.
+The graph gives each node's operations and bytes, the target's file its peaks. How near nodes come to these peaks is
+fitted to profiles of a machine or, without one, taken from a table. The bundle does not run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from edgecompress.types.target import Target
 from edgecompress.types.workload import Phase
 from edgecompress.version import __version__
 
-_DEVIATIONS = 2.0  # to either side of what a fit gives
+_DEVIATIONS = 2.0  # to either side of the fit
 _PARTS = ("overhead", "compute", "memory")
 
 Parts = tuple[float, float, float]  # seconds of overhead, of computing, of moving
@@ -48,7 +48,7 @@ Parts = tuple[float, float, float]  # seconds of overhead, of computing, of movi
 
 @dataclass(frozen=True, kw_only=True)
 class Basis:
-    """Where an estimate is for, and the best and the worst that nodes may do there."""
+    """The machine of an estimate, and the best and worst efficiency of its nodes."""
 
     name: str
     threads: int | None
@@ -62,12 +62,12 @@ class Basis:
 def estimate(
     bundle: Path, targets: Sequence[str], measured: Sequence[Path], shapes: str | None, threads: int | None
 ) -> Estimates:
-    """Raises UsageError, UnknownTargetError for a target without the figures that it takes, BundleError."""
+    """Raises UsageError (a target without peaks too), UnknownTargetError and BundleError."""
     manifest, folder = open_bundle(bundle)
     kind, graphs = find_kind(manifest.kind).profile, Graphs(open_models(manifest, folder))
     workloads = workloads_of(manifest, shapes)
     if any(workload.requests for workload in workloads):
-        raise UsageError("an estimate is of shapes, not of a trace", hint="Give --shapes 1x128.")
+        raise UsageError("an estimate takes shapes, not a trace", hint="Give --shapes 1x128.")
     profiles = [read_profile(path) for path in measured]
     bases = _bases(targets, profiles, threads)
     calls = [
@@ -76,9 +76,9 @@ def estimate(
         for name, phase in kind.phases(manifest, workload).items()
     ]
     rows = [_estimated(basis, *call, manifest.bytes) for basis in bases for call in calls]
-    remarks = ["nothing was run: these are estimates, and the span is what is known of them"]
+    remarks = ["these are estimates: the bundle did not run, and the truth is expected within the span"]
     if any(basis.words.startswith("table") for basis in bases):
-        remarks.append("the graph's work is taken as the target's own lowering would do it; an export for it says more")
+        remarks.append("the graph is this bundle's; an export for the target itself gives a better estimate")
     return Estimates(
         tool_version=__version__,
         bundle=bundle.name,
@@ -90,10 +90,10 @@ def estimate(
 
 def _bases(targets: Sequence[str], profiles: Sequence[Profile], threads: int | None) -> list[Basis]:
     if not targets and not profiles:
-        raise UsageError("an estimate is for a target", hint="Give --target, or --measured with a profile.")
+        raise UsageError("an estimate needs a target", hint="Give --target, or --measured with a profile.")
     if profiles and any(target != LOCAL for target in targets):
         raise UsageError(
-            "a profile tells of the machine that it was made on",
+            "a profile describes only the machine that it was made on",
             hint="Give --measured without --target, or with --target local on that machine.",
         )
     if not profiles:
@@ -101,14 +101,16 @@ def _bases(targets: Sequence[str], profiles: Sequence[Profile], threads: int | N
     made = fit(profiles)
     if targets:
         if made.machine != host_cpu_name():
-            raise UsageError(f"the profiles are of another machine: {made.machine}", hint="Leave out --target local.")
+            raise UsageError(
+                f"the profiles come from another machine: {made.machine}", hint="Leave out --target local."
+            )
         return [_of_fit(made, LOCAL, measure_peaks(threads or host_cores()))]
     of_all = [each for profile in profiles for each in profile.peaks]
     known = {threads: usual_peaks(threads, of_all) for threads in {each.threads for each in of_all}}
     if threads is not None and threads not in known:
         raise UsageError(
-            f"the profiles do not say what {threads} threads can do there",
-            hint=f"Give --threads {max(known)}, or a profile that was made with --threads {threads}.",
+            f"the profiles hold no run with {threads} threads",
+            hint=f"Give --threads {max(known)}, or a profile made with --threads {threads}.",
         )
     wanted = [threads] if threads is not None else sorted(known)
     return [_of_fit(made, made.machine, known[number]) for number in wanted]
@@ -120,7 +122,7 @@ def _of_fit(made: Fit, name: str, peaks: Peaks) -> Basis:
             found = made.factors(kind)
         except KeyError:
             raise UsageError(
-                f"the profiles have nothing like the {kind} of this bundle", hint="Profile a bundle that has."
+                f"the profiles hold no node like this bundle's {kind}", hint="Profile a bundle that has such nodes."
             ) from None
         by = math.exp(deviations * made.spread)
         return Factors(overhead_s=found.overhead_s * by, compute=found.compute * by, memory=found.memory * by)
@@ -131,7 +133,7 @@ def _of_fit(made: Fit, name: str, peaks: Peaks) -> Basis:
         peaks=peaks,
         best=lambda kind, dtype: factors(kind, dtype, -_DEVIATIONS),
         worst=lambda kind, dtype: factors(kind, dtype, _DEVIATIONS),
-        words=f"fitted to {made.calls} profiled calls on {made.machine}, which it meets within {made.spread:.0%}",
+        words=f"fitted to {made.calls} profiled calls on {made.machine}, to within {made.spread:.0%}",
     )
 
 
@@ -139,14 +141,15 @@ def _of_target(target: Target, threads: int | None) -> Basis:
     if target.name == LOCAL:
         at_once: int | None = threads or host_cores()
         peaks = measure_peaks(at_once or 1)
-        words = "table of efficiencies, peaks measured here"
+        words = "table of efficiencies, measured peaks"
     else:
         if threads is not None:
             raise UsageError(
-                f"the figures of {target.name} are of the whole chip", hint="Leave out --threads, or --target local."
+                f"the peaks of {target.name} are those of the whole chip",
+                hint="Leave out --threads, or give --target local.",
             )
         peaks, at_once = _peaks_of(target), target.cores
-        words = "table of efficiencies, peaks of its data sheet"
+        words = "table of efficiencies, peaks from the data sheet"
     ends = {best: table_factors(target.accelerator, best=best) for best in (True, False)}
 
     def factors(kind: str, dtype: str, best: bool) -> Factors:
@@ -167,7 +170,7 @@ def _of_target(target: Target, threads: int | None) -> Basis:
 
 
 def _peaks_of(target: Target) -> Peaks:
-    """Raises UsageError where its file does not say what it takes."""
+    """Raises UsageError if the target's file lacks a peak."""
     lacks = [
         name
         for name, value in (
@@ -178,13 +181,13 @@ def _peaks_of(target: Target) -> Peaks:
     ]
     if lacks:
         raise UsageError(
-            f"{target.name} says nothing of its {' and '.join(lacks)}: it is a class of machines, not one",
-            hint="Copy it (`edgecompress targets show`) to a .toml file of your own, add the figures of your "
-            "machine, and give that file; or give --measured with a profile of the machine.",
+            f"{target.name} has no {' or '.join(lacks)}: it describes a class of machines",
+            hint="Copy it (`edgecompress targets show`) to a .toml file, add the figures of your machine and give that "
+            "file; or give --measured with a profile of the machine.",
         )
     assert target.memory_bandwidth_bytes_per_s is not None
     rates = dict(target.peak_ops_per_s)
-    for dtype in ("float32", "float16", "int8"):  # what it is not said to compute in goes in the next
+    for dtype in ("float32", "float16", "int8"):  # a dtype without a peak takes another's
         rates.setdefault(dtype, rates.get("float16", rates.get("float32", max(rates.values()))))
     if target.accelerator == "cuda":
         rates["float32"] = rates["float16"]  # an export for it computes in float16

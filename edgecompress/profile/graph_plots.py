@@ -1,4 +1,4 @@
-"""The plots of a profile's graph: its layers, its nodes against the machine's roof, and the precisions tried."""
+"""Plots of a profile's graph: its layers, its nodes under the roofline, and the precisions that the export tried."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from itertools import pairwise
 
 import numpy as np
 
-from edgecompress.profile.drawing import DASHES, Palette, Plot, drawing, in_rates, label_points, rate, stacked
+from edgecompress.profile.drawing import (
+    DASHES,
+    Palette,
+    Plot,
+    drawing,
+    in_rates,
+    label_points,
+    legend_below,
+    rate,
+    stacked,
+)
 from edgecompress.profile.layers import layer_of, moved_bytes
 from edgecompress.profile.peaks import memory_rate, read_rate
 from edgecompress.types.profile import OperatorProfile, Peaks, Profile
@@ -29,7 +39,7 @@ def _suffix(found: OperatorProfile) -> str:
 
 
 def layers_plot(found: OperatorProfile, palette: Palette) -> Plot | None:
-    """Each layer's time, by kind of operator, and what the roof would allow it."""
+    """Each layer's time by kind of operator, and its time at the roof."""
     by_layer: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     by_kind: dict[str, float] = defaultdict(float)
     roofs: dict[str, float] = defaultdict(float)
@@ -57,18 +67,18 @@ def layers_plot(found: OperatorProfile, palette: Palette) -> Plot | None:
         totals=True,
     )
     left = len(by_layer) - len(rows)
-    more = f" The {left} smallest are left out." if left else ""
+    more = f" The {left} smallest are not shown." if left else ""
     return Plot(
         name=f"layers{_suffix(found)}",
         title=f"Time by layer: {workload_of(found)}",
-        caption="The graph's nodes, timed one by one, in the student's own layers; the upright stroke is what the "
-        f"machine's roof would allow.{more}",
+        caption="The graph's nodes, timed one by one, by the student's layers. The vertical stroke is the time at the "
+        f"roof: what this machine's measured peaks allow.{more}",
         figure=figure,
     )
 
 
 def roofline_plot(found: OperatorProfile, peaks: Peaks, palette: Palette) -> Plot | None:
-    """Each node's rate over its intensity, under what this machine was measured to do."""
+    """Each node's rate over its arithmetic intensity, under this machine's measured peaks."""
     counted = [o for o in found.operators if o.ops > 0 and o.bytes > 0 and o.ms > 0]
     shown = [o for o in counted if o.share >= _LEAST_SHARE]
     if not shown or not peaks.ops_per_s:
@@ -120,27 +130,24 @@ def roofline_plot(found: OperatorProfile, peaks: Peaks, palette: Palette) -> Plo
             axis.scatter([], [], color=palette.series[index], label=kind, s=30)
         if len(top) < len(kinds):
             axis.scatter([], [], color=palette.series[-1], label="others", s=30)
-        in_rates(axis, "x")
-        in_rates(axis, "y")
-        axis.set_xlim(low, high)
-        axis.set_ylim(bottom, ceiling * 2.2)
-        axis.set_xlabel("operations a byte that is moved")
-        axis.set_ylabel("operations a second")
+        in_rates(axis, "x", low, high)
+        in_rates(axis, "y", bottom, ceiling * 2.2)
+        axis.set_xlabel("operations per byte moved")
+        axis.set_ylabel("operations/s")
         axis.grid(True)
-        figure.legend(loc="outside lower center", ncols=2)
+        legend_below(figure)
     drawn = sum(o.share for o in shown)
-    reads = " or ".join(
-        f"{rate(width, 'B')}/s of {'memory' if name == 'memory' else 'what a call moves, again and again'} "
+    reads = " and ".join(
+        f"{rate(width, 'B')}/s {'from memory' if name == 'memory' else 'rereading what one call moves'} "
         f"({'solid' if index else 'dashed'})"
         for index, (name, width) in enumerate(slopes)
     )
     return Plot(
         name=f"roofline{_suffix(found)}",
-        title=f"Under the machine's roof: {workload_of(found)}",
-        caption="A point is a node, its size its share of the time; its distance below the line is what could be "
-        f"gained. The lines are what this machine was measured to do: read {reads}, and multiply large matrices "
-        f"(level). The {len(shown)} nodes drawn take {drawn:.0%} of the time; the others compute nothing, or take next "
-        "to none of it.",
+        title=f"Roofline: {workload_of(found)}",
+        caption="A point is a node. Its size is its share of the time, its distance below the lines the possible gain. "
+        f"Measured peaks: reads of {reads}, and matrix products (level). The {len(shown)} nodes shown take "
+        f"{drawn:.0%} of the time; the others compute nothing or take almost no time.",
         figure=figure,
     )
 
@@ -151,7 +158,7 @@ def pareto_plot(profile: Profile, palette: Palette) -> Plot | None:
         return None
     rows = sorted(profile.tried, key=lambda row: (row.ms, -row.value))
     quality = rows[0].quality
-    sign = 1 if "cosine" in quality else -1  # a perplexity ratio is better where it is less
+    sign = 1 if "cosine" in quality else -1  # a lower perplexity ratio is better
     front, best = [], -np.inf
     for row in rows:
         if sign * row.value > best:
@@ -180,8 +187,8 @@ def pareto_plot(profile: Profile, palette: Palette) -> Plot | None:
         corners = [
             corner for x, (y, z) in zip(at, pairwise([values[0], *values]), strict=True) for corner in ((x, y), (x, z))
         ]
-        axis.set_xlabel("ms of a call, when it was exported")
-        axis.set_ylabel(quality if sign > 0 else f"{quality} (upwards is less)")
+        axis.set_xlabel("ms per call at the export")
+        axis.set_ylabel(quality if sign > 0 else f"{quality} (lower is better, at the top)")
         axis.grid(True)
         label_points(
             axis,
@@ -192,7 +199,7 @@ def pareto_plot(profile: Profile, palette: Palette) -> Plot | None:
     return Plot(
         name="pareto",
         title="Quality against latency",
-        caption="The precisions that the export tried, on the machine that it ran on. The filled ones, joined by the "
-        "line, are the Pareto front: nothing tried is both better and faster.",
+        caption="The precisions that the export tried, on the machine of the export. Filled points on the line are the "
+        "Pareto front: no other precision is both better and faster.",
         figure=figure,
     )

@@ -1,4 +1,4 @@
-"""What a figure was measured on, and how much that host's own times vary."""
+"""The host of a measurement, and how much its own times vary."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _CPUS = Path("/sys/devices/system/cpu")
 _GROUP = Path("/sys/fs/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
 _POWER_MODE = Path("/etc/nvpmodel.conf"), Path("/var/lib/nvpmodel/status")
-_LOOP = bytes(1 << 16)  # hashed: one core's work, and nothing of memory or Python in it
+_LOOP = bytes(1 << 16)  # hashed: work for one core, without memory or Python
 _LOOPS = 40
 _NOISY_SPREAD, _NOISY_DRIFT = 0.10, 1.10
 
 
 def describe_host() -> Host:
-    """This machine now. A fact that the system does not tell is None."""
+    """This machine now. None: the system does not report it."""
     return Host(
         cpu=host_cpu_name(),
         arch=host_arch(),
@@ -49,7 +49,7 @@ def describe_host() -> Host:
 
 
 class Calibration:
-    """A loop of known work; :meth:`take` times it before, between and after what is measured."""
+    """A reference loop; :meth:`take` times it before, between and after the measurements."""
 
     def __init__(self) -> None:
         self._seconds: list[list[float]] = []
@@ -80,16 +80,16 @@ def describe_noise(noise: Noise) -> str:
     """A sentence for reports."""
     state = "noisy" if noise.noisy else "quiet"
     return (
-        f"{state}: a loop of known work varied by {noise.spread:.1%}, and was {noise.slowest_over_fastest - 1:.1%} "
-        "slower at its slowest time than at its fastest"
+        f"{state}: a reference loop varied by {noise.spread:.1%}, its median over the run by "
+        f"{noise.slowest_over_fastest - 1:.1%}"
     )
 
 
 def resolution(noise: Noise) -> str:
-    """What two profiles of this host can tell apart, and what they cannot."""
+    """The smallest difference that two profiles of this host can show."""
     return (
-        f"two profiles that differ by less than {noise.slowest_over_fastest - 1:.0%} may differ by the host alone; "
-        "`edgecompress compare` tells smaller differences"
+        f"a difference of less than {noise.slowest_over_fastest - 1:.0%} between two profiles may come from the host "
+        "alone; `edgecompress compare` shows smaller ones"
     )
 
 
@@ -114,16 +114,16 @@ def _cpu_limit() -> float | None:
 
 
 def _power_mode() -> str | None:
-    """Of a Jetson: the number of nvpmodel's mode."""
+    """The number of nvpmodel's mode, on a Jetson."""
     conf, status = _POWER_MODE
     return _text(status) if conf.exists() else None
 
 
 def _versions() -> dict[str, str]:
-    """Of ourselves, of what we require and of what the backends run on: whatever of these is installed."""
+    """Installed versions of edgecompress, its requirements and the backends' packages."""
     try:
         required = [each.name for each in requirements() if each.extra not in DEVELOPMENT_EXTRAS]
-    except PackageNotFoundError:  # runs from its source
+    except PackageNotFoundError:  # runs from source
         required = []
     run_on = [name for each in backends().values() if each.plug_in.has("host") for name in each.host.PACKAGES]
     names = dict.fromkeys([DISTRIBUTION, *required, *run_on])

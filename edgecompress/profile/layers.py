@@ -1,4 +1,4 @@
-"""A profile's operators by the student's layers, and by what is most worth attacking."""
+"""A profile's operators, grouped by the student's layers and by their gap to the roofline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def layer_of(module: str) -> str:
 
 
 def last_operators(profile: Profile) -> list[tuple[OperatorProfile, Peaks]]:
-    """Of the last shape with the most threads, each phase of it: the one that is shown whole."""
+    """Every phase of the last shape with the most threads: the one that reports show in full."""
     if not profile.operators:
         return []
     threads = max(found.threads for found in profile.operators)
@@ -29,7 +29,7 @@ def last_operators(profile: Profile) -> list[tuple[OperatorProfile, Peaks]]:
 
 
 def moved_bytes(found: OperatorProfile) -> int:
-    """What a call moves in all: as much as a cache must hold for the next call to find it there."""
+    """Everything that a call moves: a cache must hold that much for the next call to hit it."""
     return sum(each.bytes for each in found.operators)
 
 
@@ -45,7 +45,7 @@ class Worth:
 
 
 def most_worth(profile: OperatorProfile, number: int = 3) -> list[Worth]:
-    """What is furthest above its roof, in time: the most to be had from attacking it."""
+    """The operators furthest above their roof, in ms: where most time can be gained."""
     groups: dict[str, list[Operator]] = defaultdict(list)
     for operator in profile.operators:
         module = _NUMBER.sub(".*", operator.module)

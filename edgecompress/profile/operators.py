@@ -1,7 +1,7 @@
-"""Where a call's time goes, node by node, and what the machine's roof would allow each.
+"""Where a call's time goes, node by node, and each node's time at the machine's roof.
 
-A backend that can times every node of sessions of its own; the names of our graphs' nodes begin with the student's
-modules, so a time is layer 3's attention and not MatMul_117's. What a node computes and moves comes from the graph.
+The backend times every node, if it can, in separate sessions. Node names begin with the student's module names, so a
+time belongs to layer 3's attention and not to MatMul_117. The graph says what a node computes and moves.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Durations = Mapping[str, float]  # node -> microseconds
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """One node of the graph, and what it must do in one call, in all of the call's ``runs`` of the graph."""
+    """One node of the graph, and its cost over all of a call's ``runs`` of the graph."""
 
     name: str
     module: str
@@ -49,9 +49,9 @@ class Counted:
 
 
 def module_of(node: ir.Node, values: Collection[str]) -> str:
-    """The student's module that a node computes; "" for what belongs to none, such as pooling.
+    """The student's module that a node belongs to; "" for none, such as pooling.
 
-    ``values``: names of the graph's values. A node that is named after one prepares it for whoever reads it.
+    ``values``: names of the graph's values. A node named after a value prepares it for its readers.
     """
     name = node.name or ""
     module = name.removeprefix("packed/").rpartition("/")[0].split("/", 1)[0]
@@ -66,7 +66,7 @@ def module_of(node: ir.Node, values: Collection[str]) -> str:
 
 
 def count(graph: ir.Graph, specs: Sequence[TensorSpec], run: GraphRun) -> list[Counted]:
-    """Every node of the graph in its order; of an If the branch that takes less, which runs where nothing is padded.
+    """Every node of the graph in its order; of an If the cheaper branch, which runs without padding.
 
     ``specs``: of the graph's inputs.
     """
@@ -92,7 +92,7 @@ def _nodes(graph: ir.Graph) -> Iterator[ir.Node]:
 
 
 class Graphs:
-    """Of a bundle's models, each read once; their weights are not read."""
+    """The graphs of a bundle's models, each read once and without weights."""
 
     def __init__(self, source: OpenBundle) -> None:
         self._source = source
@@ -104,7 +104,7 @@ class Graphs:
         return self._read[model]
 
     def count(self, phase: Phase) -> dict[str, list[Counted]]:
-        """By model: every node of its graph, with what it does in all the runs of a phase together."""
+        """By model: every node of its graph, with its cost over all runs of a phase."""
         return {
             model: summed(
                 [
@@ -118,13 +118,13 @@ class Graphs:
 
 
 def reads_bytes(counted: Sequence[Counted]) -> int:
-    """What a call moves in all: as much as a cache must hold for the next call to find it there."""
+    """Everything that a call moves: a cache must hold that much for the next call to hit it."""
     return sum(each.cost.bytes for each in counted)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """A phase that was run, several times."""
+    """A phase that ran several times."""
 
     workload: str
     name: str
@@ -134,13 +134,13 @@ class _Asked:
 
 
 class OperatorTimer:
-    """A bundle whose models' nodes are timed one by one.
+    """Times the nodes of a bundle's models one by one.
 
-    ``peaks`` of this machine with these threads, where they are known; else they are measured.
+    ``peaks``: of this machine with these threads; measured if None.
     """
 
     def __init__(self, source: OpenBundle, *, calls: int = CALLS, peaks: Peaks | None = None) -> None:
-        """Raises UsageError where a backend does not time nodes, and what opening the bundle raises."""
+        """Raises UsageError if a backend cannot time nodes, and what opening the bundle raises."""
         self._calls, self._peaks = calls, peaks
         self._graphs, self._kind = Graphs(source), find_kind(source.manifest.kind).profile
         self._manifest, self._threads = source.manifest, source.threads
@@ -157,7 +157,7 @@ class OperatorTimer:
         self._folder.cleanup()
 
     def run(self, workload: Workload, usual_ms: Mapping[str, float]) -> None:
-        """Every phase of a workload that is no trace. ``usual_ms``: what each takes while nothing is timed."""
+        """Run every phase of a workload of shapes. ``usual_ms``: the time of each phase without timers."""
         found = self._kind.phases(self._manifest, workload)
         for name, call in self._subject.phases(workload).items():
             calls = self._several(call, found[name])
@@ -168,14 +168,13 @@ class OperatorTimer:
             )
 
     def finish(self) -> tuple[Peaks | None, list[OperatorProfile]]:
-        """Read what was timed; nothing can be run afterwards. Raises HostError if a call was of other runs."""
+        """Read the timings; nothing can run afterwards. Raises HostError if the number of runs is unexpected."""
         timed = {name: self._timer_of(name).runs(name) for name in self._runs}
         for model, runs in timed.items():
             if len(runs) != self._runs[model]:
                 raise HostError(
-                    f"'{model}' of {self._manifest.name} was run {len(runs)} times, and its kind says "
-                    f"{self._runs[model]}",
-                    hint="Its kind's profile.py lists the runs of each phase.",
+                    f"'{model}' of {self._manifest.name} ran {len(runs)} times instead of {self._runs[model]}",
+                    hint="Correct the runs of each phase in its kind's profile.py.",
                 )
         found = []
         for asked in self._asked:
@@ -205,7 +204,7 @@ class OperatorTimer:
         return self.timers[self._manifest.variant(model).backend]
 
     def _several(self, call: Callable[[], object], phase: Phase) -> list[Mapping[str, range]]:
-        """The runs of each call, those before it was warm left out."""
+        """The runs of each call, without those of the warm-up."""
         of_a_call = Counter(run.model for run in phase.runs)
 
         def run() -> dict[str, range]:
@@ -225,7 +224,7 @@ class OperatorTimer:
 def _timer(backend: str, folder: Path) -> NodeTimer:
     timing = find_backend(backend).timing
     if timing is None:
-        raise UsageError(f"{backend} does not time nodes", hint="Give --no-operators.")
+        raise UsageError(f"{backend} cannot time nodes", hint="Give --no-operators.")
     return timing.node_timer(folder)
 
 
@@ -238,7 +237,7 @@ def _added(runs: Sequence[Durations]) -> Durations:
 
 
 def summed(runs: Sequence[list[Counted]]) -> list[Counted]:
-    """Of several runs of one graph."""
+    """The sum over several runs of one graph."""
     return [
         Counted(
             name=same[0].name,
@@ -257,7 +256,7 @@ def summed(runs: Sequence[list[Counted]]) -> list[Counted]:
 
 
 def _timed(counted: Sequence[Counted], calls: Sequence[Durations], runtime: str) -> list[tuple[Counted, float]]:
-    """Milliseconds of each node in a call, and of what the runtime itself added, which is named after it."""
+    """Milliseconds of each node in a call, and of nodes that the runtime added, listed under the runtime's name."""
     known = {each.name for each in counted}
     unknown = sorted({name for durations in calls for name in durations} - known)
     nothing = Cost(ops=0, bytes=0, computes="float32")
@@ -278,7 +277,7 @@ def _summary(rows: Sequence[tuple[Counted, float]], peaks: Peaks, usual_ms: floa
 
 
 def _operator(row: Counted, ms: float, nodes_ms: float, peaks: Peaks, reads: float) -> Operator:
-    """``reads``: bytes a second of what a call moves, which may lie in a cache from one call to the next."""
+    """``reads``: bytes/s for a buffer as large as everything that a call moves, which a cache may hold."""
     rate = peaks.ops_per_s.get(row.cost.computes, peaks.ops_per_s["float32"])
     computing, moving = row.cost.ops / rate * 1e3, row.cost.bytes / reads * 1e3
     roof = max(computing, moving)
@@ -299,7 +298,7 @@ def _operator(row: Counted, ms: float, nodes_ms: float, peaks: Peaks, reads: flo
 
 
 def _middle(values: Sequence[float]) -> float:
-    """The mean of the middle half: the profile counts in whole microseconds, and a median would stay on them."""
+    """The mean of the middle half: a median would keep the profile's whole microseconds."""
     ordered = np.sort(np.array(values))
     quarter = len(ordered) // 4
     return float(ordered[quarter : len(ordered) - quarter].mean())

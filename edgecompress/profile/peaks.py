@@ -1,4 +1,4 @@
-"""What this machine can do at most: bytes read a second, and operations of large matrix products."""
+"""This machine's measured peaks: bytes read per second, and operations per second of large matrix products."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import onnxruntime as ort
 from edgecompress.runtime.weights import huge_region
 from edgecompress.types.profile import Peaks, Reads
 
-MEMORY_BYTES = 1 << 29  # beyond the caches of one machine's share of most processors
-_LEAST_BYTES = 1 << 19  # below it the time of numpy's call would be what is measured
-_LEAST_S = 2e-3  # of one measured pass over a buffer, again and again
+MEMORY_BYTES = 1 << 29  # larger than the caches of most processors
+_LEAST_BYTES = 1 << 19  # smaller buffers would measure the overhead of numpy's call
+_LEAST_S = 2e-3  # of one measurement, in repeated passes over a buffer
 _ROWS, _INNER, _COLUMNS = 512, 1024, 4096
 _LONGEST_S, _MOST_CALLS = 0.6, 200
 _LONGEST_READ_S = 0.15
 
 
 class Bandwidth:
-    """How fast so many threads together read a buffer in huge pages, over and over: the best of some rounds."""
+    """How fast some threads together reread a buffer in huge pages: the best of several rounds."""
 
     def __init__(self, threads: int, buffer_bytes: int = MEMORY_BYTES) -> None:
         data = huge_region(max(4096 * threads, buffer_bytes) // 8 * 8).view(np.int64)
@@ -40,7 +40,7 @@ class Bandwidth:
 
 
 def measure_peaks(threads: int) -> Peaks:
-    """A few seconds. Buffers from half a megabyte a thread to what no cache holds, each twice the one before."""
+    """Takes a few seconds. Buffers double from half a megabyte per thread to more than any cache holds."""
     size, reads = _LEAST_BYTES * threads, []
     while size < 2 * MEMORY_BYTES:
         rate = Bandwidth(threads, size).bytes_per_s(_LONGEST_READ_S if size < MEMORY_BYTES else _LONGEST_S)
@@ -54,19 +54,19 @@ def measure_peaks(threads: int) -> Peaks:
 
 
 def read_rate(peaks: Peaks, buffer_bytes: float) -> float:
-    """Bytes a second, of a buffer of that size; between two measured sizes on the line between their logarithms."""
+    """Bytes/s for a buffer of that size; log-linear between two measured sizes."""
     sizes = [np.log(each.buffer_bytes) for each in peaks.reads]
     rates = [np.log(each.bytes_per_s) for each in peaks.reads]
     return float(np.exp(np.interp(np.log(max(1.0, buffer_bytes)), sizes, rates)))
 
 
 def memory_rate(peaks: Peaks) -> float:
-    """Bytes a second, of a buffer that no cache holds."""
+    """Bytes/s for a buffer that no cache holds."""
     return peaks.reads[-1].bytes_per_s
 
 
 def _products(threads: int, dtype: type) -> float:
-    """Operations a second of ONNX Runtime's own product of that size, two to a multiply-add."""
+    """Operations/s of ONNX Runtime's matrix product; a multiply-add is two operations."""
     import onnx_ir as ir
 
     rng, integers = np.random.default_rng(0), dtype is np.int8
@@ -97,7 +97,7 @@ def _products(threads: int, dtype: type) -> float:
 
 
 def _best(call: Callable[[], object], longest_s: float = _LONGEST_S) -> float:
-    """Seconds of the fastest of a few calls."""
+    """Seconds of the fastest call."""
     began, best, done = time.perf_counter(), float("inf"), 0
     while done < 2 or (done < _MOST_CALLS and time.perf_counter() - began < longest_s):
         started = time.perf_counter()

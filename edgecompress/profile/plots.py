@@ -1,4 +1,4 @@
-"""The plots of a profile's calls: each drawn only where there is something to draw."""
+"""The plots of a profile's calls. A plot without data is not drawn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from collections import defaultdict
 
 import numpy as np
 
-from edgecompress.profile.drawing import DASHES, Palette, Plot, drawing, in_milliseconds, stacked
+from edgecompress.profile.drawing import (
+    DASHES,
+    Palette,
+    Plot,
+    drawing,
+    in_milliseconds,
+    in_sizes,
+    legend_below,
+    shortened,
+    stacked,
+)
 from edgecompress.profile.graph_plots import layers_plot, pareto_plot, roofline_plot
 from edgecompress.profile.layers import last_operators
 from edgecompress.types.profile import Measurement, Profile
@@ -19,10 +29,9 @@ _MOST_TIMES = 3.0
 
 
 def plots(profile: Profile, palette: Palette) -> list[Plot]:
-    """All that there is something for, each with a name of its own."""
+    """Every plot that the profile has data for."""
     made = (
         _histograms(profile, palette),
-        _distribution(profile, palette),
         _lengths(profile, palette),
         _tokens(profile, palette),
         _stages(profile, palette),
@@ -43,17 +52,17 @@ def _count(number: int, thing: str) -> str:
 
 
 def _name(m: Measurement) -> str:
-    return f"{m.workload}, {_count(m.threads, 'thread')}"
+    return f"{shortened(m.workload, 24)}, {_count(m.threads, 'thread')}"
 
 
 def shape_of(m: Measurement) -> tuple[int, int] | None:
-    """Texts and tokens of each; None for a trace, and for texts of their own lengths."""
+    """Number of texts and tokens per text; None for a trace and for texts of mixed lengths."""
     found = _SHAPE.match(m.workload)
     return (int(found[1]), int(found[2])) if found and int(found[2]) else None
 
 
 def _known(m: Measurement) -> list[tuple[int, float]]:
-    """The percentiles that there were calls enough for."""
+    """The percentiles that had enough calls."""
     assert m.latency is not None
     found = ((50, m.latency.p50_ms), (90, m.latency.p90_ms), (99, m.latency.p99_ms))
     return [(percent, value) for percent, value in found if value is not None]
@@ -75,63 +84,36 @@ def _histograms(profile: Profile, palette: Palette) -> Plot | None:
             for (percent, value), dash in zip(_known(m), DASHES, strict=False):
                 if value <= high:
                     axis.axvline(value, color=palette.ink, linewidth=1, linestyle=dash)
-                    axis.text(
-                        *(value, 1.0, f" p{percent}"),
-                        transform=axis.get_xaxis_transform(),
+                    axis.annotate(
+                        f"p{percent}",
+                        (value, 1.0),
+                        xycoords=axis.get_xaxis_transform(),
+                        xytext=(3, 0),
+                        textcoords="offset points",
                         va="top",
                         fontsize=7.5,
+                        color=palette.ink,
                     )
             axis.set_title(_name(m), fontsize=8.5)
             if quantiles[100] > high:
-                axis.set_title(f"the slowest at {quantiles[100]:.3g} ms →", fontsize=8, loc="right")
+                axis.set_title(f"slowest {quantiles[100]:.3g} ms →", fontsize=8, loc="right")
             in_milliseconds(axis, "x", ())
             axis.margins(x=0.01)
             axis.set_ylim(0, axis.get_ylim()[1] * 1.25)
-        figure.supylabel("% of the calls", fontsize=9, color=palette.ink)
-        axes[-1].set_xlabel("latency of a call, ms")
+        figure.supylabel("% of calls", fontsize=9, color=palette.ink)
+        axes[-1].set_xlabel("ms per call")
     left = len(all_of_them) - len(shown)
     return Plot(
         name="histogram",
-        title="How long calls took",
-        caption="Each shape's calls by their latency, with the most threads that were tried; lines stand where half, "
-        "90 % and 99 % took no longer, each where there were calls enough to say."
-        + f" {_count(left, 'further workload')} {'are' if left > 1 else 'is'} in the table only."
-        * bool(left),
-        figure=figure,
-    )
-
-
-def _distribution(profile: Profile, palette: Palette) -> Plot | None:
-    shown = [m for m in _timed(profile) if len(m.quantiles_ms) == 101]
-    if not shown:
-        return None
-    threads = sorted({m.threads for m in shown})
-    workloads = list(dict.fromkeys(m.workload for m in shown))
-    with drawing(palette, 3.1 + 0.09 * len(shown)) as (figure, (axis,)):
-        for m in shown:
-            axis.plot(
-                m.quantiles_ms,
-                range(101),
-                color=palette.series[workloads.index(m.workload) % len(palette.series)],
-                linestyle=DASHES[threads.index(m.threads) % len(DASHES)],
-                label=_name(m),
-            )
-        in_milliseconds(axis, "x", [q for m in shown for q in (m.quantiles_ms[0], m.quantiles_ms[100])])
-        axis.set_xlabel("latency of a call, ms")
-        axis.set_ylabel("% of calls that took no longer")
-        axis.grid(True)
-        figure.legend(loc="outside lower center", ncols=2)
-    return Plot(
-        name="cdf",
-        title="Share of calls within a time",
-        caption="For a time on the horizontal axis, how many of the calls took no longer; upright lines are steady "
-        "latencies.",
+        title="Latency distribution",
+        caption="Calls by latency, for the largest thread count. Lines mark p50, p90 and p99 where there were enough "
+        "calls." + f" {_count(left, 'more workload')} {'are' if left > 1 else 'is'} in the table only." * bool(left),
         figure=figure,
     )
 
 
 def _lengths(profile: Profile, palette: Palette) -> Plot | None:
-    """Against the length of the texts, and against their number: a panel each, where there are two points to join."""
+    """Against the length of the texts and against their number: a panel each, given two points to join."""
     by_length: dict[tuple[int, int], list[tuple[int, Measurement]]] = defaultdict(list)
     by_batch: dict[tuple[int, int], list[tuple[int, Measurement]]] = defaultdict(list)
     for m in _timed(profile):
@@ -142,8 +124,8 @@ def _lengths(profile: Profile, palette: Palette) -> Plot | None:
     panels = [
         (lines, thing, label)
         for found, thing, label in (
-            (by_length, "text", "tokens of each text"),
-            (by_batch, "token", "texts in a call"),
+            (by_length, "text", "tokens per text"),
+            (by_batch, "token", "texts per call"),
         )
         if (lines := {key: points for key, points in sorted(found.items()) if len({at for at, _ in points}) > 1})
     ]
@@ -151,7 +133,7 @@ def _lengths(profile: Profile, palette: Palette) -> Plot | None:
         return None
     threads = sorted({key[1] for lines, _, _ in panels for key in lines})
     p90 = any(m.latency and m.latency.p90_ms for lines, _, _ in panels for found in lines.values() for _, m in found)
-    shaded = ", shaded up to what 90 % of the calls took no longer than" if p90 else ""
+    shaded = ", shaded up to p90" if p90 else ""
     with drawing(palette, 0.3 + 2.75 * len(panels), len(panels)) as (figure, axes):
         colour_of: dict[tuple[str, int], str] = {}
         for axis, (lines, thing, label) in zip(axes, panels, strict=True):
@@ -168,21 +150,18 @@ def _lengths(profile: Profile, palette: Palette) -> Plot | None:
                 what = f"{_count(number, thing)}, {_count(count, 'thread')}"
                 axis.plot(at, middle, color=colour, linestyle=dash, marker="o", markersize=4, label=what)
                 axis.fill_between(at, middle, high, color=colour, alpha=0.16, linewidth=0)
-            ticks = sorted({at for points in lines.values() for at, _ in points})
-            axis.set_xscale("log", base=2)
-            axis.set_xticks(ticks, [str(tick) for tick in ticks])
-            axis.set_xticks([], minor=True)
+            in_sizes(axis, (at for points in lines.values() for at, _ in points))
             in_milliseconds(axis, "y", times)
             if axis.get_yscale() == "linear":
                 axis.set_ylim(bottom=0)
             axis.set_xlabel(label)
-            axis.set_ylabel("ms of a call")
+            axis.set_ylabel("ms per call")
             axis.grid(True)
             axis.legend(loc="upper left")
     return Plot(
         name="lengths",
         title="Latency by length and batch",
-        caption=f"The median of a call{shaded}.",
+        caption=f"Median of a call{shaded}.",
         figure=figure,
     )
 
@@ -209,20 +188,18 @@ def _tokens(profile: Profile, palette: Palette) -> Plot | None:
             each = [tokens.between.mean_ms for tokens in told]
             for axis, times in zip(axes, (first, each), strict=True):
                 axis.plot(at, times, color=colour, linestyle=dash, marker="o", markersize=4, label=label)
-        ticks = sorted({at for found in lines.values() for at, _ in found})
         axes[0].set_ylabel("TTFT, ms")
         axes[1].set_ylabel("TPOT, ms")
-        axes[1].set_xlabel("tokens of the prompt")
+        axes[1].set_xlabel("tokens in the prompt")
         for axis in axes:
-            axis.set_xticks(ticks)
+            in_sizes(axis, (at for found in lines.values() for at, _ in found))
             axis.set_ylim(0, axis.get_ylim()[1] * 1.06)
             axis.grid(True)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        legend_below(figure)
     return Plot(
         name="tokens",
-        title="The first token, and the ones after it",
-        caption="Time to the first new token (TTFT, the median) and to each further one (TPOT, the mean), by the "
-        "length of the prompt.",
+        title="Time to first token and per output token",
+        caption="Median time to first token (TTFT) and mean time per output token (TPOT), by prompt length.",
         figure=figure,
     )
 
@@ -236,10 +213,10 @@ def _stages(profile: Profile, palette: Palette) -> Plot | None:
         palette,
         rows=[(_name(m), {stage.name: stage.share * 100 for stage in m.stages}) for m in shown],
         kinds=names,
-        unit="% of the time of a call",
+        unit="% of a call's time",
     )
     return Plot(
-        name="stages", title="Where a call's time goes", caption="The stages of a call, in order.", figure=figure
+        name="stages", title="Stages of a call", caption="Each stage's share of a call, in order.", figure=figure
     )
 
 
@@ -249,7 +226,7 @@ def _drift(profile: Profile, palette: Palette) -> Plot | None:
     if not shown:
         return None
     highest = 0.0
-    with drawing(palette, 2.6 + 0.09 * len(shown)) as (figure, (axis,)):
+    with drawing(palette, 2.7 + 0.17 * len(shown)) as (figure, (axis,)):
         for index, m in enumerate(shown):
             assert m.drift is not None
             values = np.array(m.drift.p50_ms)
@@ -259,17 +236,17 @@ def _drift(profile: Profile, palette: Palette) -> Plot | None:
             axis.plot(at, times, color=palette.series[index % len(palette.series)], label=_name(m))
             if m.drift.degrades_after_s is not None:
                 axis.axvline(m.drift.degrades_after_s / m.drift.window_s / len(values) * 100, color=palette.bad)
-        axis.axhline(1.1, color=palette.bad, linewidth=1, linestyle=DASHES[1], label="slower by a tenth")
+        axis.axhline(1.1, color=palette.bad, linewidth=1, linestyle=DASHES[1], label="10 % slower")
         axis.set_ylim(0, min(max(highest * 1.08, 1.4), _MOST_TIMES))
         axis.set_xlabel("% of the measurement's duration")
-        axis.set_ylabel("median, in first medians")
+        axis.set_ylabel("median, 1 = at the start")
         axis.grid(True)
-        figure.legend(loc="outside lower center", ncols=2)
-    cut = f" The highest, {highest:.3g}, is beyond the frame." if highest > _MOST_TIMES else ""
+        legend_below(figure)
+    cut = f" The highest value, {highest:.3g}, is outside the frame." if highest > _MOST_TIMES else ""
     return Plot(
         name="drift",
         title="Latency over time",
-        caption="Medians of windows of equal length, over the first ones. To stay above the dashed line is to become "
-        f"slower for good: heat, or another's work.{cut}",
+        caption="Medians of equal time windows, relative to the first ones. A line that stays above the dashed one has "
+        f"become slower for good: heat, or other work on the machine.{cut}",
         figure=figure,
     )

@@ -1,4 +1,4 @@
-"""``edgecompress profile``: every workload, thread count and scenario, one after the other, and what they ran on."""
+"""``edgecompress profile``: every workload, thread count and scenario in sequence, and the host that ran them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,31 @@ import numpy as np
 
 from edgecompress.backends import find_backend
 from edgecompress.errors import UsageError
-from edgecompress.formats.manifest import file_sha256, open_bundle, read_measurements, read_report
+from edgecompress.formats.manifest import file_sha256, open_bundle, read_lineage, read_measurements, read_report
 from edgecompress.kinds import find_kind
 from edgecompress.kinds.base import Kind
+from edgecompress.lineage.policy import objection
 from edgecompress.loading import open_models
 from edgecompress.profile.cold import cold_start
 from edgecompress.profile.energy import EnergyMeter
 from edgecompress.profile.host import Calibration, describe_host, resolution
 from edgecompress.profile.scenarios import most_served, offline, serve
-from edgecompress.profile.statistics import calls_for, drift, percentiles, quantiles
+from edgecompress.profile.statistics import Times, calls_for, drift, percentiles, quantiles
 from edgecompress.profile.timing import WallClock, measure, warm_up
 from edgecompress.profile.workload import workloads_of
 from edgecompress.runtime.bundle import OpenBundle
 from edgecompress.runtime.session import check_host
 from edgecompress.runtime.subject import Prepared, Subject
-from edgecompress.types.profile import Measurement, OperatorProfile, Peaks, Profile, Stage, TokenTimes, Tried
+from edgecompress.types.profile import (
+    LatencyBudget,
+    Measurement,
+    OperatorProfile,
+    Peaks,
+    Profile,
+    Stage,
+    TokenTimes,
+    Tried,
+)
 from edgecompress.types.report import Fidelity
 from edgecompress.types.workload import DEFAULT_NEW_TOKENS, Workload
 from edgecompress.version import __version__
@@ -38,15 +48,15 @@ Show = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a profile is asked for; None takes the default of the bundle."""
+    """The settings of a profile; None takes the bundle's default."""
 
     shapes: str | None = None
     threads: tuple[int, ...] = ()
     duration_s: float | None = None
     percentile: float = 99
     scenarios: tuple[str, ...] = ("single-stream",)
-    per_s: float | None = None  # of the server scenario; None: the most that keeps the bound
-    bound_ms: float | None = None
+    per_s: float | None = None  # of the server scenario; None: the highest rate within the bound
+    bound_ms: float | None = None  # of a call, at ``percentile``; in the server scenario of the p99
     new_tokens: int = DEFAULT_NEW_TOKENS
     device: int | None = None
     cold: bool = True
@@ -55,13 +65,14 @@ class Asked:
 
 
 def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
-    """Measure. Raises UsageError for what makes no sense, and what :func:`edgecompress.load` raises."""
+    """Measure. Raises UsageError for settings that :func:`check` refuses, and what :func:`edgecompress.load` raises."""
     check(asked)
     manifest, folder = open_bundle(bundle)
     kind = find_kind(manifest.kind)
     workloads = workloads_of(manifest, asked.shapes)
     if not asked.allow_mismatch:
         check_host(manifest)
+    host = describe_host()  # before our own work adds to its load
     clock, calibration = WallClock(), Calibration()
     calibration.take()
     measurements: list[Measurement] = []
@@ -98,11 +109,12 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
     if noise.noisy:
         remarks.append(f"the host was noisy: {resolution(noise)}")
     if jump := clock.jump_s():
-        remarks.append(f"the system's clock was set by {jump:+g} s meanwhile; durations do not depend on it")
+        remarks.append(f"the system clock was set by {jump:+g} s during the run; the durations do not depend on it")
     fidelity = read_report(folder).fidelity
     verified = fidelity.samples > 0
     if not verified:
-        remarks.append("the fidelity of this bundle was never verified: its speed says nothing about its answers")
+        remarks.append("this bundle's fidelity was never verified: its speed says nothing about its answers")
+    terms, terms_open = _terms(folder)
     return Profile(
         tool_version=__version__,
         bundle=bundle.name,
@@ -113,13 +125,15 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
         target=manifest.target.name,
         bundle_bytes=manifest.bytes,
         verified=verified,
-        host=describe_host(),
+        host=host,
         noise=noise,
         measurements=tuple(measurements),
         cold_start=cold,
         peak_rss_bytes=None if cold is None else cold.peak_rss_bytes,
         device_bytes=device_bytes,
         fidelity=_in_words(kind, fidelity),
+        terms=terms,
+        terms_open=terms_open,
         tried=_tried(kind, folder),
         peaks=tuple(peaks),
         operators=tuple(operators),
@@ -128,28 +142,32 @@ def profile(bundle: Path, asked: Asked, show: Show = lambda _: None) -> Profile:
 
 
 def check(asked: Asked) -> None:
-    """Raises UsageError for what makes no sense."""
+    """Raises UsageError for settings that are out of range or contradict each other."""
     unknown = [name for name in asked.scenarios if name not in SCENARIOS]
     if unknown:
-        raise UsageError(f"there is no scenario '{unknown[0]}'", hint=f"Scenarios: {', '.join(SCENARIOS)}.")
+        raise UsageError(f"unknown scenario '{unknown[0]}'", hint=f"Scenarios: {', '.join(SCENARIOS)}.")
     if asked.duration_s is not None and asked.duration_s <= 0:
-        raise UsageError(f"a duration is above 0, not {asked.duration_s:g} s", hint="Give --duration 10.")
+        raise UsageError(f"the duration must be above 0, not {asked.duration_s:g} s", hint="Give --duration 10.")
     if not 50 <= asked.percentile < 100:
-        raise UsageError(f"a percentile is from 50 to 99.9, not {asked.percentile:g}", hint="Give --percentile 99.")
+        raise UsageError(
+            f"the percentile must be from 50 to below 100, not {asked.percentile:g}", hint="Give --percentile 99."
+        )
     if asked.new_tokens < 2:
-        raise UsageError("a text has 2 new tokens at the least", hint="Give --new-tokens 32.")
+        raise UsageError(f"new tokens must be at least 2, not {asked.new_tokens}", hint="Give --new-tokens 32.")
     server = "server" in asked.scenarios
     if server and asked.per_s is None and asked.bound_ms is None:
-        raise UsageError("the server scenario takes a rate or a bound", hint="Give --per-second or --bound-ms.")
-    if not server and (asked.per_s is not None or asked.bound_ms is not None):
-        raise UsageError("a rate and a bound are the server scenario's", hint="Add --scenario server.")
+        raise UsageError("the server scenario needs a rate or a latency bound", hint="Give --per-second or --bound-ms.")
+    if not server and asked.per_s is not None:
+        raise UsageError("--per-second is for the server scenario", hint="Add --scenario server.")
     if asked.per_s is not None and asked.per_s <= 0:
-        raise UsageError("a rate is above 0", hint="Give --per-second 10.")
+        raise UsageError(f"the rate must be above 0, not {asked.per_s:g}", hint="Give --per-second 10.")
+    if asked.bound_ms is not None and not asked.bound_ms > 0:
+        raise UsageError(f"the latency bound must be above 0, not {asked.bound_ms:g} ms", hint="Give --bound-ms 20.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """``phases_ms``: what each phase of a call takes, where calls were timed one by one."""
+    """``phases_ms``: the time of each phase of a call, where calls were timed one by one."""
 
     workload: Workload
     measurement: Measurement
@@ -200,10 +218,17 @@ def _calls_in_a_row(
     joules, calls = meter.joules(), len(timed.seconds)
     latency, remarks = percentiles(timed.seconds), []
     if latency.p99_ms is None:
-        remarks.append(f"too few calls for p99, which takes {calls_for(99):,}: --duration gives it longer")
+        remarks.append(f"too few calls for p99, which needs {calls_for(99):,}: give a longer --duration")
     moved = drift(timed.seconds, timed.at)
     if moved is not None and moved.degrades_after_s is not None:
-        remarks.append(f"it became slower for good after {moved.degrades_after_s:g} s: heat, or another's work")
+        remarks.append(
+            f"it became slower for good after {moved.degrades_after_s:g} s: heat, or other work on the machine"
+        )
+    budget = None
+    if asked.bound_ms is not None:
+        budget = _budget(timed.seconds, asked.bound_ms, asked.percentile)
+        state = {None: "unknown, with too few calls, against", True: "within", False: "BEYOND"}[budget.met]
+        remarks.append(f"p{budget.percentile:g} is {state} the bound of {budget.bound_ms:g} ms")
     tokens = None
     if (of_text := prepared.tokens) is not None:
         tokens = TokenTimes(
@@ -217,7 +242,7 @@ def _calls_in_a_row(
     for name, values in prepared.stages.items():
         times |= prepared.parts[name]() if name in prepared.parts else {name: list(values)}
     if prepared.parts:
-        remarks.append("the stages on the device were timed in calls of their own, each waited for")
+        remarks.append("the stages on the device were timed in separate calls, synchronized after each stage")
     stages = _stages(times)
     p50_ms = {stage.name: stage.p50_ms for stage in stages}
     measurement = Measurement(
@@ -231,11 +256,20 @@ def _calls_in_a_row(
         tokens=tokens,
         drift=moved,
         quantiles_ms=quantiles(timed.seconds),
+        budget=budget,
         joules_per_call=None if joules is None else round(joules / calls, 6),
         remarks=tuple(remarks),
     )
     phases_ms = {name: p50_ms[stage] / often for name, (stage, often) in prepared.phases.items() if stage in p50_ms}
     return _Measured(workload=workload, measurement=measurement, phases_ms=phases_ms)
+
+
+def _budget(seconds: Times, bound_ms: float, percentile: float) -> LatencyBudget:
+    """``seconds`` [N] of each call, held against ``bound_ms`` at ``percentile``."""
+    if len(seconds) < calls_for(percentile):
+        return LatencyBudget(bound_ms=bound_ms, percentile=percentile, value_ms=None, met=None)
+    value_ms = round(float(np.percentile(seconds, percentile)) * 1e3, 4)
+    return LatencyBudget(bound_ms=bound_ms, percentile=percentile, value_ms=value_ms, met=value_ms <= bound_ms)
 
 
 def _stages(stages: Mapping[str, Sequence[float]]) -> tuple[Stage, ...]:
@@ -250,9 +284,9 @@ def _stages(stages: Mapping[str, Sequence[float]]) -> tuple[Stage, ...]:
 def _operators(
     source: OpenBundle, measured: list[_Measured], found: list[OperatorProfile], remarks: list[str]
 ) -> list[Peaks]:
-    """Each node's time in the workloads that are no traces, into ``found``; why there is none, into ``remarks``."""
+    """Append the nodes' times in workloads of shapes to ``found``, or the reason for their absence to ``remarks``."""
     if any(find_backend(variant.backend).timing is None for variant in source.manifest.variants):
-        remarks.append("operators are not measurable here: ONNX Runtime times them, on CPUs")
+        remarks.append("operators are not measurable here: only ONNX Runtime on a CPU times them")
         return []
     if missing := [name for name in ("onnx", "onnx_ir") if importlib.util.find_spec(name) is None]:
         remarks.append(
@@ -261,7 +295,7 @@ def _operators(
         return []
     shapes = [each for each in measured if each.phases_ms and not each.workload.requests]
     if not shapes:
-        remarks.append("operators are measured of shapes that are called one after the other, and none was asked for")
+        remarks.append("operators are measured in the single-stream scenario, on shapes: this run has neither")
         return []
     from edgecompress.profile.operators import OperatorTimer
 
@@ -277,9 +311,26 @@ def _operators(
 
 
 def _in_words(kind: Kind, fidelity: Fidelity) -> str:
-    """The figure that it is judged by."""
-    figure = next(iter(kind.metric.figures(fidelity)), None)
-    return "" if figure is None else f"{figure.title} {figure.value:.4f}"
+    """Every figure that applies, the one that is judged first."""
+    found = [f"{figure.title} {figure.value:.4f}" for figure in kind.metric.figures(fidelity)]
+    return f"{', '.join(found)}, over {fidelity.samples:,} held-out samples" if found else ""
+
+
+def _terms(folder: Path) -> tuple[str, bool]:
+    """The licence, or what is not known about the terms of use; and whether ``--provenance enforce`` refuses that."""
+    if not (folder / "lineage.json").is_file():
+        return "", False
+    lineage = read_lineage(folder)
+    why = objection(lineage)
+    if why is not None:
+        accepted = lineage.accepted.value
+        return (why, True) if accepted is None else (f'{why}; accepted at the export: "{accepted}"', False)
+    known = [
+        f"{word}{each.value} ({each.said_by}{f', {each.where}' if each.where else ''})"
+        for word, each in (("", lineage.licence), ("terms ", lineage.status))
+        if each.value is not None
+    ]
+    return "; ".join(known), False
 
 
 def _tried(kind: Kind, folder: Path) -> tuple[Tried, ...]:
@@ -296,6 +347,9 @@ def _tried(kind: Kind, folder: Path) -> tuple[Tried, ...]:
                 value=figure.value,
                 ms=row.latency_ms,
                 chosen=row.verdict == "chosen",
+                speedup=row.speedup,
+                model_bytes=row.model_bytes,
+                verdict=row.verdict,
             )
         )
     return tuple(found)

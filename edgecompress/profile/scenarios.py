@@ -1,4 +1,4 @@
-"""MLPerf's scenarios beside calls in a row: requests that come at random, and as many texts as there are."""
+"""MLPerf's server and offline scenarios: requests at random moments, and a batch of texts at full speed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from edgecompress.types.profile import Server
 
 _SEARCH_STEPS = 6
 _DEFAULT_SERVER_S = 5.0
-_SPIN_S = 0.0005  # the last of a wait is spun: a sleep ends when the system pleases
+_SPIN_S = 0.0005  # the end of a wait is a busy loop: a sleep may overrun
 
 
 def serve(call: Callable[[], object], per_s: float, duration_s: float, bound_ms: float | None, seed: int = 0) -> Server:
-    """Requests at random moments, ``per_s`` on average, done one after the other in their order.
+    """Requests at random moments, ``per_s`` on average, served in sequence.
 
-    When each comes is settled before: a request that waits because the one before it is slow has waited, and its
-    latency says so, also where a client that sends one after the other would not have sent it yet (coordinated
-    omission).
+    Arrival times are drawn in advance, so a request that waits for a slow one before it counts its wait. A client that
+    sends the next request only after an answer would not see that wait (coordinated omission).
     """
     rng = np.random.default_rng(seed)
     gaps = rng.exponential(1 / per_s, max(int(per_s * duration_s * 1.5) + 10, 2))
@@ -29,7 +28,7 @@ def serve(call: Callable[[], object], per_s: float, duration_s: float, bound_ms:
     arrivals = arrivals[arrivals < duration_s]
     if len(arrivals) == 0:
         raise UsageError(
-            f"at {per_s:g} requests a second none comes within {duration_s:g} s", hint="Give a longer --duration."
+            f"at {per_s:g} requests/s none arrives within {duration_s:g} s", hint="Give a longer --duration."
         )
     latencies = np.empty(len(arrivals))
     began = time.perf_counter()
@@ -56,19 +55,19 @@ def serve(call: Callable[[], object], per_s: float, duration_s: float, bound_ms:
 
 
 def most_served(call: Callable[[], object], usual_s: float, bound_ms: float, duration_s: float | None) -> Server:
-    """The highest rate whose p99 stays within the bound, found by halving; what was measured at it.
+    """Bisect for the highest rate whose p99 stays within the bound; return the measurement at that rate.
 
-    Raises UsageError if a call alone takes longer than the bound.
+    Raises UsageError if a single call takes longer than the bound.
     """
     if usual_s * 1e3 > bound_ms:
         raise UsageError(
-            f"a call takes {usual_s * 1e3:.1f} ms by itself, which is beyond the bound of {bound_ms:g} ms",
+            f"a single call takes {usual_s * 1e3:.1f} ms, longer than the bound of {bound_ms:g} ms",
             hint="Give a larger --bound-ms, or a smaller shape.",
         )
     low, high, best = 0.0, 1 / usual_s, None
     for step in range(_SEARCH_STEPS):
         rate = (low + high) / 2
-        # Long enough for a p99 at this rate, or as long as was asked for.
+        # Long enough for a p99 at this rate, unless a duration is given.
         seconds = duration_s if duration_s is not None else max(_DEFAULT_SERVER_S, min(calls_for(99) / rate, 20.0))
         found = serve(call, rate, seconds, bound_ms, seed=step)
         if found.within_bound:
@@ -77,14 +76,14 @@ def most_served(call: Callable[[], object], usual_s: float, bound_ms: float, dur
             high = rate
     if best is None:
         raise UsageError(
-            f"no rate above {high:.2f} a second keeps its p99 within {bound_ms:g} ms here",
+            f"no rate down to {high:.2f} requests/s keeps its p99 within {bound_ms:g} ms",
             hint="Give a larger --bound-ms.",
         )
     return best
 
 
 def offline(call: Callable[[], object], texts: int, duration_s: float | None) -> tuple[float, float]:
-    """Texts a second over three calls at least, and the seconds that took."""
+    """Texts/s over at least three calls, and the seconds that they took."""
     call()
     began, count = time.perf_counter(), 0
     while count < 3 or time.perf_counter() - began < (duration_s or 2.0):

@@ -1,7 +1,7 @@
-"""The shapes of every value of a bundle's graph for one run, out of the graph itself: nothing is run.
+"""The shape of every value of a bundle's graph for one run, derived from the graph without running it.
 
-The graphs carry their shapes in terms of the run's (``batch``, ``sequence``, …); those are put in. Where a pass of
-ours left a shape out, it follows from the inputs' by the few rules below; a value that neither gives has no shape.
+Graphs hold symbolic shapes (``batch``, ``sequence``, …), and the run's sizes replace the symbols. A shape that a graph
+pass dropped follows from the inputs' shapes by the rules below; else the value has no shape.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _LIKE_INPUTS = (
 )  # fmt: skip
 
 
-_PACKING = "PackTokens"  # makes one row of all texts' tokens: where each is in [B, T], and where texts begin
+_PACKING = "PackTokens"  # joins all texts' tokens in one row: the place of each in [B, T], and where texts begin
 
 
 def input_shapes(specs: Sequence[TensorSpec], run: GraphRun) -> dict[str, Shape]:
-    """Of the graph's inputs, by name. Raises UsageError for an axis that the run has no size for."""
+    """Shapes of the graph's inputs, by name. Raises UsageError for an axis without a size."""
     return {spec.name: run.shapes.get(spec.name) or _resolved(spec, run.sizes) for spec in specs}
 
 
@@ -37,12 +37,12 @@ def _resolved(spec: TensorSpec, sizes: Mapping[str, int]) -> Shape:
         return tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape)
     except KeyError as error:
         raise UsageError(
-            f"the workload says nothing of the axis {error} of '{spec.name}'", hint="Its kind's profile.py does."
+            f"the workload gives no size for the axis {error} of '{spec.name}'", hint="Add it in its kind's profile.py."
         ) from None
 
 
 def value_shapes(graph: ir.Graph, specs: Sequence[TensorSpec], run: GraphRun) -> dict[ir.Value, Shape]:
-    """Of every value that has one; of nodes inside an If too. ``specs``: of the graph's inputs."""
+    """Of every value that has a shape, inside an If too. ``specs``: of the graph's inputs."""
     inputs, names = input_shapes(specs, run), dict(run.sizes)
     found: dict[ir.Value, Shape] = {}
     for value in (*graph.inputs, *graph.initializers.values()):
@@ -72,7 +72,7 @@ def _known(value: ir.Value, names: Mapping[str, int]) -> Shape | None:
 
 
 def _evaluate(text: str, names: Mapping[str, int]) -> int | None:
-    """``Min(512, sequence)``, ``batch*sequence`` and the like; None for what has another name in it."""
+    """The value of ``Min(512, sequence)``, ``batch*sequence`` and the like; None if a name is unknown."""
     try:
         return _value(ast.parse(text, mode="eval").body, names)
     except (SyntaxError, KeyError, ValueError, ZeroDivisionError):
@@ -116,5 +116,5 @@ def _by_rule(node: ir.Node, output: ir.Value, known: Mapping[ir.Value, Shape]) -
         return None
     try:
         return tuple(np.broadcast_shapes(*(shape for shape in shapes if shape is not None)))
-    except ValueError:  # of scales and axes: the first input decides
+    except ValueError:  # scales and axes: the first input decides
         return shapes[0]

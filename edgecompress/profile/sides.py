@@ -1,4 +1,4 @@
-"""What can be compared: bundles, and what others make of the same student; each given the same arrays."""
+"""What can be compared: bundles, and other libraries' versions of the same student, all on the same arrays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TEXTS = "1x128"
 
 @dataclass(frozen=True)
 class Spec:
-    """A side as the command line names it; each call of ``open``, with a number of threads, is a fresh one."""
+    """A side as the command line names it; ``open``, given a number of threads, opens a fresh instance."""
 
     name: str
     open: Callable[[int], Side]
@@ -37,12 +37,12 @@ def parse_side(text: str, *, allow_mismatch: bool = False) -> Spec:
     if not found or library not in _LIBRARIES:
         return _bundle(Path(text), text, allow_mismatch)
     if not Path(path).exists():
-        raise UsageError(f"{text}: there is no {path}", hint=f"Give {library}: and a path that is there.")
+        raise UsageError(f"{text}: {path} does not exist", hint=f"Give {library}: and an existing path.")
     return Spec(text, _LIBRARIES[library](Path(path)))
 
 
 def read_workloads(text: str | None, specs: Sequence[Spec]) -> list[Workload]:
-    """As the kind of the first bundle reads them; of texts where no side is a bundle. Raises UsageError."""
+    """As the kind of the first bundle reads them; texts if no side is a bundle. Raises UsageError."""
     manifest = next((spec.manifest for spec in specs if spec.manifest is not None), None)
     if manifest is None:
         return parse_workloads(text or _TEXTS, parse_texts)
@@ -50,27 +50,27 @@ def read_workloads(text: str | None, specs: Sequence[Spec]) -> list[Workload]:
 
 
 def inputs_of(workload: Workload, specs: Sequence[Spec]) -> Feed:
-    """What every side is given. Raises UsageError for what cannot be compared."""
+    """The inputs of every side. Raises UsageError for sides that cannot be compared."""
     manifests = [spec.manifest for spec in specs if spec.manifest is not None]
     kinds = sorted({manifest.kind for manifest in manifests})
     if len(kinds) > 1:
         raise UsageError(
-            f"sides are of one kind, and these are {' and '.join(kinds)}", hint="Compare bundles of one kind."
+            f"these sides are of different kinds: {' and '.join(kinds)}", hint="Compare bundles of one kind."
         )
     if workload.requests:
-        raise UsageError(f"{workload.name}: sides are compared on shapes, not on a trace", hint="Give --shapes 1x128.")
+        raise UsageError(f"{workload.name} is a trace, and a comparison takes shapes", hint="Give --shapes 1x128.")
     if kinds:
         return find_kind(kinds[0]).profile.inputs(workload, manifests)
     return token_feed(token_ids(*compared_tokens(workload)))
 
 
 def _part(feed: Feed, names: Collection[str]) -> dict[str, Array]:
-    """Raises UsageError for a graph's input that there is nothing for."""
+    """Raises UsageError for an input of the graph that the feed lacks."""
     unknown = set(names) - set(feed)
     if unknown:
         raise UsageError(
-            f"the graph has an input '{min(unknown)}', and what is compared here has {', '.join(sorted(feed))}",
-            hint="Give a graph that takes them.",
+            f"the graph has an input '{min(unknown)}', and this comparison feeds {', '.join(sorted(feed))}",
+            hint="Give a graph with these inputs.",
         )
     return {name: feed[name] for name in names}
 
@@ -84,7 +84,7 @@ def _bundle(path: Path, name: str, allow_mismatch: bool) -> Spec:
 
 
 def _torch(path: Path) -> Callable[[int], Side]:
-    """Eager PyTorch in float32, as a user of transformers has it: the last hidden state, or a decoder's last logits."""
+    """Eager PyTorch in float32 through transformers: the last hidden state, or a decoder's last logits."""
 
     def open_one(threads: int) -> Side:
         import torch
@@ -133,7 +133,7 @@ def _openvino(path: Path) -> Callable[[int], Side]:
 
 
 def _onnx(path: Path) -> Callable[[int], Side]:
-    """Plain ONNX Runtime, its own optimizations and defaults but for the threads."""
+    """Plain ONNX Runtime with its own optimizations and defaults, except for the threads."""
 
     def open_one(threads: int) -> Side:
         import onnxruntime as ort

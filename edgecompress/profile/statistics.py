@@ -1,4 +1,4 @@
-"""Percentiles that there are calls enough for, and intervals that a noisy machine's times allow."""
+"""Percentiles from enough calls, and intervals that hold on a noisy machine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Times = npt.NDArray[np.float64]  # seconds
 
 PERCENTILES = (50, 90, 99)
 CONFIDENCE = 0.99
-_Z = 2.575829  # of the normal distribution, for it
-_BEYOND = 10  # calls beyond a percentile, or it is the luck of one
+_Z = 2.575829  # of the normal distribution, for that confidence
+_BEYOND = 10  # calls beyond a percentile, so that no single one decides
 _RESAMPLES = 4000
 _WINDOWS = 20
 _DEGRADED = 1.1
@@ -23,7 +23,7 @@ _HEAT_S = 10.0
 
 
 def calls_for(percentile: float) -> int:
-    """The least number of calls that a percentile is read from."""
+    """The least number of calls for a percentile."""
     return math.ceil(round(_BEYOND / (1 - percentile / 100), 6))
 
 
@@ -43,14 +43,14 @@ def percentiles(seconds: Times) -> Percentiles:
 
 
 def quantiles(seconds: Times) -> tuple[float, ...]:
-    """The 0th to the 100th percentile, in ms: what a histogram and a distribution function are drawn from."""
+    """The 0th to the 100th percentile, in ms, for histograms."""
     return tuple(round(float(q) * 1e3, 4) for q in np.percentile(seconds, range(101)))
 
 
 def drift(seconds: Times, at: Times) -> Drift | None:
-    """Medians of windows of equal length; None where there are too few calls for one. ``at``: when each call began.
+    """Medians of windows of equal length; None if there are too few calls. ``at``: when each call began, in seconds.
 
-    In less than ten seconds nothing gets hot: that it became slower for good is said of longer runs alone.
+    Nothing heats up in less than ten seconds: only longer runs are reported as slower for good.
     """
     if len(seconds) < 5 * _WINDOWS:
         return None
@@ -62,7 +62,7 @@ def drift(seconds: Times, at: Times) -> Drift | None:
     known = np.array([value for value in medians if not math.isnan(value)])
     window = whole / _WINDOWS
     slow = known > _DEGRADED * float(np.median(known[: max(3, len(known) // 5)]))
-    # From where on nearly all windows are slow, to the end: a burst that passes is no drift.
+    # The start of a slow spell that lasts to the end: a passing burst is not drift.
     after = None
     for start in range(1, len(known) - 2 if whole >= _HEAT_S else 0):
         if slow[start] and slow[start:].mean() >= 0.8 and slow[-3:].all():
@@ -76,10 +76,10 @@ def drift(seconds: Times, at: Times) -> Drift | None:
 def ratio_interval(launches: Sequence[Times], seed: int = 0) -> Interval:
     """Of paired ratios, ``launches`` [pairs] of each: the mean of their medians' logarithms, with a bootstrap interval.
 
-    A launch is a fresh opening of both sides: what memory a session happens to get makes it faster or slower for as
-    long as it lives, and more pairs would only make sure of that. So launches are resampled, in twos that opened
-    their sides in turned order, since the one that is opened first tends to be a few percent slower. They are few: the
-    interval is widened as Student's is over the normal one.
+    A launch opens both sides anew. The memory that a session happens to get makes it faster or slower as long as it
+    lives, which more pairs do not average out, so launches are resampled: in twos with opposite opening order, since
+    the side opened first tends to be a few percent slower. As they are few, the interval is widened by the ratio of
+    Student's quantile to the normal one.
     """
     medians = np.array([np.median(np.log(ratios)) for ratios in launches])
     units = medians[: len(medians) // 2 * 2].reshape(-1, 2).mean(1)
@@ -103,7 +103,7 @@ def _student(freedom: int) -> float:
 
 
 def verdict(interval: Interval) -> tuple[str, float]:
-    """In words, and the least difference that would have been seen, as a share."""
+    """The verdict, and the smallest difference that this interval can show, as a share."""
     least = max(interval.high / interval.middle, interval.middle / interval.low) - 1
     if interval.low > 1:
         return "faster", round(least, 4)
@@ -113,7 +113,7 @@ def verdict(interval: Interval) -> tuple[str, float]:
 
 
 def remarks_in_common(measurements: Sequence[Measurement]) -> list[str]:
-    """Each remark once, with what it is said of."""
+    """Each remark once, with the cases that it applies to."""
     said: dict[str, list[str]] = {}
     for m in measurements:
         for remark in m.remarks:

@@ -1,6 +1,6 @@
-"""Calls in a row, timed: until they are steady, then for as long as it takes.
+"""Calls in sequence: a warm-up until they are steady, then the timed ones.
 
-The loop costs two readings of the clock and three assignments a call, some 0.2 microseconds.
+The loop adds two clock readings and three assignments per call, about 0.2 microseconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from edgecompress.errors import UsageError
 from edgecompress.profile.statistics import PERCENTILES, Times, calls_for
 
-_STEADY = 0.03  # two windows' medians that are this near are one
+_STEADY = 0.03  # relative difference of two windows' medians
 _LONGEST_WARM_UP_S = 3.0
 _WINDOW_CALLS, _WINDOW_S = 5, 0.1
 _MOST_CALLS = 1_000_000
@@ -25,7 +25,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Timed:
-    """``seconds`` [N] of each call, and when it began, [N], from the first."""
+    """``seconds`` [N] of each call, and its start [N], from the first one's."""
 
     seconds: Times
     at: Times
@@ -36,7 +36,7 @@ class Timed:
 
 
 def warm_up(call: Call, most_s: float = _LONGEST_WARM_UP_S) -> float:
-    """Call until two windows are alike, or ``most_s`` have passed; the last median of a call, in seconds."""
+    """Call until two windows have the same median, or for ``most_s``; return the last median, in seconds."""
     began, before = time.perf_counter(), 0.0
     while True:
         window: list[float] = []
@@ -58,7 +58,7 @@ def warm_up(call: Call, most_s: float = _LONGEST_WARM_UP_S) -> float:
 def measure(
     call: Call, duration_s: float | None, *, needs: float = max(PERCENTILES), whole_s: float | None = None
 ) -> Timed:
-    """Call it for ``duration_s``; None: until there are calls enough for the percentile ``needs``, at most 20 s.
+    """Call it for ``duration_s``; None: until there are enough calls for the percentile ``needs``, at most 20 s.
 
     ``whole_s``: what a call takes, if it is known. Raises UsageError, before it begins, for a duration that is too
     short for the percentile, and says how long is needed.
@@ -93,12 +93,12 @@ def _rounded_up(seconds: float) -> str:
 
 
 class WallClock:
-    """The system's clock beside the one that only goes forward: whether somebody set it meanwhile."""
+    """Tells by the monotonic clock whether the system clock was set meanwhile."""
 
     def __init__(self) -> None:
         self._wall, self._monotonic = time.time(), time.monotonic()
 
     def jump_s(self) -> float:
-        """By how much it was set since; 0.0 if by less than a second."""
+        """Seconds by which it was set; 0.0 if less than one."""
         jump = (time.time() - self._wall) - (time.monotonic() - self._monotonic)
         return round(jump, 3) if abs(jump) >= 1 else 0.0

@@ -1,4 +1,4 @@
-"""What is asked of a bundle: workloads as its kind names them, such as 8x128, or the requests of a trace."""
+"""Workloads: shapes as a bundle's kind names them, such as 8x128, or the requests of a trace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TRACE = "trace:"
 
 
 def workloads_of(manifest: Manifest, text: str | None = None) -> list[Workload]:
-    """``1x16,8x128,trace:requests.jsonl``, as the bundle's kind reads it; None: what it is measured with by default.
+    """Parse ``1x16,8x128,trace:requests.jsonl`` as the bundle's kind does; None: the kind's defaults.
 
     Raises UsageError as :func:`parse_workloads` does.
     """
@@ -27,15 +27,15 @@ def workloads_of(manifest: Manifest, text: str | None = None) -> list[Workload]:
 
 
 def parse_workloads(text: str, parse: Callable[[str], Workload]) -> list[Workload]:
-    """``parse``: one part, unless it is a trace.
+    """``parse`` reads one part that is not a trace.
 
-    Raises UsageError naming the part, and for a trace the line and the column.
+    Raises UsageError that names the part, and for a trace the line and column.
     """
     parts = [part.strip() for part in text.split(",")]
     found = [read_trace(Path(part.removeprefix(_TRACE))) if part.startswith(_TRACE) else parse(part) for part in parts]
     names = [workload.name for workload in found]
     if len(set(names)) < len(names):
-        raise UsageError(f"a shape is given twice: {text}", hint="Leave one out.")
+        raise UsageError(f"a shape appears twice: {text}", hint="Remove one.")
     return found
 
 
@@ -63,7 +63,7 @@ def read_trace(path: Path) -> Workload:
             requests.append(tokens)
         else:
             raise UsageError(
-                f'{path}, line {number}: it has neither a "text" nor "tokens"',
+                f'{path}, line {number}: neither "text" nor "tokens"',
                 hint='Each line is a JSON object such as {"text": "a question"} or {"tokens": 64}.',
             )
     if not requests:

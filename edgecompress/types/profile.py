@@ -61,6 +61,16 @@ class Server:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatencyBudget:
+    """The longest that a call may take, and what it takes, both at ``percentile``."""
+
+    bound_ms: float
+    percentile: float
+    value_ms: float | None  # None: too few calls for the percentile
+    met: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
     workload: str  # "8x128", or a trace's file name
     threads: int
@@ -73,6 +83,7 @@ class Measurement:
     drift: Drift | None = None
     quantiles_ms: tuple[float, ...] = ()  # the 0th to the 100th percentile of the calls' times
     server: Server | None = None
+    budget: LatencyBudget | None = None
     joules_per_call: float | None = None  # None: not measurable here
     remarks: tuple[str, ...] = ()
 
@@ -135,6 +146,9 @@ class Tried:
     value: float
     ms: float
     chosen: bool
+    speedup: float | None = None  # over the first row, usually fp32: median of paired ratios
+    model_bytes: int | None = None
+    verdict: str = ""  # "chosen", or why not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +213,8 @@ class Profile:
     peak_rss_bytes: int | None = None
     device_bytes: int | None = None  # of the GPU's memory, while it ran; None: no GPU
     fidelity: str = ""  # as the export measured it, in words
+    terms: str = ""  # the licence, or what is not known about the terms of use; "": the profile does not say
+    terms_open: bool = False  # ``--provenance enforce`` refuses the bundle
     tried: tuple[Tried, ...] = ()  # at export, on the machine that it was made on
     peaks: tuple[Peaks, ...] = ()  # one per thread count
     operators: tuple[OperatorProfile, ...] = ()

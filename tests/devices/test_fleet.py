@@ -181,7 +181,7 @@ def test_what_fails_there(client: Any, minilm_bundle: Path, monkeypatch: pytest.
     monkeypatch.setattr(module, "__version__", "9.9")
     (row,) = run(client, jobs_of(minilm_bundle, 1, "other")).rows
     assert row.failure is not None
-    assert row.failure.message.endswith("has edgecompress 0.1.0, and this is 9.9")
+    assert row.failure.message.endswith("has edgecompress 0.1.0, this machine 9.9")
 
 
 def test_a_label_that_nobody_carries(
@@ -191,8 +191,8 @@ def test_a_label_that_nobody_carries(
     call = ["profile", str(minilm_bundle), "--fleet", fleet.address, *FLAGS]
     assert main([*call, "--label", "raspberry-pi-5"]) == 3
     said = capsys.readouterr().err
-    assert "carries the label 'raspberry-pi-5'" in said
-    assert "Labels there: other (1), steady (" in said
+    assert "has the label 'raspberry-pi-5'" in said
+    assert "Labels present: other (1), steady (" in said
     assert '--nthreads 1 --resources "target:raspberry-pi-5=1"' in said
 
 
@@ -201,7 +201,7 @@ def test_no_scheduler(minilm_bundle: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert main(["profile", str(minilm_bundle), "--fleet", "tcp://127.0.0.1:9", *FLAGS]) == 3
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in capsys.readouterr().err
     assert main(["profile", str(minilm_bundle), "--fleet", "127.0.0.1:9", *FLAGS]) == 2
-    assert "is no address of a scheduler" in capsys.readouterr().err
+    assert "is not the address of a scheduler" in capsys.readouterr().err
 
 
 def test_a_job_that_kills_its_workers_fails(client: Any, minilm_bundle: Path, tmp_path: Path) -> None:
@@ -210,11 +210,11 @@ def test_a_job_that_kills_its_workers_fails(client: Any, minilm_bundle: Path, tm
     (job,) = jobs_of(minilm_bundle, 1, "weak")
     (row,) = run(client, [job], results, task=standin.deadly).rows
     assert row.failure is not None
-    assert row.failure.message.startswith("its worker was lost 2 times, tcp://127.0.0.1:")
+    assert row.failure.message.startswith("its worker was lost 2 times, last tcp://127.0.0.1:")
     found = run(client, [job], results, gone_s=0.3)
     assert found.found == 0
     assert found.rows[0].failure is not None
-    assert found.rows[0].failure.message == "no worker has carried the label 'weak' for 0.3 s"
+    assert found.rows[0].failure.message == "no worker with the label 'weak' for 0.3 s"
     assert found.rows[0].failure.exit_code == DeviceError.exit_code
 
 

@@ -70,12 +70,12 @@ def test_the_first_python_that_will_do(loopback: Loopback) -> None:
 @pytest.mark.parametrize(
     ("scripts", "message", "hint"),
     [
-        ({}, "there is no python3 on device", r"Install Python 3\.11 or later"),
-        ({"python3": "exit 1"}, "there is no python3 on device", r"Install Python 3\.11 or later"),
-        ({"python3": says("[3, 9, 2]")}, r"the Python of device is 3\.9\.2, and .* needs 3\.11", r"python3\.11"),
+        ({}, "device has no python3", r"Install Python 3\.11 or later"),
+        ({"python3": "exit 1"}, "device has no python3", r"Install Python 3\.11 or later"),
+        ({"python3": says("[3, 9, 2]")}, r"device has Python 3\.9\.2, and edgecompress needs 3\.11", r"python3\.11"),
         (
             {"python3": says("[3, 11, 2]", '["ensurepip"]')},
-            "/usr/bin/its-python on device cannot make environments: its module ensurepip is not installed",
+            "/usr/bin/its-python on device cannot create environments: its module ensurepip is missing",
             r"sudo apt install python3\.11-venv",
         ),
     ],
@@ -106,7 +106,7 @@ def test_a_python_of_the_users_own(loopback: Loopback) -> None:
     other = loopback.home / "other"
     other.write_text("#!/bin/sh\necho '@edgecompress 0.0.9'\n")
     other.chmod(0o755)
-    with pytest.raises(DeviceError, match=rf"has edgecompress 0\.0\.9, and this is {__version__}"):
+    with pytest.raises(DeviceError, match=rf"has edgecompress 0\.0\.9, this machine {__version__}"):
         check(str(other))
 
 
@@ -162,7 +162,7 @@ def test_an_environment_without_a_network(loopback: Loopback, tmp_path: Path, mo
     """Really made: of wheels that were brought, the nearest version where this machine's is not among them."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
-    with pytest.raises(UsageError, match="there are no wheels in"):
+    with pytest.raises(UsageError, match="holds no wheels"):
         wheel_parcels(wheels)
     for name in ROOTS:
         hollow_wheel(wheels, name, importlib.metadata.version(name))
@@ -173,7 +173,7 @@ def test_an_environment_without_a_network(loopback: Loopback, tmp_path: Path, mo
     shown: list[str] = []
     found = prepared(wheels, shown)
     assert found.code is not None
-    assert found.remarks == (f"onnxruntime 1.30.1 on the device: {here}, which is here, was not to be had there",)
+    assert found.remarks == (f"onnxruntime 1.30.1 on the device: this machine's {here} is not available there",)
     version = subprocess.run(
         [found.python, "-m", "edgecompress", "--version"],
         capture_output=True,
@@ -201,7 +201,7 @@ def test_an_environment_without_a_network(loopback: Loopback, tmp_path: Path, mo
     [
         (
             {"error": "venv", "text": "Error: Command '…ensurepip…' returned non-zero exit status 1.\n"},
-            r"python3 on device made no environment: Error: Command",
+            r"python3 on device cannot create an environment: Error: Command",
             "python3-venv",
         ),
         (
@@ -209,17 +209,17 @@ def test_an_environment_without_a_network(loopback: Loopback, tmp_path: Path, mo
                 "error": "pip",
                 "text": "WARNING: Retrying … NewConnectionError('…')\nERROR: No matching distribution for x",
             },
-            "pip on device reaches no package index",
+            "pip on device cannot reach a package index",
             "--wheels DIR",
         ),
         (
             {"error": "pip", "text": "first", "last": "ERROR: No matching distribution found for onnxruntime<2\n"},
             "the runtime cannot be installed on device: No matching distribution found for onnxruntime<2",
-            "is there one for that processor",
+            "one for that processor and Python",
         ),
         (
             {"error": "pip", "text": "ERROR: Could not install packages: [Errno 28] No space left on device\n"},
-            "the disk of device is full: pip could not unpack the runtime",
+            "the disk of device is full: pip cannot unpack the runtime",
             "Free some space",
         ),
     ],

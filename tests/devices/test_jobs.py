@@ -58,10 +58,10 @@ def test_a_line_says_what_differs(minilm_bundle: Path, tmp_path: Path) -> None:
         ('{"target": "a", "threads": "two"}', "line 2, column 17: 'threads' must be a list, not str"),
         ('["a"]', "line 2, column 1: the document must be a table, not list"),
         ('{"target": "a", "shapes": "8by8"}', "line 2: '8by8' is not a shape"),
-        ('{"target": "a", "threads": 0}', "line 2: threads are at least 1"),
-        ('{"target": "a", "scenarios": ["x"]}', "line 2: there is no scenario 'x'"),
+        ('{"target": "a", "threads": 0}', "line 2: threads must be at least 1"),
+        ('{"target": "a", "scenarios": ["x"]}', "line 2: unknown scenario 'x'"),
         ('{"target": "a", "bundle": "/nowhere"}', "line 2: there is no bundle at /nowhere"),
-        ('{"target": "a"}', "line 2: it is the same job as .*jobs.jsonl, line 1"),
+        ('{"target": "a"}', "line 2: the same job as .*jobs.jsonl, line 1"),
     ],
 )
 def test_what_is_wrong_with_a_line(minilm_bundle: Path, tmp_path: Path, line: str, message: str) -> None:
@@ -74,14 +74,14 @@ def test_what_is_wrong_with_a_line(minilm_bundle: Path, tmp_path: Path, line: st
 
 def test_files_of_jobs_that_are_none(minilm_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for content, message in [
-        (b"\n", "are empty"),
-        (b"\xff", "cannot be read"),
-        (b'{"target": "a"}', "names no bundle"),
+        (b"\n", "holds no jobs"),
+        (b"\xff", "cannot read the jobs"),
+        (b'{"target": "a"}', "line 1: no bundle"),
     ]:
         (tmp_path / "jobs").write_bytes(content)
         with pytest.raises(UsageError, match=message):
             read_job_requests(tmp_path / "jobs", None, BASE)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot read the jobs"):
         read_job_requests(tmp_path / "nothing", None, BASE)
     (tmp_path / "jobs").write_text('{"target": "a"\n')
     assert main(["profile", str(minilm_bundle), "--fleet", "tcp://127.0.0.1:9", "--jobs", str(tmp_path / "jobs")]) == 2
@@ -144,7 +144,7 @@ def test_a_line_that_is_no_result_is_not_overwritten(tmp_path: Path, line: str, 
 def test_two_runs_do_not_write_to_one_file(tmp_path: Path) -> None:
     with (
         open_store(tmp_path / "f"),
-        pytest.raises(OutputError, match="another run writes to"),
+        pytest.raises(OutputError, match="another run is writing"),
         open_store(tmp_path / "f"),
     ):
         pass

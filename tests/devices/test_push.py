@@ -83,7 +83,7 @@ def test_a_part_that_was_altered_meanwhile_is_sent_whole(loopback: Loopback) -> 
 def test_what_never_arrives_as_it_was_sent_is_refused(loopback: Loopback) -> None:
     content = b"what is sent"
     wrong = Parcel(source=content, path="a/x", sha256=hashlib.sha256(b"another").hexdigest(), size=len(content))
-    with pytest.raises(DeviceError, match="'a/x' came to device altered, twice"):
+    with pytest.raises(DeviceError, match="'a/x' arrived corrupted on device, twice"):
         send([wrong])
     assert parts(loopback) == []
 
@@ -99,13 +99,13 @@ def test_a_file_that_becomes_shorter_here(loopback: Loopback, tmp_path: Path) ->
 def test_a_folder_that_cannot_be_written(loopback: Loopback) -> None:
     loopback.cache.parent.mkdir(parents=True)
     loopback.cache.write_text("a file where the folder should be")
-    with pytest.raises(DeviceError, match="device cannot do it: "):
+    with pytest.raises(DeviceError, match="device reports an error: "):
         send([parcel(b"x", "a")])
 
 
 @pytest.mark.parametrize(
     ("before", "message"),
-    [("", "8.4 MB free, and 25.2 MB are to be sent"), (LIAR, "the disk of device is full: No space left on device")],
+    [("", "8.4 MB free and needs 25.2 MB"), (LIAR, "the disk of device is full: No space left on device")],
 )
 def test_a_full_disk(loopback: Loopback, before: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen before anything is sent; or, where more is free than can be had, when it is written."""

@@ -91,9 +91,9 @@ def test_what_makes_no_sense_is_refused_before_a_connection(
 ) -> None:
     (tmp_path / "wheels").mkdir()
     for flags, message, code in [
-        (["--scenario", "none"], "there is no scenario", 2),
+        (["--scenario", "none"], "unknown scenario", 2),
         (["--shapes", "1y1"], "is not a shape", 2),
-        (["--on", "device"], "is no address of a device", 2),
+        (["--on", "device"], "is not the address of a device", 2),
         (["--wheels", str(tmp_path)], "so there is nothing to install", 2),
         (["--fleet", "tcp://x:1"], "--on is for one device, --fleet for many", 2),
         (["--label", "x"], "--label goes with --fleet", 2),
@@ -104,7 +104,7 @@ def test_what_makes_no_sense_is_refused_before_a_connection(
     assert main(["profile", str(minilm_bundle), "--wheels", "x"]) == 2
     assert "--wheels goes with --on" in capsys.readouterr().err
     assert main(["profile", str(minilm_bundle), "--on", "ssh://x", "--wheels", str(tmp_path / "wheels")]) == 2
-    assert "there are no wheels in" in capsys.readouterr().err
+    assert "holds no wheels" in capsys.readouterr().err
     assert main(["profile", str(tmp_path), "--on", "ssh://x"]) == BundleError.exit_code
     assert main(["profile"]) == 2
     assert "it takes a bundle" in capsys.readouterr().err
@@ -123,7 +123,7 @@ def test_a_result_that_was_not_brought_comes_with_the_next_call(
     cut.join()
     said = capsys.readouterr().err
     assert "the connection to device was lost" in said
-    assert "run the same command again, and it brings the result" in said
+    assert "run the same command again to fetch the result" in said
     assert len(pending(loopback)) == 1
     (job,) = (loopback.cache / "jobs").iterdir()
     (loopback.home / "go").touch()
@@ -132,7 +132,7 @@ def test_a_result_that_was_not_brought_comes_with_the_next_call(
     assert main(asked) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["measurements"] == json.loads(left)["measurements"]
-    assert "the connection broke while this was measured; the device finished it by itself" in found["remarks"]
+    assert "the connection broke during this run; the device finished it" in found["remarks"]
     assert not job.exists()
     assert pending(loopback) == []
 
@@ -171,7 +171,7 @@ def test_one_that_is_killed_there(
 
     for which, message in [
         ("profile", "the profile on device was killed by SIGKILL"),
-        ("supervisor", "was ended from outside"),
+        ("supervisor", "the profile on device was killed: "),
     ]:
         killer = threading.Thread(target=kill, args=(which,))
         killer.start()
@@ -189,12 +189,12 @@ def test_it_waits_for_another_profile_there(loopback: Loopback, minilm_bundle: P
     wait_until("it runs", lambda: running_in(loopback.cache / "jobs"))
     second = subprocess.Popen([sys.executable, "-m", "edgecompress", *arguments(minilm_bundle, python=slow_python)])
     jobs = loopback.cache / "jobs"
-    wait_until("it waits", lambda: any("waits" in each.read_text() for each in jobs.glob("*/state")))
+    wait_until("it waits", lambda: any("waiting" in each.read_text() for each in jobs.glob("*/state")))
     states = sorted(each.read_text() for each in jobs.glob("*/state"))
-    assert states == ["runs there", "waits: another profile runs there"]
+    assert states == ["profiling", "waiting: another profile is running"]
     first.send_signal(signal.SIGINT)
     assert first.wait(30) == 130
-    wait_until("it is its turn", lambda: [each.read_text() for each in jobs.glob("*/state")] == ["runs there"])
+    wait_until("it is its turn", lambda: [each.read_text() for each in jobs.glob("*/state")] == ["profiling"])
     second.send_signal(signal.SIGINT)
     assert second.wait(30) == 130
 
@@ -241,11 +241,11 @@ def test_errors_keep_their_kind_and_code(name: str, kept: type[EdgeCompressError
 @pytest.mark.parametrize(
     ("code", "stdout", "stderr", "message"),
     [
-        (0, "{}", "", r"what came back from there is no profile: key '.*' is missing"),
-        (0, "", "", "what came back from there is no profile: the document must be a table, not null"),
+        (0, "{}", "", r"there returned something other than a profile: key '.*' is missing"),
+        (0, "", "", "there returned something other than a profile: the document must be a table, not null"),
         (-9, "", "x\n", "the profile on there was killed by SIGKILL: x"),
-        (-99, "", "", "the profile on there was killed by signal 99: it said nothing"),
-        (1, "half a {", "Traceback\n  …\nImportError: libm\n", "the profile on there ended with 1: ImportError: libm"),
+        (-99, "", "", "the profile on there was killed by signal 99: no error message"),
+        (1, "half a {", "Traceback\n  …\nImportError: libm\n", "the profile on there ended with exit code 1: ImportError: libm"),
     ],
 )
 def test_what_is_no_profile(code: int, stdout: str, stderr: str, message: str) -> None:

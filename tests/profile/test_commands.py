@@ -7,11 +7,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgecompress.cli import main
 from edgecompress.formats.codec import from_jsonable
-from edgecompress.types.profile import Comparison, Profile
+from edgecompress.types.profile import Comparison, LatencyBudget, Profile
 
 QUICK = ["--percentile", "50", "--no-cold-start"]
 
@@ -101,19 +102,43 @@ def test_scenarios(minilm_bundle: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "texts/s" in shown
 
 
+def test_a_latency_budget(minilm_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--shapes", "1x16", "--no-operators", *QUICK]
+    found = profiled(minilm_bundle, *flags, "--bound-ms", "10000", capsys=capsys)
+    (m,) = found.measurements
+    assert m.latency is not None
+    assert m.budget == LatencyBudget(bound_ms=10000, percentile=50, value_ms=m.latency.p50_ms, met=True)
+    assert main(["profile", str(minilm_bundle), *flags, "--bound-ms", "0.001"]) == 0
+    assert "p50 is BEYOND the bound of 0.001 ms" in capsys.readouterr().out
+    assert found.fidelity.startswith("mean cosine 0.99")
+    assert found.fidelity.endswith("over 128 held-out samples")
+    assert found.terms.startswith("apache-2.0 (read from card")
+    assert not found.terms_open
+
+
+def test_too_few_calls_leave_a_budget_open() -> None:
+    from edgecompress.profile.run import _budget
+
+    for calls, met in ((99, None), (100, True)):
+        budget = _budget(np.full(calls, 0.002), 3.0, 90)
+        assert (budget.met, budget.value_ms) == (met, None if met is None else 2.0)
+    assert _budget(np.full(100, 0.002), 1.0, 90).met is False
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--shapes", "1x512"], "shape 1x512 is out of range for .*: a text has 2 to 256 tokens"),
         (["--shapes", "1x1"], "shape 1x1 is out of range"),
         (["--shapes", "1x16", "--duration", "0.01"], r"0\.01 s are about \d+ calls, and p99 takes 1,000"),
-        (["--duration", "-1"], "a duration is above 0"),
-        (["--percentile", "100"], "a percentile is from 50"),
-        (["--scenario", "closed"], "there is no scenario 'closed'"),
-        (["--scenario", "server"], "takes a rate or a bound"),
-        (["--per-second", "3"], "are the server scenario's"),
+        (["--duration", "-1"], "the duration must be above 0"),
+        (["--percentile", "100"], "the percentile must be from 50"),
+        (["--scenario", "closed"], "unknown scenario 'closed'"),
+        (["--scenario", "server"], "needs a rate or a latency bound"),
+        (["--per-second", "3"], "--per-second is for the server scenario"),
+        (["--bound-ms", "0"], "the latency bound must be above 0"),
         (["--threads", "1,none"], "are no thread counts"),
-        (["--new-tokens", "1"], "2 new tokens"),
+        (["--new-tokens", "1"], "new tokens must be at least 2"),
         (["--device", "0"], "a CPU, and cannot run on a GPU"),
     ],
 )
@@ -148,7 +173,7 @@ def test_one_that_was_never_verified_is_said_so(
     assert "\033[31m" not in said  # not on a terminal
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert main(flags) == 0
-    assert "\033[31mnote: the fidelity of this bundle was never verified" in capsys.readouterr().out
+    assert "\033[31mnote: this bundle's fidelity was never verified" in capsys.readouterr().out
     monkeypatch.setenv("NO_COLOR", "1")
     assert main(flags) == 0
     assert "\033[31m" not in capsys.readouterr().out
@@ -186,10 +211,10 @@ def test_a_graph_beside_the_bundle_that_holds_it(minilm_bundle: Path, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["BUNDLE"], "takes two sides at the least"),
-        (["BUNDLE", "torch:/nowhere"], "there is no /nowhere"),
+        (["BUNDLE"], "needs at least two sides"),
+        (["BUNDLE", "torch:/nowhere"], "/nowhere does not exist"),
         (["BUNDLE", "BUNDLE", "--shapes", "1x999"], "shape 1x999 is too long for .*: a text has at most 256 tokens"),
-        (["BUNDLE", "BUNDLE", "--launches", "9"], "8 launches at the least, an even number"),
+        (["BUNDLE", "BUNDLE", "--launches", "9"], "at least 8 launches, an even number"),
         (["BUNDLE", "BUNDLE", "--threads", "0"], "threads are at least 1"),
         (["BUNDLE", "BUNDLE", "--shapes", "1x0"], "shapes of texts"),
     ],

@@ -28,7 +28,7 @@ def test_shapes_are_texts_times_tokens(tmp_path: Path) -> None:
         ("128", "'128' is not a shape"),
         ("", "'' is not a shape"),
         ("0x16", "shape 0x16 is out of range"),
-        ("1x16,1x16", "a shape is given twice"),
+        ("1x16,1x16", "a shape appears twice"),
         ("trace:nowhere.jsonl", "the trace nowhere.jsonl cannot be read"),
     ],
 )
@@ -43,10 +43,10 @@ def test_what_is_no_shape_is_named(text: str, message: str) -> None:
     ("line", "message"),
     [
         ('{"text": "a" "b"}', r"line 2, column 14: Expecting ',' delimiter"),
-        ('{"tokens": 0}', 'line 2: it has neither a "text" nor "tokens"'),
-        ('{"tokens": true}', 'line 2: it has neither a "text" nor "tokens"'),
-        ('["a"]', 'line 2: it has neither a "text" nor "tokens"'),
-        ('{"text": "  "}', 'line 2: it has neither a "text" nor "tokens"'),
+        ('{"tokens": 0}', 'line 2: neither "text" nor "tokens"'),
+        ('{"tokens": true}', 'line 2: neither "text" nor "tokens"'),
+        ('["a"]', 'line 2: neither "text" nor "tokens"'),
+        ('{"text": "  "}', 'line 2: neither "text" nor "tokens"'),
     ],
 )
 def test_a_broken_line_of_a_trace_is_named(tmp_path: Path, line: str, message: str) -> None:
