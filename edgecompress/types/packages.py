@@ -8,5 +8,5 @@ ONNXRUNTIME = "onnxruntime"
 EXPORT = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", ONNXRUNTIME, "tokenizers", "numpy")
 """What makes a bundle, and is written down in it."""
 
-RUNTIME = ("numpy", ONNXRUNTIME, "tokenizers", "jinja2", "rich")
+RUNTIME = ("numpy", ONNXRUNTIME, "tokenizers", "jinja2")
 """What the base install brings."""
