@@ -117,12 +117,21 @@ class InterruptedRunError(EdgeCompressError):
     exit_code = 130
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string if none is close."""
+class InternalError(EdgeCompressError):
+    """A defect in edgecompress. EDGECOMPRESS_TRACEBACK=1 shows where."""
+
+    exit_code = 70
+
+
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.4) -> str:
+    """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string if none is close.
+
+    ``cutoff``: from 0, where anything is close, to 1, where only the same name is.
+    """
     names = list(known)
-    matches = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.4)
+    matches = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=cutoff)
     if not matches:
-        parts = [n for n in names if name.lower() in n.lower()]
+        parts = [n for n in names if name and name.lower() in n.lower()]
         return f" Did you mean '{parts[0]}'?" if parts else ""
     original = next(n for n in names if n.lower() == matches[0])
     return f" Did you mean '{original}'?"
