@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import signal
 import sys
 from types import FrameType, ModuleType
@@ -43,12 +44,23 @@ class _Parser(argparse.ArgumentParser):
     """argparse that fails as everything else here does, with a suggestion for a misspelt flag or choice."""
 
     def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message:
-            flag = next((each.partition("=")[0] for each in unknown.split() if each.startswith("-")), "")
+        raise UsageError(self._in_plain_words(message), hint=f"See `{self.prog} --help`.")
+
+    def _in_plain_words(self, message: str) -> str:
+        if found := re.fullmatch("unrecognized arguments: (.*)", message, re.DOTALL):
+            flag = next((each.partition("=")[0] for each in found[1].split() if each.startswith("-")), "")
             known = [each for each in self._option_string_actions if each.startswith("--")]
-            message = f"no flag named '{flag}'.{nearest(flag, known)}" if flag else f"unexpected argument: {unknown}"
-        raise UsageError(message, hint=f"See `{self.prog} --help`.")
+            return f"no flag named '{flag}'.{nearest(flag, known)}" if flag else f"unexpected argument: {found[1]}"
+        if found := re.fullmatch("the following arguments are required: (.*)", message):
+            names = [name if name.startswith("-") else name.upper() for name in found[1].split(", ")]
+            return f"{' and '.join(names)} must be given"
+        if found := re.fullmatch("argument (.*): invalid (int|float) value: (.*)", message):
+            return f"{found[1]} takes a {'whole number' if found[2] == 'int' else 'number'}, not {found[3]}"
+        if found := re.fullmatch("argument (.*): not allowed with argument (.*)", message):
+            return f"{found[1]} and {found[2]} exclude each other"
+        if found := re.fullmatch("argument (.*): expected (one|at least one) argument", message):
+            return f"{found[1]} takes a value"
+        return re.sub("^argument (.*?): ", r"\1: ", message)
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:

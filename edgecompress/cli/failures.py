@@ -31,7 +31,10 @@ EXTRAS = {
 
 _HTTP_CLIENTS = ("httpx", "httpcore", "requests", "urllib3")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_OF_A_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_OF_A_PATH = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
+)
 _NOTHING_WRITTEN = "nothing was left behind"
 
 

@@ -25,8 +25,8 @@ def check_operands(command: str, options: Namespace) -> None:
     for side in getattr(options, "sides", ()):
         if ":" not in side or Path(side).exists():
             _require_side(Path(side))
-    if isinstance(teacher := getattr(options, "teacher", None), str) and ":" not in teacher:
-        require_checkpoint(teacher, command)
+    if command == "distill" and not options.teacher.startswith("openai:"):
+        require_checkpoint(options.teacher, command)
     if isinstance(subject := getattr(options, "subject", None), Path):
         _require_either(subject)
 
@@ -51,7 +51,8 @@ def require_checkpoint(source: str, command: str = "export") -> None:
             hint=f"Run the bundle: `edgecompress run {_quoted(path)} …`; "
             f"`edgecompress lineage {_quoted(path)}` names the checkpoint that it was exported from.",
         )
-    _refuse(path, "a checkpoint", StudentError, "Give a checkpoint folder, or a hub id such as owner/name.", CONFIG)
+    hint = "Give a checkpoint folder, or a hub id such as owner/name."
+    _refuse(path, "a checkpoint", StudentError, hint, CONFIG)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -96,7 +97,7 @@ def _is_wanted(path: Path, wanted: str) -> bool:
 
 def _absent(path: Path, wanted: str, hint: str) -> str:
     name = str(path)
-    if not _is_hub_id(name):
+    if not _is_hub_id(name) or wanted == "a checkpoint":  # a hub id would do for that, so it is none
         return hint
     if "checkpoint" in wanted:
         return f"A hub id? Download it first: `hf download {name} --local-dir {path.name}`."

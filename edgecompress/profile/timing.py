@@ -95,6 +95,7 @@ def missing_percentiles(seconds: Times, wanted: float) -> str | None:
 
 
 def _rounded_up(seconds: float) -> str:
+    seconds = round(seconds, 6)  # 550.0000000000001 is 550
     return f"{math.ceil(seconds * 10) / 10:.1f}" if seconds < 10 else f"{math.ceil(seconds)}"
 
 

@@ -122,7 +122,7 @@ def test_what_can_be_had_is_given(minilm_bundle: Path, capsys: pytest.CaptureFix
         (["--scenario", "closed"], "there is no scenario 'closed'"),
         (["--scenario", "server"], "takes a rate or a bound"),
         (["--per-second", "3"], "are the server scenario's"),
-        (["--threads", "1,none"], "are no thread counts"),
+        (["--threads", "1,none"], "--threads takes whole numbers above 0"),
         (["--new-tokens", "1"], "2 new tokens"),
         (["--device", "0"], "it runs on no GPU"),
     ],
@@ -200,7 +200,7 @@ def test_a_graph_beside_the_bundle_that_holds_it(minilm_bundle: Path, capsys: py
         (["BUNDLE", "torch:/nowhere"], "there is no /nowhere"),
         (["BUNDLE", "BUNDLE", "--shapes", "1x999"], "no such shape for .*; a text has at most 256 tokens"),
         (["BUNDLE", "BUNDLE", "--launches", "9"], "8 launches at the least, an even number"),
-        (["BUNDLE", "BUNDLE", "--threads", "0"], "threads are at least 1"),
+        (["BUNDLE", "BUNDLE", "--threads", "0"], "threads must be at least 1"),
         (["BUNDLE", "BUNDLE", "--shapes", "1x0"], "shapes of texts"),
     ],
 )
