@@ -253,9 +253,7 @@ def _range(text: str) -> tuple[int, int, int]:
     try:
         least, usual, most = map(int, text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"three numbers with commas between them, such as 1,8,32, not '{text}'"
-        ) from None
+        raise argparse.ArgumentTypeError(f"three whole numbers such as 1,8,32, not '{text}'") from None
     return least, usual, most
 
 

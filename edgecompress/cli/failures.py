@@ -29,7 +29,7 @@ EXTRAS = {
 }
 """Command -> the extras that it always needs. Others depend on the bundle and on flags."""
 
-_HTTP_CLIENTS = ("httpx", "httpcore", "requests", "urllib3")
+_HTTP_CLIENTS = ("httpx", "httpcore", "requests", "urllib3")  # httpx2 and httpcore2 too
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _OF_A_PATH = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST),
@@ -53,10 +53,10 @@ def as_failure(error: BaseException, command: str) -> EdgeCompressError:
         found = HostError("out of memory", hint="Close other programs, or give fewer or shorter inputs.")
     elif isinstance(error, AttributeError) and _is_leftover(ONNXRUNTIME):
         found = _leftover()
-    if found is None and type(error).__module__.partition(".")[0] in _HTTP_CLIENTS:
+    if found is None and type(error).__module__.startswith(_HTTP_CLIENTS):
         found = HubError(
             f"the connection failed: {_first_line(error)}",
-            hint="Check the network and HTTPS_PROXY, or give a local folder.",
+            hint="Check the network and HTTPS_PROXY, then run it again; or give a local folder.",
         )
     return found or InternalError(
         f"internal error: {type(error).__name__}: {_first_line(error)}"[:300],
@@ -67,7 +67,8 @@ def as_failure(error: BaseException, command: str) -> EdgeCompressError:
 def _of_import(error: ImportError, command: str) -> HostError | None:
     from edgecompress.formats.packages import cpu_torch_command, distribution_of, install_command, installed_version
 
-    module = error.name or ""
+    error = _first_cause(error)
+    module = error.name or ("numpy" if "numpy" in str(error) else "")  # whose C extension drops the cause
     package = module.partition(".")[0]
     if not module or package.startswith("edgecompress") or package in sys.stdlib_module_names:
         return None
@@ -83,6 +84,16 @@ def _of_import(error: ImportError, command: str) -> HostError | None:
         f"the package '{distribution}' cannot be imported: {_first_line(error)}",
         hint="`edgecompress doctor` shows which versions fit.",
     )
+
+
+def _first_cause(error: ImportError) -> ImportError:
+    """The missing module behind an ImportError that names none, as a C extension raises it."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, ImportError) and found.name:
+            return found
+        found = found.__cause__ or found.__context__
+    return error
 
 
 def _is_leftover(package: str) -> bool:
