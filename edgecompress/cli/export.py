@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecompress.backends import backends, target_names
 from edgecompress.cli.engine_lines import describe_build, describe_engine
+from edgecompress.cli.export_lines import candidate_table, describe, kernel_table
 from edgecompress.cli.operands import require_checkpoint
 from edgecompress.errors import UsageError
 from edgecompress.kinds import kinds, known_tasks
@@ -24,12 +25,10 @@ from edgecompress.types.recipe import (
     KV_CACHES,
     Recipe,
 )
-from edgecompress.types.report import Candidate, Fidelity, KernelUse
 
 if TYPE_CHECKING:
     from edgecompress.export.pipeline import ExportResult
     from edgecompress.export.plan import Plan
-    from edgecompress.kinds.base import MetricModule
 
 # flag -> (group of the recipe or "", field)
 _FIELDS = {
@@ -371,44 +370,3 @@ def _print_result(result: ExportResult, job: Plan, as_json: bool) -> None:
     spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items())
     total, memory = sum(result.seconds.values()), result.peak_rss_bytes / 1e9
     print(f"  took      {total:.1f} s ({spent}), peak memory {memory:.2f} GB")
-
-
-def candidate_table(candidates: tuple[Candidate, ...], metric: MetricModule) -> str:
-    """The candidates; where accuracy levels were measured, with the time of every shape, else of the last one."""
-    levels = any(c.accuracy_level is not None for c in candidates)
-    shapes = next((sorted(c.shapes_ms) for c in candidates if c.shapes_ms), []) if levels else []
-    rows = []
-    for c in candidates:
-        last = f"{c.latency_ms:.2f}" if c.latency_ms is not None else "—"
-        times = [f"{c.shapes_ms[shape]:.2f}" if c.shapes_ms else "—" for shape in shapes] or [last]
-        rows.append(
-            [
-                c.precision,
-                *([str(c.accuracy_level) if c.accuracy_level is not None else "—"] if levels else []),
-                describe(c.fidelity, metric) if c.fidelity else "—",
-                f"{c.speedup:.2f}x" if c.speedup is not None else "—",
-                *times,
-                f"{c.model_bytes / 1e6:.1f}" if c.model_bytes else "—",
-                c.verdict,
-            ]
-        )
-    first = candidates[0]
-    versus = first.precision if first.accuracy_level is None else f"level {first.accuracy_level}"
-    measured = [f"{shape} ms" for shape in shapes] or ["ms"]
-    return table(
-        ["precision", *(["level"] if levels else []), "fidelity", f"vs {versus}", *measured, "MB", "verdict"], rows
-    )
-
-
-def kernel_table(uses: tuple[KernelUse, ...]) -> str:
-    """The kernels of edgecompress beside ONNX Runtime's ops: where they are used, and how much faster they are."""
-    rows = []
-    for use in uses:
-        speeds = ", ".join(f"{label} {ratio:.2f}x" for label, ratio in use.speedups.items())
-        rows.append([use.kernel, use.what, str(use.nodes), "ours" if use.used else "stock", speeds or "—", use.reason])
-    return table(["kernel", "of", "nodes", "used", "over ONNX Runtime's op", "why"], rows)
-
-
-def describe(fidelity: Fidelity, metric: MetricModule) -> str:
-    """The figures that apply to the task, in one line."""
-    return ", ".join(f"{figure.name} {figure.value:.4f}" for figure in metric.figures(fidelity))

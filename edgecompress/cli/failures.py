@@ -44,7 +44,7 @@ def as_failure(error: BaseException, command: str) -> EdgeCompressError:
         return error
     if isinstance(error, KeyboardInterrupt):
         return InterruptedRunError(f"interrupted; {_NOTHING_WRITTEN}")
-    found = None
+    found: EdgeCompressError | None = None
     if isinstance(error, ImportError):
         found = _of_import(error, command)
     elif isinstance(error, OSError):

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 def _text(
     manifest: Manifest, report: Report, lineage: Lineage, measurements: Measurements | None, identity: str
 ) -> str:
-    from edgecompress.cli.export import candidate_table, describe, kernel_table
+    from edgecompress.cli.export_lines import candidate_table, describe, kernel_table
     from edgecompress.kinds import find_kind
 
     kind = find_kind(manifest.kind)

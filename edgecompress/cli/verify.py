@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from edgecompress.cli.export import describe
+    from edgecompress.cli.export_lines import describe
     from edgecompress.formats.manifest import MANIFEST, file_sha256, open_bundle
     from edgecompress.formats.recipe import read_recipe
     from edgecompress.kinds import find_kind

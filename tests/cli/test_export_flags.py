@@ -7,7 +7,8 @@ import argparse
 import pytest
 
 from edgecompress.cli import main
-from edgecompress.cli.export import add_arguments, describe, recipe_from
+from edgecompress.cli.export import add_arguments, recipe_from
+from edgecompress.cli.export_lines import describe
 from edgecompress.kinds import find_kind
 from edgecompress.types.recipe import EngineRecipe, QuantizeRecipe
 from edgecompress.types.report import Fidelity
