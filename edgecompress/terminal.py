@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
+import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from edgecompress.errors import UsageError
 from edgecompress.formats.codec import dumps
 
-_SHOWN_INPUT = 100  # characters of an input that stand above its result
+_SHOWN_INPUT = 100  # characters of an input that are printed above its result
+_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_ASCII_FRAMES = "|/-\\"
+_FRAME_S = 0.2  # slow, since a profile is measured meanwhile
+_stage_line: _StageLine | None = None
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +65,10 @@ def read_inputs(inputs: Sequence[str], file: Path | None, *, what: str = "input"
 
 
 def note(text: str) -> None:
-    print(text, file=sys.stderr)
+    if _stage_line is not None:
+        _stage_line.print(text)
+    else:
+        print(text, file=sys.stderr)
 
 
 def red(text: str) -> str:
@@ -105,14 +116,71 @@ def _is_number(text: str) -> bool:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """A spinner that names the stage, on stderr, only on a terminal; yields the function that names it."""
+    """Yield a function that names the current stage, shown with the elapsed time on stderr if that is a terminal."""
+    global _stage_line
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    line = _StageLine(sys.stderr)
+    _stage_line = line
+    try:
+        yield line.show
+    finally:
+        _stage_line = None
+        line.close()
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting")
-        yield lambda text: bar.update(task, description=text)
+
+class _StageLine:
+    """One line that is rewritten in place: a spinner, the stage, the elapsed time. Needs no terminal escapes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._stage = "starting"
+        self._began = time.monotonic()
+        self._width = 0  # of what is on the line now
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._encoding = stream.encoding or "ascii"
+        self._frames = _FRAMES if _encodes(_FRAMES, self._encoding) else _ASCII_FRAMES
+        self._thread = threading.Thread(target=self._spin, name="edgecompress-progress", daemon=True)
+        self._thread.start()
+
+    def show(self, stage: str) -> None:
+        self._stage = stage
+
+    def print(self, text: str) -> None:
+        """Write a line of its own above the stage."""
+        with self._lock:
+            self._write("")
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
+        self._write("")
+
+    def _spin(self) -> None:
+        for frame in itertools.cycle(self._frames):
+            minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+            with self._lock:
+                self._write(f"{frame} {self._stage} {minutes}:{seconds:02}")
+            if self._closed.wait(_FRAME_S):
+                return
+
+    def _write(self, text: str) -> None:
+        """Replace the line. A terminal that is gone must not end the run."""
+        text = shorten(" ".join(text.split()), shutil.get_terminal_size().columns - 1)
+        text = text.encode(self._encoding, "replace").decode(self._encoding)
+        with suppress(OSError, ValueError):
+            self._stream.write(f"\r{' ' * self._width}\r{text}")
+            self._stream.flush()
+        self._width = len(text)
+
+
+def _encodes(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -149,7 +149,7 @@ def test_the_accuracy_level_is_measured_and_chosen(
     assert {node.attributes["accuracy_level"].as_int() for node in nodes} == {taken.accuracy_level}
     assert main(["inspect", str(folder)]) == 0
     shown = capsys.readouterr().out
-    assert "what was tried" in shown
+    assert "\ncandidates\n" in shown
     assert "1×128 ms" in shown
     with load(folder) as generator:
         assert isinstance(generator, Generator)

@@ -9,7 +9,7 @@ from edgecompress.terminal import add_json_flag, emit_json, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", help="a model_type as config.json has it; all of them if left out")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a model_type of config.json (default: all)")
     add_json_flag(parser)
 
 
@@ -21,8 +21,8 @@ def run(options: argparse.Namespace) -> int:
     if options.name is not None:
         if options.name not in known:
             raise UsageError(
-                f"'{options.name}' was never tried.{nearest(options.name, known)}",
-                hint="It may work: every export is checked against PyTorch before anything is written.",
+                f"the architecture '{options.name}' was never tested.{nearest(options.name, known)}",
+                hint="It may work: an export is checked against PyTorch before it is written.",
             )
         chosen = [known[options.name]]
     if options.json:
@@ -32,5 +32,5 @@ def run(options: argparse.Namespace) -> int:
     print(table(["architecture", "kind", "verdict", "why"], rows))
     supported = sum(a.refused is None for _, a in chosen)
     if options.name is None:
-        print(f"\n{supported} of {len(chosen)} that were tried are supported")
+        print(f"\n{supported} of {len(chosen)} tested architectures are supported")
     return 0

@@ -13,9 +13,9 @@ from edgecompress.types.bundle import EngineRecord, with_variant
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="of a target whose backend builds engines")
-    parser.add_argument("--device", type=int, metavar="N", help="the GPU, where there are several")
-    parser.add_argument("--force", action="store_true", help="build it again where there is an engine already")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="for a target whose backend builds engines")
+    parser.add_argument("--device", type=int, metavar="N", help="number of the GPU, if there are several")
+    parser.add_argument("--force", action="store_true", help="build the engine again if there is one")
     add_json_flag(parser)
 
 
@@ -31,12 +31,14 @@ def run(options: argparse.Namespace) -> int:
     if not built | planned:
         raise BundleError(
             f"{options.bundle} has no engine to build: its backend is {manifest.variants[0].backend}",
-            hint=f"Export it for a target with a backend that builds one: {', '.join(_builders())}.",
+            hint=f"Export it for a target whose backend builds one: {', '.join(_builders())}.",
         )
     if built and not options.force:
         engine = manifest.variant(min(built)).engine
         assert engine is not None
-        raise OutputError(f"{options.bundle} has an engine already: {describe_engine(engine)}", hint="Give --force.")
+        raise OutputError(
+            f"{options.bundle} already has an engine: {describe_engine(engine)}", hint="Give --force to build it again."
+        )
     was_signed = (folder / SIGNATURE).exists()
     records: list[EngineRecord] = []
     with progress() as show, workspace(folder.parent) as scratch:
@@ -50,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
             files |= of_model
         written = add_engine(folder, manifest, files)
     if was_signed:
-        note("the signature is gone, for it was of the bundle without this engine; sign it again")
+        note("the signature was removed, because the bundle has changed: sign it again")
     if options.json:
         emit_json({"bundle": options.bundle, "engines": records, "files": len(written.files)})
     else:

@@ -10,12 +10,17 @@ from edgecompress.types.profile import Compared, Comparison
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sides", nargs="+", help="bundles, torch:CHECKPOINT, openvino:MODEL.xml, onnx:MODEL.onnx")
+    parser.add_argument(
+        "sides",
+        nargs="+",
+        metavar="SIDE",
+        help="a bundle, torch:CHECKPOINT, openvino:MODEL.xml or onnx:MODEL.onnx; the first is the baseline",
+    )
     parser.add_argument("--shapes", help="texts x tokens (1x128)")
-    parser.add_argument("--threads", type=int, help="of every side; this machine's cores unless given")
-    parser.add_argument("--launches", type=int, help="how often every side is opened anew (16)")
-    parser.add_argument("--pairs", type=int, help="of calls in each launch (40)")
-    parser.add_argument("--allow-mismatch", action="store_true", help="compare bundles made for another CPU")
+    parser.add_argument("--threads", type=int, help="threads of every side (default: the cores of this machine)")
+    parser.add_argument("--launches", type=int, help="how often every side is opened again (16)")
+    parser.add_argument("--pairs", type=int, help="pairs of calls per launch (40)")
+    parser.add_argument("--allow-mismatch", action="store_true", help="compare bundles that were made for another CPU")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the comparison as JSON")
     add_json_flag(parser)
 
@@ -27,7 +32,9 @@ def run(options: argparse.Namespace) -> int:
     from edgecompress.profile.sides import parse_side, read_workloads
 
     if options.threads is not None and options.threads < 1:
-        raise UsageError(f"threads are at least 1, not {options.threads}", hint="Leave it out for all cores.")
+        raise UsageError(
+            f"threads must be at least 1, not {options.threads}", hint="Leave --threads out to use all cores."
+        )
     specs = [parse_side(text, allow_mismatch=options.allow_mismatch) for text in options.sides]
     workloads = read_workloads(options.shapes, specs)
     with progress() as show:

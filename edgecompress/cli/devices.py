@@ -19,22 +19,28 @@ RESULTS = "fleet.jsonl"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("on other devices")
-    group.add_argument("--on", metavar="ssh://USER@DEVICE", help="profile there; the bundle and a runtime are sent")
-    group.add_argument("--wheels", type=Path, metavar="DIR", help="--on: its wheels, for a device without a network")
     group.add_argument(
-        "--fleet", metavar="tcp://SCHEDULER:8786", help="profile on a Dask scheduler's workers, by label"
+        "--on", metavar="ssh://USER@DEVICE", help="profile on this device; the bundle and a runtime are sent to it"
     )
-    group.add_argument("--label", action="append", metavar="NAME", help="--fleet: of the devices; all that are there")
     group.add_argument(
-        "--jobs", type=Path, metavar="FILE", help="--fleet: many; JSON lines with bundle, target, shapes"
+        "--wheels", type=Path, metavar="DIR", help="--on: folder of wheels, for a device without a network"
     )
-    group.add_argument("--device-python", metavar="PATH", help="--on: one there that has edgecompress, used as it is")
+    group.add_argument("--fleet", metavar="tcp://SCHEDULER:8786", help="profile on the workers of a Dask scheduler")
+    group.add_argument(
+        "--label", action="append", metavar="NAME", help="--fleet: only workers with this label (default: every label)"
+    )
+    group.add_argument(
+        "--jobs", type=Path, metavar="FILE", help="--fleet: jobs as JSON lines with bundle, target, shapes"
+    )
+    group.add_argument(
+        "--device-python", metavar="PATH", help="--on: a Python on the device that already has edgecompress"
+    )
 
 
 def check_flags(options: argparse.Namespace) -> None:
     """Raises UsageError for flags that contradict each other."""
     if options.on is not None and options.fleet is not None:
-        raise UsageError("--on is for one device, --fleet for many", hint="Leave one of them out.")
+        raise UsageError("--on and --fleet exclude each other", hint="--on is for one device, --fleet for many.")
     for owner, flag, name in (
         ("on", "--wheels", "wheels"),
         ("on", "--device-python", "device_python"),
@@ -42,14 +48,14 @@ def check_flags(options: argparse.Namespace) -> None:
         ("fleet", "--jobs", "jobs"),
     ):
         if getattr(options, name) is not None and getattr(options, owner) is None:
-            raise UsageError(f"{flag} goes with --{owner}", hint=f"Give --{owner}, or leave it out.")
+            raise UsageError(f"{flag} goes with --{owner}", hint=f"Give --{owner}, or leave {flag} out.")
     if options.wheels is not None and options.device_python is not None:
         raise UsageError(
-            "--device-python is used as it is, so there is nothing to install from --wheels",
+            "--wheels and --device-python exclude each other: nothing is installed into --device-python",
             hint="Leave one of them out.",
         )
     if options.bundle is None and options.jobs is None:
-        raise UsageError("it takes a bundle", hint="Give the folder that `edgecompress export` wrote.")
+        raise UsageError("BUNDLE must be given", hint="Give the folder that `edgecompress export` wrote.")
 
 
 def run_on_device(options: argparse.Namespace, asked: Asked, show: Callable[[str], None]) -> Profile:
@@ -67,7 +73,7 @@ def run_on_device(options: argparse.Namespace, asked: Asked, show: Callable[[str
 
 
 def run_fleet(options: argparse.Namespace, asked: Asked) -> int:
-    """Run the jobs, show what they gave, and return the exit code of the first that failed."""
+    """Run the jobs, print their results, and return the exit code of the first failed one."""
     from edgecompress.devices.fleet import profile_on_fleet
     from edgecompress.devices.jobs import JobRequest, read_job_requests
     from edgecompress.terminal import emit_json, note, progress
@@ -107,8 +113,8 @@ def describe(found: FleetResult) -> str:
     done = len(found.rows) - len(found.failed)
     counts = [f"{done} of {len(found.rows)} jobs have a profile"]
     counts += [f"{found.found} of them from an earlier run"] * bool(found.found)
-    counts += [f"{found.retried} attempts after a worker was lost"] * bool(found.retried)
-    counts += [f"{found.duplicates} results that came twice were dropped"] * bool(found.duplicates)
+    counts += [f"{found.retried} retries after a worker was lost"] * bool(found.retried)
+    counts += [f"{found.duplicates} duplicate results dropped"] * bool(found.duplicates)
     lines.append("; ".join(counts))
     for row in found.failed:
         assert row.failure is not None

@@ -10,14 +10,24 @@ from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING
 
 from edgecompress.errors import HostError
-from edgecompress.formats.packages import DISTRIBUTION, Requirement, gpu_build, installed_version, requirements
+from edgecompress.formats.packages import (
+    DEVELOPMENT_EXTRAS,
+    DISTRIBUTION,
+    Requirement,
+    cpu_torch_command,
+    gpu_build,
+    installed_version,
+    requirements,
+)
 from edgecompress.terminal import add_json_flag, emit_json, table
+from edgecompress.types.packages import TORCH
 from edgecompress.version import __version__
 
 if TYPE_CHECKING:
     from edgecompress.runtime.accelerators import BackendState, LibraryState
 
 RUNTIME = "runtime"  # "needed by" of the base install; else the name of an extra
+EXPORT_EXTRA = "export"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +47,7 @@ class Package:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--extras", action="store_true", help="list what each extra needs that is not installed")
     add_json_flag(parser)
 
 
@@ -70,12 +81,14 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(f"edgecompress {__version__}, Python {platform.python_version()}, {platform.system()} {local.arch}")
         print(_package_lines(packages, remark))
+        if lines := _extra_lines(packages, everything=options.extras):
+            print("\n" + "\n".join(lines))
         print(f"\nproviders  {', '.join(providers) or 'none'}")
         print(f"cpu        {local.title}, {local.cores} cores: {', '.join(local.isa)}")
         print(f"gpu        {local.notes.removeprefix('GPU: ')}")
         installed = ", ".join(f"{library.title} {library.version}" for library in libraries.values() if library.version)
-        print(f"nvidia     {installed or 'none of its libraries'}")
-        print(f"stands for {', '.join(stands_for) or 'none of the known targets'}")
+        print(f"nvidia     {installed or 'no libraries found'}")
+        print(f"runs for   {', '.join(stands_for) or 'none of the known targets'}")
         print("\n" + _backend_table(states))
         print("\n" + _summary(packages))
     return HostError.exit_code if broken else 0
@@ -88,7 +101,7 @@ def find_requirements() -> tuple[tuple[Requirement, ...], str]:
     except PackageNotFoundError:
         return (), (
             f"{DISTRIBUTION} runs from its source and is not installed as a distribution: "
-            "which versions of other packages it needs is not known"
+            "the versions of other packages that it needs are not known"
         )
     version = installed_version(DISTRIBUTION)
     if version != __version__:
@@ -148,21 +161,39 @@ def backend_states(libraries: Mapping[str, LibraryState], providers: Sequence[st
 
 
 def _package_lines(packages: Sequence[Package], remark: str) -> str:
-    """A table of what is installed or needed by the runtime, then what each extra lacks."""
+    """A table of what is installed or needed by the runtime."""
     shown = [p for p in packages if p.version is not None or p.of_runtime]
     rows = [[p.name, p.version or "—", p.range, ", ".join(p.needed_by), p.remark or "ok"] for p in shown]
     lines = [table(["package", "version", "range", "needed by", "state"], rows)] if rows else []
+    return "\n".join([*lines, *([remark] if remark else [])])
+
+
+def _extra_lines(packages: Sequence[Package], *, everything: bool) -> list[str]:
+    """What is missing for more than running bundles: for an export in a line, and for the rest the extras' names."""
+    lacks = _missing_by_extra(packages)
+    lines = []
+    if EXPORT_EXTRA in lacks:
+        lines.append(f"to export here: pip install '{DISTRIBUTION}[{EXPORT_EXTRA}]'")
+        if TORCH in lacks[EXPORT_EXTRA] and (first := cpu_torch_command()) is not None:
+            lines.append(f"  without an NVIDIA GPU first, or 2.8 GB of CUDA come along: {first}")
+    others = [extra for extra in lacks if extra != EXPORT_EXTRA and extra not in DEVELOPMENT_EXTRAS]
+    if everything:
+        lines += [
+            f"{extra} lacks {', '.join(names)}: pip install '{DISTRIBUTION}[{extra}]'" for extra, names in lacks.items()
+        ]
+    elif others:
+        lines.append(f"other extras: {', '.join(others)} (`edgecompress doctor --extras` shows what they lack)")
+    return lines
+
+
+def _missing_by_extra(packages: Sequence[Package]) -> dict[str, list[str]]:
     lacks: dict[str, list[str]] = {}
     alternatives = {gpu_build(p.name) for p in packages if p.of_runtime}  # instead of a package, not in addition
     for p in packages:
         for extra in p.needed_by if p.version is None and not p.of_runtime else ():
             if p.name not in alternatives:
                 lacks.setdefault(extra, []).append(p.name)
-    if lacks:
-        lines.append("")
-    for extra, names in lacks.items():
-        lines.append(f"not installed: {', '.join(names)}: pip install '{DISTRIBUTION}[{extra}]'")
-    return "\n".join([*lines, *([remark] if remark else [])])
+    return lacks
 
 
 def _backend_table(states: Sequence[BackendState]) -> str:
@@ -184,8 +215,8 @@ def _summary(packages: Sequence[Package]) -> str:
     misfits = [p for p in packages if not p.fits and (p.version is not None or p.of_runtime)]
     lines = [f"does not fit: {p.name}: {p.remark}" for p in misfits]
     if not packages:
-        return "nothing to check the installed packages against"
-    return "\n".join(lines) or "all that is installed fits"
+        return "the versions that edgecompress needs are not known, so the installed ones were not checked"
+    return "\n".join(lines) or "all installed packages fit"
 
 
 def _providers() -> list[str]:

@@ -1,4 +1,4 @@
-"""An engine, or the plan of one, in a line."""
+"""One line about an engine, or about its build plan."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgecompress.types.bundle import BuildPlan, EngineRecord, ShapeRange
 
 
 def describe_engine(engine: EngineRecord) -> str:
-    """What an engine needs, and what it takes."""
+    """The GPU and library that an engine needs, and its shapes."""
     capability = ".".join(map(str, engine.compute_capability))
     place = f"built on {engine.os}" + (f" for {engine.gpu}" if engine.gpu else "")
     takes = _shapes(engine.profile)
@@ -19,7 +19,7 @@ def describe_engine(engine: EngineRecord) -> str:
 
 
 def describe_build(build: BuildPlan, bundle: Path | str = "BUNDLE") -> str:
-    """What is still to be done on the device, and what the choices for it cost."""
+    """The command to run on the device, and what the chosen settings cost."""
     capability = ".".join(map(str, build.compute_capability))
     wanted = f"{build.builder} {build.minimum_version} or later, compute capability {capability}"
     lines = [f"not built yet: `edgecompress build {bundle}` on the device ({wanted}); {_shapes(build.profile)}"]
@@ -27,7 +27,7 @@ def describe_build(build: BuildPlan, bundle: Path | str = "BUNDLE") -> str:
 
 
 def _shapes(profile: Mapping[str, ShapeRange]) -> str:
-    shapes: dict[str, str] = {}  # of several inputs of one shape the first is named
+    shapes: dict[str, str] = {}  # names the first of several inputs with one shape
     for name, shape in profile.items():
         if not name.startswith("past_key_values."):
             shapes.setdefault("×".join(map(str, shape.smallest)) + " to " + "×".join(map(str, shape.largest)), name)

@@ -13,18 +13,18 @@ _PER_S = 5  # its column
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--target", help="one or more, with commas: raspberry-pi-5,rtx-4090, a .toml file, local")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("--target", help="one or several with commas: raspberry-pi-5,rtx-4090, a .toml file, local")
     parser.add_argument(
         "--measured",
         type=Path,
         action="append",
         default=[],
         metavar="PROFILE",
-        help="a profile.json of the machine, of any bundle; again for more: the span becomes narrow",
+        help="a profile.json from that machine, of any bundle; repeat it for more; narrows the range",
     )
     parser.add_argument("--shapes", help="texts x tokens: 1x16,8x128")
-    parser.add_argument("--threads", type=int, metavar="N", help="of local, or of a profiled machine")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads, on local or a profiled machine")
     add_json_flag(parser)
 
 
@@ -42,11 +42,11 @@ def run(options: argparse.Namespace) -> int:
 
 def describe(found: Estimates) -> str:
     """For a terminal."""
-    heads = ["target", "shape", "threads", "from ms", "to ms", "tokens/s", "most of it is", "memory"]
+    heads = ["target", "shape", "threads", "from ms", "to ms", "tokens/s", "dominated by", "memory"]
     rows = [_row(row) for row in found.rows]
     if not any(row[_PER_S] for row in rows):  # of decoders
         heads, rows = heads[:_PER_S] + heads[_PER_S + 1 :], [row[:_PER_S] + row[_PER_S + 1 :] for row in rows]
-    lines = [f"{found.bundle}: estimates, nothing was run", table(heads, rows)]
+    lines = [f"{found.bundle}: estimates, not measurements", table(heads, rows)]
     for basis in dict.fromkeys(row.basis for row in found.rows):
         names = ", ".join(dict.fromkeys(row.target for row in found.rows if row.basis == basis))
         lines.append(f"{names}: {basis}")
@@ -65,8 +65,8 @@ def _row(row: Estimate) -> list[str]:
         f"{row.ms.high:g}",
         per_s,
         _MOST[row.bound],
-        {None: "not known", True: "fits", False: "DOES NOT FIT"}[row.fits_memory],
+        {None: "unknown", True: "fits", False: "DOES NOT FIT"}[row.fits_memory],
     ]
 
 
-_MOST = {"compute": "products", "memory": "reading and writing", "overhead": "the way from node to node"}
+_MOST = {"compute": "arithmetic", "memory": "memory traffic", "overhead": "overhead per node"}

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgecompress.backends import backends, target_names
 from edgecompress.cli.engine_lines import describe_build, describe_engine
+from edgecompress.cli.export_lines import candidate_table, describe, kernel_table
+from edgecompress.cli.operands import require_checkpoint
 from edgecompress.errors import UsageError
 from edgecompress.kinds import kinds, known_tasks
 from edgecompress.terminal import add_json_flag, emit_json, note, progress, table
@@ -23,12 +25,10 @@ from edgecompress.types.recipe import (
     KV_CACHES,
     Recipe,
 )
-from edgecompress.types.report import Candidate, Fidelity, KernelUse
 
 if TYPE_CHECKING:
     from edgecompress.export.pipeline import ExportResult
     from edgecompress.export.plan import Plan
-    from edgecompress.kinds.base import MetricModule
 
 # flag -> (group of the recipe or "", field)
 _FIELDS = {
@@ -74,101 +74,158 @@ _FIELDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    absent = argparse.SUPPRESS  # only what is really given overrides a recipe file
-    parser.add_argument("checkpoint", nargs="?", default=absent, help="checkpoint directory or hub id")
-    parser.add_argument("-o", "--output", type=Path, help="the bundle, a folder that is made")
-    parser.add_argument("--target", default=absent, help="a name of `edgecompress targets`, a .toml file, or local")
+    absent = argparse.SUPPRESS  # only flags that are given override a recipe file
     parser.add_argument(
-        "--backend", default=absent, help=f"of the target: {', '.join(target_names())}; its first unless given"
+        "checkpoint", nargs="?", default=absent, metavar="CHECKPOINT", help="checkpoint folder or hub id"
+    )
+    parser.add_argument("-o", "--output", type=Path, help="the folder to create for the bundle")
+    parser.add_argument(
+        "--target", default=absent, help="a name from `edgecompress targets`, a .toml file, or local (local)"
+    )
+    parser.add_argument(
+        "--backend",
+        default=absent,
+        help=f"backend of the target: {', '.join(target_names())} (default: the target's first)",
     )
     parser.add_argument("--precision", default=absent, help=_precision_help())
     parser.add_argument("--format", default=absent, help=_format_help())
-    parser.add_argument("--recipe", type=Path, help="a TOML file that says what the flags say; flags win")
+    parser.add_argument("--recipe", type=Path, help="read settings from a TOML file; flags override it")
     student = parser.add_argument_group("student")
     student.add_argument(
-        "--task", default=absent, help=f"found from the checkpoint unless given: {', '.join(known_tasks())}"
+        "--task",
+        default=absent,
+        help=f"task of the model (default: read from the checkpoint): {', '.join(known_tasks())}",
     )
-    student.add_argument("--revision", default=absent, help="branch, tag or commit of a hub id")
-    student.add_argument("--max-length", type=int, default=absent, metavar="TOKENS")
-    student.add_argument("--allow-pickle", action="store_true", default=absent, help="load weights that are pickled")
-    student.add_argument("--trust-remote-code", action="store_true", default=absent, help="run code of the checkpoint")
+    student.add_argument("--revision", default=absent, help="branch, tag or commit on the hub")
+    student.add_argument(
+        "--max-length", type=int, default=absent, metavar="TOKENS", help="longest text (default: the model's maximum)"
+    )
+    student.add_argument(
+        "--allow-pickle", action="store_true", default=absent, help="load pickled weights, which can run code"
+    )
+    student.add_argument(
+        "--trust-remote-code", action="store_true", default=absent, help="run Python code from the checkpoint"
+    )
     quantize = parser.add_argument_group("quantization")
-    quantize.add_argument("--calibration", default=absent, help="builtin, a text file, or dataset:<id>[:column]")
-    quantize.add_argument("--calibration-samples", type=int, default=absent, metavar="N")
-    quantize.add_argument("--calibration-method", default=absent, help=", ".join(CALIBRATION_METHODS))
-    quantize.add_argument("--smooth-alpha", type=float, default=absent, help="SmoothQuant's strength; 0 turns it off")
-    quantize.add_argument("--no-bias-correction", dest="bias_correction", action="store_false", default=absent)
-    quantize.add_argument("--no-quantize-embeddings", dest="quantize_embeddings", action="store_false", default=absent)
-    quantize.add_argument("--block-size", type=int, default=absent, help="of the weight-only precisions")
-    quantize.add_argument("--method", default=absent, help=f"of the weight-only precisions: {', '.join(BLOCK_METHODS)}")
     quantize.add_argument(
-        "--zero-points", dest="symmetric", action="store_false", default=absent, help="one a block of weights"
+        "--calibration", default=absent, help="builtin, a text file, or dataset:ID[:COLUMN] (builtin)"
     )
-    quantize.add_argument("--head-bits", type=int, default=absent, help="of a decoder's last layer: 4 or 8")
-    quantize.add_argument("--embedding-bits", type=int, default=absent, help="of a decoder's table: 4 or 8")
-    quantize.add_argument("--mean-bits", type=float, default=absent, help="of --precision mixed, from 4 to 8 (4.5)")
+    quantize.add_argument("--calibration-samples", type=int, default=absent, metavar="N", help="number of texts")
+    quantize.add_argument(
+        "--calibration-method", default=absent, help=f"how ranges are found: {', '.join(CALIBRATION_METHODS)}"
+    )
+    quantize.add_argument(
+        "--smooth-alpha", type=float, default=absent, help="strength of SmoothQuant, 0 to 1; 0 turns it off"
+    )
+    quantize.add_argument(
+        "--no-bias-correction",
+        dest="bias_correction",
+        action="store_false",
+        default=absent,
+        help="do not correct biases for the error of quantized weights",
+    )
+    quantize.add_argument(
+        "--no-quantize-embeddings",
+        dest="quantize_embeddings",
+        action="store_false",
+        default=absent,
+        help="keep embedding tables in float32",
+    )
+    quantize.add_argument(
+        "--block-size", type=int, default=absent, help="weights that share a scale, in weight-only precisions"
+    )
+    quantize.add_argument(
+        "--method", default=absent, help=f"how weight-only precisions round: {', '.join(BLOCK_METHODS)}"
+    )
+    quantize.add_argument(
+        "--zero-points",
+        dest="symmetric",
+        action="store_false",
+        default=absent,
+        help="asymmetric weights: a zero point per block",
+    )
+    quantize.add_argument("--head-bits", type=int, default=absent, help="bits of a decoder's last layer: 4 or 8")
+    quantize.add_argument(
+        "--embedding-bits", type=int, default=absent, help="bits of a decoder's embedding table: 4 or 8"
+    )
+    quantize.add_argument(
+        "--mean-bits", type=float, default=absent, help="--precision mixed: mean bits per weight, 4 to 8 (4.5)"
+    )
     quantize.add_argument(
         "--accuracy-level",
         type=_level,
         default=absent,
-        help="of MatMulNBits: 0 or 1 float32 inputs, 4 int8 inputs (4), auto measures 4 and 1",
+        help="inputs of MatMulNBits: 0 or 1 for float32, 4 for int8, auto to measure 4 and 1 (4)",
     )
     quantize.add_argument(
-        "--kv-cache", default=absent, help=f"of a decoder: {', '.join(KV_CACHES)}; int8 has calibrated scales a channel"
+        "--kv-cache",
+        default=absent,
+        help=f"KV cache of a decoder: {', '.join(KV_CACHES)}; int8 calibrates a scale per channel",
     )
     quality = parser.add_argument_group("quality budget")
-    quality.add_argument("--min-fidelity", type=float, default=absent, help="mean cosine to the reference (0.99)")
+    quality.add_argument("--min-fidelity", type=float, default=absent, help="least mean cosine to the reference (0.99)")
     quality.add_argument(
-        "--max-kl", type=float, default=absent, help="mean KL divergence of a head or decoder, nats (0.05)"
+        "--max-kl", type=float, default=absent, help="most mean KL divergence of a head or decoder, in nats (0.05)"
     )
-    quality.add_argument("--min-top1", type=float, default=absent, help="agreement of a head's first choice (0.97)")
     quality.add_argument(
-        "--max-perplexity-ratio", type=float, default=absent, help="of a decoder over the reference (1.05)"
+        "--min-top1", type=float, default=absent, help="least agreement with a head's first choice (0.97)"
     )
-    parser.add_argument("--threads", type=int, default=absent, help="of the runtime; the target's cores unless given")
+    quality.add_argument(
+        "--max-perplexity-ratio",
+        type=float,
+        default=absent,
+        help="most perplexity of a decoder over the reference's (1.05)",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=absent, help="threads of the runtime (default: the target's cores)"
+    )
     parser.add_argument(
         "--kernels",
         default=absent,
-        help=f"auto measures ours and takes the faster, none, {', '.join(KERNELS)}",
+        help=f"auto to measure the kernels of edgecompress and use the faster ones, none, or: {', '.join(KERNELS)}",
     )
     engine = parser.add_argument_group("engine")
     engine.add_argument(
         "--engine-batch",
         type=_range,
         default=absent,
-        metavar="LEAST,USUAL,MOST",
-        help="texts at once (1,8,32; of a decoder 1,1,4)",
+        metavar="MIN,OPT,MAX",
+        help="texts per call (1,8,32; decoders: 1,1,4)",
     )
     engine.add_argument(
         "--engine-tokens",
         type=_range,
         default=absent,
-        metavar="LEAST,USUAL,MOST",
-        help="of a text, from 1 to the student's maximum unless given; of a decoder new ones a call (1,1,512)",
+        metavar="MIN,OPT,MAX",
+        help="tokens per text (default: 1 to the model's maximum); decoders: new tokens per call (1,1,512)",
     )
     engine.add_argument(
-        "--engine-context", type=int, default=absent, metavar="TOKENS", help="that a decoder's KV cache holds (4096)"
+        "--engine-context", type=int, default=absent, metavar="TOKENS", help="capacity of a decoder's KV cache (4096)"
     )
     engine.add_argument(
-        "--engine-workspace", type=int, default=absent, metavar="MIB", help="that a layer may use, TensorRT's (1024)"
+        "--engine-workspace", type=int, default=absent, metavar="MIB", help="TensorRT: workspace of a layer (1024)"
     )
     engine.add_argument(
-        "--engine-compatible", default=absent, help=f"with other GPUs, TensorRT's: {', '.join(HARDWARE_COMPATIBILITY)}"
+        "--engine-compatible",
+        default=absent,
+        help=f"TensorRT: run on other GPUs too: {', '.join(HARDWARE_COMPATIBILITY)}",
     )
     engine.add_argument(
-        "--engine-any-version", action="store_true", default=absent, help="with later versions of TensorRT too"
+        "--engine-any-version", action="store_true", default=absent, help="TensorRT: run with later versions too"
     )
     provenance = parser.add_argument_group("provenance")
     provenance.add_argument(
         "--provenance",
         default=absent,
         metavar="POLICY",
-        help=f"{', '.join(POLICIES)}: whether it is said, or refused, that terms are restricted or unknown (warn)",
+        help=f"what to do when licence terms are restricted or unknown: {', '.join(POLICIES)} (warn)",
     )
     provenance.add_argument(
-        "--accept", default=absent, metavar="REASON", help="go on all the same; recorded in the bundle for good"
+        "--accept", default=absent, metavar="REASON", help="export despite the policy; REASON is recorded in the bundle"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, stages and estimates only")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved recipe, stages and estimates, and stop"
+    )
     parser.add_argument("--force", action="store_true", help="replace the output if it is a bundle")
     add_json_flag(parser)
 
@@ -181,26 +238,29 @@ def _precision_help() -> str:
 
 def _format_help() -> str:
     forms = [form for kind in kinds().values() for form in kind.plan.FORMATS]
-    return " or ".join([BUNDLE, *(f"{form.name}, a bundle that {form.title} runs too" for form in forms)])
+    return " or ".join([BUNDLE, *(f"{form.name}, a bundle that {form.title} can run too" for form in forms)])
 
 
 def _level(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
-_level.__name__ = "accuracy level"  # as argparse names what is wrong
+_level.__name__ = "accuracy level"  # argparse names it in its errors
 
 
 def _range(text: str) -> tuple[int, int, int]:
     try:
         least, usual, most = map(int, text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"three numbers with commas between, as in 1,8,32, not '{text}'") from None
+        raise argparse.ArgumentTypeError(f"three whole numbers such as 1,8,32, not '{text}'") from None
     return least, usual, most
 
 
 def recipe_from(options: argparse.Namespace) -> Recipe:
-    """The recipe file, if any, with the given flags on top."""
+    """The recipe file, if given, overridden by the flags.
+
+    Raises UsageError without a checkpoint, RecipeError for a file that is not valid.
+    """
     if options.recipe is not None:
         from edgecompress.formats.recipe import read_recipe
 
@@ -216,14 +276,15 @@ def recipe_from(options: argparse.Namespace) -> Recipe:
         else:
             recipe = replace(recipe, **{field: value})
     if not recipe.student.source:
-        raise UsageError("no checkpoint was given", hint="Give a checkpoint directory or a hub id.")
+        raise UsageError("no checkpoint was given", hint="Give a checkpoint folder or a hub id.")
     return recipe
 
 
 def run(options: argparse.Namespace) -> int:
     recipe = recipe_from(options)
+    require_checkpoint(recipe.student.source)
     if options.output is None and not options.dry_run:
-        raise UsageError("no output was given", hint="Give -o PATH, the folder to make.")
+        raise UsageError("no output was given", hint="Give -o PATH, the folder to create.")
     if options.output is not None:
         from edgecompress.export.bundle import check_output
 
@@ -266,7 +327,7 @@ def _print_plan(job: Plan, as_json: bool) -> None:
     print(recipe_toml(job.recipe))
     print(table(["stage", "what it does"], [[s.name, s.description] for s in job.stages]))
     memory, disk = job.estimate.ram_bytes / 1e9, job.estimate.disk_bytes / 1e6
-    print(f"\nestimates: {memory:.1f} GB of memory, {disk:.0f} MB of disk while it runs, {job.estimate.seconds} s")
+    print(f"\nestimates: {memory:.1f} GB of memory, {disk:.0f} MB of disk, {job.estimate.seconds} s")
 
 
 def _print_result(result: ExportResult, job: Plan, as_json: bool) -> None:
@@ -305,48 +366,7 @@ def _print_result(result: ExportResult, job: Plan, as_json: bool) -> None:
             print(f"  engine    {describe_build(variant.build, result.output)}")
     print(f"  size      {size / 1e6:.1f} MB")
     if job.format is not None:
-        print(f"  {job.format.name:<9} {job.format.title} runs this folder too")
+        print(f"  {job.format.name:<9} {job.format.title} can run this folder too")
     spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result.seconds.items())
     total, memory = sum(result.seconds.values()), result.peak_rss_bytes / 1e9
     print(f"  took      {total:.1f} s ({spent}), peak memory {memory:.2f} GB")
-
-
-def candidate_table(candidates: tuple[Candidate, ...], metric: MetricModule) -> str:
-    """What was tried; where accuracy levels were, with the time of every shape, else with that of the last."""
-    levels = any(c.accuracy_level is not None for c in candidates)
-    shapes = next((sorted(c.shapes_ms) for c in candidates if c.shapes_ms), []) if levels else []
-    rows = []
-    for c in candidates:
-        last = f"{c.latency_ms:.2f}" if c.latency_ms is not None else "—"
-        times = [f"{c.shapes_ms[shape]:.2f}" if c.shapes_ms else "—" for shape in shapes] or [last]
-        rows.append(
-            [
-                c.precision,
-                *([str(c.accuracy_level) if c.accuracy_level is not None else "—"] if levels else []),
-                describe(c.fidelity, metric) if c.fidelity else "—",
-                f"{c.speedup:.2f}x" if c.speedup is not None else "—",
-                *times,
-                f"{c.model_bytes / 1e6:.1f}" if c.model_bytes else "—",
-                c.verdict,
-            ]
-        )
-    first = candidates[0]
-    versus = first.precision if first.accuracy_level is None else f"level {first.accuracy_level}"
-    measured = [f"{shape} ms" for shape in shapes] or ["ms"]
-    return table(
-        ["precision", *(["level"] if levels else []), "fidelity", f"vs {versus}", *measured, "MB", "verdict"], rows
-    )
-
-
-def kernel_table(uses: tuple[KernelUse, ...]) -> str:
-    """Our kernels beside ONNX Runtime's ops: where they are used, and how much faster they were."""
-    rows = []
-    for use in uses:
-        speeds = ", ".join(f"{label} {ratio:.2f}x" for label, ratio in use.speedups.items())
-        rows.append([use.kernel, use.what, str(use.nodes), "ours" if use.used else "stock", speeds or "—", use.reason])
-    return table(["kernel", "of", "nodes", "used", "over ONNX Runtime's op", "why"], rows)
-
-
-def describe(fidelity: Fidelity, metric: MetricModule) -> str:
-    """The figures that apply to the task, in one line."""
-    return ", ".join(f"{figure.name} {figure.value:.4f}" for figure in metric.figures(fidelity))

@@ -14,7 +14,7 @@ from edgecompress.types.report import Measurements, Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     add_json_flag(parser)
 
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 def _text(
     manifest: Manifest, report: Report, lineage: Lineage, measurements: Measurements | None, identity: str
 ) -> str:
-    from edgecompress.cli.export import candidate_table, describe, kernel_table
+    from edgecompress.cli.export_lines import candidate_table, describe, kernel_table
     from edgecompress.kinds import find_kind
 
     kind = find_kind(manifest.kind)
@@ -53,7 +53,7 @@ def _text(
         f"{manifest.name}: {manifest.architecture}, {manifest.task}, {manifest.precision} for {manifest.target.name}",
         f"identity  sha256 {identity}",
         *_models(manifest),
-        f"needs     {manifest.target.arch}: {', '.join(manifest.target.isa) or 'no feature in particular'}",
+        f"needs     {manifest.target.arch}: {', '.join(manifest.target.isa) or 'no particular feature'}",
         *(f"{title:<9} {text}" for title, text in own),
         f"fidelity  {describe(fidelity, kind.metric)} ({fidelity.samples} held-out samples: {report.held_out_text})",
     ]
@@ -72,12 +72,12 @@ def _text(
         ]
         parts += ["", f"measured on {host}", table(["shape", "p50 ms", "p90 ms", "p99 ms", "threads"], latencies)]
     if measurements is not None and measurements.candidates:
-        parts += ["", "what was tried", candidate_table(measurements.candidates, kind.metric)]
+        parts += ["", "candidates", candidate_table(measurements.candidates, kind.metric)]
     return "\n".join(parts)
 
 
 def _models(manifest: Manifest) -> Iterator[str]:
-    """Each model and each way to run it; the one model of a bundle, or the one way, needs no heading."""
+    """Each model and variant; a single one gets no heading."""
     for name, model in manifest.models.items():
         if list(manifest.models) != [MODEL]:
             yield f"model     {name}"
@@ -90,7 +90,7 @@ def _models(manifest: Manifest) -> Iterator[str]:
 def _variant(variant: Variant) -> Iterator[str]:
     from edgecompress.cli.engine_lines import describe_build, describe_engine
 
-    threads = f"{variant.runtime.threads} threads" if variant.runtime.threads else "as many threads as cores"
+    threads = f"{variant.runtime.threads} threads" if variant.runtime.threads else "one thread per core"
     yield f"inputs    {_specs(variant.inputs)}"
     yield f"outputs   {_specs(variant.outputs)}"
     yield f"runtime   {', '.join([variant.backend, *variant.providers, threads])}"

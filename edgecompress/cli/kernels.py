@@ -38,9 +38,7 @@ def run(options: argparse.Namespace) -> int:
     print()
     cells = [[isa.name, ", ".join(isa.needs), ", ".join(isa.verified_on)] for isa in ISAS.values()]
     print(table(["instruction set", "needs", "verified on"], cells))
-    print(
-        "\nEvery kernel is made for every instruction set and gives the same bits on all; none for aarch64 was timed.\n"
-    )
+    print("\nEvery kernel exists for every instruction set and gives identical bits on all. aarch64 was not timed.\n")
     print(table(["kernel", "computes", "takes"], [list(row.values()) for row in GPU_ROWS]))
-    print(f"\nFor compute capability {', '.join(capabilities())}: {verified()}. No bundle holds them yet.")
+    print(f"\nFor compute capability {', '.join(capabilities())}: {verified()}. No bundle contains them yet.")
     return 0

@@ -1,4 +1,4 @@
-"""Operators of a profile, for a terminal: by layer, and the three most worth attacking."""
+"""Operators of a profile, for a terminal: by layer, and the three with the most time above the roof."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_ROWS = 12
 
 
 def describe_operators(profile: Profile) -> list[str]:
-    """Of the last shape with the last thread count, each phase of it; [] where operators were not measured."""
+    """The phases of the last shape with the last thread count; [] without measured operators."""
     return [line for found, peaks in last_operators(profile) for line in ("", *_phase(found, peaks))]
 
 
@@ -41,7 +41,7 @@ def _phase(found: OperatorProfile, peaks: Peaks) -> list[str]:
         f"{found.workload}{phase}, {found.threads} threads: the nodes take {found.nodes_ms:.2f} ms, timed one by one; "
         f"the call takes {found.call_ms:.2f} ms",
         f"roof  {rates}, reads {memory_rate(peaks) / 1e9:.1f} GB/s of memory and "
-        f"{read_rate(peaks, moved) / 1e9:.1f} GB/s of {moved / 1e6:.0f} MB, as much as a call moves, again and again",
+        f"{read_rate(peaks, moved) / 1e9:.1f} GB/s of {moved / 1e6:.0f} MB, the bytes of one call, repeatedly",
         table(["layer", "ms", "share", "of roof", "operators"], rows[:_MOST_ROWS]),
         *rest,
         *_worth(found),
@@ -53,7 +53,7 @@ def _worth(found: OperatorProfile) -> list[str]:
         f"{each.what}, {each.nodes} nodes: {each.ms:.2f} ms, {each.roof_ms:.2f} at the roof of {_ROOFS[each.bound]}"
         for each in most_worth(found)
     ]
-    return [f"{'most worth attacking' if i == 0 else '':<20}  {line}" for i, line in enumerate(lines)]
+    return [f"{'most to gain' if i == 0 else '':<20}  {line}" for i, line in enumerate(lines)]
 
 
-_ROOFS = {"memory": "reading", "compute": "products"}
+_ROOFS = {"memory": "memory", "compute": "arithmetic"}

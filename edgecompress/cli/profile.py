@@ -15,22 +15,35 @@ REPORT = "profile.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, nargs="?")
+    parser.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help=f"write report.html, its plots and {REPORT} there"
+        "-o", "--output", type=Path, metavar="DIR", help=f"write report.html, its plots and {REPORT} to this folder"
     )
-    parser.add_argument("--shapes", help="texts x tokens, or a trace: 1x16,8x128,trace:requests.jsonl")
-    parser.add_argument("--threads", help="one or more: 1,2,4")
-    parser.add_argument("--duration", type=float, metavar="S", help="of each measurement; enough for p99 unless given")
-    parser.add_argument("--percentile", type=float, default=99, help="that there must be calls enough for (99)")
-    parser.add_argument("--scenario", default="single-stream", help="single-stream, offline, server; with commas")
-    parser.add_argument("--per-second", type=float, metavar="N", help="server: requests a second, at random moments")
-    parser.add_argument("--bound-ms", type=float, metavar="MS", help="server: of its p99; without a rate, find it")
-    parser.add_argument("--new-tokens", type=int, default=32, help="decoders: of each text (32)")
-    parser.add_argument("--device", type=int, metavar="N", help="the GPU, where there are several")
-    parser.add_argument("--no-cold-start", action="store_true", help="start no fresh processes")
-    parser.add_argument("--no-operators", action="store_true", help="do not time the graph's nodes one by one")
-    parser.add_argument("--allow-mismatch", action="store_true", help="profile a bundle made for another CPU")
+    parser.add_argument("--shapes", help="texts x tokens, or a trace of requests: 1x16,8x128,trace:requests.jsonl")
+    parser.add_argument("--threads", help="thread counts to measure: 1,2,4")
+    parser.add_argument(
+        "--duration", type=float, metavar="S", help="seconds per measurement (default: enough calls for --percentile)"
+    )
+    parser.add_argument(
+        "--percentile", type=float, default=99, help="measure until there are enough calls for this percentile (99)"
+    )
+    parser.add_argument(
+        "--scenario",
+        default="single-stream",
+        help="single-stream, offline, server; several with commas (single-stream)",
+    )
+    parser.add_argument("--per-second", type=float, metavar="N", help="server: requests per second, at random times")
+    parser.add_argument(
+        "--bound-ms",
+        type=float,
+        metavar="MS",
+        help="server: bound of its p99; without --per-second, find the highest rate within it",
+    )
+    parser.add_argument("--new-tokens", type=int, default=32, help="decoders: tokens to generate per text (32)")
+    parser.add_argument("--device", type=int, metavar="N", help="number of the GPU, if there are several")
+    parser.add_argument("--no-cold-start", action="store_true", help="do not measure the start of a fresh process")
+    parser.add_argument("--no-operators", action="store_true", help="do not time the nodes of the graph")
+    parser.add_argument("--allow-mismatch", action="store_true", help="profile a bundle that was made for another CPU")
     devices.add_arguments(parser)
     add_json_flag(parser)
 
@@ -67,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             note(f"wrote {write_report(found, options.output)}")
         except HostError as error:
-            note(f"no page beside it: {error.message} ({error.hint})")
+            note(f"report.html was not written: {error.message} ({error.hint})")
     if options.json:
         emit_json(found)
     else:
@@ -80,7 +93,7 @@ def _threads(text: str | None) -> tuple[int, ...]:
         return ()
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"'{text}' are no thread counts", hint="Give --threads 1,2,4.")
+        raise UsageError(f"--threads takes whole numbers above 0, not '{text}'", hint="Give --threads 1,2,4.")
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
@@ -111,9 +124,7 @@ def describe(profile: Profile) -> str:
             f"{cold.peak_rss_bytes / 1e6:.0f} MB"
         )
     if profile.device_bytes is not None:
-        lines.append(
-            f"GPU memory  {profile.device_bytes / 1e6:.0f} MB while it ran, whoever else took some then included"
-        )
+        lines.append(f"GPU memory  {profile.device_bytes / 1e6:.0f} MB during the run, other processes included")
     joules = {m.joules_per_call for m in calls}
     if calls and joules == {None}:
         lines.append("energy      not measurable here")

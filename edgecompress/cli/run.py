@@ -13,12 +13,16 @@ from edgecompress.terminal import add_json_flag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("inputs", nargs="*", help="texts, prompts, or image files; stdin, if there are none")
-    parser.add_argument("--file", type=Path, help="read them from a file, one a line; a prompt is a file as a whole")
-    parser.add_argument("--threads", type=int, help="the target's choice unless given")
-    parser.add_argument("--device", type=int, metavar="N", help="the GPU, where there are several")
-    parser.add_argument("--allow-mismatch", action="store_true", help="load a bundle made for another CPU")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument(
+        "inputs", nargs="*", default=[], metavar="INPUT", help="a text, a prompt or an image file (default: stdin)"
+    )
+    parser.add_argument(
+        "--file", type=Path, help="read inputs from a file: one per line, or the whole file as one prompt"
+    )
+    parser.add_argument("--threads", type=int, help="threads (default: the target's)")
+    parser.add_argument("--device", type=int, metavar="N", help="number of the GPU, if there are several")
+    parser.add_argument("--allow-mismatch", action="store_true", help="run a bundle that was made for another CPU")
     add_json_flag(parser)
     flags = KindFlags()
     for kind in kinds().values():
@@ -35,22 +39,22 @@ def run(options: argparse.Namespace) -> int:
         kind = find_kind(model.manifest.kind)
         if not kind.has("run"):
             raise UsageError(
-                f"this bundle is of the kind '{kind.name}', which the command line does not run",
+                f"`edgecompress run` cannot run bundles of the kind '{kind.name}'",
                 hint="Load it in Python: `edgecompress.load(…)`.",
             )
-        options.kind_flags.refuse(kind, options)
+        options.kind_flags.refuse(kind, model.manifest.task, options)
         return kind.run.run(model, options)
 
 
 class KindFlags:
-    """Every kind's flags in one parser: one that several kinds have is added once, and each knows whose it is."""
+    """Every kind's flags in one parser: a flag that several kinds share is added once, and its kinds are recorded."""
 
     def __init__(self) -> None:
         self._actions: dict[str, argparse.Action] = {}  # by each of a flag's names
         self._kinds: dict[argparse.Action, list[Kind]] = {}
 
     def add(self, kind: Kind, group: FlagGroup) -> None:
-        """Raises HostError for a kind that takes one of the command's own flags."""
+        """Raises HostError for a kind that redefines one of the command's own flags."""
         kind.run.add_arguments(_KindGroup(kind, group, self))
 
     def add_argument(self, kind: Kind, group: FlagGroup, names: tuple[str, ...], settings: dict[str, Any]) -> None:
@@ -60,22 +64,22 @@ class KindFlags:
                 action = group.add_argument(*names, **settings)
             except argparse.ArgumentError as error:
                 raise HostError(
-                    f"the kind '{kind.name}' adds a flag that `edgecompress run` has already: {'/'.join(names)}",
-                    hint=f"Uninstall the package of {kind.plug_in.package}, or have its author rename the flag.",
+                    f"the kind '{kind.name}' redefines a flag of `edgecompress run`: {'/'.join(names)}",
+                    hint=f"Uninstall the package of {kind.plug_in.package}, or ask its author to rename the flag.",
                 ) from error
         elif settings.get("help", "") not in (action.help or ""):
             action.help = f"{action.help}; for {kind.run.PURPOSE}: {settings['help']}"
         self._actions |= dict.fromkeys(action.option_strings, action)
         self._kinds.setdefault(action, []).append(kind)
 
-    def refuse(self, kind: Kind, options: argparse.Namespace) -> None:
-        """Raises UsageError for a flag that was given and is of other kinds only."""
+    def refuse(self, kind: Kind, task: str, options: argparse.Namespace) -> None:
+        """Raises UsageError for a given flag that belongs to other kinds only."""
         for action, owners in self._kinds.items():
             given = getattr(options, action.dest) not in (None, False)
             if given and kind.name not in [owner.name for owner in owners]:
                 raise UsageError(
-                    f"{action.option_strings[-1]} is for {owners[0].run.PURPOSE}, and this bundle is not",
-                    hint="Leave it out; `edgecompress inspect` shows what a bundle is for.",
+                    f"{action.option_strings[-1]} is for {owners[0].run.PURPOSE}, and this bundle is for {task}",
+                    hint=f"Leave out {action.option_strings[-1]}.",
                 )
 
 

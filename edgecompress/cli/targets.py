@@ -13,7 +13,7 @@ from edgecompress.types.target import Target
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", nargs="?", choices=["list", "show", "detect"], default="list")
-    parser.add_argument("name", nargs="?", help="of the target to show")
+    parser.add_argument("name", nargs="?", help="target to show")
     add_json_flag(parser)
 
 
@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.action == "show" and not options.name:
         raise UsageError(
-            "no target was named", hint="`edgecompress targets show NAME`; `edgecompress targets` lists them."
+            "no target was named", hint="`edgecompress targets` lists them; then `edgecompress targets show NAME`."
         )
     if options.action == "list":
         known = [targets.find_target(name) for name in targets.known_targets()]
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         print(_show(target))
         if options.action == "detect":
             names = [n for n in targets.known_targets() if not targets.matches_host(targets.find_target(n))]
-            print(f"\nthis machine can stand for: {', '.join(names) or 'none of the known targets'}")
+            print(f"\nthis machine runs bundles for: {', '.join(names) or 'none of the known targets'}")
     return 0
 
 

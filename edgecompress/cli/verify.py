@@ -12,18 +12,18 @@ _FAILED = BundleError.exit_code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--threads", type=int, help="the target's choice unless given")
-    parser.add_argument("--device", type=int, metavar="N", help="the GPU, where there are several")
-    parser.add_argument("--allow-mismatch", action="store_true", help="verify on another CPU than the target's")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("--threads", type=int, help="threads (default: the target's)")
+    parser.add_argument("--device", type=int, metavar="N", help="number of the GPU, if there are several")
+    parser.add_argument("--allow-mismatch", action="store_true", help="verify a bundle that was made for another CPU")
     parser.add_argument(
-        "--key", type=Path, metavar="PUBLIC", help="in PEM: check that its owner signed every file, before all else"
+        "--key", type=Path, metavar="PUBLIC", help="public key in PEM: first check that its owner signed every file"
     )
     add_json_flag(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    from edgecompress.cli.export import describe
+    from edgecompress.cli.export_lines import describe
     from edgecompress.formats.manifest import MANIFEST, file_sha256, open_bundle
     from edgecompress.formats.recipe import read_recipe
     from edgecompress.kinds import find_kind
@@ -39,8 +39,8 @@ def run(options: argparse.Namespace) -> int:
     kind = find_kind(manifest.kind)
     if not kind.has("check"):
         raise UsageError(
-            f"this bundle is of the kind '{kind.name}', which cannot check itself",
-            hint="Hold its outputs against the checkpoint's by hand; `edgecompress inspect` shows its files.",
+            f"`edgecompress verify` cannot check bundles of the kind '{kind.name}'",
+            hint="Compare its outputs with the checkpoint's yourself; `edgecompress inspect` shows its files.",
         )
     fidelity = kind.check.check(open_models(manifest, folder, threads=options.threads, device=options.device))
     quality = read_recipe(folder / "recipe.toml").quality
@@ -59,12 +59,14 @@ def run(options: argparse.Namespace) -> int:
             }
         )
     else:
-        print(f"files     {len(manifest.files)} files, {manifest.bytes / 1e6:.1f} MB: every sha256 is the manifest's")
+        print(
+            f"files     {len(manifest.files)} files, {manifest.bytes / 1e6:.1f} MB: every sha256 matches the manifest"
+        )
         if signed is not None:
-            print(f"signature {signed.path.name}: {signed.files} files are as the key {signed.key[:16]}… signed them")
-            print("          (not over measurements.json)")
+            print(f"signature {signed.path.name}: {signed.files} files match the signature of key {signed.key[:16]}…")
+            print("          (measurements.json is not signed)")
         elif unchecked is not None:
-            print(f"signature {unchecked.name} is there and was NOT checked: give --key PUBLIC")
+            print(f"signature {unchecked.name} was NOT checked: give --key PUBLIC")
         print(f"schema    {manifest.schema_version}, written by edgecompress {manifest.tool_version}")
         state = "not checked" if options.allow_mismatch else "this machine has what it needs"
         print(f"target    {manifest.target.name}: {state}")

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import operator
+import platform
 import re
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+
+from edgecompress.types.packages import MODULES, RUNTIME, TORCH
 
 DISTRIBUTION = "edgecompress"
 DEVELOPMENT_EXTRAS = ("test", "dev")  # packages that no command of ours imports
@@ -73,6 +77,48 @@ def installed_version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def distribution_of(module: str) -> str:
+    """The distribution that installs ``module``, which need not be installed."""
+    package = module.partition(".")[0]
+    named = next((MODULES[name] for name in (module, package) if name in MODULES), None)
+    if named is None and (parts := module.split("."))[1:]:
+        named = MODULES.get(".".join(parts[:2]))
+    return named or normalized(package)
+
+
+def install_command(module: str, extras: Sequence[str] = ()) -> str:
+    """The pip command that brings ``module``. ``extras``: what the command at work needs, all installed at once.
+
+    Of an extra that the command does not need by itself, the first that holds the package is named.
+    """
+    package = distribution_of(module)
+    if package in RUNTIME:
+        return f"pip install {DISTRIBUTION}"
+    try:
+        required = requirements()
+    except importlib.metadata.PackageNotFoundError:
+        required = ()
+    holders = [
+        each.extra
+        for each in required
+        if each.name == package and each.extra is not None and each.extra not in DEVELOPMENT_EXTRAS
+    ]
+    if set(holders) & set(extras):
+        return f"pip install '{DISTRIBUTION}[{','.join(extras)}]'"
+    return f"pip install '{DISTRIBUTION}[{holders[0]}]'" if holders else f"pip install {package}"
+
+
+def cpu_torch_command() -> str | None:
+    """Installs PyTorch without CUDA; None where PyPI's build has no CUDA either: only on x86-64 Linux it has."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return None
+    try:
+        wanted = {each.specifier for each in requirements() if each.name == TORCH}
+    except importlib.metadata.PackageNotFoundError:
+        wanted = set()
+    return f"pip install '{TORCH}{min(wanted, default='')}' --index-url https://download.pytorch.org/whl/cpu"
 
 
 def normalized(name: str) -> str:

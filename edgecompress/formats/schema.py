@@ -11,6 +11,8 @@ from typing import Any, Union
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.distill import Distillation, DistillRecipe
 from edgecompress.types.estimate import Estimates
+from edgecompress.types.failure import ErrorDocument
+from edgecompress.types.fleet import FleetResult
 from edgecompress.types.profile import Comparison, Profile
 from edgecompress.types.provenance import Lineage
 from edgecompress.types.recipe import Recipe
@@ -29,6 +31,8 @@ PUBLISHED: dict[str, type] = {
     "estimates": Estimates,
     "distill-recipe": DistillRecipe,
     "distillation": Distillation,
+    "fleet": FleetResult,
+    "error": ErrorDocument,
 }
 """File stem under ``edgecompress/formats/schemas`` -> the dataclass that it describes."""
 

@@ -21,7 +21,7 @@ from edgecompress.profile.energy import EnergyMeter
 from edgecompress.profile.host import Calibration, describe_host, resolution
 from edgecompress.profile.scenarios import most_served, offline, serve
 from edgecompress.profile.statistics import Times, calls_for, drift, percentiles, quantiles
-from edgecompress.profile.timing import WallClock, measure, warm_up
+from edgecompress.profile.timing import WallClock, measure, missing_percentiles, warm_up
 from edgecompress.profile.workload import workloads_of
 from edgecompress.runtime.bundle import OpenBundle
 from edgecompress.runtime.session import check_host
@@ -217,8 +217,8 @@ def _calls_in_a_row(
     timed = measure(prepared.call, asked.duration_s, needs=asked.percentile, whole_s=usual)
     joules, calls = meter.joules(), len(timed.seconds)
     latency, remarks = percentiles(timed.seconds), []
-    if latency.p99_ms is None:
-        remarks.append(f"too few calls for p99, which needs {calls_for(99):,}: give a longer --duration")
+    if (missing := missing_percentiles(timed.seconds, asked.percentile)) is not None:
+        remarks.append(missing)
     moved = drift(timed.seconds, timed.at)
     if moved is not None and moved.degrades_after_s is not None:
         remarks.append(

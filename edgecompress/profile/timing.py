@@ -5,13 +5,13 @@ The loop adds two clock readings and three assignments per call, about 0.2 micro
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgecompress.errors import UsageError
 from edgecompress.profile.statistics import PERCENTILES, Times, calls_for
 
 _STEADY = 0.03  # relative difference of two windows' medians
@@ -60,17 +60,11 @@ def measure(
 ) -> Timed:
     """Call it for ``duration_s``; None: until there are enough calls for the percentile ``needs``, at most 20 s.
 
-    ``whole_s``: what a call takes, if it is known. Raises UsageError, before it begins, for a duration that is too
-    short for the percentile, and says how long is needed.
+    ``whole_s``: what a call takes, if it is known; else calls warm it up first.
     """
     enough = calls_for(needs)
-    usual = whole_s if whole_s is not None else warm_up(call)
-    if duration_s is not None and usual > 0 and duration_s / usual < enough:
-        raise UsageError(
-            f"{duration_s:g} s are about {int(duration_s / usual):,} calls, and p{needs:g} takes {enough:,}",
-            hint=f"Give --duration {_rounded_up(1.1 * enough * usual)}"
-            + (f", or ask for less: --percentile {90 if needs > 90 else 50}." if needs > 50 else "."),
-        )
+    if whole_s is None:
+        warm_up(call)
     clock = time.perf_counter_ns
     began_ns: list[int] = []
     ended_ns: list[int] = []
@@ -88,8 +82,21 @@ def measure(
     return Timed((ended - began) / 1e9, (began - began[0]) / 1e9)
 
 
+def missing_percentiles(seconds: Times, wanted: float) -> str | None:
+    """Which of p90, p99 and ``wanted`` there are too few calls for, and how long they take; None if for none."""
+    calls = len(seconds)
+    missing = [q for q in sorted({*PERCENTILES, wanted}) if q > 50 and calls < calls_for(q)]
+    if not missing:
+        return None
+    names = " and ".join(f"p{q:g}" for q in missing)
+    needed = " and ".join(f"{calls_for(q):,}" for q in missing)
+    duration = 1.1 * calls_for(missing[-1]) * float(seconds.mean())
+    return f"{calls:,} calls are too few for {names} (of {needed}): --duration {_rounded_up(duration)} is long enough"
+
+
 def _rounded_up(seconds: float) -> str:
-    return f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
+    seconds = round(seconds, 6)  # 550.0000000000001 is 550
+    return f"{math.ceil(seconds * 10) / 10:.1f}" if seconds < 10 else f"{math.ceil(seconds)}"
 
 
 class WallClock:

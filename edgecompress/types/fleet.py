@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgecompress.types.failure import Failure as Failure
 from edgecompress.types.profile import Profile
 
 FLEET_SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """As the command line writes an error."""
-
-    type: str
-    message: str
-    hint: str
-    exit_code: int
 
 
 @dataclass(frozen=True, kw_only=True)

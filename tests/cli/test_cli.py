@@ -76,12 +76,12 @@ def test_errors_are_json_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_students_that_are_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "b"
-    assert "no directory" in refused(capsys, tmp_path, tmp_path / "nothing", "-o", out)
+    assert "there is no checkpoint at" in refused(capsys, tmp_path, tmp_path / "nothing", "-o", out)
     assert "local cache" in refused(capsys, tmp_path, "nobody/nothing", "-o", out)
     assert "no checkpoint was given" in refused(capsys, tmp_path, "-o", out)
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "no config.json" in refused(capsys, tmp_path, empty, "-o", out)
+    assert "is an empty folder, not a checkpoint" in refused(capsys, tmp_path, empty, "-o", out)
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import argparse
 import pytest
 
 from edgecompress.cli import main
-from edgecompress.cli.export import add_arguments, describe, recipe_from
+from edgecompress.cli.export import add_arguments, recipe_from
+from edgecompress.cli.export_lines import describe
 from edgecompress.kinds import find_kind
 from edgecompress.types.recipe import EngineRecipe, QuantizeRecipe
 from edgecompress.types.report import Fidelity
@@ -53,4 +54,4 @@ def test_profiles_of_engines_are_three_numbers(capsys: pytest.CaptureFixture[str
     assert recipe.backend == "tensorrt-rtx"
     assert recipe.engine == EngineRecipe(batch=(1, 2, 4), length_tokens=(8, 16, 32))
     assert main(["export", "checkpoint", "--engine-batch", "1,2", "-o", "bundle"]) == 2
-    assert "three numbers with commas between, as in 1,8,32, not '1,2'" in capsys.readouterr().err
+    assert "--engine-batch: three whole numbers such as 1,8,32, not '1,2'" in capsys.readouterr().err

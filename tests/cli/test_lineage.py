@@ -140,9 +140,9 @@ def test_lineage_of_what_is_neither(tmp_path: Path, capsys: pytest.CaptureFixtur
     altered = small_bundle(tmp_path / "b", checkpoint(tmp_path / "s"))
     (altered / "lineage.json").write_text("{}")
     for arguments, code, message in (
-        ([tmp_path / "none"], 2, "there is no bundle and no checkpoint at"),
-        (["owner/name"], 2, "there is no bundle and no checkpoint at owner/name"),
-        ([tmp_path], 2, "is neither a bundle nor a checkpoint"),
+        ([tmp_path / "none"], 2, "there is no bundle or checkpoint at"),
+        (["owner/name"], 2, "there is no bundle or checkpoint at owner/name"),
+        ([tmp_path], 2, "is not a bundle or checkpoint: it has no manifest.json and no config.json"),
         ([altered], 7, "'lineage.json' is truncated"),
         ([tmp_path / "s", "--format", "spdx"], 2, "no format named 'spdx'"),
     ):

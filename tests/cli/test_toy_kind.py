@@ -46,9 +46,9 @@ def test_it_runs(bundle: Path, capsys: Captured) -> None:
 
 def test_flags_are_refused_where_they_say_nothing(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
     assert main(["run", str(bundle), "1", "2", "--seed", "1"]) == UsageError.exit_code
-    assert "--seed is for text generation, and this bundle is not" in capsys.readouterr().err
+    assert "--seed is for text generation, and this bundle is for addition" in capsys.readouterr().err
     assert main(["run", str(decoder_bundle(tmp_path / "d")), "x", "--times", "2"]) == UsageError.exit_code
-    assert "--times is for sums, and this bundle is not" in capsys.readouterr().err
+    assert "--times is for sums, and this bundle is for text-generation" in capsys.readouterr().err
     assert main(["run", str(bundle), "1", "2", "--top-k", "3"]) == 0, "a flag of several kinds is everyone's"
     assert main(["run", "--help"]) == 0
     shown = capsys.readouterr().out
@@ -93,7 +93,7 @@ def test_what_a_kind_does_not_have_is_refused(
     (package / "__init__.py").touch()
     (package / "runtime.py").write_text("from tests.toy_kind.runtime import open_bundle as open_bundle\n")
     install(tmp_path / "site-packages", monkeypatch, "bare_kind")
-    for command, said in (("run", "the command line does not run"), ("verify", "cannot check itself")):
+    for command, said in (("run", "`edgecompress run` cannot run"), ("verify", "`edgecompress verify` cannot check")):
         assert main([command, str(bundle)]) == UsageError.exit_code
         assert said in capsys.readouterr().err
     with load(bundle) as model, pytest.raises(UsageError, match="for addition, which OpenAI's protocol has no"):

@@ -107,7 +107,7 @@ def test_what_makes_no_sense_is_refused_before_a_connection(
     assert "holds no wheels" in capsys.readouterr().err
     assert main(["profile", str(tmp_path), "--on", "ssh://x"]) == BundleError.exit_code
     assert main(["profile"]) == 2
-    assert "it takes a bundle" in capsys.readouterr().err
+    assert "BUNDLE must be given" in capsys.readouterr().err
 
 
 def test_a_result_that_was_not_brought_comes_with_the_next_call(

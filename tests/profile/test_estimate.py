@@ -203,7 +203,7 @@ def test_a_decoders_steps_are_bound_by_memory(kernel_bundle: Path, capsys: pytes
     assert main(["estimate", str(kernel_bundle), "--target", "raspberry-pi-5", "--shapes", "1x64"]) == 0
     out = capsys.readouterr().out
     assert "1x64 decode" in out
-    assert "estimates, nothing was run" in out
+    assert "estimates, not measurements" in out
 
 
 def test_a_profile_of_the_machine_makes_the_span_narrow(
