@@ -46,7 +46,7 @@ def write_card(folder: Path, name: str, record: Distillation, recipe: DistillRec
         "the terms; `distill.toml` is the recipe, `loss.json` the loss.",
     ]
     if (folder / "loss.svg").exists():
-        lines += ["", "![Loss over the steps](loss.svg)"]
+        lines += ["", "![Loss over the steps](loss.svg)", "", "Pale: the loss as logged. Dark: its running mean."]
     content = yaml.safe_dump(head, sort_keys=True, allow_unicode=True)
     (folder / "README.md").write_text(f"---\n{content}---\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
