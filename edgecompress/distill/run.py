@@ -26,6 +26,7 @@ from edgecompress.distill.teacher_vectors import load_vectors, save_vectors, vec
 from edgecompress.distill.trainer import Lesson, steps_in, train
 from edgecompress.distill.work import Run, WorkFolder, require_same
 from edgecompress.errors import EdgeCompressError, InterruptedRunError, StudentError
+from edgecompress.export.interrupts import Interrupts
 from edgecompress.kinds.checkpoints import load_student
 from edgecompress.types.distill import NO_ROUNDING, DataRecord, Distillation
 from edgecompress.types.recipe import StudentRecipe
@@ -55,15 +56,26 @@ def distill(
     now = _identity(plan)
     if was is not None:
         require_same(was, now, plan.recipe.training.steps)
-    with _threads(threads), _left_as_it_is_told(work):
+    with _threads(threads), _left_as_it_is_told(work), Interrupts() as interrupts:
+
+        def show_unless_interrupted(text: str) -> None:
+            interrupts.raise_lost()
+            show(text)
+
         transformers.utils.logging.disable_progress_bar()
-        made = _run(plan, output, work, was, now, show)
+        made = _run(plan, output, work, was, now, show_unless_interrupted, interrupts)
     work.remove()
     return made
 
 
 def _run(
-    plan: Plan, output: Path, work: WorkFolder, was: Run | None, now: Mapping[str, str], show: Show
+    plan: Plan,
+    output: Path,
+    work: WorkFolder,
+    was: Run | None,
+    now: Mapping[str, str],
+    show: Show,
+    interrupts: Interrupts,
 ) -> Distillation:
     began, recipe = time.perf_counter(), plan.recipe.training
     teacher, student = load_pair(plan, show)
@@ -94,7 +106,7 @@ def _run(
             save_vectors(work.path, vectors)
         objective.vectors = vectors.to(next(teacher.parameters()).device)
     before = work.seconds
-    curve = train(student, lesson, work, show)
+    curve = train(student, lesson, work, show, interrupts)
     objective.take_off(student)
     show("writing the student")
     lengths = np.array([len(example.ids) for example in examples])

@@ -23,6 +23,7 @@ from edgecompress.distill.objective import Objective
 from edgecompress.distill.rounding import Rounding
 from edgecompress.distill.work import WorkFolder
 from edgecompress.errors import RecipeError
+from edgecompress.export.interrupts import Interrupts
 from edgecompress.types.distill import TrainingRecipe
 
 Show = Callable[[str], None]
@@ -70,7 +71,9 @@ class Lesson:
 class DistillTrainer(Trainer):  # type: ignore[misc]
     """``curve`` has a point for each stretch of steps, the first ones' too where a run goes on."""
 
-    def __init__(self, student: torch.nn.Module, lesson: Lesson, work: WorkFolder, show: Show) -> None:
+    def __init__(
+        self, student: torch.nn.Module, lesson: Lesson, work: WorkFolder, show: Show, interrupts: Interrupts
+    ) -> None:
         recipe, pace = lesson.recipe, Pace.of(lesson.steps)
         arguments = TrainingArguments(
             output_dir=str(work.path),
@@ -98,7 +101,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             args=arguments,
             data_collator=partial(collate, pad_token_id=lesson.pad_token_id),
             train_dataset=ExampleSet(lesson.examples),
-            callbacks=[_Progress(show, work)],
+            callbacks=[_Progress(show, work, interrupts)],
         )
         self.remove_callback(PrinterCallback)
 
@@ -150,13 +153,16 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]
-    def __init__(self, show: Show, work: WorkFolder) -> None:
-        self._show, self._work = show, work
+    def __init__(self, show: Show, work: WorkFolder, interrupts: Interrupts) -> None:
+        self._show, self._work, self._interrupts = show, work, interrupts
         self._before = work.seconds
         self._started, self._first = time.perf_counter(), 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._started, self._first = time.perf_counter(), state.global_step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._interrupts.raise_lost()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._work.spent(self._before + time.perf_counter() - self._started)
@@ -176,10 +182,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def train(student: torch.nn.Module, lesson: Lesson, work: WorkFolder, show: Show) -> list[Point]:
+def train(
+    student: torch.nn.Module, lesson: Lesson, work: WorkFolder, show: Show, interrupts: Interrupts
+) -> list[Point]:
     """Teach the student in place, from the last checkpoint in ``work`` if there is one; the loss curve."""
     with _dropout(student, lesson.recipe.dropout), _rounded(lesson.rounding):
-        trainer = DistillTrainer(student, lesson, work, show)
+        trainer = DistillTrainer(student, lesson, work, show, interrupts)
         last = work.last_checkpoint()
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     return trainer.curve()
