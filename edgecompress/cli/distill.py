@@ -14,6 +14,8 @@ from edgecompress.terminal import add_json_flag, emit_json, note, progress
 from edgecompress.types.distill import Distillation, DistillRecipe, TeacherRecord
 
 if TYPE_CHECKING:
+    from edgecompress.distill.data import TeachingData
+    from edgecompress.distill.endpoint import Endpoint
     from edgecompress.distill.plan import Plan
 
 _ENDPOINT = "openai:"
@@ -100,22 +102,34 @@ def _plan(options: argparse.Namespace, recipe: DistillRecipe, show: object) -> P
 
     if not options.teacher.startswith(_ENDPOINT):
         return make_plan(options.teacher, recipe, options.data)
+    from edgecompress.distill.completion import require_teacher
+    from edgecompress.distill.data import read_data
     from edgecompress.distill.endpoint import parse_endpoint
 
     endpoint = parse_endpoint(options.teacher)
     record = TeacherRecord(kind="endpoint", name=endpoint.model, endpoint=endpoint.url)
-    data = options.data if options.dry_run else _responses(options, show)
-    return make_plan(None, recipe, data, record, asked=not options.dry_run)
+    data = read_data(options.data)
+    require_teacher(data, endpoint)
+    plan = make_plan(None, recipe, data, record, asked=False)  # refuses what it can before a response is paid for
+    if options.dry_run:
+        return plan
+    if data.stored is not None:
+        note(f"{data.stored.responses} responses are in {data.name}: the teacher is not asked for them")
+    if data.lacking:
+        data = _completed(options, data, endpoint, show)
+    if data.empty:
+        note(f"{data.empty} responses are empty and left out")
+    return make_plan(None, recipe, data, record)
 
 
-def _responses(options: argparse.Namespace, show: object) -> Path:
-    """What the endpoint answers to the prompts, beside the output; what is there already is not asked for again."""
-    from edgecompress.cli.label import ask
-    from edgecompress.distill.responses import write_jsonl
+def _completed(options: argparse.Namespace, data: TeachingData, endpoint: Endpoint, show: object) -> TeachingData:
+    """The data with the teacher's responses to the other prompts. They are stored beside the output, and kept."""
+    from edgecompress.cli.label import ask, sampling
+    from edgecompress.distill.completion import complete
 
     output: Path = options.output.absolute()
     store = output.with_name(f"{output.name}.responses.sqlite")
-    found = ask(options, options.data, store, show)
+    found = ask(options, options.data, store, show, without_response=True)
     if not found.complete:
         raise EndpointError(
             f"{found.prompts - found.found - found.answered} of {found.prompts} prompts have no response: "
@@ -123,8 +137,9 @@ def _responses(options: argparse.Namespace, show: object) -> Path:
             hint=f"The same command asks for those alone; the others are in {store}.",
         )
     lines: Path = store.with_suffix(".jsonl")
-    note(f"wrote {write_jsonl(store, lines)} responses to {lines}")
-    return lines
+    whole = complete(data, options.data, store, endpoint, sampling(options), lines)
+    note(f"wrote {len(whole)} prompts with their responses to {lines}")
+    return whole
 
 
 def _print_plan(plan: Plan, as_json: bool) -> None:
@@ -133,6 +148,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     figures = {
         "examples": len(plan.examples),
         "tokens": sum(len(example.ids) for example in plan.examples),
+        "responses": plan.data.stored,
         "estimated_ram_bytes": plan.estimated_ram_bytes,
     }
     if as_json:
@@ -141,6 +157,10 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     print(recipe_toml(plan.recipe))
     print(f"teacher: {plan.record.name}, {plan.origin.task}; licence: {plan.record.licence or 'not known'}")
     print(f"data: {plan.data.name}, {figures['examples']} examples, {figures['tokens']} tokens")
+    if plan.data.pairs:
+        print(
+            f"responses: {len(plan.data.pairs) - plan.data.lacking} of {len(plan.data.pairs)} are in {plan.data.name}"
+        )
     print(f"estimate: {plan.estimated_ram_bytes / 1e9:.1f} GB of memory")
 
 

@@ -11,6 +11,7 @@ from edgecompress.terminal import add_json_flag, emit_json, note, progress
 
 if TYPE_CHECKING:
     from edgecompress.distill.labelling import LabellingResult
+    from edgecompress.distill.prompts import Sampling
 
 _INCOMPLETE = 3  # the exit code of a run that leaves prompts without a response
 
@@ -70,22 +71,29 @@ def run(options: argparse.Namespace) -> int:
     return 0 if found.complete else _INCOMPLETE
 
 
-def ask(options: argparse.Namespace, data: Path, store: Path, show: object) -> LabellingResult:
+def sampling(options: argparse.Namespace) -> Sampling:
+    from edgecompress.distill.prompts import Sampling
+
+    return Sampling(
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.sampling_seed,
+    )
+
+
+def ask(
+    options: argparse.Namespace, data: Path, store: Path, show: object, *, without_response: bool = False
+) -> LabellingResult:
     """With the flags of :func:`add_asking`; also for `distill`."""
     from edgecompress.distill.budget import Limits
     from edgecompress.distill.endpoint import KeySource
     from edgecompress.distill.labelling import RetryPolicy, label
-    from edgecompress.distill.prompts import Sampling
 
     assert callable(show)
     wishes = {
         "concurrency": options.concurrency,
-        "sampling": Sampling(
-            max_tokens=options.max_tokens,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            seed=options.sampling_seed,
-        ),
+        "sampling": sampling(options),
         "limits": Limits(
             tokens=options.budget_tokens,
             money=options.budget_money,
@@ -102,7 +110,7 @@ def ask(options: argparse.Namespace, data: Path, store: Path, show: object) -> L
         from edgecompress.distill.fleet_labelling import label_on_fleet
 
         return label_on_fleet(data, options.teacher, store, fleet, **wishes)
-    return label(data, options.teacher, store, **wishes)
+    return label(data, options.teacher, store, without_response=without_response, **wishes)
 
 
 def paths(output: Path) -> tuple[Path, Path | None]:

@@ -38,6 +38,7 @@ def write_card(folder: Path, name: str, record: Distillation, recipe: DistillRec
         f"- {record.steps} steps of {training.batch}, {record.data.tokens} tokens, {record.seconds:.0f} s, "
         f"seed {record.seed}, learning rate {training.learning_rate:g}",
         f"- data: {record.data.name}, {record.data.examples} examples (sha256 {record.data.sha256})",
+        *_stored(record),
         f"- learned under rounding: {training.rounding}",
         f"- licence of the teacher: {record.teacher.licence or 'not known'}",
         *([f"- licence of {base.name}: {base.licence or 'not known'}"] if record.start else []),
@@ -49,6 +50,14 @@ def write_card(folder: Path, name: str, record: Distillation, recipe: DistillRec
         lines += ["", "![Loss over the steps](loss.svg)", "", "Pale: the loss as logged. Dark: its running mean."]
     content = yaml.safe_dump(head, sort_keys=True, allow_unicode=True)
     (folder / "README.md").write_text(f"---\n{content}---\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _stored(record: Distillation) -> list[str]:
+    given = record.data.responses
+    if given is None:
+        return []
+    who = f", which names {given.teacher} as their teacher" if given.teacher is not None else ""
+    return [f"- {given.responses} responses come from {given.name} (sha256 {given.sha256}){who}"]
 
 
 def _start(recipe: DistillRecipe) -> str:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgecompress.distill.endpoint import is_endpoint, parse_endpoint
 from edgecompress.errors import UsageError
+from edgecompress.types.provenance import ResponseFile
 
+CUT = "length"  # `finish` of a response that ended at max_tokens
 _SNIFF_BYTES = 8192
 _LIKE = 'Each line is {"text": "…"}, or {"prompt": "…", "response": "…"}; a plain text file has one text a line.'
+_STORES = (".sqlite", ".sqlite3", ".db")
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 Message = dict[str, str]
@@ -23,6 +28,9 @@ class Pair:
 
     messages: tuple[Message, ...]
     response: str | None
+    teacher: str | None = None  # that the file names: openai:URL#MODEL
+    cut: bool = False  # the response ended at max_tokens
+    place: int = field(default=0, compare=False)  # of its line, blank ones not counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +41,13 @@ class TeachingData:
     sha256: str  # of the file
     texts: tuple[str, ...] = ()
     pairs: tuple[Pair, ...] = ()
+    stored: ResponseFile | None = None  # the source of the responses, if a file held some from the start
+    empty: int = 0  # responses that `label` stored with no text; they are left out of ``pairs``
+
+    @property
+    def lacking(self) -> int:
+        """Prompts without a response."""
+        return sum(pair.response is None for pair in self.pairs)
 
     def __len__(self) -> int:
         return len(self.texts) or len(self.pairs)
@@ -40,6 +55,11 @@ class TeachingData:
 
 def read_data(path: Path) -> TeachingData:
     """Texts once each, in the file's order. Raises UsageError, with line and column where a line is malformed."""
+    if path.suffix.lower() in _STORES:
+        raise UsageError(
+            f"{path} is a store of `edgecompress label`, not its text",
+            hint="The same label command with -o FILE.jsonl writes its responses there, and asks for none again.",
+        )
     try:
         raw = path.read_bytes()
         content = raw.decode("utf-8")
@@ -58,9 +78,10 @@ def read_data(path: Path) -> TeachingData:
     if path.suffix.lower() not in _JSON_LINES:
         texts = tuple(dict.fromkeys(line.strip() for _, line in lines))
         return TeachingData(name=path.name, sha256=digest, texts=texts)
-    found = [_row(line.rstrip("\r"), f"{path}, line {number}") for number, line in lines]
+    found = [_row(line.rstrip("\r"), f"{path}, line {number}", place) for place, (number, line) in enumerate(lines)]
     texts = tuple(dict.fromkeys(row for row in found if isinstance(row, str)))
-    pairs = tuple(row for row in found if isinstance(row, Pair))
+    pairs = tuple(row for row in found if isinstance(row, Pair) and row.response != "")
+    empty = sum(isinstance(row, Pair) and row.response == "" for row in found)
     if texts and pairs:
         number = next(
             n for (n, _), row in zip(lines, found, strict=True) if isinstance(row, str) != isinstance(found[0], str)
@@ -68,10 +89,21 @@ def read_data(path: Path) -> TeachingData:
         raise UsageError(
             f"{path}, line {number}, column 1: texts and prompts are mixed", hint="Give them in files of their own."
         )
-    return TeachingData(name=path.name, sha256=digest, texts=texts, pairs=pairs)
+    if empty and not pairs:
+        raise UsageError(f"every response in {path} is empty", hint="Label with a larger --max-tokens.")
+    stored = _stored(path.name, digest, pairs)
+    return TeachingData(name=path.name, sha256=digest, texts=texts, pairs=pairs, stored=stored, empty=empty)
 
 
-def _row(line: str, where: str) -> str | Pair:
+def _stored(name: str, digest: str, pairs: Sequence[Pair]) -> ResponseFile | None:
+    given = [pair for pair in pairs if pair.response is not None]
+    if not given:
+        return None
+    named = sorted({pair.teacher for pair in given if pair.teacher is not None})
+    return ResponseFile(name=name, sha256=digest, responses=len(given), teacher=", ".join(named) or None)
+
+
+def _row(line: str, where: str, place: int) -> str | Pair:
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
@@ -84,10 +116,39 @@ def _row(line: str, where: str) -> str | Pair:
         raise UsageError(f"{where}, column 1: {said}", hint=_LIKE)
     if kinds[0] == "text":
         return _text(entry, "text", line, where)
-    response = _text(entry, "response", line, where) if entry.get("response") is not None else None
     if kinds[0] == "prompt":
-        return Pair(messages=({"role": "user", "content": _text(entry, "prompt", line, where)},), response=response)
-    return Pair(messages=_messages(entry["messages"], line, where), response=response)
+        messages: tuple[Message, ...] = ({"role": "user", "content": _text(entry, "prompt", line, where)},)
+    else:
+        messages = _messages(entry["messages"], line, where)
+    return Pair(
+        messages=messages,
+        response=_response(entry, line, where),
+        teacher=_teacher(entry, line, where),
+        cut=entry.get("finish") == CUT,
+        place=place,
+    )
+
+
+def _response(entry: dict[str, Any], line: str, where: str) -> str | None:
+    """None: there is none yet. Empty: `label` stored one without text, as its ``finish`` shows."""
+    response = entry.get("response")
+    if response is None:
+        return None
+    if "finish" in entry and isinstance(response, str) and not response.strip():
+        return ""
+    return _text(entry, "response", line, where)
+
+
+def _teacher(entry: dict[str, Any], line: str, where: str) -> str | None:
+    """Of an endpoint alone: other files may mean something else by the word."""
+    teacher = entry.get("teacher")
+    if not isinstance(teacher, str) or not is_endpoint(teacher):
+        return None
+    try:
+        return str(parse_endpoint(teacher))
+    except UsageError as error:
+        column = 1 + max(0, line.find('"teacher"'))
+        raise UsageError(f"{where}, column {column}: {error.message}", hint=error.hint) from None
 
 
 def _text(entry: dict[str, Any], key: str, line: str, where: str) -> str:

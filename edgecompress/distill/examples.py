@@ -66,7 +66,7 @@ def _windows(texts: Sequence[str], tokenizer: Any, size: int) -> list[Example]:
 
 
 def _pair(pair: Pair, tokenizer: Any, size: int) -> Example:
-    """The prompt in the tokenizer's chat template where it has one, the response, and the end of it."""
+    """The prompt in the tokenizer's chat template where it has one, and the response; its end unless it was cut."""
     end = tokenizer.eos_token or ""
     if tokenizer.chat_template:
         opened = tokenizer.apply_chat_template(list(pair.messages), tokenize=False, add_generation_prompt=True)
@@ -75,7 +75,7 @@ def _pair(pair: Pair, tokenizer: Any, size: int) -> Example:
         prompt = tokenizer("\n".join(m["content"] for m in pair.messages) + "\n")["input_ids"]
         if end and prompt[-1:] == [tokenizer.eos_token_id]:
             prompt = prompt[:-1]
-    response = tokenizer((pair.response or "") + end, add_special_tokens=False)["input_ids"]
+    response = tokenizer((pair.response or "") + ("" if pair.cut else end), add_special_tokens=False)["input_ids"]
     return Example(ids=tuple([*prompt, *response][:size]), scored=len(prompt))
 
 

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from edgecompress.distill.asking import RefusedError, TeacherClient, TryAgainError, UnknownHostError
 from edgecompress.distill.budget import Budget, Limits, Tokens
+from edgecompress.distill.data import CUT
 from edgecompress.distill.endpoint import Endpoint, KeySource, Secret, parse_endpoint, read_secret
 from edgecompress.distill.prompts import Prompt, Sampling, read_prompts
 from edgecompress.distill.responses import Answer, ResponseStore, open_store
@@ -99,9 +100,12 @@ def label(
     limits: Limits | None = None,
     patience: RetryPolicy | None = None,
     key: KeySource | None = None,
+    without_response: bool = False,
     show: Show = lambda _: None,
 ) -> LabellingResult:
     """Store responses of ``openai:https://host/v1#model`` to every prompt of a file; resumes an interrupted run.
+
+    ``without_response``: only to the prompts whose line holds no response.
 
     Raises EndpointError for what affects every prompt (the key, the model, the host), UsageError for invalid prompts or
     an invalid address, OutputError for the store, InterruptedRunError. The store stays consistent in every case.
@@ -109,7 +113,7 @@ def label(
     sampling = sampling or Sampling()
     endpoint = parse_endpoint(teacher)
     secret = read_secret(endpoint, key)
-    asked, repeated = read_prompts(prompts, endpoint, sampling)
+    asked, repeated = read_prompts(prompts, endpoint, sampling, without_response=without_response)
     found = next((prompt for prompt in asked if secret.within(prompt.text)), None)
     if found is not None:
         raise UsageError(f"prompt {found.place + 1} of {prompts} holds the API key", hint="Take it out of there.")
@@ -281,7 +285,7 @@ class Run:
     def _count(self, prompt: Prompt, answer: Answer, tokens: Tokens) -> None:
         self.tally.answered += 1
         self.tally.failures_in_a_row = 0
-        self.tally.cut += answer.finish == "length"
+        self.tally.cut += answer.finish == CUT
         if answer.tokens is not None:
             self._budget.learn(prompt.messages, tokens.prompt)
 

@@ -51,7 +51,7 @@ class Plan:
 def make_plan(
     teacher: str | None,
     recipe: DistillRecipe,
-    data: Path,
+    data: Path | TeachingData,
     record: TeacherRecord | None = None,
     *,
     asked: bool = True,
@@ -65,7 +65,7 @@ def make_plan(
     if find_spec("accelerate") is None:
         raise HostError("teaching a student needs accelerate", hint="pip install 'edgecompress[export,distill]'")
     validate_distill_recipe(recipe)
-    taught = read_data(data)
+    taught = read_data(data) if isinstance(data, Path) else data
     described = load_student(StudentRecipe(source=teacher)) if teacher is not None else None
     if described is None and recipe.student.start is None:
         raise RecipeError(

@@ -58,18 +58,26 @@ def key_of(endpoint: Endpoint, messages: Sequence[Message], sampling: Sampling) 
     return hashlib.sha256(asked.encode()).hexdigest()
 
 
-def read_prompts(path: Path, endpoint: Endpoint, sampling: Sampling) -> tuple[list[Prompt], int]:
-    """Each prompt once, and how many were repetitions. Raises UsageError with line and column of the first bad one."""
+def read_prompts(
+    path: Path, endpoint: Endpoint, sampling: Sampling, *, without_response: bool = False
+) -> tuple[list[Prompt], int]:
+    """Each prompt once, and how many lines repeat another. ``without_response``: only of lines that hold no response.
+
+    Raises UsageError with line and column of the first malformed line.
+    """
     found: dict[str, Prompt] = {}
-    count = 0
+    place = count = 0
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
-                    messages = _messages(line, f"{path}, line {number}")
+                if not line.strip():
+                    continue
+                messages = _messages(line, f"{path}, line {number}")
+                if not (without_response and json.loads(line).get("response") is not None):
                     key = key_of(endpoint, messages, sampling)
-                    found.setdefault(key, Prompt(key=key, messages=messages, place=count))
+                    found.setdefault(key, Prompt(key=key, messages=messages, place=place))
                     count += 1
+                place += 1
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the prompts {path} cannot be read: {error}", hint="Give a file of JSON lines.") from None
     if not found:

@@ -11,13 +11,14 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from edgecompress.distill.budget import Tokens
+from edgecompress.distill.data import CUT
 from edgecompress.distill.endpoint import Endpoint
 from edgecompress.distill.prompts import Message, Prompt, Sampling
 from edgecompress.errors import OutputError, UsageError
@@ -49,7 +50,7 @@ class Answer:
 
     text: str
     reasoning: str = ""
-    finish: str = "stop"  # "length": cut at max_tokens
+    finish: str = "stop"  # CUT: at max_tokens
     tokens: Tokens | None = None
 
 
@@ -176,12 +177,15 @@ def read_pairs(
         text = str(row["response"])
         if think is not None and row["reasoning"]:
             text = f"{think[0]}\n{row['reasoning']}\n{think[1]}\n\n{text}"
-        if text and not (whole and row["finish"] == "length"):
+        if text and not (whole and row["finish"] == CUT):
             yield row["messages"], text
 
 
 def read_rows(store: Path) -> Iterator[dict[str, Any]]:
-    """``messages``, ``response``, ``reasoning`` and ``finish`` of each. Raises UsageError and OutputError."""
+    """``messages``, ``response``, ``reasoning``, ``finish`` and ``teacher`` of each.
+
+    Raises UsageError and OutputError.
+    """
     if not store.is_file():
         raise UsageError(f"there are no responses at {store}", hint=_NO_STORE)
     if store.suffix == ".jsonl":
@@ -189,15 +193,24 @@ def read_rows(store: Path) -> Iterator[dict[str, Any]]:
         return
     with contextlib.closing(_connect(store)) as connection:
         rows = connection.execute(
-            "SELECT messages, response, reasoning, finish FROM responses ORDER BY place, teacher, key"
+            "SELECT messages, response, reasoning, finish, url, model FROM responses "
+            "JOIN teachers ON teachers.id = teacher ORDER BY place, teacher, key"
         )
-        for messages, response, reasoning, finish in rows:
+        for messages, response, reasoning, finish, url, model in rows:
             yield {
                 "messages": json.loads(messages),
                 "response": response,
                 "reasoning": reasoning,
                 "finish": finish,
+                "teacher": str(Endpoint(url, model)),
             }
+
+
+def answers_of(store: Path, keys: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Response and finish of those prompts that have one, by key. Raises UsageError and OutputError."""
+    with contextlib.closing(_connect(store)) as connection:
+        rows = connection.execute("SELECT key, response, finish FROM responses")
+        return {key: (response, finish) for key, response, finish in rows if key in keys}
 
 
 def write_jsonl(store: Path, output: Path) -> int:
@@ -231,7 +244,7 @@ def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         try:
             row = json.loads(line)
             yield {"messages": row["messages"], "response": row["response"]} | {
-                name: row.get(name, "") for name in ("reasoning", "finish")
+                name: row.get(name, "") for name in ("reasoning", "finish", "teacher")
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             column = error.colno if isinstance(error, json.JSONDecodeError) else 1

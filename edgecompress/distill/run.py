@@ -120,6 +120,7 @@ def _run(
             sha256=plan.data.sha256,
             examples=len(examples),
             tokens=int(lengths[lesson.order].sum()),
+            responses=plan.data.stored,
         ),
         recipe_sha256=plan.recipe_sha256,
         seed=recipe.seed,

@@ -118,6 +118,12 @@ def _student(lineage: Lineage) -> dict[str, Any]:
             _property("distillation:recipe_sha256", teaching.recipe_sha256),
             _property("distillation:tool_version", teaching.tool_version),
         ]
+        if (given := teaching.responses) is not None:
+            properties += [
+                _property("distillation:responses", f"{given.responses} from {given.name}"),
+                _property("distillation:responses_sha256", given.sha256),
+                _property("distillation:responses_teacher", given.teacher or "unknown"),
+            ]
     properties += [entry for terms in lineage.terms for entry in _terms(terms)]
     properties += [_property("remark", remark) for remark in lineage.remarks]
     ancestors = _ancestors(lineage.ancestors, None)

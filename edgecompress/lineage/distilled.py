@@ -49,6 +49,7 @@ def read_distillation(folder: Path, files: Mapping[str, str] | None) -> tuple[Di
         data_sha256=record.data.sha256,
         recipe_sha256=record.recipe_sha256,
         tool_version=record.tool_version,
+        responses=record.data.responses,
     )
     return DistillationLineage(record=record, teaching=teaching, start=_start(folder, record)), problem
 

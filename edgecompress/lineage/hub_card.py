@@ -53,7 +53,9 @@ def prose(lineage: Lineage) -> list[str]:
     teaching = lineage.distillation
     if teaching is not None:
         who = "verified: its record is of these weights" if teaching.verified else "declared"
-        lines.append(f"- {name}: distilled, {teaching.method}, on {_code(teaching.data)} ({who})")
+        given = teaching.responses
+        stored = f", with {given.responses} responses from {_code(given.name)}" if given is not None else ""
+        lines.append(f"- {name}: distilled, {teaching.method}, on {_code(teaching.data)}{stored} ({who})")
     if not lineage.ancestors and teaching is None:
         lines.append(f"- {name}: nobody says what it was made of")
     lines += ["", f"Licence of {name}: {_words(_licence(lineage))}. Terms: {_words(lineage.status)}."]

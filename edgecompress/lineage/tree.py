@@ -54,6 +54,11 @@ def _checkpoint(lineage: Lineage) -> _Node:
         who = VERIFIED if teaching.verified else DECLARED
         node.rows.append((f"distilled: {teaching.method}, by edgecompress {teaching.tool_version}", who))
         node.rows.append((f"taught on {teaching.data}, sha256 {teaching.data_sha256[:_SHOWN]}…", who))
+        if teaching.responses is not None:
+            given = teaching.responses
+            node.rows.append((f"{given.responses} responses from {given.name}, sha256 {given.sha256[:_SHOWN]}…", who))
+            if given.teacher is not None:
+                node.rows.append((f"which names their teacher: {given.teacher}", who))
     for entry in lineage.terms:
         where = f"{DECLARED} in {entry.where}, of {entry.of}"
         counts = lineage.status.where == f"{entry.where}, of {entry.of}"  # then it stands above

@@ -94,6 +94,9 @@ def test_only_the_response_is_scored(small_decoder_dir: Path, tmp_path: Path) ->
     (example,) = make_examples(data, tokenizer, 64, next_token=True)
     assert tokenizer.decode(example.ids[: example.scored]).endswith("<|assistant|>")
     assert tokenizer.decode(example.ids[example.scored :]) == f"the answer{tokenizer.eos_token}"
+    cut = read_data(write(tmp_path, '{"prompt": "a question", "response": "the answer", "finish": "length"}'))
+    (unended,) = make_examples(cut, tokenizer, 64, next_token=True)
+    assert unended.ids == example.ids[:-1]
     batch = collate([(7, example), (9, Example(ids=(1, 2)))], pad_token_id=0)
     assert (batch["labels"][0, : example.scored] == IGNORED).all()
     assert batch["labels"][0, example.scored :].tolist() == list(example.ids[example.scored :])
