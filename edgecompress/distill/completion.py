@@ -1,4 +1,4 @@
-"""Data for a teacher behind an endpoint: responses that the file holds are kept, and the teacher gives the others."""
+"""Training data for a teacher behind an endpoint: responses in the file are kept, missing ones come from a store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgecompress.errors import UsageError
 
 
 def require_teacher(data: TeachingData, endpoint: Endpoint) -> None:
-    """Raises UsageError if the file names another teacher of a response in it."""
+    """Raises UsageError if the file names another teacher for its responses."""
     named = sorted({pair.teacher for pair in data.pairs if pair.response is not None and pair.teacher is not None})
     others = [teacher for teacher in named if teacher != str(endpoint)]
     if not others:
@@ -23,20 +23,20 @@ def require_teacher(data: TeachingData, endpoint: Endpoint) -> None:
     if len(named) > 1:
         raise UsageError(
             f"{data.name} has responses of {len(named)} teachers: {' and '.join(named)}",
-            hint="A student has one teacher: label the prompts into one file for each.",
+            hint="A student has one teacher: use one file per teacher.",
         )
     raise UsageError(
         f"{data.name} has responses of {others[0]}, not of {endpoint}",
-        hint=f"Give --teacher {others[0]}, which is not asked for what is there; or label the prompts again.",
+        hint=f"Give --teacher {others[0]}, which is not asked for responses in the file; or label the prompts again.",
     )
 
 
 def complete(
     data: TeachingData, path: Path, store: Path, endpoint: Endpoint, sampling: Sampling, output: Path
 ) -> TeachingData:
-    """Write ``data``, read from ``path``, with the responses in ``store`` to ``output``, and read that.
+    """Fill in missing responses from ``store``, write the result to ``output``, and read it back.
 
-    A prompt that several lines repeat without a response is written once. The file is renamed when it is complete.
+    ``path``: the file of ``data``. A duplicate prompt without a response is written once.
     """
     prompts, _ = read_prompts(path, endpoint, sampling, without_response=True)
     keys = {prompt.place: prompt.key for prompt in prompts}

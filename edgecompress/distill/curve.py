@@ -1,4 +1,4 @@
-"""The loss over the steps: kept as JSON, and drawn."""
+"""The loss curve, as JSON and as a plot."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CURVE, DRAWN = "loss.json", "loss.svg"
-_FEWEST = 2  # points that make a line
+_FEWEST = 2  # points for a line
 _PALE = 0.3
 _LOGARITHMIC = 6  # ratio of the largest to the smallest value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """Means over the steps since the point before; ``terms`` are unweighted."""
+    """Means over the steps since the previous point; ``terms`` are unweighted."""
 
     step: int
     loss: float
@@ -31,7 +31,7 @@ class Point:
 
 
 def write_curve(folder: Path, points: Sequence[Point]) -> None:
-    """``loss.json``, and ``loss.svg`` and ``loss.png`` where matplotlib is installed."""
+    """Write ``loss.json``, and ``loss.svg`` and ``loss.png`` if matplotlib is installed."""
     (folder / CURVE).write_text(dumps({"points": list(points)}), encoding="utf-8")
     try:
         import matplotlib  # noqa: F401
@@ -44,8 +44,7 @@ def write_curve(folder: Path, points: Sequence[Point]) -> None:
 
 
 def curve_plot(points: Sequence[Point]) -> Plot:
-    """Values pale, and their running mean over them: batches are sorted by length, so the loss jumps from one to the
-    next."""
+    """Pale values under their running mean: batches hold texts of like length, so the loss jumps between them."""
     names = sorted({name for point in points for name in point.terms})
     shown = {"loss": [point.loss for point in points]}
     for name in names if len(names) > 1 else []:
@@ -65,7 +64,7 @@ def curve_plot(points: Sequence[Point]) -> Plot:
     return Plot(
         name="loss",
         title="Loss of the student",
-        caption=f"Pale: means of the steps since the point before; terms are unweighted. "
+        caption=f"Pale: means over the steps since the previous point; terms are unweighted. "
         f"Dark: the running mean over {2 * _reach(len(points)) + 1} points.",
         figure=figure,
     )
@@ -87,7 +86,7 @@ def _reach(points: int) -> int:
 
 
 def _scale(axis: Axes, positive: Sequence[float]) -> None:
-    """Logarithmic where the values are far apart, with plain numbers: the plots' style has no mathematics."""
+    """Logarithmic if the values are far apart. Ticks are plain numbers: the plot style does not parse mathematics."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     if not positive or max(positive) <= _LOGARITHMIC * min(positive):

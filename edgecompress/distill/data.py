@@ -1,4 +1,4 @@
-"""What a student is taught on: texts, or prompts with a teacher's responses."""
+"""Training data: texts, or prompts with a teacher's responses."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from edgecompress.distill.endpoint import is_endpoint, parse_endpoint
 from edgecompress.errors import UsageError
 from edgecompress.types.provenance import ResponseFile
 
-CUT = "length"  # `finish` of a response that ended at max_tokens
+CUT = "length"  # `finish` of a response that was cut off at max_tokens
 _SNIFF_BYTES = 8192
-_LIKE = 'Each line is {"text": "…"}, or {"prompt": "…", "response": "…"}; a plain text file has one text a line.'
+_LIKE = 'Each line is {"text": "…"}, or {"prompt": "…", "response": "…"}; a plain text file has one text per line.'
 _STORES = (".sqlite", ".sqlite3", ".db")
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 
@@ -24,13 +24,13 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A prompt, as the messages of a conversation, and the response to it; None: there is none yet."""
+    """A prompt, as the messages of a conversation, and its response; None: not answered yet."""
 
     messages: tuple[Message, ...]
     response: str | None
-    teacher: str | None = None  # that the file names: openai:URL#MODEL
-    cut: bool = False  # the response ended at max_tokens
-    place: int = field(default=0, compare=False)  # of its line, blank ones not counted
+    teacher: str | None = None  # named in the file: openai:URL#MODEL
+    cut: bool = False  # the response was cut off at max_tokens
+    place: int = field(default=0, compare=False)  # of its line, without blank lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class TeachingData:
     sha256: str  # of the file
     texts: tuple[str, ...] = ()
     pairs: tuple[Pair, ...] = ()
-    stored: ResponseFile | None = None  # the source of the responses, if a file held some from the start
-    empty: int = 0  # responses that `label` stored with no text; they are left out of ``pairs``
+    stored: ResponseFile | None = None  # the file that held responses from the start
+    empty: int = 0  # responses without text, from `label`; not in ``pairs``
 
     @property
     def lacking(self) -> int:
@@ -54,17 +54,17 @@ class TeachingData:
 
 
 def read_data(path: Path) -> TeachingData:
-    """Texts once each, in the file's order. Raises UsageError, with line and column where a line is malformed."""
+    """Read texts, without duplicates, or pairs. Raises UsageError, with line and column of a malformed line."""
     if path.suffix.lower() in _STORES:
         raise UsageError(
-            f"{path} is a store of `edgecompress label`, not its text",
-            hint="The same label command with -o FILE.jsonl writes its responses there, and asks for none again.",
+            f"{path} is a store of `edgecompress label`, not a data file",
+            hint="Run the same label command with -o FILE.jsonl: it writes the stored responses there.",
         )
     try:
         raw = path.read_bytes()
         content = raw.decode("utf-8")
     except FileNotFoundError:
-        raise UsageError(f"there is no data file {path}", hint=f"Give --data a file. {_LIKE}") from None
+        raise UsageError(f"no data file at {path}", hint=f"Give --data a file. {_LIKE}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text: {error.reason}", hint="Convert it to UTF-8.") from error
     except OSError as error:
@@ -87,7 +87,8 @@ def read_data(path: Path) -> TeachingData:
             n for (n, _), row in zip(lines, found, strict=True) if isinstance(row, str) != isinstance(found[0], str)
         )
         raise UsageError(
-            f"{path}, line {number}, column 1: texts and prompts are mixed", hint="Give them in files of their own."
+            f"{path}, line {number}, column 1: texts and prompts are mixed",
+            hint="Use separate files for texts and prompts.",
         )
     if empty and not pairs:
         raise UsageError(f"every response in {path} is empty", hint="Label with a larger --max-tokens.")
@@ -109,10 +110,10 @@ def _row(line: str, where: str, place: int) -> str | Pair:
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}, column {error.colno}: {error.msg}", hint=_LIKE) from None
     if not isinstance(entry, dict):
-        raise UsageError(f"{where}, column 1: it is no JSON object", hint=_LIKE)
+        raise UsageError(f"{where}, column 1: the line is not a JSON object", hint=_LIKE)
     kinds = [key for key in ("text", "prompt", "messages") if key in entry]
     if len(kinds) != 1:
-        said = f"{' and '.join(kinds)} exclude each other" if kinds else "it has neither 'text' nor 'prompt'"
+        said = f"{' and '.join(kinds)} exclude each other" if kinds else "the line has neither 'text' nor 'prompt'"
         raise UsageError(f"{where}, column 1: {said}", hint=_LIKE)
     if kinds[0] == "text":
         return _text(entry, "text", line, where)
@@ -130,7 +131,7 @@ def _row(line: str, where: str, place: int) -> str | Pair:
 
 
 def _response(entry: dict[str, Any], line: str, where: str) -> str | None:
-    """None: there is none yet. Empty: `label` stored one without text, as its ``finish`` shows."""
+    """None: not answered yet. Empty: a line of `label`, which has ``finish``, without text."""
     response = entry.get("response")
     if response is None:
         return None
@@ -140,7 +141,7 @@ def _response(entry: dict[str, Any], line: str, where: str) -> str | None:
 
 
 def _teacher(entry: dict[str, Any], line: str, where: str) -> str | None:
-    """Of an endpoint alone: other files may mean something else by the word."""
+    """Only an endpoint: other files may use the key for something else."""
     teacher = entry.get("teacher")
     if not isinstance(teacher, str) or not is_endpoint(teacher):
         return None
@@ -156,7 +157,7 @@ def _text(entry: dict[str, Any], key: str, line: str, where: str) -> str:
     if isinstance(value, str) and value.strip():
         return value
     column = 1 + max(0, line.find(f'"{key}"'))
-    raise UsageError(f"{where}, column {column}: '{key}' is a text that is not empty", hint=_LIKE)
+    raise UsageError(f"{where}, column {column}: '{key}' must be a string that is not empty", hint=_LIKE)
 
 
 def _messages(value: Any, line: str, where: str) -> tuple[Message, ...]:
@@ -167,5 +168,5 @@ def _messages(value: Any, line: str, where: str) -> tuple[Message, ...]:
         return tuple({"role": m["role"], "content": m["content"]} for m in value)
     column = 1 + max(0, line.find('"messages"'))
     raise UsageError(
-        f"{where}, column {column}: 'messages' have a role and a content each, which are texts", hint=_LIKE
+        f"{where}, column {column}: 'messages' must have a role and a content each, as strings", hint=_LIKE
     )

@@ -1,4 +1,4 @@
-"""transformers' Trainer with our loss: it owns the loop, the optimizer, the schedule and the checkpoints."""
+"""transformers' Trainer with our loss: Trainer owns the loop, the optimizer, the schedule and the checkpoints."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_wit
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """In steps, each a multiple of the one before: so a run that goes on finds everything as it was."""
+    """Intervals in steps, each a multiple of the previous one, so a resumed run continues exactly."""
 
     log: int
     refresh: int
@@ -53,7 +53,7 @@ class Pace:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """All that a training needs besides the student."""
+    """Everything a training needs besides the student."""
 
     examples: Sequence[Example]
     order: npt.NDArray[np.int64]  # [steps * batch]
@@ -69,7 +69,7 @@ class Lesson:
 
 
 class DistillTrainer(Trainer):  # type: ignore[misc]
-    """``curve`` has a point for each stretch of steps, the first ones' too where a run goes on."""
+    """``curve`` covers all steps, including those before a resume."""
 
     def __init__(
         self, student: torch.nn.Module, lesson: Lesson, work: WorkFolder, show: Show, interrupts: Interrupts
@@ -87,7 +87,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             logging_steps=pace.log,
             logging_nan_inf_filter=False,
             save_steps=pace.save,
-            save_total_limit=2,  # the older one stands until the newer is whole
+            save_total_limit=2,  # the older one is kept until the newer one is complete
             remove_unused_columns=False,
             dataloader_pin_memory=False,
             disable_tqdm=True,
@@ -106,7 +106,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """One pass over an order that is known beforehand, so that what was seen can be skipped exactly."""
+        """One pass over a fixed order, so that a resumed run skips exactly the seen examples."""
         loader = DataLoader(
             self.train_dataset,
             batch_size=self._lesson.recipe.batch,
@@ -116,7 +116,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-        """Raises RecipeError if the loss is no number."""
+        """Raises RecipeError if the loss is not finite."""
         step, rounding = self.state.global_step, self._lesson.rounding
         if rounding is not None and step % self._pace.refresh == 0:
             rounding.refresh()
@@ -125,15 +125,15 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         if not torch.isfinite(loss):
             worst = [name for name, value in parts.items() if not torch.isfinite(value)]
             raise RecipeError(
-                f"the loss is {loss.item()} at step {step + 1} ({', '.join(worst) or 'the sum'}): it diverged",
-                hint=f"Give a learning_rate below {self._lesson.learning_rate:g} in [training], or a longer warmup.",
+                f"the loss is {loss.item()} at step {step + 1} ({', '.join(worst) or 'the sum'}): training diverged",
+                hint=f"Use a learning_rate below {self._lesson.learning_rate:g} in [training], or a longer warmup.",
             )
         for name, value in parts.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.item()
         return (loss, None) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's own line, and the mean of each term since the last one."""
+        """Trainer's own entry, plus the mean of each term since the last entry."""
         if "loss" in logs:
             logs |= {f"term_{name}": total / self._pace.log for name, total in self._sums.items()}
             self._sums = {}
@@ -185,7 +185,7 @@ def clock(seconds: float) -> str:
 def train(
     student: torch.nn.Module, lesson: Lesson, work: WorkFolder, show: Show, interrupts: Interrupts
 ) -> list[Point]:
-    """Teach the student in place, from the last checkpoint in ``work`` if there is one; the loss curve."""
+    """Train the student in place, from the last checkpoint in ``work`` if any. Returns the loss curve."""
     with _dropout(student, lesson.recipe.dropout), _rounded(lesson.rounding):
         trainer = DistillTrainer(student, lesson, work, show, interrupts)
         last = work.last_checkpoint()
@@ -199,7 +199,7 @@ def _rounded(rounding: Rounding | None) -> Any:
 
 @contextmanager
 def _dropout(student: torch.nn.Module, share: float) -> Iterator[None]:
-    """That share inside, in modules and in what a config says of it."""
+    """Set dropout inside the block, in the modules and the config."""
     config: Any = student.config
     said = {
         key: value
@@ -232,7 +232,7 @@ def _dropout(student: torch.nn.Module, share: float) -> Iterator[None]:
 
 
 def steps_in(student: torch.nn.Module, lesson: Lesson, minutes: float, show: Show) -> int:
-    """How many steps this machine makes in that time, from a few on a copy that is thrown away."""
+    """Steps that this machine makes in that time, measured with a few steps on a copy."""
     show("measuring this machine's speed")
     recipe = lesson.recipe
     probe = copy.deepcopy(student).train()

@@ -114,7 +114,7 @@ def test_a_recipe_s_notice_that_is_not_there(tiny: Path, tmp_path: Path, capsys:
     recipe = tmp_path / "r.toml"
     recipe.write_text(RECIPE)
     assert main(["export", str(tiny), *QUICK, "--recipe", str(recipe), "--dry-run"]) == 2
-    assert "there is no licence or notice file NOTES.txt" in capsys.readouterr().err
+    assert "the licence or notice file NOTES.txt in [provenance] does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shape", ["tree", "card", "cyclonedx", "json"])
@@ -140,8 +140,8 @@ def test_lineage_of_what_is_neither(tmp_path: Path, capsys: pytest.CaptureFixtur
     altered = small_bundle(tmp_path / "b", checkpoint(tmp_path / "s"))
     (altered / "lineage.json").write_text("{}")
     for arguments, code, message in (
-        ([tmp_path / "none"], 2, "there is no bundle and no checkpoint at"),
-        (["owner/name"], 2, "there is no bundle and no checkpoint at owner/name"),
+        ([tmp_path / "none"], 2, "no bundle or checkpoint at"),
+        (["owner/name"], 2, "no bundle or checkpoint at owner/name"),
         ([tmp_path], 2, "is neither a bundle nor a checkpoint"),
         ([altered], 7, "'lineage.json' is truncated"),
         ([tmp_path / "s", "--format", "spdx"], 2, "no format named 'spdx'"),

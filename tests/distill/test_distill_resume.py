@@ -59,7 +59,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(
     assert subprocess.run(arguments, capture_output=True, check=False).returncode == -9
     assert not (tmp_path / "s").exists()
     assert main([*command, "-o", str(tmp_path / "s")]) == 2
-    assert "--resume goes on with it" in capsys.readouterr().err
+    assert "Use --resume to continue it" in capsys.readouterr().err
     assert main([*command, "-o", str(tmp_path / "s"), "--seed", "5", "--resume"]) == 2
     assert "its recipe changed" in capsys.readouterr().err
     assert main([*command, "-o", str(tmp_path / "s"), "--resume"]) == 0
@@ -97,7 +97,7 @@ def swallowed_interrupt() -> None:
 
 
 @pytest.mark.parametrize("swallowed", [False, True])
-@pytest.mark.parametrize(("stop", "left"), [(2, "nothing was left behind"), (17, "up to step 16 is in")])
+@pytest.mark.parametrize(("stop", "left"), [(2, "nothing was written"), (17, "up to step 16 is in")])
 def test_an_interruption_says_what_is_left(
     teacher: Path, texts: Path, tmp_path: Path, stop: int, left: str, swallowed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +141,7 @@ def test_a_swallowed_interrupt_ends_it_before_the_first_step(
         if text == "loading the teacher":
             swallowed_interrupt()
 
-    with pytest.raises(InterruptedRunError, match="nothing was left behind"):
+    with pytest.raises(InterruptedRunError, match="nothing was written"):
         taught(make_plan(str(teacher), recipe(), texts), tmp_path / "s", show=show)
     assert shown == ["loading the teacher"]
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]

@@ -161,9 +161,9 @@ def test_what_can_be_refused_is_refused_before_a_response_is_paid_for(
     with teaching() as teacher:
         given = ["--teacher", teacher.url, "--student", str(recipe), "-o", str(tmp_path / "s")]
         assert main(["distill", *given, "--data", str(prompts)]) == 2
-        assert "behind an API" in capsys.readouterr().err
+        assert "behind an endpoint" in capsys.readouterr().err
         assert main(command(tmp_path, small_decoder_dir, teacher.url, texts)) == 2
-        assert "it has texts in t.jsonl" in capsys.readouterr().err
+        assert "t.jsonl has texts, but a black box" in capsys.readouterr().err
         assert not teacher.asked
 
 
