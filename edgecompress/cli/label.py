@@ -11,13 +11,17 @@ from edgecompress.terminal import add_json_flag, emit_json, note, progress
 
 if TYPE_CHECKING:
     from edgecompress.distill.labelling import LabellingResult
+    from edgecompress.distill.prompts import Sampling
 
-_INCOMPLETE = 3  # the exit code of a run that leaves prompts without a response
+_INCOMPLETE = 3  # exit code if prompts are left without a response
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--teacher", required=True, metavar="openai:https://HOST/v1#MODEL", help="never with a key in it"
+        "--teacher",
+        required=True,
+        metavar="openai:https://HOST/v1#MODEL",
+        help="the endpoint and its model; without an API key",
     )
     parser.add_argument(
         "--data", type=Path, required=True, metavar="PROMPTS", help="JSON lines with prompt or messages"
@@ -27,32 +31,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         required=True,
-        help="the responses: a .sqlite, or a .jsonl with its .sqlite beside it; what is there is not asked for again",
+        help="a .sqlite file, or a .jsonl file with a .sqlite file next to it; stored responses are kept",
     )
-    add_asking(parser.add_argument_group("asking"))
+    add_asking(parser.add_argument_group("requests"))
     parser.add_argument(
-        "--fleet", metavar="tcp://SCHEDULER:8786", help="share the prompts among a Dask scheduler's workers"
+        "--fleet", metavar="tcp://SCHEDULER:8786", help="distribute the prompts to the workers of a Dask scheduler"
     )
     add_json_flag(parser)
 
 
 def add_asking(group: argparse._ArgumentGroup) -> None:
-    """What `distill` has in common with it."""
-    group.add_argument("--concurrency", type=int, default=8, metavar="N", help="requests at a time (8); on each worker")
-    group.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="of a response (1024)")
-    group.add_argument("--temperature", type=float, help="the endpoint's own unless given")
-    group.add_argument("--top-p", type=float)
-    group.add_argument("--sampling-seed", type=int, metavar="N", help="sent with each request; endpoints may ignore it")
-    group.add_argument("--budget-tokens", type=int, metavar="N", help="prompts and responses together, of all runs")
-    group.add_argument("--budget-money", type=float, metavar="X", help="in the currency of the prices")
-    group.add_argument("--price-in", type=float, metavar="X", help="of a million tokens of prompts")
-    group.add_argument("--price-out", type=float, metavar="X", help="of a million tokens of responses")
-    group.add_argument("--timeout", type=float, default=120, metavar="S", help="between two parts of a response (120)")
-    group.add_argument("--tries", type=int, default=8, metavar="N", help="of a prompt before it counts as failed (8)")
+    """The flags that `label` and `distill` share."""
     group.add_argument(
-        "--api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="the variable with the key (OPENAI_API_KEY)"
+        "--concurrency", type=int, default=8, metavar="N", help="concurrent requests, per worker with --fleet (8)"
     )
-    group.add_argument("--api-key-file", type=Path, metavar="FILE", help="instead: a file with it; of each worker")
+    group.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="maximum length of a response (1024)")
+    group.add_argument("--temperature", type=float, help="default: the endpoint's")
+    group.add_argument("--top-p", type=float, help="default: the endpoint's")
+    group.add_argument(
+        "--sampling-seed", type=int, metavar="N", help="seed sent with each request; some endpoints ignore it"
+    )
+    group.add_argument("--budget-tokens", type=int, metavar="N", help="limit for prompts and responses, over all runs")
+    group.add_argument("--budget-money", type=float, metavar="X", help="limit in the currency of the prices")
+    group.add_argument("--price-in", type=float, metavar="X", help="price of a million prompt tokens")
+    group.add_argument("--price-out", type=float, metavar="X", help="price of a million response tokens")
+    group.add_argument(
+        "--timeout", type=float, default=120, metavar="S", help="seconds without data before a request fails (120)"
+    )
+    group.add_argument("--tries", type=int, default=8, metavar="N", help="tries per prompt (8)")
+    group.add_argument(
+        "--api-key-env",
+        default="OPENAI_API_KEY",
+        metavar="NAME",
+        help="environment variable with the API key (OPENAI_API_KEY)",
+    )
+    group.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help="file with the API key, instead; with --fleet, on each worker"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -70,22 +85,29 @@ def run(options: argparse.Namespace) -> int:
     return 0 if found.complete else _INCOMPLETE
 
 
-def ask(options: argparse.Namespace, data: Path, store: Path, show: object) -> LabellingResult:
-    """With the flags of :func:`add_asking`; also for `distill`."""
+def sampling(options: argparse.Namespace) -> Sampling:
+    from edgecompress.distill.prompts import Sampling
+
+    return Sampling(
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.sampling_seed,
+    )
+
+
+def ask(
+    options: argparse.Namespace, data: Path, store: Path, show: object, *, without_response: bool = False
+) -> LabellingResult:
+    """Run the labelling with the flags of :func:`add_asking`; `distill` calls it too."""
     from edgecompress.distill.budget import Limits
     from edgecompress.distill.endpoint import KeySource
     from edgecompress.distill.labelling import RetryPolicy, label
-    from edgecompress.distill.prompts import Sampling
 
     assert callable(show)
     wishes = {
         "concurrency": options.concurrency,
-        "sampling": Sampling(
-            max_tokens=options.max_tokens,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            seed=options.sampling_seed,
-        ),
+        "sampling": sampling(options),
         "limits": Limits(
             tokens=options.budget_tokens,
             money=options.budget_money,
@@ -102,35 +124,35 @@ def ask(options: argparse.Namespace, data: Path, store: Path, show: object) -> L
         from edgecompress.distill.fleet_labelling import label_on_fleet
 
         return label_on_fleet(data, options.teacher, store, fleet, **wishes)
-    return label(data, options.teacher, store, **wishes)
+    return label(data, options.teacher, store, without_response=without_response, **wishes)
 
 
 def paths(output: Path) -> tuple[Path, Path | None]:
-    """The store, and the JSON lines that are written from it in the end."""
+    """The store, and the JSON lines file to write from it at the end."""
     if output.suffix == ".jsonl":
         return output.with_suffix(".sqlite"), output
     if output.suffix in (".sqlite", ".sqlite3", ".db"):
         return output, None
-    raise OutputError(f"{output} is neither .sqlite nor .jsonl", hint="Give -o responses.sqlite or -o responses.jsonl.")
+    raise OutputError(
+        f"{output} is neither a .sqlite nor a .jsonl file", hint="Give -o responses.sqlite or -o responses.jsonl."
+    )
 
 
 def describe(found: LabellingResult) -> str:
-    """For a terminal."""
+    """A summary for the terminal."""
     counts = [f"{found.found + found.answered} of {found.prompts} prompts have a response"]
     counts += [f"{found.found} of them from earlier runs"] * bool(found.found)
-    counts += [f"{found.cut} cut at --max-tokens"] * bool(found.cut)
+    counts += [f"{found.cut} cut off at --max-tokens"] * bool(found.cut)
     lines = [f"{found.store}: {'; '.join(counts)}"]
     if found.repeated:
-        lines.append(f"{found.repeated} lines repeat another one, and were asked once")
+        lines.append(f"{found.repeated} duplicate prompts were asked once")
     money = "" if found.money is None else f", {found.money:.4f} spent"
-    lines.append(f"{found.prompt_tokens} tokens of prompts and {found.completion_tokens} of responses{money}")
+    lines.append(f"{found.prompt_tokens} prompt tokens and {found.completion_tokens} response tokens{money}")
     if found.lost:
-        lines.append(
-            f"{found.lost} requests were sent and their response never came: they may have been paid for, and count so"
-        )
+        lines.append(f"{found.lost} requests were sent and got no response: they may have been billed, so they count")
     if found.left:
-        lines.append(f"{found.left} prompts were not asked: the budget does not reach for them")
+        lines.append(f"{found.left} prompts were not asked: the budget does not cover them")
     if found.failed:
-        lines.append(f"{found.failed} prompts failed; the same command tries them again")
+        lines.append(f"{found.failed} prompts failed; the same command retries them")
         lines += [f"  {reason}" for reason in found.reasons]
     return "\n".join(lines)

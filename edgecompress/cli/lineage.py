@@ -17,8 +17,8 @@ FORMATS = ("tree", "card", "cyclonedx", "json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("subject", type=Path, metavar="BUNDLE|CHECKPOINT", help="a folder; the network is not asked")
-    parser.add_argument("--format", default="tree", help=f"{', '.join(FORMATS)}; tree unless given")
+    parser.add_argument("subject", type=Path, metavar="BUNDLE|CHECKPOINT", help="a folder; works offline")
+    parser.add_argument("--format", default="tree", help=f"{', '.join(FORMATS)} (tree)")
     add_json_flag(parser)
 
 
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read(folder: Path) -> tuple[Lineage, Manifest | None]:
-    """Of a bundle, whose hashes are checked, what was recorded; of a checkpoint, what its files say now."""
+    """The recorded lineage of a bundle, after its hashes are checked; of a checkpoint, what its files say now."""
     from edgecompress.formats.manifest import MANIFEST, open_bundle, read_lineage
 
     if (folder / MANIFEST).is_file():
@@ -49,13 +49,13 @@ def read(folder: Path) -> tuple[Lineage, Manifest | None]:
         return read_lineage(root), manifest
     if not folder.is_dir():
         raise UsageError(
-            f"there is no bundle and no checkpoint at {folder}",
-            hint="Give a folder; of a hub id, the folder that it was downloaded to.",
+            f"no bundle or checkpoint at {folder}",
+            hint="Give a folder; for a hub id, the folder it was downloaded to.",
         )
     if not (folder / "config.json").is_file():
         raise StudentError(
             f"{folder} is neither a bundle nor a checkpoint: it has no {MANIFEST} and no config.json",
-            hint="Give the folder that holds one of them.",
+            hint="Give the folder that holds one of these files.",
         )
     from edgecompress.capture.checkpoint import hashes
     from edgecompress.lineage.collect import Checkpoint, collect
@@ -77,7 +77,7 @@ def _bom(folder: Path, lineage: Lineage, manifest: Manifest | None) -> object:
 
         found: object = json.loads((folder / SBOM).read_bytes())
         return found
-    return bundle_bom(manifest, lineage, read_report(folder), manifest.files)  # of a bundle that was made without one
+    return bundle_bom(manifest, lineage, read_report(folder), manifest.files)  # a bundle made without an SBOM
 
 
 def _card(lineage: Lineage, manifest: Manifest | None) -> str:

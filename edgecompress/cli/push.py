@@ -15,18 +15,16 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument(
-        "repository", help="owner/name; made if it is not there, and a bundle that is there is replaced"
-    )
-    parser.add_argument("--private", action="store_true", help="nobody but its owner sees it")
+    parser.add_argument("bundle", type=Path, help="the bundle to send")
+    parser.add_argument("repository", help="owner/name; created if missing; a bundle already there is replaced")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument(
         "--provenance",
         default="warn",
         metavar="POLICY",
-        help=f"{', '.join(POLICIES)}: as for export, by what the bundle records (warn)",
+        help=f"{', '.join(POLICIES)}; applied to the bundle's lineage, as in export (warn)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="show what would be sent; the network is not asked")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be sent, without network access")
     add_json_flag(parser)
 
 
@@ -67,5 +65,5 @@ def _text(parcel: Parcel, private: bool, commit: str | None) -> str:
     rows = [[name, f"{count:_}"] for name, count in parcel.files.items()]
     card = [f"  {key}: {value}" for key, value in bundle_metadata(parcel.lineage).items()]
     kind = "private" if private else "public"
-    head = f"would be sent to {parcel.repository} ({kind} if it is not there yet): {size}"
+    head = f"would be sent to {parcel.repository} ({kind}, if it does not exist yet): {size}"
     return "\n".join([head, table(["file", "bytes"], rows), "card", *card])

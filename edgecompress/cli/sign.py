@@ -12,15 +12,15 @@ _PASSWORD = "EDGECOMPRESS_KEY_PASSWORD"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", type=Path, help="the bundle to sign")
     parser.add_argument(
         "--key",
         type=Path,
         required=True,
         metavar="PRIVATE",
-        help=f"an elliptic-curve key in PEM; {_PASSWORD} is its password, if it has one",
+        help=f"an elliptic-curve private key in PEM; {_PASSWORD} holds its password, if any",
     )
-    parser.add_argument("--force", action="store_true", help="replace the signature that is there")
+    parser.add_argument("--force", action="store_true", help="replace an existing signature")
     add_json_flag(parser)
 
 
@@ -33,6 +33,6 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         emit_json({"bundle": options.bundle, "signature": signed.path, "files": signed.files, "key": signed.key})
     else:
-        print(f"{options.bundle / signed.path.name}: {signed.files} files, by the key {signed.key[:16]}…")
-        print("not over measurements.json, which holds times and may change")
+        print(f"{options.bundle / signed.path.name}: {signed.files} files signed with key {signed.key[:16]}…")
+        print("measurements.json is not signed: its times may change")
     return 0

@@ -1,1 +1,1 @@
-"""A student from a teacher: what it starts as, what it learns, and the record of how it was made."""
+"""Distillation: the student's starting weights, what it learns from a teacher, and the record of the run."""

@@ -1,4 +1,4 @@
-"""One request to the endpoint. A failure ends the run, ends the prompt, or is retried."""
+"""One request to the endpoint. A failure ends the run, fails the prompt, or is retried."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from edgecompress.distill.responses import Answer
 from edgecompress.errors import EndpointError, HostError
 
 _CONNECT_S = 15.0
-_LONGEST_WAIT_S = 300.0  # that an endpoint can make us wait
+_LONGEST_WAIT_S = 300.0  # accepted from Retry-After
 _LONGEST_REASON = 300
 _TRY_AGAIN = (408, 409, 425, 429)
 _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_balance")
 
 
 class TryAgainError(Exception):
-    """``after_s``: how long every request must wait. ``paid``: the endpoint may have billed a response."""
+    """``after_s``: delay for every request. ``paid``: the endpoint may have billed a response."""
 
     def __init__(self, reason: str, *, after_s: float = 0.0, paid: bool) -> None:
         super().__init__(reason)
@@ -33,7 +33,7 @@ class TryAgainError(Exception):
 
 
 class RefusedError(Exception):
-    """The endpoint rejects this prompt for good. ``paid``: it generated a response first."""
+    """The endpoint rejects this prompt permanently. ``paid``: after it generated a response."""
 
     def __init__(self, reason: str, *, paid: bool = False) -> None:
         super().__init__(reason)
@@ -51,12 +51,12 @@ class _StreamedResponse:
 
 
 class TeacherClient:
-    """Use as a context: it closes the client's connections. The client library's own retries are off."""
+    """A context manager that closes the client's connections. The client library's own retries are off."""
 
     def __init__(
         self, endpoint: Endpoint, secret: Secret, sampling: Sampling, *, timeout_s: float, key: KeySource
     ) -> None:
-        """``timeout_s``: between two parts of a response. Raises HostError without the client library."""
+        """``timeout_s``: between two chunks of a response. Raises HostError if `openai` is not installed."""
         try:
             import openai
         except ModuleNotFoundError:
@@ -86,25 +86,25 @@ class TeacherClient:
         await self._client.close()
 
     async def ask(self, prompt: Prompt) -> Answer:
-        """Raises TryAgainError, RefusedError, and EndpointError for what no retry would change."""
+        """Raises TryAgainError, RefusedError, and EndpointError for failures that a retry cannot fix."""
         read = _StreamedResponse(text=[], reasoning=[])
         try:
             await self._read(prompt, read)
         except self._openai.APIStatusError as error:
             raise self._of_status(error) from None
         except self._openai.APITimeoutError as error:
-            raise TryAgainError("it did not answer in time", paid=not _unsent(error)) from None
+            raise TryAgainError("the endpoint did not answer in time", paid=not _unsent(error)) from None
         except self._openai.APIConnectionError as error:
             raise self._of_connection(error) from None
         except self._openai.APIError as error:  # in the middle of a stream
-            raise TryAgainError(f"it broke off with an error: {self._words(error.message)}", paid=True) from None
+            raise TryAgainError(f"the response ended with an error: {self._words(error.message)}", paid=True) from None
         except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
-            what = "wrong JSON" if isinstance(error, json.JSONDecodeError) else "not what the protocol says"
-            raise TryAgainError(f"its answer is {what}", paid=True) from None
+            what = "is not JSON" if isinstance(error, json.JSONDecodeError) else "does not follow the protocol"
+            raise TryAgainError(f"the response {what}", paid=True) from None
         if read.finish is None:
-            raise TryAgainError("its answer broke off before its end", paid=True)
+            raise TryAgainError("the response is incomplete", paid=True)
         if read.finish == "content_filter":
-            raise RefusedError("the endpoint's filter withheld the response", paid=True)
+            raise RefusedError("the endpoint's content filter blocked the response", paid=True)
         return Answer(
             text=self._secret.scrub_whole("".join(read.text)),
             reasoning=self._secret.scrub_whole("".join(read.reasoning)),
@@ -136,17 +136,17 @@ class TeacherClient:
         status, where = error.status_code, self._endpoint.url
         after_s = _retry_after(error.response.headers)
         said = self._words(error.message)
-        if status in (401, 403):  # what it says may hold a part of the key
-            what = "the key" if self._secret else "a request without a key"
-            return EndpointError(f"{where} refuses {what} ({status})", hint=f"Set {self._key} to one that it takes.")
+        if status in (401, 403):  # its message may contain part of the key
+            what = "the API key" if self._secret else "requests without an API key"
+            return EndpointError(f"{where} rejects {what} ({status})", hint=f"Put a valid key in {self._key}.")
         if status == 404:
             return EndpointError(
                 f"{where} has no model '{self._endpoint.model}' (404): {said}",
-                hint="Look at its list of models; its address mostly ends in /v1.",
+                hint="Check the list of models at /v1/models, and that the address ends in /v1.",
             )
         if status == 402 or (status == 429 and error.code in _NO_MONEY):
             return EndpointError(
-                f"{where} wants to be paid first ({status}): {said}", hint="Run it again then: it goes on."
+                f"{where} requires payment ({status}): {said}", hint="Run the same command after payment: it resumes."
             )
         if status >= 500 or status in _TRY_AGAIN:
             return TryAgainError(f"{status}: {said}", after_s=after_s, paid=status == 504)
@@ -157,17 +157,17 @@ class TeacherClient:
         for cause in _causes(error):
             if isinstance(cause, socket.gaierror):
                 return UnknownHostError(
-                    f"the host of {where} is not known: {cause.strerror}",
-                    hint="Is the address right, and the network?",
+                    f"the host of {where} is unknown: {cause.strerror}",
+                    hint="Check the address and the network.",
                 )
             if isinstance(cause, ssl.SSLCertVerificationError):
                 return EndpointError(
                     f"the certificate of {where} is not trusted: {cause.verify_message}",
-                    hint="Is it the right host? SSL_CERT_FILE names a file of certificates that are.",
+                    hint="Check the host. SSL_CERT_FILE can name a file with further trusted certificates.",
                 )
         if _unsent(error):
-            return TryAgainError("it cannot be reached", paid=False)
-        return TryAgainError("the connection broke", paid=True)
+            return TryAgainError("the endpoint cannot be reached", paid=False)
+        return TryAgainError("the connection was lost", paid=True)
 
     def _words(self, text: object) -> str:
         line = " ".join(str(text).split())[: 2 * _LONGEST_REASON]
@@ -175,7 +175,7 @@ class TeacherClient:
 
 
 class UnknownHostError(EndpointError):
-    """DNS: the end of a run that had no answer yet."""
+    """DNS has no such host: ends a run that has no response yet."""
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
@@ -187,7 +187,7 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 def _unsent(error: BaseException) -> bool:
-    """Whether the connection was never established."""
+    """Whether the request was never sent."""
     return any(type(cause).__name__ in ("ConnectError", "ConnectTimeout", "PoolTimeout") for cause in _causes(error))
 
 

@@ -1,4 +1,4 @@
-"""The student's README.md: what is known of it, and nothing that is not."""
+"""The student's README.md: only known facts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ _LICENCE_KEYS = ("license", "license_name", "license_link")
 
 
 def write_card(folder: Path, name: str, record: Distillation, recipe: DistillRecipe, origin: Student) -> None:
-    """``license`` is there only if the card of ``origin``, whose weights it began with, or whose shape is smaller, has
-    one; data sets are not named, for none is known."""
+    """Write README.md. ``license`` is copied from the card of ``origin``, the student's first checkpoint, if any.
+
+    Data sets are not listed, because none are known.
+    """
     known = read_card(origin.path).front
     base = record.start or record.teacher
     head: dict[str, Any] = {key: known[key] for key in _LICENCE_KEYS if known.get(key)}
@@ -31,24 +33,33 @@ def write_card(folder: Path, name: str, record: Distillation, recipe: DistillRec
     lines = [
         f"# {name}",
         "",
-        f"A student of {record.teacher.name}, {record.method}, made by edgecompress {record.tool_version}.",
+        f"Distilled from {record.teacher.name} ({record.method}) with edgecompress {record.tool_version}.",
         "",
-        f"- starts as {_start(recipe)}",
+        f"- starting weights: {_start(recipe)}",
         f"- loss: {loss}",
-        f"- {record.steps} steps of {training.batch}, {record.data.tokens} tokens, {record.seconds:.0f} s, "
+        f"- {record.steps} steps, batch size {training.batch}, {record.data.tokens} tokens, {record.seconds:.0f} s, "
         f"seed {record.seed}, learning rate {training.learning_rate:g}",
         f"- data: {record.data.name}, {record.data.examples} examples (sha256 {record.data.sha256})",
-        f"- learned under rounding: {training.rounding}",
-        f"- licence of the teacher: {record.teacher.licence or 'not known'}",
-        *([f"- licence of {base.name}: {base.licence or 'not known'}"] if record.start else []),
+        *_stored(record),
+        f"- rounding during training: {training.rounding}",
+        f"- licence of the teacher: {record.teacher.licence or 'unknown'}",
+        *([f"- licence of {base.name}: {base.licence or 'unknown'}"] if record.start else []),
         "",
-        "`distillation.json` has the hashes of the teacher, of the data and of these weights, and what was declared of "
-        "the terms; `distill.toml` is the recipe, `loss.json` the loss.",
+        "`distillation.json` holds the hashes of the teacher, the data and these weights, and the declared terms; "
+        "`distill.toml` is the recipe, `loss.json` the loss per step.",
     ]
     if (folder / "loss.svg").exists():
-        lines += ["", "![Loss over the steps](loss.svg)"]
+        lines += ["", "![Loss over the steps](loss.svg)", "", "Pale: the loss as logged. Dark: its running mean."]
     content = yaml.safe_dump(head, sort_keys=True, allow_unicode=True)
     (folder / "README.md").write_text(f"---\n{content}---\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _stored(record: Distillation) -> list[str]:
+    given = record.data.responses
+    if given is None:
+        return []
+    who = f", which names {given.teacher} as their teacher" if given.teacher is not None else ""
+    return [f"- {given.responses} responses come from {given.name} (sha256 {given.sha256}){who}"]
 
 
 def _start(recipe: DistillRecipe) -> str:

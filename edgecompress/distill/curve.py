@@ -1,21 +1,28 @@
-"""The loss over the steps: kept as JSON, and drawn."""
+"""The loss curve, as JSON and as a plot."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgecompress.formats.codec import dumps
 from edgecompress.profile.drawing import DASHES, LIGHT, Plot, drawing, png_file, svg_file
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 CURVE, DRAWN = "loss.json", "loss.svg"
-_FEWEST = 2  # points that make a line
+_FEWEST = 2  # points for a line
+_PALE = 0.3
+_LOGARITHMIC = 6  # ratio of the largest to the smallest value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """Means over the steps since the point before; ``terms`` are unweighted."""
+    """Means over the steps since the previous point; ``terms`` are unweighted."""
 
     step: int
     loss: float
@@ -24,7 +31,7 @@ class Point:
 
 
 def write_curve(folder: Path, points: Sequence[Point]) -> None:
-    """``loss.json``, and ``loss.svg`` and ``loss.png`` where matplotlib is installed."""
+    """Write ``loss.json``, and ``loss.svg`` and ``loss.png`` if matplotlib is installed."""
     (folder / CURVE).write_text(dumps({"points": list(points)}), encoding="utf-8")
     try:
         import matplotlib  # noqa: F401
@@ -37,25 +44,55 @@ def write_curve(folder: Path, points: Sequence[Point]) -> None:
 
 
 def curve_plot(points: Sequence[Point]) -> Plot:
+    """Pale values under their running mean: batches hold texts of like length, so the loss jumps between them."""
     names = sorted({name for point in points for name in point.terms})
+    shown = {"loss": [point.loss for point in points]}
+    for name in names if len(names) > 1 else []:
+        shown[name.replace("_", " ")] = [point.terms.get(name, float("nan")) for point in points]
+    steps = [point.step for point in points]
     with drawing(LIGHT, 2.8) as (figure, (axis,)):
-        steps = [point.step for point in points]
-        axis.plot(steps, [point.loss for point in points], color=LIGHT.series[0], label="loss")
-        for index, name in enumerate(names if len(names) > 1 else []):
-            values = [point.terms.get(name, float("nan")) for point in points]
-            colour = LIGHT.series[(index + 1) % len(LIGHT.series)]
-            axis.plot(steps, values, color=colour, linestyle=DASHES[1], label=name.replace("_", " "))
-        positive = [value for point in points for value in (point.loss, *point.terms.values()) if value > 0]
-        if positive and max(positive) > 6 * min(positive):
-            axis.set_yscale("log")
+        for index, (name, values) in enumerate(shown.items()):
+            colour = LIGHT.series[index % len(LIGHT.series)]
+            axis.plot(steps, values, color=colour, linewidth=0.8, alpha=_PALE)
+            axis.plot(steps, running_mean(values), color=colour, linestyle=DASHES[bool(index)], label=name)
+        _scale(axis, [value for values in shown.values() for value in values if value > 0])
         axis.set_xlabel("step")
         axis.set_ylabel("loss")
         axis.grid(True)
-        if len(names) > 1:
+        if len(shown) > 1:
             axis.legend(loc="upper right")
     return Plot(
         name="loss",
         title="Loss of the student",
-        caption="The mean over the steps since the point before; terms without their weights.",
+        caption=f"Pale: means over the steps since the previous point; terms are unweighted. "
+        f"Dark: the running mean over {2 * _reach(len(points)) + 1} points.",
         figure=figure,
     )
+
+
+def running_mean(values: Sequence[float]) -> list[float]:
+    """Centred on each value. At the start, where the loss falls fast, the window is smaller."""
+    reach = _reach(len(values))
+    means = []
+    for place in range(len(values)):
+        before = min(place // 2, reach)
+        window = values[place - before : place + before + 1]
+        means.append(sum(window) / len(window))
+    return means
+
+
+def _reach(points: int) -> int:
+    return points // 20
+
+
+def _scale(axis: Axes, positive: Sequence[float]) -> None:
+    """Logarithmic if the values are far apart. Ticks are plain numbers: the plot style does not parse mathematics."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    if not positive or max(positive) <= _LOGARITHMIC * min(positive):
+        return
+    decades = math.log10(max(positive) / min(positive))
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if decades < 3 else (1,)))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

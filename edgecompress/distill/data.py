@@ -1,17 +1,22 @@
-"""What a student is taught on: texts, or prompts with a teacher's responses."""
+"""Training data: texts, or prompts with a teacher's responses."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgecompress.distill.endpoint import is_endpoint, parse_endpoint
 from edgecompress.errors import UsageError
+from edgecompress.types.provenance import ResponseFile
 
+CUT = "length"  # `finish` of a response that was cut off at max_tokens
 _SNIFF_BYTES = 8192
-_LIKE = 'Each line is {"text": "…"}, or {"prompt": "…", "response": "…"}; a plain text file has one text a line.'
+_LIKE = 'Each line is {"text": "…"}, or {"prompt": "…", "response": "…"}; a plain text file has one text per line.'
+_STORES = (".sqlite", ".sqlite3", ".db")
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 Message = dict[str, str]
@@ -19,10 +24,13 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A prompt, as the messages of a conversation, and the response to it; None: there is none yet."""
+    """A prompt, as the messages of a conversation, and its response; None: not answered yet."""
 
     messages: tuple[Message, ...]
     response: str | None
+    teacher: str | None = None  # named in the file: openai:URL#MODEL
+    cut: bool = False  # the response was cut off at max_tokens
+    place: int = field(default=0, compare=False)  # of its line, without blank lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +41,30 @@ class TeachingData:
     sha256: str  # of the file
     texts: tuple[str, ...] = ()
     pairs: tuple[Pair, ...] = ()
+    stored: ResponseFile | None = None  # the file that held responses from the start
+    empty: int = 0  # responses without text, from `label`; not in ``pairs``
+
+    @property
+    def lacking(self) -> int:
+        """Prompts without a response."""
+        return sum(pair.response is None for pair in self.pairs)
 
     def __len__(self) -> int:
         return len(self.texts) or len(self.pairs)
 
 
 def read_data(path: Path) -> TeachingData:
-    """Texts once each, in the file's order. Raises UsageError, with line and column where a line is malformed."""
+    """Read texts, without duplicates, or pairs. Raises UsageError, with line and column of a malformed line."""
+    if path.suffix.lower() in _STORES:
+        raise UsageError(
+            f"{path} is a store of `edgecompress label`, not a data file",
+            hint="Run the same label command with -o FILE.jsonl: it writes the stored responses there.",
+        )
     try:
         raw = path.read_bytes()
         content = raw.decode("utf-8")
     except FileNotFoundError:
-        raise UsageError(f"there is no data file {path}", hint=f"Give --data a file. {_LIKE}") from None
+        raise UsageError(f"no data file at {path}", hint=f"Give --data a file. {_LIKE}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text: {error.reason}", hint="Convert it to UTF-8.") from error
     except OSError as error:
@@ -58,36 +78,78 @@ def read_data(path: Path) -> TeachingData:
     if path.suffix.lower() not in _JSON_LINES:
         texts = tuple(dict.fromkeys(line.strip() for _, line in lines))
         return TeachingData(name=path.name, sha256=digest, texts=texts)
-    found = [_row(line.rstrip("\r"), f"{path}, line {number}") for number, line in lines]
+    found = [_row(line.rstrip("\r"), f"{path}, line {number}", place) for place, (number, line) in enumerate(lines)]
     texts = tuple(dict.fromkeys(row for row in found if isinstance(row, str)))
-    pairs = tuple(row for row in found if isinstance(row, Pair))
+    pairs = tuple(row for row in found if isinstance(row, Pair) and row.response != "")
+    empty = sum(isinstance(row, Pair) and row.response == "" for row in found)
     if texts and pairs:
         number = next(
             n for (n, _), row in zip(lines, found, strict=True) if isinstance(row, str) != isinstance(found[0], str)
         )
         raise UsageError(
-            f"{path}, line {number}, column 1: texts and prompts are mixed", hint="Give them in files of their own."
+            f"{path}, line {number}, column 1: texts and prompts are mixed",
+            hint="Use separate files for texts and prompts.",
         )
-    return TeachingData(name=path.name, sha256=digest, texts=texts, pairs=pairs)
+    if empty and not pairs:
+        raise UsageError(f"every response in {path} is empty", hint="Label with a larger --max-tokens.")
+    stored = _stored(path.name, digest, pairs)
+    return TeachingData(name=path.name, sha256=digest, texts=texts, pairs=pairs, stored=stored, empty=empty)
 
 
-def _row(line: str, where: str) -> str | Pair:
+def _stored(name: str, digest: str, pairs: Sequence[Pair]) -> ResponseFile | None:
+    given = [pair for pair in pairs if pair.response is not None]
+    if not given:
+        return None
+    named = sorted({pair.teacher for pair in given if pair.teacher is not None})
+    return ResponseFile(name=name, sha256=digest, responses=len(given), teacher=", ".join(named) or None)
+
+
+def _row(line: str, where: str, place: int) -> str | Pair:
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}, column {error.colno}: {error.msg}", hint=_LIKE) from None
     if not isinstance(entry, dict):
-        raise UsageError(f"{where}, column 1: it is no JSON object", hint=_LIKE)
+        raise UsageError(f"{where}, column 1: the line is not a JSON object", hint=_LIKE)
     kinds = [key for key in ("text", "prompt", "messages") if key in entry]
     if len(kinds) != 1:
-        said = f"{' and '.join(kinds)} exclude each other" if kinds else "it has neither 'text' nor 'prompt'"
+        said = f"{' and '.join(kinds)} exclude each other" if kinds else "the line has neither 'text' nor 'prompt'"
         raise UsageError(f"{where}, column 1: {said}", hint=_LIKE)
     if kinds[0] == "text":
         return _text(entry, "text", line, where)
-    response = _text(entry, "response", line, where) if entry.get("response") is not None else None
     if kinds[0] == "prompt":
-        return Pair(messages=({"role": "user", "content": _text(entry, "prompt", line, where)},), response=response)
-    return Pair(messages=_messages(entry["messages"], line, where), response=response)
+        messages: tuple[Message, ...] = ({"role": "user", "content": _text(entry, "prompt", line, where)},)
+    else:
+        messages = _messages(entry["messages"], line, where)
+    return Pair(
+        messages=messages,
+        response=_response(entry, line, where),
+        teacher=_teacher(entry, line, where),
+        cut=entry.get("finish") == CUT,
+        place=place,
+    )
+
+
+def _response(entry: dict[str, Any], line: str, where: str) -> str | None:
+    """None: not answered yet. Empty: a line of `label`, which has ``finish``, without text."""
+    response = entry.get("response")
+    if response is None:
+        return None
+    if "finish" in entry and isinstance(response, str) and not response.strip():
+        return ""
+    return _text(entry, "response", line, where)
+
+
+def _teacher(entry: dict[str, Any], line: str, where: str) -> str | None:
+    """Only an endpoint: other files may use the key for something else."""
+    teacher = entry.get("teacher")
+    if not isinstance(teacher, str) or not is_endpoint(teacher):
+        return None
+    try:
+        return str(parse_endpoint(teacher))
+    except UsageError as error:
+        column = 1 + max(0, line.find('"teacher"'))
+        raise UsageError(f"{where}, column {column}: {error.message}", hint=error.hint) from None
 
 
 def _text(entry: dict[str, Any], key: str, line: str, where: str) -> str:
@@ -95,7 +157,7 @@ def _text(entry: dict[str, Any], key: str, line: str, where: str) -> str:
     if isinstance(value, str) and value.strip():
         return value
     column = 1 + max(0, line.find(f'"{key}"'))
-    raise UsageError(f"{where}, column {column}: '{key}' is a text that is not empty", hint=_LIKE)
+    raise UsageError(f"{where}, column {column}: '{key}' must be a string that is not empty", hint=_LIKE)
 
 
 def _messages(value: Any, line: str, where: str) -> tuple[Message, ...]:
@@ -106,5 +168,5 @@ def _messages(value: Any, line: str, where: str) -> tuple[Message, ...]:
         return tuple({"role": m["role"], "content": m["content"]} for m in value)
     column = 1 + max(0, line.find('"messages"'))
     raise UsageError(
-        f"{where}, column {column}: 'messages' have a role and a content each, which are texts", hint=_LIKE
+        f"{where}, column {column}: 'messages' must have a role and a content each, as strings", hint=_LIKE
     )

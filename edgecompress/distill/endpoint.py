@@ -1,6 +1,7 @@
-"""A teacher behind an OpenAI-compatible endpoint: its address, and the key that opens it, which is never shown.
+"""The address and the API key of a teacher behind an OpenAI-compatible endpoint. The key is never shown.
 
-The address holds no key: it is written into stores and reports. A key comes from the environment, or a file.
+The address is written into stores and reports, so it must not contain a key. The key comes from the environment or a
+file.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ SCHEME = "openai:"
 API_KEY_ENV = "OPENAI_API_KEY"
 _LIKE = "Give openai:https://host/v1#model."
 _HIDDEN = "***"
-_LONGEST_SHOWN = 8  # characters of a key in a row are too many to show
+_LONGEST_SHOWN = 8  # consecutive characters of a key; as many or more are hidden
 _PRIVATE_ENDINGS = (".local", ".internal", ".lan", ".localhost")
 
 
@@ -33,12 +34,12 @@ class Endpoint:
 
     @property
     def limit_name(self) -> str:
-        """Of the field for the most new tokens: OpenAI's own newer models refuse the one that all others take."""
+        """The field for the maximum number of new tokens: newer models of OpenAI reject ``max_tokens``."""
         return "max_completion_tokens" if urlsplit(self.url).hostname == "api.openai.com" else "max_tokens"
 
 
 class Secret:
-    """A key that appears in no message, no traceback and no pickle."""
+    """An API key that appears in no message, traceback or pickle."""
 
     __slots__ = ("_value",)
 
@@ -52,21 +53,21 @@ class Secret:
         return self._value is not None
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a key is not sent anywhere")
+        raise TypeError("an API key cannot be pickled")
 
     def reveal(self) -> str:
-        """The key, for the request's header only; a placeholder for endpoints that need none."""
+        """The key, for the request header only; a placeholder if there is none."""
         return self._value or "none"
 
     def within(self, text: str) -> bool:
         return self._value is not None and self._value in text
 
     def scrub_whole(self, text: str) -> str:
-        """Text of a response without the whole key."""
+        """The text without the complete key."""
         return text.replace(self._value, _HIDDEN) if self._value else text
 
     def scrub(self, text: str) -> str:
-        """The text without the key, and without any part of it that is long enough to be useful."""
+        """The text without the key and without long parts of it."""
         key = self._value
         if not key:
             return text
@@ -92,18 +93,18 @@ def is_endpoint(teacher: str) -> bool:
 
 
 def parse_endpoint(teacher: str) -> Endpoint:
-    """``openai:https://host/v1#model``. Raises UsageError, which repeats nothing of it: there may be a key in it."""
+    """``openai:https://host/v1#model``. Raises UsageError that does not repeat it: it may contain a key."""
     try:
         parts = urlsplit(teacher.removeprefix(SCHEME))
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise UsageError("the teacher's address is no URL", hint=_LIKE) from None
+        raise UsageError("the teacher's address is not a URL", hint=_LIKE) from None
     if not is_endpoint(teacher) or parts.scheme not in ("http", "https") or not host:
-        raise UsageError("the teacher is no endpoint that speaks OpenAI's protocol", hint=_LIKE)
+        raise UsageError("the teacher's address is not an OpenAI-compatible endpoint", hint=_LIKE)
     if parts.username is not None or parts.password is not None or parts.query:
         raise UsageError(
-            "the teacher's address has a user, a password or a query in it, where keys do not belong",
-            hint=f"{_LIKE} The key comes from the environment, as {API_KEY_ENV}.",
+            "the teacher's address has a user, a password or a query, which may contain a key",
+            hint=f"{_LIKE} Put the key in the environment variable {API_KEY_ENV}.",
         )
     if not parts.fragment:
         raise UsageError("the teacher's address does not name the model", hint=_LIKE)
@@ -112,7 +113,7 @@ def parse_endpoint(teacher: str) -> Endpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class KeySource:
-    """Where the key is read from: a file, if one is given, else a variable of the environment."""
+    """Where the key is read from: a file if one is given, else an environment variable."""
 
     variable: str = API_KEY_ENV
     file: str | None = None
@@ -122,7 +123,7 @@ class KeySource:
 
 
 def read_secret(endpoint: Endpoint, source: KeySource | None = None) -> Secret:
-    """The key, or none. Raises UsageError if it would be shown, or sent over a network unencrypted."""
+    """The key, or an empty Secret. Raises UsageError if the key would be shown or sent unencrypted over a network."""
     source = source or KeySource()
     if source.file is not None:
         value = read_key(Path(source.file))
@@ -131,21 +132,21 @@ def read_secret(endpoint: Endpoint, source: KeySource | None = None) -> Secret:
         if not value:
             return Secret(None)
         if not is_key(value):
-            raise UsageError(f"what {source.variable} holds is no API key", hint="Set it to the key alone.")
+            raise UsageError(f"the value of {source.variable} is not an API key", hint="Set it to the key only.")
     secret = Secret(value)
     if secret.within(str(endpoint)):
-        raise UsageError("the teacher's address holds the API key", hint=_LIKE)
+        raise UsageError("the teacher's address contains the API key", hint=_LIKE)
     parts = urlsplit(endpoint.url)
     if parts.scheme == "http" and not _is_near(parts.hostname or ""):
         raise UsageError(
-            "the API key would go over the network for all to read: the teacher's address is http",
-            hint="Give https, or no key if the endpoint asks for none.",
+            "the API key would be sent unencrypted: the teacher's address is http",
+            hint="Use https, or unset the key if the endpoint needs none.",
         )
     return secret
 
 
 def _is_near(host: str) -> bool:
-    """This machine, or a network of one's own."""
+    """Whether the host is this machine or on a private network."""
     try:
         return ipaddress.ip_address(host).is_private
     except ValueError:

@@ -1,4 +1,4 @@
-"""Texts and pairs as token ids, the order in which a student sees them, and the batches it sees."""
+"""Texts and pairs as token ids, their order, and batches."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ import torch
 from edgecompress.distill.data import Pair, TeachingData
 from edgecompress.errors import UsageError
 
-IGNORED = -100  # a label that no loss counts
-_BUCKET_BATCHES = 32  # sorted by length among themselves, so that a batch has little padding
-_FEWEST_LAST_TOKENS = 16  # of a document stream: a shorter rest is left out
+IGNORED = -100  # label without a loss
+_BUCKET_BATCHES = 32  # batches sorted by length together, so that each has little padding
+_FEWEST_LAST_TOKENS = 16  # of a token stream: a shorter last window is dropped
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """``scored``: the first token that is to be learned; those before it are the prompt."""
+    """``scored``: index of the first token with a loss; those before it are the prompt."""
 
     ids: tuple[int, ...]
     scored: int = 0
 
 
 def make_examples(data: TeachingData, tokenizer: Any, max_length_tokens: int, *, next_token: bool) -> list[Example]:
-    """Texts one by one, cut, or in a row, in windows, where each next token is learned; pairs with the response scored.
+    """Truncated texts; with ``next_token``, windows of the concatenated texts, or pairs with a loss on the response.
 
-    Raises UsageError if nothing is left.
+    Raises UsageError if no example is left.
     """
     if data.pairs and not next_token:
         raise UsageError(
-            f"{data.name} has prompts and responses, and the student is an encoder: it gives no responses",
+            f"{data.name} has prompts and responses, but the student is an encoder",
             hint='Give lines of {"text": "…"}.',
         )
     if data.pairs:
@@ -47,8 +47,8 @@ def make_examples(data: TeachingData, tokenizer: Any, max_length_tokens: int, *,
         found = [Example(ids=tuple(ids)) for ids in encoded if ids]
     if not found:
         raise UsageError(
-            f"nothing is left of {data.name} in {max_length_tokens} tokens",
-            hint="Raise max_length_tokens in [training], or give other data.",
+            f"no example in {data.name} fits into {max_length_tokens} tokens",
+            hint="Raise max_length_tokens in [training], or use other data.",
         )
     return found
 
@@ -66,7 +66,7 @@ def _windows(texts: Sequence[str], tokenizer: Any, size: int) -> list[Example]:
 
 
 def _pair(pair: Pair, tokenizer: Any, size: int) -> Example:
-    """The prompt in the tokenizer's chat template where it has one, the response, and the end of it."""
+    """The prompt, in the chat template if there is one, the response, and an end token unless it was cut off."""
     end = tokenizer.eos_token or ""
     if tokenizer.chat_template:
         opened = tokenizer.apply_chat_template(list(pair.messages), tokenize=False, add_generation_prompt=True)
@@ -75,14 +75,14 @@ def _pair(pair: Pair, tokenizer: Any, size: int) -> Example:
         prompt = tokenizer("\n".join(m["content"] for m in pair.messages) + "\n")["input_ids"]
         if end and prompt[-1:] == [tokenizer.eos_token_id]:
             prompt = prompt[:-1]
-    response = tokenizer((pair.response or "") + end, add_special_tokens=False)["input_ids"]
+    response = tokenizer((pair.response or "") + ("" if pair.cut else end), add_special_tokens=False)["input_ids"]
     return Example(ids=tuple([*prompt, *response][:size]), scored=len(prompt))
 
 
 def order_of(lengths: Sequence[int], batch: int, steps: int, seed: int) -> npt.NDArray[np.int64]:
-    """Which example is seen when, int64 [steps * batch]: shuffled anew each time round, like lengths together.
+    """Indices of examples, int64 [steps * batch]: shuffled again each epoch, with like lengths in one batch.
 
-    The same arguments give the same order, whatever was interrupted.
+    The same arguments give the same order, so a resumed run continues exactly.
     """
     rng = np.random.default_rng(seed)
     sizes = np.asarray(lengths)
@@ -99,7 +99,7 @@ def order_of(lengths: Sequence[int], batch: int, steps: int, seed: int) -> npt.N
 
 
 class Order(torch.utils.data.Sampler[int]):
-    """An order that is known beforehand, as torch's DataLoader asks for it."""
+    """A fixed order as a sampler for torch's DataLoader."""
 
     def __init__(self, indices: npt.NDArray[np.int64]) -> None:
         self._indices = indices
@@ -112,7 +112,7 @@ class Order(torch.utils.data.Sampler[int]):
 
 
 class ExampleSet(torch.utils.data.Dataset[tuple[int, Example]]):
-    """Examples with their numbers, by which a teacher's vectors are found again."""
+    """Examples with their indices, which select the teacher's vectors."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self.examples = examples
@@ -125,7 +125,7 @@ class ExampleSet(torch.utils.data.Dataset[tuple[int, Example]]):
 
 
 def collate(rows: Sequence[tuple[int, Example]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """input_ids, attention_mask and labels, int64 [B, T], and the examples' numbers, int64 [B]."""
+    """input_ids, attention_mask and labels, int64 [B, T], and the examples' indices, int64 [B]."""
     width = max(len(example.ids) for _, example in rows)
     ids = torch.full((len(rows), width), pad_token_id, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
@@ -140,7 +140,7 @@ def collate(rows: Sequence[tuple[int, Example]], pad_token_id: int) -> dict[str,
 
 
 def digest(examples: Sequence[Example]) -> str:
-    """sha256 of the ids, so that a run that goes on is known to go on with the same."""
+    """sha256 of the token ids, to check that a resumed run has the same examples."""
     found = hashlib.sha256()
     for example in examples:
         found.update(np.array([example.scored, *example.ids], dtype=np.int64).tobytes())

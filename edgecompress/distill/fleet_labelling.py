@@ -1,8 +1,8 @@
-"""Labelling by the workers of a Dask scheduler: each share of the prompts has its own store, merged when it is done.
+"""Labelling on the workers of a Dask scheduler: each share of the prompts has its own store, merged when it is done.
 
-When a worker is lost, the scheduler gives its share to another. A worker keeps a share's store until the store has been
-merged, so that it asks for nothing twice. Responses that were lost with a worker are requested again, which is why
-shares are small. The API key is never sent: each worker reads it from its own environment.
+When a worker is lost, the scheduler assigns its share to another. A worker keeps a share's store until it is merged,
+so it requests nothing twice. Responses that are lost with a worker are requested again, so shares are small. The API
+key is never sent: each worker reads it from its own environment.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _GONE_S = 30.0  # without any worker before the run fails
 
 
 class Order(TypedDict):
-    """What is sent to a worker: plain values, without the key."""
+    """The task for a worker: plain values, without the API key."""
 
     share: str
     version: str
@@ -55,7 +55,7 @@ class Order(TypedDict):
     patience: dict[str, Any]
     prompts: list[tuple[int, str, list[Message]]]  # place, key, messages
     concurrency: int
-    key: dict[str, Any]  # where each worker reads it from
+    key: dict[str, Any]  # where the worker reads it from
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def label_on_fleet(
     share: int = SHARE,
     show: Show = lambda _: None,
 ) -> LabellingResult:
-    """As :func:`edgecompress.distill.labelling.label`; ``concurrency`` is that of each worker.
+    """Like :func:`edgecompress.distill.labelling.label`; ``concurrency`` is per worker.
 
-    Raises DeviceError too: no scheduler, no worker, or a share whose workers were lost again and again.
+    Also raises DeviceError: no scheduler, no worker, or a share that loses every worker.
     """
     sampling, limits, patience = sampling or Sampling(), limits or Limits(), patience or RetryPolicy()
     endpoint = parse_endpoint(teacher)
@@ -110,7 +110,7 @@ def label_on_fleet(
 
 
 class _Shares:
-    """One run, with as many shares at a time as there are workers."""
+    """One run, with one share per worker at a time."""
 
     def __init__(
         self, client: Any, store: ResponseStore, order: Order, budget: Budget, tally: Tally, show: Show
@@ -119,7 +119,7 @@ class _Shares:
         self._budget, self._tally, self._show = budget, tally, show
         self._running: dict[Any, tuple[Share, Tokens]] = {}
         self._reserved = Tokens()
-        self._seen = time.monotonic()  # when there last was a worker
+        self._seen = time.monotonic()  # when a worker was last connected
 
     def run(self, prompts: Sequence[Prompt], size: int) -> None:
         waiting = deque(each for each in _cut(prompts, size) if self._open(each))
@@ -134,7 +134,7 @@ class _Shares:
                     break
                 self._collect()
                 done = self._tally.found + self._tally.answered
-                self._show(f"{done} of {total} prompts have a response; {len(self._running)} shares are with workers")
+                self._show(f"{done} of {total} prompts have a response; {len(self._running)} shares are running")
         finally:
             with contextlib.suppress(Exception):  # the scheduler may be gone
                 self._client.cancel(list(self._running), force=True)
@@ -143,16 +143,16 @@ class _Shares:
         return [prompt for prompt in share.prompts if not self._store.has(prompt.key)]
 
     def _workers(self) -> int:
-        """Raises DeviceError if the scheduler is lost, or has had no worker for a while."""
+        """Raises DeviceError if the scheduler is lost, or has no worker for a while."""
         count = len(known_workers(self._client))
         if count:
             self._seen = time.monotonic()
         elif time.monotonic() - self._seen > _GONE_S:
-            raise DeviceError("no worker is there to ask", hint="Start some: `dask worker tcp://SCHEDULER:8786`.")
+            raise DeviceError("the scheduler has no worker", hint="Start one: `dask worker tcp://SCHEDULER:8786`.")
         return count
 
     def _submit(self, share: Share) -> bool:
-        """Submit as many of its prompts as the budget allows. False if that is none, for now or for good."""
+        """Submit as many of the share's prompts as the budget allows. False if it allows none."""
         pending = self._open(share)
         limits, budget = self._budget.limits, self._budget
         bound = Tokens()
@@ -184,8 +184,8 @@ class _Shares:
                 answer: dict[str, Any] = future.result()
             except killed:
                 raise DeviceError(
-                    f"the workers of {len(share.prompts)} prompts were lost one after the other",
-                    hint="See their logs. Then run it again: it goes on from what is stored.",
+                    f"every worker that ran a share of {len(share.prompts)} prompts was lost",
+                    hint="Check the workers' logs, then run the same command: it resumes from the store.",
                 ) from None
             finally:
                 future.release()
@@ -207,7 +207,7 @@ class _Shares:
             self._tally.reasons[reason] = self._tally.reasons.get(reason, 0) + count
         if (error := answer.get("error")) is not None:
             raise error_of(error, f"the worker {answer['worker']}")
-        with contextlib.suppress(Exception):  # the worker was lost: it keeps a file that nobody needs
+        with contextlib.suppress(Exception):  # a lost worker keeps a file that is no longer needed
             self._client.run(forget, share.id, workers=[answer["worker"]])
 
 
@@ -221,7 +221,9 @@ def label_share(order: Order) -> dict[str, Any]:
     answer: dict[str, Any] = {"worker": worker.address}
     try:
         if order["version"] != __version__:
-            raise DeviceError(f"it has edgecompress {__version__}, not {order['version']}", hint="Install the same.")
+            raise DeviceError(
+                f"the worker has edgecompress {__version__}, not {order['version']}", hint="Install the same version."
+            )
         path = _path(order["share"])
         path.parent.mkdir(parents=True, exist_ok=True)
         source = KeySource(**order["key"])
@@ -229,7 +231,7 @@ def label_share(order: Order) -> dict[str, Any]:
         secret = read_secret(endpoint, source)
         asked = [Prompt(key=key, messages=tuple(told), place=place) for place, key, told in order["prompts"]]
         if any(secret.within(prompt.text) for prompt in asked):
-            raise UsageError("a prompt holds the API key", hint="Take it out of there.")
+            raise UsageError("a prompt contains the API key", hint="Remove the key from the prompt.")
         with open_store(path, endpoint, sampling) as store:
             run = Run(
                 store,
@@ -250,13 +252,13 @@ def label_share(order: Order) -> dict[str, Any]:
     except EdgeCompressError as error:
         told = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
         answer["error"] = told | {"exit_code": error.exit_code}
-    if _path(order["share"]).exists():  # closed: everything is in the one file
+    if _path(order["share"]).exists():  # closed, so the file is complete
         answer["store"] = _path(order["share"]).read_bytes()
     return answer
 
 
 def forget(share: str) -> None:
-    """Delete the store of a share that was merged."""
+    """Delete the store of a merged share."""
     _path(share).unlink(missing_ok=True)
 
 
@@ -265,7 +267,7 @@ def _path(share: str) -> Path:
 
 
 def _cut(prompts: Sequence[Prompt], size: int) -> list[Share]:
-    """Shares are named after their content: the same prompts give the same shares in another run."""
+    """Split into shares, named by their content: the same prompts give the same names in another run."""
     shares = []
     for start in range(0, len(prompts), size):
         part = tuple(prompts[start : start + size])
@@ -283,6 +285,6 @@ def _within(limits: Limits, bound: Tokens) -> dict[str, Any]:
 
 
 def _beyond(limits: Limits, spent: Tokens) -> Limits:
-    """Responses that the worker already has of this share were paid for before, so they do not count."""
+    """The limits, raised by the cost of the responses that the worker has stored: these count already."""
     money = None if limits.money is None else limits.money + (limits.cost(spent) or 0.0)
     return replace(limits, tokens=None if limits.tokens is None else limits.tokens + spent.total, money=money)

@@ -1,8 +1,8 @@
-"""Collects a teacher's response to each of many prompts from an endpoint, and retries each until it is stored, once.
+"""Requests a teacher's response to each of many prompts from an endpoint, with retries, until each is stored once.
 
-Only one kind of response can be paid for twice: one that the endpoint generated and that was lost on its way, because
-a connection broke or a process was killed. It is requested again, counted in ``LabellingResult.lost``, and charged to
-the budget in full.
+A response can be billed twice in one case: the endpoint generated it and it was lost, because the connection broke or
+the process was killed. It is requested again, counted in ``LabellingResult.lost``, and charged to the budget at its
+upper bound.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from edgecompress.distill.asking import RefusedError, TeacherClient, TryAgainError, UnknownHostError
 from edgecompress.distill.budget import Budget, Limits, Tokens
+from edgecompress.distill.data import CUT
 from edgecompress.distill.endpoint import Endpoint, KeySource, Secret, parse_endpoint, read_secret
 from edgecompress.distill.prompts import Prompt, Sampling, read_prompts
 from edgecompress.distill.responses import Answer, ResponseStore, open_store
@@ -29,7 +30,7 @@ from edgecompress.errors import EndpointError, InterruptedRunError, UsageError
 
 T = TypeVar("T")
 Show = Callable[[str], None]
-_LEAST_FAILURES_IN_A_ROW = 8  # that all failed: something is wrong that no further prompt will fix
+_LEAST_FAILURES_IN_A_ROW = 8  # failed prompts in a row that end the run: more prompts will not help
 _TOLD_TIMES = 10
 _LOOK_S = 0.25
 _SHOWN_FAILURES = 20
@@ -37,12 +38,12 @@ _SHOWN_FAILURES = 20
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How often a prompt is tried, and the pause between tries: exponential, with jitter, up to ``most_s``."""
+    """Tries per prompt, and the pause between them: exponential, with jitter, up to ``most_s``."""
 
     tries: int = 8
     base_s: float = 0.5
     most_s: float = 30.0
-    timeout_s: float = 120.0  # between two parts of a response
+    timeout_s: float = 120.0  # between two chunks of a response
 
     def pause_s(self, failed: int) -> float:
         pause: float = min(self.base_s * 2 ** (failed - 1), self.most_s)
@@ -51,23 +52,23 @@ class RetryPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class LabellingResult:
-    """What the store holds now, and what this run added."""
+    """The contents of the store, and what this run added."""
 
     teacher: str
     store: str
     prompts: int  # in the file, each counted once
-    repeated: int  # lines that repeat another
+    repeated: int  # duplicate lines
     found: int  # answered by an earlier run
     answered: int  # by this run
-    cut: int  # of those: at max_tokens
+    cut: int  # of those: cut off at max_tokens
     failed: int
-    reasons: tuple[str, ...]  # of failures, some of them
-    left: int  # not requested: the budget is used up
+    reasons: tuple[str, ...]  # of failures, the most frequent
+    left: int  # not requested: the budget does not cover them
     retries: int
-    lost: int  # requests of all runs that may have been paid for without a response
-    prompt_tokens: int  # of all runs, lost requests at their upper bound
+    lost: int  # requests of all runs without a response that may have been billed
+    prompt_tokens: int  # of all runs; lost requests at their upper bound
     completion_tokens: int
-    money: float | None  # None: the prices are not known
+    money: float | None  # None: the prices are unknown
     seconds: float
 
     @property
@@ -99,20 +100,25 @@ def label(
     limits: Limits | None = None,
     patience: RetryPolicy | None = None,
     key: KeySource | None = None,
+    without_response: bool = False,
     show: Show = lambda _: None,
 ) -> LabellingResult:
     """Store responses of ``openai:https://host/v1#model`` to every prompt of a file; resumes an interrupted run.
 
-    Raises EndpointError for what affects every prompt (the key, the model, the host), UsageError for invalid prompts or
-    an invalid address, OutputError for the store, InterruptedRunError. The store stays consistent in every case.
+    ``without_response``: skip the lines that hold a response.
+
+    Raises EndpointError for failures that affect every prompt (key, model, host), UsageError for invalid prompts or an
+    invalid address, OutputError for the store, InterruptedRunError. The store stays consistent in every case.
     """
     sampling = sampling or Sampling()
     endpoint = parse_endpoint(teacher)
     secret = read_secret(endpoint, key)
-    asked, repeated = read_prompts(prompts, endpoint, sampling)
+    asked, repeated = read_prompts(prompts, endpoint, sampling, without_response=without_response)
     found = next((prompt for prompt in asked if secret.within(prompt.text)), None)
     if found is not None:
-        raise UsageError(f"prompt {found.place + 1} of {prompts} holds the API key", hint="Take it out of there.")
+        raise UsageError(
+            f"prompt {found.place + 1} of {prompts} contains the API key", hint="Remove the key from the prompt."
+        )
     with open_store(store, endpoint, sampling) as kept:
         run = Run(
             kept,
@@ -168,12 +174,12 @@ def summary(
 def interruption(tally: Tally, store: Path) -> InterruptedRunError:
     return InterruptedRunError(
         f"interrupted; {tally.found + tally.answered} responses are in {store}",
-        hint="The same command goes on from there.",
+        hint="Run the same command to resume.",
     )
 
 
 class Run:
-    """One run over some prompts. ``wanted`` is polled: False means that nobody waits for the result any more."""
+    """One run over some prompts. ``wanted`` is polled: False cancels the run."""
 
     def __init__(
         self,
@@ -190,21 +196,21 @@ class Run:
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         if concurrency < 1:
-            raise UsageError(f"concurrency is at least 1, not {concurrency}", hint="Leave it out for 8.")
+            raise UsageError(f"concurrency must be at least 1, not {concurrency}", hint="Omit --concurrency for 8.")
         self.limits, self.tally = limits, Tally()
         self._store, self._endpoint, self._secret, self._sampling = store, endpoint, secret, sampling
         self._patience, self._concurrency, self._key = patience, concurrency, key or KeySource()
         self._show, self._wanted = show, wanted
         self._waiting: deque[Prompt] = deque()
-        self._resume_at = 0.0  # no request is sent before
+        self._resume_at = 0.0  # earliest time of the next request
         self._total, self._began = 0, time.monotonic()
 
     async def all(self, prompts: Sequence[Prompt]) -> None:
-        """Run until each prompt has a response or a failure, or the budget is spent."""
+        """Run until each prompt has a response or a failure, or the budget is used up."""
         self._waiting.extend(prompt for prompt in prompts if not self._store.has(prompt.key))
         self._total, self.tally.found = len(prompts), len(prompts) - len(self._waiting)
         self._budget = Budget(self.limits, self._store.spent())
-        # One thread: SQLite waits for the disk at every step, and the other requests need not.
+        # A thread of its own: SQLite waits for the disk at every step, and other requests continue meanwhile.
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="edgecompress-store") as self._disk:
             async with TeacherClient(
                 self._endpoint,
@@ -224,7 +230,7 @@ class Run:
         self._tell()
 
     async def _one(self, prompt: Prompt) -> None:
-        failed = told = 0  # told: the endpoint said when to retry; not the prompt's fault, but limited too
+        failed = told = 0  # told: the endpoint gave a Retry-After; limited as well
         while True:
             bound = self._budget.bound(prompt.messages, self._sampling.max_tokens)
             if not await self._budget.reserve(bound):
@@ -246,8 +252,8 @@ class Run:
                 await asyncio.sleep(self._patience.pause_s(max(failed, 1)))
 
     async def _attempt(self, prompt: Prompt, bound: Tokens) -> None:
-        """Record the attempt, send it, and count it whatever its outcome."""
-        actual = bound  # until the endpoint reports its usage
+        """Record the attempt, send it, and count it, whatever the outcome."""
+        actual = bound  # until the endpoint reports the usage
         try:
             while (pause := self._resume_at - time.monotonic()) > 0:
                 await asyncio.sleep(pause + random.uniform(0, 0.1))
@@ -274,14 +280,14 @@ class Run:
         try:
             return await self._client.ask(prompt)
         except UnknownHostError as error:
-            if self.tally.answered:  # the host resolved before: the network is down
-                raise TryAgainError("its host is not known any more", paid=False) from None
+            if self.tally.answered:  # the host name resolved before, so the network is down
+                raise TryAgainError("the host name no longer resolves", paid=False) from None
             raise EndpointError(error.message, hint=error.hint) from None
 
     def _count(self, prompt: Prompt, answer: Answer, tokens: Tokens) -> None:
         self.tally.answered += 1
         self.tally.failures_in_a_row = 0
-        self.tally.cut += answer.finish == "length"
+        self.tally.cut += answer.finish == CUT
         if answer.tokens is not None:
             self._budget.learn(prompt.messages, tokens.prompt)
 
@@ -293,9 +299,8 @@ class Run:
         self.tally.reasons[reason] = self.tally.reasons.get(reason, 0) + 1
         if self.tally.failures_in_a_row >= max(_LEAST_FAILURES_IN_A_ROW, self._concurrency):
             raise EndpointError(
-                f"the last {self.tally.failures_in_a_row} prompts failed at {self._endpoint.url}, "
-                f"one after the other: {reason}",
-                hint="Run it again once that is fixed: it continues from what is stored.",
+                f"the last {self.tally.failures_in_a_row} prompts failed in a row at {self._endpoint.url}: {reason}",
+                hint="Fix the cause, then run the same command: it resumes from the store.",
             )
 
     async def _write(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -305,7 +310,7 @@ class Run:
         """Raises InterruptedRunError when the run is no longer wanted."""
         while self._wanted():
             await asyncio.sleep(_LOOK_S)
-        raise InterruptedRunError("nobody waits for these responses any more")
+        raise InterruptedRunError("cancelled: the responses are no longer needed")
 
     def _tell(self) -> None:
         tally, spent = self.tally, self._budget.spent
@@ -317,12 +322,12 @@ class Run:
         seconds = time.monotonic() - self._began
         if tally.answered and seconds > 1:
             rate = tally.answered / seconds
-            parts.append(f"{rate:.1f}/s, {(self._total - done) / rate:.0f} s to go")
+            parts.append(f"{rate:.1f}/s, {(self._total - done) / rate:.0f} s left")
         self._show("; ".join(parts))
 
 
 async def run_concurrently(work: Sequence[Coroutine[Any, Any, None]], watch: Coroutine[Any, Any, None]) -> None:
-    """Run all of ``work``. The first failure, of ``watch`` too, cancels the rest and is raised."""
+    """Run all of ``work``. The first failure, including one of ``watch``, cancels the rest and is raised."""
     watching = asyncio.ensure_future(watch)
     tasks = {asyncio.ensure_future(each) for each in work}
     try:
@@ -341,7 +346,7 @@ async def run_concurrently(work: Sequence[Coroutine[Any, Any, None]], watch: Cor
 def run_to_end(work: Coroutine[Any, Any, None]) -> None:
     """Run ``work``. Ctrl-C and SIGTERM end it cleanly: pending writes finish, connections are closed.
 
-    Raises KeyboardInterrupt for both. An exception from a signal handler would be lost in the event loop.
+    Raises KeyboardInterrupt for both: the event loop would lose an exception from a signal handler.
     """
     ended = False
 

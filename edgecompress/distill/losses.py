@@ -1,4 +1,4 @@
-"""What a student is told of its distance to the teacher. Padding counts nowhere; every loss is a mean."""
+"""Loss terms between student and teacher. Padding is excluded; every loss is a mean."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from edgecompress.distill.recording import Heads
 def logits_divergence(
     student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """KL(teacher ‖ student) in nats a position, times the temperature squared (Hinton, arXiv 1503.02531).
+    """KL(teacher ‖ student) in nats per position, times the temperature squared (Hinton, arXiv 1503.02531).
 
-    Logits [..., V] and a mask [...] of what counts.
+    Logits [..., V]; ``mask`` [...] selects the positions that count.
     """
     kept = mask.bool()
-    # Only what counts is turned into probabilities: a vocabulary is wide, and padding is often half of a batch.
+    # Softmax over selected positions only: the vocabulary is large, and padding is often half of a batch.
     near = functional.log_softmax(student[kept] / temperature, dim=-1)
     far = functional.log_softmax(teacher[kept] / temperature, dim=-1)
     return functional.kl_div(near, far, reduction="sum", log_target=True) / kept.sum().clamp(min=1) * temperature**2
 
 
 def hidden_difference(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Squared difference of states [B, T, H] over the teacher's own square, so that layers of any size count alike."""
+    """Squared difference of states [B, T, H], relative to the teacher's square, so layers of any scale count alike."""
     weights = mask.unsqueeze(-1).to(teacher.dtype)
     return ((student - teacher).square() * weights).sum() / (teacher.square() * weights).sum().clamp(min=1e-9)
 
@@ -44,7 +44,7 @@ def _relation(student: torch.Tensor, mask: torch.Tensor, heads: int, teacher: to
 
 
 def _log_relation(x: torch.Tensor, mask: torch.Tensor, heads: int) -> torch.Tensor:
-    """[B, H, T, D] to the logarithm of softmax(x xᵀ / √d), [B, R, T, T], of R relation heads."""
+    """Log of softmax(x xᵀ / √d), [B, R, T, T] for R relation heads, from x [B, H, T, D]."""
     batch, _, tokens, _ = x.shape
     split = x.transpose(1, 2).reshape(batch, tokens, heads, -1).transpose(1, 2)
     scores = split @ split.transpose(-1, -2) / split.shape[-1] ** 0.5
@@ -53,18 +53,18 @@ def _log_relation(x: torch.Tensor, mask: torch.Tensor, heads: int) -> torch.Tens
 
 
 def vector_distance(student: torch.Tensor, teacher: torch.Tensor, distance: str) -> torch.Tensor:
-    """Of pooled vectors [B, D]: one less the cosine, or the mean squared difference."""
+    """Of pooled vectors [B, D]: one minus the cosine, or the mean squared difference."""
     if distance == "mse":
         return functional.mse_loss(student, teacher)
     return (1 - functional.cosine_similarity(student, teacher, dim=-1)).mean()
 
 
 def similarity_difference(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Squared difference of the cosines between the texts of a batch, vectors [B, D]; the widths may differ."""
+    """Squared difference of the cosines between the texts of a batch; vectors [B, D], whose D may differ."""
     near, far = (functional.normalize(x, dim=-1) for x in (student, teacher))
     return functional.mse_loss(near @ near.T, far @ far.T)
 
 
 def next_token(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy in nats a position of logits [B, T, V] on the labels one further; what is IGNORED is left out."""
+    """Cross-entropy in nats per position of logits [B, T, V] against the next label, without IGNORED labels."""
     return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())

@@ -1,4 +1,4 @@
-"""The student's folder: a checkpoint that `export` takes, with its card and its record."""
+"""The student's folder: a checkpoint for `export`, with a card and a record of the run."""
 
 from __future__ import annotations
 
@@ -52,37 +52,39 @@ def write_student(
     *,
     origin: Student,
 ) -> Distillation:
-    """Write to a temporary folder that is renamed. Returns the record with the weights' hashes.
+    """Write to a temporary folder, then rename it. Returns the record with the weights' hashes.
 
-    Raises OutputError, and leaves nothing behind.
+    Raises OutputError and removes the temporary folder.
     """
     output = output.absolute()
-    beside = output.parent / f".{output.name}.{os.getpid()}.tmp"
+    part = output.parent / f".{output.name}.{os.getpid()}.tmp"
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
         saved: Any = model
-        saved.save_pretrained(beside)
-        copy_tokenizer(origin.path, beside)
-        _copy_pooling(origin.path, beside, int(saved.config.hidden_size))
-        weights = {path.name: file_sha256(path) for path in sorted(beside.glob("*.safetensors"))}
+        saved.save_pretrained(part)
+        copy_tokenizer(origin.path, part)
+        _copy_pooling(origin.path, part, int(saved.config.hidden_size))
+        weights = {path.name: file_sha256(path) for path in sorted(part.glob("*.safetensors"))}
         record = replace(record, weights=weights)
-        (beside / RECORD).write_text(dumps(record), encoding="utf-8")
-        (beside / RECIPE).write_text(recipe_toml(recipe), encoding="utf-8")
-        write_curve(beside, curve)
-        write_card(beside, output.name, record, recipe, origin)
-        os.rename(beside, output)
+        (part / RECORD).write_text(dumps(record), encoding="utf-8")
+        (part / RECIPE).write_text(recipe_toml(recipe), encoding="utf-8")
+        write_curve(part, curve)
+        write_card(part, output.name, record, recipe, origin)
+        os.rename(part, output)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full" if full else error.strerror or str(error)
-        raise OutputError(f"cannot write {output}: {reason}", hint="The training is kept: --resume.") from error
+        raise OutputError(
+            f"cannot write {output}: {reason}", hint="The training is kept: continue with --resume."
+        ) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
     return record
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer byte for byte: the student reads exactly what its teacher did."""
+    """Copy the tokenizer byte for byte, so the student gets exactly the teacher's tokens."""
     for pattern in _TOKENIZER:
         for path in source.glob(pattern):
             if path.is_file():
@@ -90,7 +92,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 def _copy_pooling(source: Path, target: Path, hidden: int) -> None:
-    """sentence-transformers' files, where there are any; a pooling's width is the student's."""
+    """Copy sentence-transformers' files, if any, with the student's width in the pooling's config."""
     if not (source / _SENTENCE[0]).exists():
         return
     for name in _SENTENCE:

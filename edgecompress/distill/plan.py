@@ -1,4 +1,4 @@
-"""What a distillation will do, found out before anything is trained: what can be refused is refused here."""
+"""Resolves and checks a distillation before training, so that invalid input fails early."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Student
 
 DEFAULT_STEPS = 1000
-_PROBED_TEXTS = 16  # that two tokenizers are compared on
+_PROBED_TEXTS = 16  # to compare two tokenizers
 _WEIGHT_BYTES = 4  # float32
-_LEARNED_BYTES = 16  # a weight, its gradient and the optimizer's two moments
-_STATES_A_LAYER = 24  # float32 [batch, tokens, hidden] that a layer keeps for its gradient, about
+_LEARNED_BYTES = 16  # weight, gradient and the optimizer's two moments
+_STATES_A_LAYER = 24  # float32 [batch, tokens, hidden] kept per layer for the gradient, estimated
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """``teacher`` None: an endpoint's outputs are all there is of it."""
+    """``teacher`` None: the teacher is an endpoint, and the data holds its responses."""
 
-    recipe: DistillRecipe  # with every choice made but ``steps`` from ``minutes``
+    recipe: DistillRecipe  # with every default filled in, except ``steps`` if ``minutes`` are given
     recipe_sha256: str
     teacher: Student | None
     record: TeacherRecord
-    origin: Student  # whose tokenizer, pooling and task the student has
+    origin: Student  # the checkpoint that gives the student its tokenizer, pooling and task
     data: TeachingData
     examples: Sequence[Example]
     tokenizer: Any
@@ -51,26 +51,26 @@ class Plan:
 def make_plan(
     teacher: str | None,
     recipe: DistillRecipe,
-    data: Path,
+    data: Path | TeachingData,
     record: TeacherRecord | None = None,
     *,
     asked: bool = True,
 ) -> Plan:
     """``teacher``: a folder or hub id; None, with a ``record``, for an endpoint whose responses are in the data.
 
-    ``asked`` False: it has not been asked yet, and there are prompts only.
+    ``asked`` False: prompts in the data may lack a response.
 
-    Raises UsageError, RecipeError, StudentError, or HostError where there is not the memory.
+    Raises UsageError, RecipeError, StudentError, or HostError if memory is too small.
     """
     if find_spec("accelerate") is None:
-        raise HostError("teaching a student needs accelerate", hint="pip install 'edgecompress[export,distill]'")
+        raise HostError("distill needs the package 'accelerate'", hint="pip install 'edgecompress[export,distill]'")
     validate_distill_recipe(recipe)
-    taught = read_data(data)
+    taught = read_data(data) if isinstance(data, Path) else data
     described = load_student(StudentRecipe(source=teacher)) if teacher is not None else None
     if described is None and recipe.student.start is None:
         raise RecipeError(
-            "a teacher behind an API shows no layers that a student could start from",
-            hint="Give start = a checkpoint's folder in [student].",
+            "a teacher behind an endpoint has no layers to start a student from",
+            hint='Set start = "FOLDER" in [student], the checkpoint to train.',
         )
     start = load_student(StudentRecipe(source=recipe.student.start)) if recipe.student.start else None
     origin = start or described
@@ -82,7 +82,8 @@ def make_plan(
     if start is not None and described is not None and recipe.method != BLACK_BOX:
         if start.task != described.task:
             raise StudentError(
-                f"the teacher does {described.task} and the student {start.task}", hint="Give two of one task."
+                f"the teacher's task is {described.task}, the student's {start.task}",
+                hint="Use two checkpoints of the same task.",
             )
         require_same_tokens(load_tokenizer(described.path), tokenizer, taught.texts[:_PROBED_TEXTS])
     size = min(recipe.training.max_length_tokens, origin.max_length_tokens or recipe.training.max_length_tokens)
@@ -90,9 +91,9 @@ def make_plan(
     estimate = _memory(recipe, origin, described)
     check_available(
         estimate,
-        "teaching this student" if described is None else "the teacher, and the student that learns beside it,",
-        "Give a smaller batch or max_length_tokens in [training], a smaller teacher, or a machine with more memory; "
-        "or teach from the teacher's outputs alone (method = 'black-box').",
+        "training this student" if described is None else "training this student with its teacher",
+        "Use a smaller batch or max_length_tokens in [training], a smaller teacher, or a machine with more memory; "
+        "or train on the teacher's responses only (method = 'black-box').",
     )
     examples = make_examples(taught, tokenizer, size, next_token=distill_task(origin).next_token)
     return Plan(
@@ -109,7 +110,7 @@ def make_plan(
 
 
 def _resolve(recipe: DistillRecipe, origin: Student, teacher: Student | None) -> DistillRecipe:
-    """Every default in its place. What needs torch is imported here, not with the module."""
+    """The recipe with every default filled in. Imports torch here, so that the module stays light."""
     from edgecompress.distill.objective import resolve_loss
     from edgecompress.distill.shapes import resolve
 
@@ -117,12 +118,12 @@ def _resolve(recipe: DistillRecipe, origin: Student, teacher: Student | None) ->
     method = recipe.method or ("white-box" if teacher is not None else BLACK_BOX)
     if method != BLACK_BOX and teacher is None:
         raise RecipeError(
-            "a teacher behind an API is a black box", hint="Leave method out, or give the teacher's checkpoint."
+            "a teacher behind an endpoint is a black box", hint="Omit method, or give the teacher's checkpoint."
         )
     if method == BLACK_BOX and not spec.next_token:
         raise RecipeError(
-            f"a student of task {origin.task} gives no responses to learn from a black box",
-            hint="Give a decoder, or method = 'white-box' with the teacher's checkpoint.",
+            f"a student of task {origin.task} cannot learn from responses (black box)",
+            hint="Use a decoder, or method = 'white-box' with the teacher's checkpoint.",
         )
     student = resolve(recipe.student, _layers(teacher)) if teacher is not None else recipe.student
     training = recipe.training
@@ -140,11 +141,11 @@ def _require_responses(data: TeachingData) -> None:
     lacking = next((place for place, pair in enumerate(data.pairs, 1) if pair.response is None), None)
     if data.pairs and lacking is None:
         return
-    what = f"prompt {lacking} has no response" if lacking else "it has texts"
+    what = f"prompt {lacking} of {data.name} has no response" if lacking else f"{data.name} has texts"
     raise UsageError(
-        f"a black box is learned from by its responses, and {what} in {data.name}",
-        hint='Give lines of {"prompt": "…", "response": "…"}; --teacher openai:URL#MODEL has an endpoint make them '
-        "(`edgecompress serve` makes one of a teacher's bundle).",
+        f"{what}, but a black box teaches by its responses",
+        hint='Give lines with {"prompt": "…", "response": "…"}, or only prompts with --teacher openai:URL#MODEL, an '
+        "endpoint that answers them (`edgecompress serve` provides one).",
     )
 
 
@@ -159,7 +160,7 @@ def _layers(student: Student) -> int:
 
 
 def _memory(recipe: DistillRecipe, origin: Student, teacher: Student | None) -> int:
-    """Upper bound: a student that is cut from its teacher is counted whole, for it is cut from a copy."""
+    """Upper bound in bytes of the training's memory."""
     config, training = _config(origin), recipe.training
     positions = training.batch * training.max_length_tokens
     kept = recipe.student.layers

@@ -1,7 +1,7 @@
-"""The queries, keys and values of a model's attention, whatever its architecture.
+"""The queries, keys and values of a model's attention, for any architecture.
 
-They come from transformers' AttentionInterface, as the capture's do: one function serves every model that goes through
-it, and there is no table of module names.
+They come from transformers' AttentionInterface, as in the capture: one function serves every model that uses it, and
+no table of module names is needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ IMPLEMENTATION = "edgecompress-recording"
 
 
 class Heads(NamedTuple):
-    """Of one layer, float32 [B, H, T, D] each; with grouped queries there are fewer keys and values than queries."""
+    """Of one layer, float32 [B, H, T, D] each; grouped-query attention has fewer key and value heads than queries."""
 
     query: torch.Tensor
     key: torch.Tensor
@@ -40,14 +40,14 @@ def _attention(
 
 
 def register() -> None:
-    """Make the implementation known to transformers; again changes nothing."""
+    """Register the implementation with transformers; safe to repeat."""
     AttentionInterface.register(IMPLEMENTATION, _attention)
     AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
 
 
 @contextmanager
 def record_heads() -> Iterator[list[Heads]]:
-    """The heads of every attention that runs inside, in order."""
+    """Collect the heads of every attention that runs inside, in order."""
     seen: list[Heads] = []
     token = _recorded.set(seen)
     try:

@@ -1,7 +1,7 @@
-"""The store of a teacher's responses: SQLite, one row a prompt, on the disk before it counts.
+"""The store of a teacher's responses: SQLite, one row per prompt, on disk before it counts.
 
 An attempt is recorded before it is sent and removed in the transaction that stores its response. An attempt that is
-still recorded when the store is opened was in flight when a run was killed: it may have been paid for, and counts.
+still recorded when the store is opened was in flight when a run was killed: it may have been billed, so it counts.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from edgecompress.distill.budget import Tokens
+from edgecompress.distill.data import CUT
 from edgecompress.distill.endpoint import Endpoint
 from edgecompress.distill.prompts import Message, Prompt, Sampling
 from edgecompress.errors import OutputError, UsageError
@@ -45,16 +46,16 @@ _NO_STORE = "Give the .sqlite file that `edgecompress label` wrote."
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A response of the endpoint. ``tokens`` None: it did not report its usage."""
+    """A response of the endpoint. ``tokens`` None: the endpoint reported no usage."""
 
     text: str
     reasoning: str = ""
-    finish: str = "stop"  # "length": cut at max_tokens
+    finish: str = "stop"  # CUT: cut off at max_tokens
     tokens: Tokens | None = None
 
 
 class ResponseStore:
-    """Responses of one teacher in one file. For one thread at a time."""
+    """Responses of one teacher in one file. Use from one thread at a time."""
 
     def __init__(self, connection: sqlite3.Connection, endpoint: Endpoint, sampling: Sampling) -> None:
         self._connection = connection
@@ -72,7 +73,7 @@ class ResponseStore:
         return self._connection.execute("SELECT 1 FROM responses WHERE key = ?", (key,)).fetchone() is not None
 
     def begin(self, prompt: Prompt, bound: Tokens) -> int:
-        """Record an attempt and return its number. It is on the disk before the request is sent."""
+        """Record an attempt and return its id. It is on disk before the request is sent."""
         row = (prompt.key, self._teacher, bound.prompt, bound.completion)
         cursor = self._connection.execute(f"INSERT INTO attempts ({_ATTEMPT}) VALUES (?, ?, ?, ?)", row)
         assert cursor.lastrowid is not None
@@ -93,11 +94,11 @@ class ResponseStore:
             execute("DELETE FROM attempts WHERE id = ?", (attempt,))
 
     def lose(self, attempt: int) -> None:
-        """Mark an attempt that was sent and brought no complete response."""
+        """Mark an attempt that was sent and got no complete response."""
         self._connection.execute("UPDATE attempts SET lost = 1 WHERE id = ?", (attempt,))
 
     def drop(self, attempt: int) -> None:
-        """Remove an attempt that cannot have cost anything: it was refused, or never sent."""
+        """Remove an attempt that cannot have cost anything: rejected, or never sent."""
         self._connection.execute("DELETE FROM attempts WHERE id = ?", (attempt,))
 
     def fail(self, prompt: Prompt, reason: str, tries: int) -> None:
@@ -105,7 +106,7 @@ class ResponseStore:
         self._connection.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def spent(self) -> Tokens:
-        """By every run, for this endpoint's model: the usage of responses and the upper bounds of lost attempts."""
+        """Tokens of every run with this endpoint's model: responses' usage, and upper bounds of lost attempts."""
         total = Tokens()
         for table in ("responses", "attempts"):
             row = self._connection.execute(
@@ -117,13 +118,13 @@ class ResponseStore:
         return total
 
     def lost(self) -> int:
-        """Attempts, of all runs, that may have been paid for without a response."""
+        """Attempts of all runs without a response that may have been billed."""
         query = f"SELECT COUNT(*) FROM attempts WHERE lost AND teacher IN {self._same}"
         count: int = self._connection.execute(query, self._who).fetchone()[0]
         return count
 
     def merge(self, other: Path) -> tuple[int, int]:
-        """Copy another store's responses and failures. Returns how many responses were new and how many were not."""
+        """Copy another store's responses and failures. Returns the number of new and of known responses."""
         with contextlib.closing(_connect(other)) as source:
             responses = source.execute("SELECT * FROM responses").fetchall()
             failures = source.execute("SELECT * FROM failures").fetchall()
@@ -158,7 +159,7 @@ class ResponseStore:
 
 @contextlib.contextmanager
 def open_store(path: Path, endpoint: Endpoint, sampling: Sampling) -> Iterator[ResponseStore]:
-    """Created if it does not exist. Raises OutputError if another run writes to it, or it is no store."""
+    """Open or create a store. Raises OutputError if another run writes to it, or if it is not a store."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path), contextlib.closing(_connect(path, new=True)) as connection, store_errors(path):
         yield ResponseStore(connection, endpoint, sampling)
@@ -167,41 +168,53 @@ def open_store(path: Path, endpoint: Endpoint, sampling: Sampling) -> Iterator[R
 def read_pairs(
     store: Path, *, think: tuple[str, str] | None = None, whole: bool = False
 ) -> Iterator[tuple[list[Message], str]]:
-    """Each prompt's messages and its response, in the prompts' order; empty responses are left out.
+    """Each prompt's messages and its response, in the prompts' order, without empty responses.
 
-    ``think``: the reasoning goes before the response, between these tags. ``whole``: without responses that were cut at
-    max_tokens. A .jsonl file that :func:`write_jsonl` wrote is read as well. Raises UsageError and OutputError.
+    ``think``: tags around the reasoning, which then precedes the response. ``whole``: skip responses that were cut off
+    at max_tokens. Also reads a .jsonl file of :func:`write_jsonl`. Raises UsageError and OutputError.
     """
     for row in read_rows(store):
         text = str(row["response"])
         if think is not None and row["reasoning"]:
             text = f"{think[0]}\n{row['reasoning']}\n{think[1]}\n\n{text}"
-        if text and not (whole and row["finish"] == "length"):
+        if text and not (whole and row["finish"] == CUT):
             yield row["messages"], text
 
 
 def read_rows(store: Path) -> Iterator[dict[str, Any]]:
-    """``messages``, ``response``, ``reasoning`` and ``finish`` of each. Raises UsageError and OutputError."""
+    """``messages``, ``response``, ``reasoning``, ``finish`` and ``teacher`` of each.
+
+    Raises UsageError and OutputError.
+    """
     if not store.is_file():
-        raise UsageError(f"there are no responses at {store}", hint=_NO_STORE)
+        raise UsageError(f"no responses at {store}", hint=_NO_STORE)
     if store.suffix == ".jsonl":
         yield from _read_jsonl(store)
         return
     with contextlib.closing(_connect(store)) as connection:
         rows = connection.execute(
-            "SELECT messages, response, reasoning, finish FROM responses ORDER BY place, teacher, key"
+            "SELECT messages, response, reasoning, finish, url, model FROM responses "
+            "JOIN teachers ON teachers.id = teacher ORDER BY place, teacher, key"
         )
-        for messages, response, reasoning, finish in rows:
+        for messages, response, reasoning, finish, url, model in rows:
             yield {
                 "messages": json.loads(messages),
                 "response": response,
                 "reasoning": reasoning,
                 "finish": finish,
+                "teacher": str(Endpoint(url, model)),
             }
 
 
+def answers_of(store: Path, keys: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Response and finish of those prompts that have one, by key. Raises UsageError and OutputError."""
+    with contextlib.closing(_connect(store)) as connection:
+        rows = connection.execute("SELECT key, response, finish FROM responses")
+        return {key: (response, finish) for key, response, finish in rows if key in keys}
+
+
 def write_jsonl(store: Path, output: Path) -> int:
-    """Write one line a response, to a temporary file that is renamed. Returns how many."""
+    """Write one line per response, to a temporary file that is then renamed. Returns the number of lines."""
     part = output.with_name(f".{output.name}.part")
     count = 0
     with part.open("w", encoding="utf-8") as file:
@@ -213,7 +226,7 @@ def write_jsonl(store: Path, output: Path) -> int:
 
 
 def failures(store: Path) -> list[tuple[int, str]]:
-    """Place and reason of each prompt that has no response."""
+    """Place and reason of each failed prompt."""
     with contextlib.closing(_connect(store)) as connection:
         return list(connection.execute("SELECT place, reason FROM failures ORDER BY place"))
 
@@ -223,7 +236,7 @@ def store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise OutputError(f"the store {path} cannot be written: {error}", hint="Is the disk full?") from None
+        raise OutputError(f"the store {path} cannot be written: {error}", hint="Check the free disk space.") from None
 
 
 def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -231,19 +244,20 @@ def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         try:
             row = json.loads(line)
             yield {"messages": row["messages"], "response": row["response"]} | {
-                name: row.get(name, "") for name in ("reasoning", "finish")
+                name: row.get(name, "") for name in ("reasoning", "finish", "teacher")
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             column = error.colno if isinstance(error, json.JSONDecodeError) else 1
             raise UsageError(
-                f"{path}, line {number}, column {column}: it is no response", hint="Write it again from its store."
+                f"{path}, line {number}, column {column}: the line is not a response",
+                hint="Run `edgecompress label` again to rewrite the file.",
             ) from None
 
 
 def _connect(path: Path, *, new: bool = False) -> sqlite3.Connection:
-    """Raises OutputError for a file that is no store, or of another version."""
+    """Raises OutputError for a file that is not a store, or has another version."""
     if not new and not path.is_file():
-        raise UsageError(f"there are no responses at {path}", hint=_NO_STORE)
+        raise UsageError(f"no responses at {path}", hint=_NO_STORE)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -253,10 +267,10 @@ def _connect(path: Path, *, new: bool = False) -> sqlite3.Connection:
         if empty and new:
             connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {_VERSION}; COMMIT;")
         elif version != _VERSION:
-            raise OutputError(f"{path} is no store of responses that this version reads", hint=_NO_STORE)
+            raise OutputError(f"{path} is not a response store that this version reads", hint=_NO_STORE)
     except sqlite3.DatabaseError as error:
         connection.close()
-        raise OutputError(f"{path} is no store of responses: {error}", hint="Give another -o.") from None
+        raise OutputError(f"{path} is not a response store: {error}", hint="Give another -o.") from None
     except BaseException:
         connection.close()
         raise
@@ -281,11 +295,13 @@ def _take(lock: Path, path: Path) -> IO[bytes]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise OutputError(f"another run writes to {path}", hint="Wait for it, or give another -o.") from None
+            raise OutputError(
+                f"another run is writing to {path}", hint="Wait for it to end, or give another -o."
+            ) from None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 return file
-        file.close()  # its holder removed it just now
+        file.close()  # its holder has just removed it
 
 
 def _now() -> str:

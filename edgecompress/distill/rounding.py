@@ -1,10 +1,10 @@
-"""Learning under the rounding that the student ships with: values are rounded as `quantize` will round them, and the
-gradient passes as if they had not been (straight-through estimator, arXiv 1308.3432).
+"""Quantization-aware training: the forward pass rounds values as `quantize` will, and the gradient ignores the rounding
+(straight-through estimator, arXiv 1308.3432).
 
-Weights in blocks have the scales that the export's own search finds. The search looks at ten ranges of every block, so
-it is not made at each step: scales are kept until :meth:`Rounding.refresh`. What an activation is rounded by are the
-extremes of its batch. Two things are left to the export: smoothing of activations, which only helps, and the int8
-inputs of weight-only products, which cost next to nothing beside 4-bit weights.
+Block-wise weights use the scales of the export's own search. The search tries ten ranges per block, too slow for each
+step, so scales are kept until :meth:`Rounding.refresh`. Activations use the extremes of their batch. Two parts are left
+to the export: smoothing of activations, which only helps, and int8 inputs of weight-only products, whose error is small
+next to that of 4-bit weights.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edgecompress.types.distill import INT8_PER_TENSOR, NO_ROUNDING
 from edgecompress.types.precision import INT4_WEIGHTS, INT8_WEIGHTS
 
 _BITS = {INT4_WEIGHTS: 4, INT8_WEIGHTS: 8}
-_ROWS = 256  # of a weight, searched at a time: their temporaries stay in the cache
+_ROWS = 256  # of a weight per search: the temporaries fit into the CPU cache
 
 
 def straight_through(rounded: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -34,14 +34,14 @@ def straight_through(rounded: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def round_rows(weight: torch.Tensor, *, per_tensor: bool = False) -> torch.Tensor:
-    """Symmetric int8 of [N, K] with one scale an output, as :func:`per_column_int8`, or one for all."""
+    """Symmetric int8 of [N, K] with one scale per output, like :func:`per_column_int8`, or one per tensor."""
     largest = weight.detach().abs().amax() if per_tensor else weight.detach().abs().amax(1, keepdim=True)
     scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
     return straight_through(torch.round(weight.detach() / scale).clamp(-127, 127) * scale, weight)
 
 
 def round_activation(x: torch.Tensor) -> torch.Tensor:
-    """uint8 with one scale and one zero point, between the extremes of the batch, zero exact."""
+    """uint8 with one scale and zero point from the extremes of the batch; zero is exact."""
     with torch.no_grad():
         low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
         scale = ((high - low) / 255).clamp(min=torch.finfo(x.dtype).tiny)
@@ -51,7 +51,7 @@ def round_activation(x: torch.Tensor) -> torch.Tensor:
 
 
 class BlockRounding:
-    """Weights [N, K] in blocks along K, by the scales of the last :meth:`refresh`."""
+    """Rounds weights [N, K] in blocks along K, with the scales of the last :meth:`refresh`."""
 
     def __init__(self, form: BlockFormat) -> None:
         self.form = form
@@ -74,10 +74,10 @@ class BlockRounding:
 
 
 class Rounding:
-    """Of a model's linear layers and embedding tables, by the name of a precision."""
+    """Rounding of a model's linear layers and embedding tables in a named precision."""
 
     def __init__(self, model: torch.nn.Module, precision: str, block_size: int, *, blocks_tables: bool) -> None:
-        """``blocks_tables``: embedding tables are rounded in blocks, too, where weights are.
+        """``blocks_tables``: embedding tables are rounded in blocks if weights are.
 
         Raises RecipeError if the model has no linear layer.
         """
@@ -91,7 +91,7 @@ class Rounding:
         ]
         if not self._linears:
             raise RecipeError(
-                f"the student has no linear layer that {precision} could round", hint="Leave rounding out."
+                f"the student has no linear layer to round to {precision}", hint="Omit rounding in [training]."
             )
         self._blocks: dict[torch.nn.Module, BlockRounding] = {}
         bits = _BITS.get(precision)
@@ -104,18 +104,18 @@ class Rounding:
                     self._blocks[table] = BlockRounding(BlockFormat(bits=bits, block_size=size))
 
     def of(self, model: torch.nn.Module) -> Rounding:
-        """The same for another model of this kind."""
+        """The same rounding for another model of this architecture."""
         block_size, blocks_tables = self._settings
         return Rounding(model, self.precision, block_size, blocks_tables=blocks_tables)
 
     def refresh(self) -> None:
-        """Search scales again for the weights as they are now."""
+        """Search the scales again for the current weights."""
         for module, blocks in self._blocks.items():
             blocks.refresh(_weight(module))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the model computes with rounded values; its weights stay as they are, in float32."""
+        """The model computes with rounded values inside the block; its weights stay float32."""
         self.refresh()
         changed: list[Any] = [*self._linears, *self._tables]
         try:
@@ -131,7 +131,7 @@ class Rounding:
         return module in self._blocks
 
     def weight(self, module: torch.nn.Module) -> torch.Tensor:
-        """As the layer will multiply by it."""
+        """The rounded weight of a layer."""
         if module in self._blocks:
             return self._blocks[module](_weight(module))
         per_tensor = self.precision == INT8_PER_TENSOR and isinstance(module, torch.nn.Linear)
@@ -158,7 +158,7 @@ class _Linear:
 
 
 class _Table:
-    """Only the rows that are looked up are rounded, where each has its own scale."""
+    """Rounds only the rows that are looked up, if each row has its own scale."""
 
     def __init__(self, module: torch.nn.Embedding, rounding: Rounding) -> None:
         self._module, self._rounding = module, rounding

@@ -1,4 +1,4 @@
-"""The stages of a distillation, in order: plan, student, teacher's vectors, training, output."""
+"""The stages of a distillation, in order: student, teacher's vectors, training, output."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from edgecompress.distill.teacher_vectors import load_vectors, save_vectors, vec
 from edgecompress.distill.trainer import Lesson, steps_in, train
 from edgecompress.distill.work import Run, WorkFolder, require_same
 from edgecompress.errors import EdgeCompressError, InterruptedRunError, StudentError
+from edgecompress.export.interrupts import Interrupts
 from edgecompress.kinds.checkpoints import load_student
 from edgecompress.types.distill import NO_ROUNDING, DataRecord, Distillation
 from edgecompress.types.recipe import StudentRecipe
@@ -34,7 +35,7 @@ from edgecompress.version import __version__
 
 Show = Callable[[str], None]
 _PACKAGES = ("torch", "transformers", "accelerate", "tokenizers")
-_PROBED = 8  # steps that the order is made for while their number is not known
+_PROBED = 8  # steps in the order while the number of steps is unknown
 
 
 def distill(
@@ -45,9 +46,9 @@ def distill(
     threads: int | None = None,
     show: Show = lambda _: None,
 ) -> Distillation:
-    """Make the student; its record. What was cut off lies beside ``output`` and is gone on with by ``resume``.
+    """Train the student and return its record. ``resume`` continues an interrupted training, kept next to ``output``.
 
-    Raises OutputError, UsageError, RecipeError, StudentError, and InterruptedRunError, which says what is left.
+    Raises OutputError, UsageError, RecipeError, StudentError, and InterruptedRunError, which names what is kept.
     """
     check_free(output)
     work = WorkFolder(output)
@@ -55,20 +56,31 @@ def distill(
     now = _identity(plan)
     if was is not None:
         require_same(was, now, plan.recipe.training.steps)
-    with _threads(threads), _left_as_it_is_told(work):
+    with _threads(threads), _checkpoint_kept(work), Interrupts() as interrupts:
+
+        def show_unless_interrupted(text: str) -> None:
+            interrupts.raise_lost()
+            show(text)
+
         transformers.utils.logging.disable_progress_bar()
-        made = _run(plan, output, work, was, now, show)
+        made = _run(plan, output, work, was, now, show_unless_interrupted, interrupts)
     work.remove()
     return made
 
 
 def _run(
-    plan: Plan, output: Path, work: WorkFolder, was: Run | None, now: Mapping[str, str], show: Show
+    plan: Plan,
+    output: Path,
+    work: WorkFolder,
+    was: Run | None,
+    now: Mapping[str, str],
+    show: Show,
+    interrupts: Interrupts,
 ) -> Distillation:
     began, recipe = time.perf_counter(), plan.recipe.training
     teacher, student = load_pair(plan, show)
     examples, pad = plan.examples, _pad(plan)
-    rounding = rounding_of(student, plan)  # of the student alone, before the loss puts a module beside it
+    rounding = rounding_of(student, plan)  # before the loss adds a module to the student
     objective = Objective(plan.recipe.loss, plan.origin, student, None if plan.black_box else teacher)
     assert recipe.learning_rate is not None
     lesson = Lesson(
@@ -94,7 +106,7 @@ def _run(
             save_vectors(work.path, vectors)
         objective.vectors = vectors.to(next(teacher.parameters()).device)
     before = work.seconds
-    curve = train(student, lesson, work, show)
+    curve = train(student, lesson, work, show, interrupts)
     objective.take_off(student)
     show("writing the student")
     lengths = np.array([len(example.ids) for example in examples])
@@ -108,6 +120,7 @@ def _run(
             sha256=plan.data.sha256,
             examples=len(examples),
             tokens=int(lengths[lesson.order].sum()),
+            responses=plan.data.stored,
         ),
         recipe_sha256=plan.recipe_sha256,
         seed=recipe.seed,
@@ -122,7 +135,7 @@ def _run(
 
 
 def load_pair(plan: Plan, show: Show = lambda _: None) -> tuple[torch.nn.Module | None, torch.nn.Module]:
-    """The teacher, frozen, or None where it is not asked; and the student as it starts. Both in float32."""
+    """The frozen teacher, or None if it is not needed, and the untrained student. Both float32."""
     register()
     implementation = IMPLEMENTATION if needs_heads(plan.recipe.loss) else "sdpa"
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -139,14 +152,14 @@ def load_pair(plan: Plan, show: Show = lambda _: None) -> tuple[torch.nn.Module 
 
 
 def _load(described: Student, implementation: str) -> torch.nn.Module:
-    """Where an architecture does not know fast attention, its own is taken; its heads cannot be seen then."""
+    """Load a model, with eager attention if the architecture supports no other; its heads are then hidden."""
     try:
         return load_model(described, implementation)
     except ValueError as error:
         if implementation == IMPLEMENTATION:
             raise StudentError(
-                f"the attention of '{described.architecture}' is its own, and its relations cannot be seen",
-                hint="Weigh `hidden` instead of `relations` in [loss].",
+                f"'{described.architecture}' has its own attention code, which does not expose relations",
+                hint="Use `hidden` instead of `relations` in [loss].",
             ) from error
         return load_model(described, "eager")
 
@@ -171,7 +184,7 @@ def _pad(plan: Plan) -> int:
 
 
 def _identity(plan: Plan) -> dict[str, str]:
-    """What a run that goes on must have in common with the one that was cut off."""
+    """What a resumed run must have in common with the interrupted one."""
     return {
         "recipe": plan.recipe_sha256,
         "data": f"{plan.data.sha256} {digest(plan.examples)}",
@@ -191,19 +204,19 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _left_as_it_is_told(work: WorkFolder) -> Iterator[None]:
-    """Interrupted: what can be gone on with stays, and is named. Another failure of ours would come again."""
+def _checkpoint_kept(work: WorkFolder) -> Iterator[None]:
+    """Keep and name the last checkpoint of an interrupted training; another failure would only repeat."""
     try:
         yield
     except (KeyboardInterrupt, InterruptedRunError):
         last = work.last_checkpoint()
         if last is None:
             work.remove()
-            raise InterruptedRunError("interrupted before the first checkpoint; nothing was left behind") from None
+            raise InterruptedRunError("interrupted before the first checkpoint; nothing was written") from None
         step = last.name.partition("-")[2]
         raise InterruptedRunError(
             f"interrupted; the training up to step {step} is in {work.path}",
-            hint="The same command with --resume goes on from there.",
+            hint="Run the same command with --resume to continue.",
         ) from None
     except EdgeCompressError as error:
         if "--resume" not in error.hint:

@@ -1,4 +1,4 @@
-"""What the student starts as: layers of its teacher (as DistilBERT, arXiv 1910.01108), or a smaller one of its kind."""
+"""The untrained student: layers of its teacher (as in DistilBERT, arXiv 1910.01108), or a smaller model of its kind."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _HALF = 2
 
 
 def evenly_spread(count: int, of: int) -> tuple[int, ...]:
-    """``count`` of ``of`` layers with the first and the last: 0, 2, 4, 7, 9, 11 for 6 of 12; the last for one."""
+    """``count`` of ``of`` layers, with the first and the last: 0, 2, 4, 7, 9, 11 for 6 of 12. For one, the last."""
     if count == 1:
         return (of - 1,)
     return tuple(round(i * (of - 1) / (count - 1)) for i in range(count))
 
 
 def taught_by(layers: int, of: int) -> tuple[int, ...]:
-    """The teacher's layer whose output each student layer is to give: the last of an equal share of them."""
+    """The teacher layer that each student layer imitates: the last of an equal share of them."""
     return tuple(round((i + 1) * of / layers) - 1 for i in range(layers))
 
 
@@ -41,7 +41,7 @@ def layers_of(model: torch.nn.Module) -> int:
 
 
 def resolve(recipe: NewStudentRecipe, teacher_layers: int) -> NewStudentRecipe:
-    """With every layer named, or the number of layers where they are new. Raises RecipeError for what is not there."""
+    """Fill in the layers to keep, or the number of new layers. Raises RecipeError for layers the teacher lacks."""
     if recipe.start is not None:
         return recipe
     layers = recipe.layers
@@ -51,22 +51,22 @@ def resolve(recipe: NewStudentRecipe, teacher_layers: int) -> NewStudentRecipe:
         return replace(recipe, layers=layers)
     if isinstance(layers, int):
         if layers > teacher_layers:
-            raise _beyond(f"{layers} layers were asked for", teacher_layers)
+            raise _beyond(f"[student] asks for {layers} layers", teacher_layers)
         layers = evenly_spread(layers, teacher_layers)
     if max(layers) >= teacher_layers:
-        raise _beyond(f"layer {max(layers)} was asked for", teacher_layers)
+        raise _beyond(f"[student] asks for layer {max(layers)}", teacher_layers)
     return replace(recipe, layers=layers)
 
 
 def _beyond(asked: str, teacher_layers: int) -> RecipeError:
     return RecipeError(
-        f"{asked}, and the teacher has {teacher_layers}",
-        hint=f"Its layers are 0 to {teacher_layers - 1}; a student keeps {teacher_layers} at most.",
+        f"{asked}, but the teacher has {teacher_layers}",
+        hint=f"The teacher's layers are 0 to {teacher_layers - 1}.",
     )
 
 
 def make_student(recipe: NewStudentRecipe, teacher: torch.nn.Module, described: Student, seed: int) -> torch.nn.Module:
-    """From a resolved recipe. Raises RecipeError if this architecture cannot be cut so."""
+    """Build the student of a resolved recipe. Raises RecipeError if the architecture does not allow it."""
     if recipe.hidden is not None:
         return _new(recipe, teacher, seed)
     assert isinstance(recipe.layers, tuple)
@@ -74,7 +74,7 @@ def make_student(recipe: NewStudentRecipe, teacher: torch.nn.Module, described: 
 
 
 def keep_layers(teacher: torch.nn.Module, kept: Sequence[int], architecture: str) -> torch.nn.Module:
-    """A copy with those layers only, and a config that says so."""
+    """A copy with only these layers, and a config that matches."""
     student = copy.deepcopy(teacher)
     total = layers_of(teacher)
     stacks = [
@@ -86,8 +86,8 @@ def keep_layers(teacher: torch.nn.Module, kept: Sequence[int], architecture: str
     kinds = {type(layer) for _, _, child in stacks for layer in child}
     if len(stacks) != 1 or len(kinds) > 1:
         raise RecipeError(
-            f"layers of the architecture '{architecture}' cannot be left out: it has no single row of {total}",
-            hint="Give a student of your own (start = a folder in [student]).",
+            f"layers of '{architecture}' cannot be removed: it has no single list of {total} layers",
+            hint='Bring your own student: start = "FOLDER" in [student].',
         )
     parent, name, rows = stacks[0]
     chosen = torch.nn.ModuleList(rows[index] for index in kept)
@@ -101,7 +101,7 @@ def keep_layers(teacher: torch.nn.Module, kept: Sequence[int], architecture: str
 
 
 def _cut_config(config: Any, kept: Sequence[int], total: int) -> None:
-    """The number of layers, and every list that says something of each."""
+    """Set the number of layers, and shorten every list with one entry per layer."""
     for key, value in list(vars(config).items()):
         if isinstance(value, list) and len(value) == total and not key.startswith("_"):
             setattr(config, key, [value[index] for index in kept])
@@ -120,20 +120,21 @@ def _new(recipe: NewStudentRecipe, teacher: torch.nn.Module, seed: int) -> torch
         if given[key] is None:
             continue
         if not hasattr(old, name):
-            raise RecipeError(f"the teacher's config.json knows no {name}", hint=f"Leave {key} out of [student].")
+            raise RecipeError(f"the teacher's config.json has no {name}", hint=f"Omit {key} in [student].")
         setattr(config, name, given[key])
     if recipe.layers > len(getattr(config, "layer_types", None) or range(recipe.layers)):
-        raise _beyond(f"{recipe.layers} layers were asked for", int(old.num_hidden_layers))
+        raise _beyond(f"[student] asks for {recipe.layers} layers", int(old.num_hidden_layers))
     _cut_config(config, range(recipe.layers), int(old.num_hidden_layers))
     if config.hidden_size % config.num_attention_heads:
         raise RecipeError(
-            f"a width of {config.hidden_size} cannot be split into {config.num_attention_heads} heads",
-            hint="Give another `hidden`, or `heads`, in [student].",
+            f"{config.num_attention_heads} heads do not divide a width of {config.hidden_size}",
+            hint="Change `hidden` or `heads` in [student].",
         )
     kv_heads = getattr(config, "num_key_value_heads", None)
     if kv_heads and config.num_attention_heads % kv_heads:
         raise RecipeError(
-            f"{config.num_attention_heads} heads cannot share {kv_heads} keys", hint="Give `kv_heads` in [student]."
+            f"{kv_heads} key-value heads do not divide {config.num_attention_heads} heads",
+            hint="Set `kv_heads` in [student].",
         )
     torch.manual_seed(seed)
     auto: Any = type(teacher)

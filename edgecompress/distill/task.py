@@ -1,4 +1,4 @@
-"""How a student is taught, as its kind says."""
+"""Finds how to train a student: its kind's distill module."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from edgecompress.types.student import Student
 
 
 def distill_task(student: Student) -> DistillTask:
-    """Raises StudentError for a student that is not taught."""
+    """The training defaults of the student's task. Raises StudentError if the task has none."""
     return distill_module(student).TASKS[student.task]
 
 
 def distill_module(student: Student) -> DistillModule:
-    """Of the student's kind. Raises StudentError if it has none, or if that says nothing of the student's task."""
-    # For whoever merges this: as soon as a student says its kind, the one to ask is find_kind(student.kind).
+    """The module of the student's kind. Raises StudentError if there is none for the student's task."""
     modules = [kind.distill for kind in kinds().values() if kind.has("distill")]
     found = next((module for module in modules if student.task in module.TASKS), None)
     if found is None:
         tasks = ", ".join(task for module in modules for task in module.TASKS)
-        raise StudentError(f"a student of task {student.task} cannot be taught", hint=f"What can be: {tasks}.")
+        raise StudentError(f"a student of task {student.task} cannot be distilled", hint=f"Supported tasks: {tasks}.")
     return found

@@ -1,4 +1,4 @@
-"""A sentence encoder's vectors: where nothing else is asked of the teacher, each text is shown to it once."""
+"""A sentence encoder's vectors, computed once per text if the loss needs nothing else from the teacher."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def vectors_of(
     pad_token_id: int,
     show: Callable[[str], None],
 ) -> torch.Tensor:
-    """float32 [N, D]; rows of examples that are not wanted stay zero. Always in the same batches, shortest first."""
+    """float32 [N, D]; rows outside ``wanted`` stay zero. Batches are the same in every run, shortest texts first."""
     order = sorted(wanted, key=lambda index: (len(examples[index].ids), index))
     found: torch.Tensor | None = None
     device = next(teacher.parameters()).device
@@ -36,7 +36,7 @@ def vectors_of(
         if found is None:
             found = torch.zeros(len(examples), vector.shape[1], device=device)
         found[rows] = vector
-        show(f"the teacher has read {min(start + _BATCH, len(order))} of {len(order)} texts")
+        show(f"teacher's vectors: {min(start + _BATCH, len(order))} of {len(order)} texts")
     assert found is not None
     return found
 

@@ -1,4 +1,4 @@
-"""A teacher and a student that read different tokens cannot be held against each other position by position."""
+"""Checks that teacher and student have the same tokenizer: the losses compare them position by position."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 from edgecompress.errors import StudentError
 
 _PROBES = ("Ünïcode, CamelCase & 3.14!", "  two  spaces\tand a tab", "日本語 на русском", "don't stop-word re-use")
-_WAY_OUT = (
-    "Give a student of the teacher's family, or of its layers (layers = … in [student]); or teach from the teacher's "
-    "outputs alone (method = 'black-box', with lines of prompt and response), which needs no common tokens."
+_HINT = (
+    "Use a student of the teacher's family, or of its layers (layers = … in [student]); or train on the teacher's "
+    "responses only (method = 'black-box', with prompts and responses), which needs no common tokens."
 )
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """``tokenizer.json`` as it is, for that is what a bundle's runtime reads: an architecture's own class would put its
-    own normalizer in the place of the file's. Raises StudentError if it cannot be read.
+    """Load ``tokenizer.json`` itself, as a bundle's runtime does: an architecture's class may replace its normalizer.
+
+    Raises StudentError if it cannot be read.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -33,10 +34,10 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def require_same_tokens(teacher: Any, student: Any, texts: Sequence[str]) -> None:
-    """Also on some of the texts. Raises StudentError that names the first difference, and what can be done."""
+    """Compare the vocabularies, and the tokens of some texts. Raises StudentError that names the first difference."""
     difference = _difference(teacher, student, [*_PROBES, *texts])
     if difference:
-        raise StudentError(f"teacher and student have different tokenizers: {difference}", hint=_WAY_OUT)
+        raise StudentError(f"teacher and student have different tokenizers: {difference}", hint=_HINT)
 
 
 def _difference(teacher: Any, student: Any, texts: Sequence[str]) -> str:
@@ -46,14 +47,14 @@ def _difference(teacher: Any, student: Any, texts: Sequence[str]) -> str:
             (token for token in far.keys() | near.keys() if far.get(token) != near.get(token)),
             key=lambda token: min(far.get(token, len(far)), near.get(token, len(near))),
         )
-        said = [f"{first!r} is {'no token' if v.get(first) is None else v[first]}" for v in (far, near)]
+        ids = ["missing" if v.get(first) is None else f"token {v[first]}" for v in (far, near)]
         sizes = f"{len(far)} and {len(near)} tokens; " if len(far) != len(near) else ""
-        return f"{sizes}{said[0]} of the teacher's and {said[1].rpartition(' is ')[2]} of the student's"
+        return f"{sizes}{first!r} is {ids[0]} in the teacher's and {ids[1]} in the student's"
     for text in texts:
         a, b = (tokenizer(text)["input_ids"] for tokenizer in (teacher, student))
         if a != b:
             place = next(
                 (i for i, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]), min(len(a), len(b))
             )
-            return f"their vocabularies are the same, and {text[:60]!r} is split otherwise from token {place} on"
+            return f"their vocabularies are the same, but {text[:60]!r} is split differently from token {place} on"
     return ""

@@ -1,4 +1,4 @@
-"""transformers' Trainer with our loss: it owns the loop, the optimizer, the schedule and the checkpoints."""
+"""transformers' Trainer with our loss: Trainer owns the loop, the optimizer, the schedule and the checkpoints."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from edgecompress.distill.objective import Objective
 from edgecompress.distill.rounding import Rounding
 from edgecompress.distill.work import WorkFolder
 from edgecompress.errors import RecipeError
+from edgecompress.export.interrupts import Interrupts
 from edgecompress.types.distill import TrainingRecipe
 
 Show = Callable[[str], None]
@@ -36,7 +37,7 @@ _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_wit
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """In steps, each a multiple of the one before: so a run that goes on finds everything as it was."""
+    """Intervals in steps, each a multiple of the previous one, so a resumed run continues exactly."""
 
     log: int
     refresh: int
@@ -52,7 +53,7 @@ class Pace:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """All that a training needs besides the student."""
+    """Everything a training needs besides the student."""
 
     examples: Sequence[Example]
     order: npt.NDArray[np.int64]  # [steps * batch]
@@ -68,9 +69,11 @@ class Lesson:
 
 
 class DistillTrainer(Trainer):  # type: ignore[misc]
-    """``curve`` has a point for each stretch of steps, the first ones' too where a run goes on."""
+    """``curve`` covers all steps, including those before a resume."""
 
-    def __init__(self, student: torch.nn.Module, lesson: Lesson, work: WorkFolder, show: Show) -> None:
+    def __init__(
+        self, student: torch.nn.Module, lesson: Lesson, work: WorkFolder, show: Show, interrupts: Interrupts
+    ) -> None:
         recipe, pace = lesson.recipe, Pace.of(lesson.steps)
         arguments = TrainingArguments(
             output_dir=str(work.path),
@@ -84,7 +87,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             logging_steps=pace.log,
             logging_nan_inf_filter=False,
             save_steps=pace.save,
-            save_total_limit=2,  # the older one stands until the newer is whole
+            save_total_limit=2,  # the older one is kept until the newer one is complete
             remove_unused_columns=False,
             dataloader_pin_memory=False,
             disable_tqdm=True,
@@ -98,12 +101,12 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
             args=arguments,
             data_collator=partial(collate, pad_token_id=lesson.pad_token_id),
             train_dataset=ExampleSet(lesson.examples),
-            callbacks=[_Progress(show, work)],
+            callbacks=[_Progress(show, work, interrupts)],
         )
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """One pass over an order that is known beforehand, so that what was seen can be skipped exactly."""
+        """One pass over a fixed order, so that a resumed run skips exactly the seen examples."""
         loader = DataLoader(
             self.train_dataset,
             batch_size=self._lesson.recipe.batch,
@@ -113,7 +116,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-        """Raises RecipeError if the loss is no number."""
+        """Raises RecipeError if the loss is not finite."""
         step, rounding = self.state.global_step, self._lesson.rounding
         if rounding is not None and step % self._pace.refresh == 0:
             rounding.refresh()
@@ -122,15 +125,15 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         if not torch.isfinite(loss):
             worst = [name for name, value in parts.items() if not torch.isfinite(value)]
             raise RecipeError(
-                f"the loss is {loss.item()} at step {step + 1} ({', '.join(worst) or 'the sum'}): it diverged",
-                hint=f"Give a learning_rate below {self._lesson.learning_rate:g} in [training], or a longer warmup.",
+                f"the loss is {loss.item()} at step {step + 1} ({', '.join(worst) or 'the sum'}): training diverged",
+                hint=f"Use a learning_rate below {self._lesson.learning_rate:g} in [training], or a longer warmup.",
             )
         for name, value in parts.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.item()
         return (loss, None) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's own line, and the mean of each term since the last one."""
+        """Trainer's own entry, plus the mean of each term since the last entry."""
         if "loss" in logs:
             logs |= {f"term_{name}": total / self._pace.log for name, total in self._sums.items()}
             self._sums = {}
@@ -150,13 +153,16 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]
-    def __init__(self, show: Show, work: WorkFolder) -> None:
-        self._show, self._work = show, work
+    def __init__(self, show: Show, work: WorkFolder, interrupts: Interrupts) -> None:
+        self._show, self._work, self._interrupts = show, work, interrupts
         self._before = work.seconds
         self._started, self._first = time.perf_counter(), 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._started, self._first = time.perf_counter(), state.global_step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._interrupts.raise_lost()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._work.spent(self._before + time.perf_counter() - self._started)
@@ -176,10 +182,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def train(student: torch.nn.Module, lesson: Lesson, work: WorkFolder, show: Show) -> list[Point]:
-    """Teach the student in place, from the last checkpoint in ``work`` if there is one; the loss curve."""
+def train(
+    student: torch.nn.Module, lesson: Lesson, work: WorkFolder, show: Show, interrupts: Interrupts
+) -> list[Point]:
+    """Train the student in place, from the last checkpoint in ``work`` if any. Returns the loss curve."""
     with _dropout(student, lesson.recipe.dropout), _rounded(lesson.rounding):
-        trainer = DistillTrainer(student, lesson, work, show)
+        trainer = DistillTrainer(student, lesson, work, show, interrupts)
         last = work.last_checkpoint()
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     return trainer.curve()
@@ -191,7 +199,7 @@ def _rounded(rounding: Rounding | None) -> Any:
 
 @contextmanager
 def _dropout(student: torch.nn.Module, share: float) -> Iterator[None]:
-    """That share inside, in modules and in what a config says of it."""
+    """Set dropout inside the block, in the modules and the config."""
     config: Any = student.config
     said = {
         key: value
@@ -224,7 +232,7 @@ def _dropout(student: torch.nn.Module, share: float) -> Iterator[None]:
 
 
 def steps_in(student: torch.nn.Module, lesson: Lesson, minutes: float, show: Show) -> int:
-    """How many steps this machine makes in that time, from a few on a copy that is thrown away."""
+    """Steps that this machine makes in that time, measured with a few steps on a copy."""
     show("measuring this machine's speed")
     recipe = lesson.recipe
     probe = copy.deepcopy(student).train()

@@ -1,4 +1,4 @@
-"""The work folder beside the output: checkpoints of a training, and what it is a training of."""
+"""The work folder next to the output: a training's checkpoints, and what identifies the training."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _RUN, _SECONDS, _STATE = "run.json", "seconds", "trainer_state.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A training. ``of``: what a resumed run must have in common with it, by name."""
+    """A training. ``of``: name -> value of what a resumed run must have in common with it."""
 
     of: Mapping[str, str]
     steps: int
 
 
 class WorkFolder:
-    """``.<output>.distill``. It exists while a training runs, and after one was interrupted."""
+    """``.<output>.distill``. It exists during a training and after an interrupted one."""
 
     def __init__(self, output: Path) -> None:
         output = output.absolute()
@@ -34,15 +34,13 @@ class WorkFolder:
         run = self._read()
         if run is None:
             if resume:
-                raise UsageError(
-                    f"there is nothing to resume: no training was cut off at {self.path}", hint="Leave --resume out."
-                )
+                raise UsageError(f"nothing to resume: no interrupted training at {self.path}", hint="Omit --resume.")
             shutil.rmtree(self.path, ignore_errors=True)
             return None
         if not resume:
             raise OutputError(
-                f"a training was cut off: {self.path}",
-                hint="--resume goes on with it; to begin anew, remove that folder or give another --output.",
+                f"found an interrupted training: {self.path}",
+                hint="Use --resume to continue it. To start over, remove that folder or give another --output.",
             )
         return run
 
@@ -53,7 +51,7 @@ class WorkFolder:
         part.replace(self.path / _RUN)
 
     def last_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint: its state is the last file written."""
+        """The newest complete checkpoint: Trainer writes the state file last."""
         found = [path for path in self.path.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
         for path in sorted(found, key=lambda path: -int(path.name.partition("-")[2])):
             try:
@@ -65,7 +63,7 @@ class WorkFolder:
 
     @property
     def seconds(self) -> float:
-        """Time spent on the steps that the checkpoints hold."""
+        """Time spent up to the last checkpoint."""
         try:
             return float((self.path / _SECONDS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -92,6 +90,6 @@ def require_same(was: Run, now: Mapping[str, str], steps: int | None) -> None:
         changed.append(f"number of steps ({was.steps}, now {steps})")
     if changed:
         raise UsageError(
-            f"the training that was cut off was another one: its {' and '.join(changed)} changed",
-            hint="Give what it was begun with, or begin anew without --resume under another --output.",
+            f"the interrupted training does not match: its {' and '.join(changed)} changed",
+            hint="Use the original inputs, or start over with another --output and without --resume.",
         )

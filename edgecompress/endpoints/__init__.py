@@ -1,1 +1,1 @@
-"""What the endpoints of every kind share: turns at the model, refusals, requests whose client went away."""
+"""Shared by the endpoints of every kind: the request queue, error responses, and disconnected clients."""

@@ -1,7 +1,4 @@
-"""The bodies of requests. What is not named in them is refused.
-
-Some of it may be named only with the value that changes nothing.
-"""
+"""Request bodies. Unknown fields are refused; some known fields accept only a neutral value."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ class Body(BaseModel):
 
 
 def only(*neutral: Any) -> AfterValidator:
-    """Absent, null or one of these."""
+    """Accepts a missing field, null or one of these values."""
 
     def check(value: Any) -> Any:
         if value is not None and value not in neutral:

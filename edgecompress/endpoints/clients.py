@@ -1,4 +1,4 @@
-"""Clients that hang up before they are answered."""
+"""Clients that disconnect before they get a response."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from edgecompress.endpoints.refusals import Refusal
 T = TypeVar("T")
 
 CLIENT_GONE = 499
-"""Status of an answer that nobody reads."""
+"""Status of a response that no client receives."""
 
 
 class ClientGoneError(Exception):
-    """Nobody waits for the answer."""
+    """The client has disconnected."""
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """Its result, or ClientGoneError, with the work cancelled, as soon as the client hung up."""
+    """The result of ``work``. If the client disconnects, cancels the work and raises ClientGoneError."""
     working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -38,6 +38,6 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
 
 
 async def _gone(request: Request) -> None:
-    """The body was read before, so what comes now is the end."""
+    """Wait for the disconnect; the body has been read already."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""The one thread in which the model runs."""
+"""The single thread in which the model runs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ T = TypeVar("T")
 
 
 class Lane:
-    """Runs one call at a time, each in its turn."""
+    """Runs one call at a time, in order of arrival."""
 
     def __init__(self, turns: Turns) -> None:
         self.turns = turns
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="edgecompress-model")
 
     async def start(self, work: Callable[[], object]) -> None:
-        """Begin ``work`` when it is its turn, and come back. Raises Refusal if it is no turn."""
+        """Start ``work`` in its turn, and return. Raises Refusal if the queue is full or closed."""
         await self.turns.take()
         self._submit(work)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Who stops waiting for it does not end it: the turn lasts until it is done. Raises Refusal, and as it does."""
+        """Run ``work`` in its turn; cancelling the caller does not stop it. Raises Refusal and ``work``'s errors."""
         await self.turns.take()
         return await asyncio.wrap_future(self._submit(work))
 
@@ -38,7 +38,7 @@ class Lane:
         loop, began = asyncio.get_running_loop(), time.monotonic()
 
         def done(_: Future[T]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self.turns.leave, time.monotonic() - began)
 
         future = self._executor.submit(work)

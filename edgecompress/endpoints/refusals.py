@@ -1,4 +1,4 @@
-"""What is refused, as OpenAI's API says it: ``{"error": {"message", "type", "param", "code"}}``."""
+"""Error responses in the format of OpenAI's API: ``{"error": {"message", "type", "param", "code"}}``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgecompress.errors import EdgeCompressError, HostError, UsageError
 
 
 class Refusal(Exception):
-    """An answer that is no result."""
+    """An error response."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Refusal(Exception):
 
 
 def busy(waiting: int, wait_s: float) -> Refusal:
-    message = f"{waiting} requests are waiting already"
+    message = f"the queue is full: {waiting} requests are waiting"
     return Refusal(429, message, code="queue_full", headers={"Retry-After": str(max(1, math.ceil(wait_s)))})
 
 
@@ -55,12 +55,12 @@ def unknown_model(name: str) -> Refusal:
 
 
 def unsupported_task(name: str, hint: str) -> Refusal:
-    """``hint``: what the model is, and which paths it answers."""
+    """``hint``: what the model is, and which paths it supports."""
     return Refusal(400, f"the model '{name}' is {hint}", code="unsupported_task", param="model")
 
 
 def refusal_of(error: BaseException) -> Refusal:
-    """What the model's side raised. A failure of this program itself tells nothing of its inside."""
+    """The response to an exception. An internal error reveals no details."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, EdgeCompressError):
@@ -81,7 +81,7 @@ def add_handlers(app: FastAPI) -> None:
     async def unknown(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         nothing = error.status_code in (404, 405)
-        message = f"there is no {request.method} {request.url.path} here" if nothing else str(error.detail)
+        message = f"unknown URL: {request.method} {request.url.path}" if nothing else str(error.detail)
         code = "unknown_url" if nothing else None
         return Refusal(error.status_code, message, code=code, headers=error.headers).response
 
@@ -93,11 +93,11 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def _of_body(error: RequestValidationError) -> Refusal:
-    """The first thing that is wrong with it; what was sent is not repeated."""
+    """The first problem of the body, without repeating its content."""
     first = error.errors()[0]
     kind, places = str(first["type"]), [str(part) for part in first["loc"][1:]]
     if kind == "json_invalid":
-        return Refusal(400, f"the body is no JSON: {first.get('ctx', {}).get('error', '')}", code="invalid_json")
+        return Refusal(400, f"the body is not JSON: {first.get('ctx', {}).get('error', '')}", code="invalid_json")
     param = ".".join(places) or None
     if kind == "extra_forbidden":
         return Refusal(400, f"'{param}' is not supported", code="unsupported_parameter", param=param)

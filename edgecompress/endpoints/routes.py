@@ -1,4 +1,4 @@
-"""What a model answers, as the server takes it from the model's kind."""
+"""The routes of a model, which its kind provides."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, Protocol
 @dataclass(frozen=True, kw_only=True)
 class Route:
     path: str  # under /v1
-    answer: Callable[..., Awaitable[Any]]  # FastAPI finds the request and its body by their types
+    answer: Callable[..., Awaitable[Any]]  # FastAPI passes the request and its body by type
     method: str = "POST"
 
 
 class Endpoints(Protocol):
-    """One model's routes. What runs the model does so in the server's lane."""
+    """One model's routes. The model runs only in the server's lane."""
 
     @property
     def routes(self) -> tuple[Route, ...]: ...
 
     def cancel(self) -> None:
-        """End what runs now, if that can be ended before it is done."""
+        """Cancel the running call, if possible."""
 
     def close(self) -> None:
-        """Free what was kept between requests; nothing runs any more."""
+        """Free resources kept between requests; nothing runs any more."""

@@ -1,4 +1,4 @@
-"""Whose turn it is: one call at a time, in the order in which they came, and not more waiting than was allowed."""
+"""The request queue: one call at a time, first come, first served, with limited length."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections import deque
 
 from edgecompress.endpoints.refusals import busy, closing
 
-_OLD, _NEW = 0.8, 0.2  # of the running mean of a call's time
-_LONGEST_S = 60.0  # that a client is told to wait
+_OLD, _NEW = 0.8, 0.2  # weights of the running mean of a call's time
+_LONGEST_S = 60.0  # of Retry-After
 
 
 class Turns:
-    """For one event loop. Whoever took a turn leaves it, once, whatever happens."""
+    """For one event loop. Every ``take`` needs exactly one ``leave``, in every case."""
 
     def __init__(self, most_waiting: int) -> None:
         self._most = most_waiting
@@ -46,19 +46,19 @@ class Turns:
         try:
             await mine
         except asyncio.CancelledError:
-            if mine.done() and not mine.cancelled():  # it was given just now
+            if mine.done() and not mine.cancelled():  # the turn was granted just now
                 self._next()
             elif mine in self._waiting:
                 self._waiting.remove(mine)
             raise
 
     def leave(self, seconds: float) -> None:
-        """``seconds``: that the call took."""
+        """``seconds``: duration of the call."""
         self._call_s = _OLD * self._call_s + _NEW * seconds
         self._next()
 
     def close(self) -> None:
-        """Whoever waits is refused; who has the turn keeps it."""
+        """Refuse waiting requests; the running one continues."""
         self._closed = True
         while self._waiting:
             waiting = self._waiting.popleft()

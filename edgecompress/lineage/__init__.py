@@ -1,4 +1,4 @@
-"""Where a student came from: collected, judged by the user's policy alone, and written in the formats that others read.
+"""A student's lineage: collected, checked against the user's policy, and written in standard formats.
 
-Nothing here asks the network, and nothing is inferred: what no file and no user says stays unknown. Only ``hub`` sends.
+It works offline, except ``hub``, and infers nothing: what no file and no user states stays unknown.
 """

@@ -1,4 +1,4 @@
-"""A checkpoint's model card: its front matter, and what of it is lineage."""
+"""A checkpoint's model card: the lineage in its front matter."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import yaml
 from edgecompress.types.provenance import READ, UNKNOWN, Statement
 
 CARD = "README.md"
-_SAYS_NOTHING = ("unknown", "other")  # of the hub's licence ids; ``other`` has its name beside it
+_SAYS_NOTHING = ("unknown", "other")  # licence ids of the hub; ``other`` has a name in ``license_name``
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """``problem``: why its front matter cannot be read, if it cannot."""
+    """``problem``: why the front matter cannot be read, if so."""
 
     front: Mapping[str, Any]
     exists: bool
@@ -34,7 +34,7 @@ class Card:
 
 
 def read_card(folder: Path) -> Card:
-    """What the front matter of ``folder``'s README.md says; nothing where there is none."""
+    """Read the front matter of ``folder``'s README.md; empty if there is none."""
     path = folder / CARD
     if not path.is_file():
         return Card(front={}, exists=False)
@@ -43,7 +43,7 @@ def read_card(folder: Path) -> Card:
         return Card(front={}, exists=True)
     matter, closed, _ = text[4:].partition("\n---")
     if not closed:
-        return Card(front={}, exists=True, problem="its front matter is not closed by a line of ---")
+        return Card(front={}, exists=True, problem="its front matter has no closing --- line")
     try:
         front = yaml.safe_load(matter)
     except yaml.YAMLError as error:
@@ -53,10 +53,10 @@ def read_card(folder: Path) -> Card:
     if front is None:
         return Card(front={}, exists=True)
     if not isinstance(front, dict):
-        return Card(front={}, exists=True, problem="its front matter is no table")
+        return Card(front={}, exists=True, problem="its front matter is not a mapping")
     return Card(front=front, exists=True)
 
 
 def is_licence(licence: Statement, name: Statement) -> bool:
-    """Whether a licence is named: the hub's ``unknown`` is none, and its ``other`` is what ``license_name`` says."""
+    """Whether a licence is named: ``unknown`` is none, and ``other`` needs a ``license_name``."""
     return name.value is not None or (licence.value is not None and licence.value.lower() not in _SAYS_NOTHING)

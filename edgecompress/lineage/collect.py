@@ -1,4 +1,4 @@
-"""What a checkpoint's own files say of where it came from, and what its recipe declares."""
+"""Collects lineage from a checkpoint's files and from the recipe."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ _DEEPEST = 16  # generations
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What lineage needs of one. ``files``: name -> sha256."""
+    """A checkpoint. ``files``: name -> sha256."""
 
-    source: str  # as the user wrote it: a folder or a hub id
+    source: str  # as given: a folder or a hub id
     path: Path
     revision: str | None  # of a hub id
     files: Mapping[str, str]
 
     @property
     def name(self) -> str:
-        """Without the folders above it, which are private."""
+        """Without parent folders, which are private."""
         return self.source if self.revision is not None else Path(self.source).resolve().name
 
 
 @dataclass(frozen=True, kw_only=True)
 class LineageFiles:
-    """A checkpoint's lineage, and its ``notices``: file of the bundle -> the file to copy there."""
+    """A checkpoint's lineage. ``notices``: path in the bundle -> the file to copy there."""
 
     lineage: Lineage
     notices: Mapping[str, Path]
 
 
 def collect(checkpoint: Checkpoint, recipe: ProvenanceRecipe) -> LineageFiles:
-    """Read what lies in the folder and in those that it names; the network is never asked.
+    """Read the folder and the folders that it names; works offline.
 
-    Raises RecipeError if a notice file that the recipe declares is not there.
+    Raises RecipeError if a notice file declared in the recipe is missing.
     """
     card = read_card(checkpoint.path)
     name, is_hub_id = checkpoint.name, checkpoint.revision is not None
@@ -78,7 +78,7 @@ def collect(checkpoint: Checkpoint, recipe: ProvenanceRecipe) -> LineageFiles:
     found = _AncestryReader(first=checkpoint.path)
     if recipe.policy != OFF:
         distilled, problem = read_distillation(checkpoint.path, checkpoint.files)
-        found.remark(f"the card of {name} is not read: {card.problem}" if card.problem else None)
+        found.remark(f"the card of {name} cannot be read: {card.problem}" if card.problem else None)
         found.remark(problem)
         found.follow(checkpoint.path, card, distilled, name, None, 0)
         lineage = replace(lineage, distillation=distilled.teaching if distilled else None)
@@ -101,7 +101,7 @@ def collect(checkpoint: Checkpoint, recipe: ProvenanceRecipe) -> LineageFiles:
 
 @dataclass
 class _AncestryReader:
-    """Collects what each generation of a checkpoint's ancestors says."""
+    """Collects what each generation of a checkpoint's ancestors states."""
 
     first: Path  # the checkpoint's folder
     ancestors: list[Ancestor] = field(default_factory=list)
@@ -118,7 +118,7 @@ class _AncestryReader:
     ) -> None:
         """Read the ancestors of the checkpoint in ``folder``, and their ancestors."""
         if depth >= _DEEPEST:
-            self.remark(f"the chain of base models is longer than {_DEEPEST}, and is left there")
+            self.remark(f"the chain of base models is longer than {_DEEPEST}; the rest is omitted")
             return
         taught: set[str] = set()
         if distilled is not None:
@@ -148,7 +148,7 @@ class _AncestryReader:
         of: int | None,
         depth: int,
     ) -> None:
-        """What a student began as: with its own ancestors where its folder still lies, else what the record says."""
+        """The student's first checkpoint: with its ancestors if its folder exists, else as recorded."""
         if distilled.start is not None and _where(folder, distilled.start) is not None:
             relation = Statement(value="starts from", said_by=said_by, where="distill.toml")
             self._step(folder, distilled.start, relation, of, depth)
@@ -175,7 +175,7 @@ class _AncestryReader:
             self.ancestors.append(Ancestor(name=teacher.base_model, relation=says("base model"), of=place))
 
     def _step(self, folder: Path, base: str, relation: Statement, of: int | None, depth: int) -> None:
-        """One ancestor that is named by a folder or a hub id; a folder is read, if it is there."""
+        """Add one ancestor, named by a folder or a hub id; read the folder if it exists."""
         there = _where(folder, base)
         if there is None:
             local = base.startswith((".", "/", "~"))
@@ -183,7 +183,7 @@ class _AncestryReader:
             return
         name = there.name
         if there == self.first.resolve() or there in self.folders.values():
-            self.remark(f"the chain of base models comes back to {name}, and is left there")
+            self.remark(f"the chain of base models returns to {name}; it ends there")
             return
         card = read_card(there)
         self.folders[name if name not in self.folders else f"{name}-{len(self.folders)}"] = there
@@ -198,15 +198,15 @@ class _AncestryReader:
                 datasets=card.says("datasets"),
             )
         )
-        self.remark(f"the card of {name} is not read: {card.problem}" if card.problem else None)
-        # The weights of an ancestor are not hashed, so its record counts as declared.
+        self.remark(f"the card of {name} cannot be read: {card.problem}" if card.problem else None)
+        # An ancestor's weights are not hashed, so its record counts as declared.
         distilled, problem = read_distillation(there, None)
         self.remark(problem)
         self.follow(there, card, distilled, name, len(self.ancestors) - 1, depth + 1)
 
 
 def _where(folder: Path, base: str) -> Path | None:
-    """Where ``base`` lies, if it is written as a path: "owner/name" is the hub's, whatever lies here."""
+    """The folder of ``base`` if it is written as a path; "owner/name" is always a hub id."""
     if not base.startswith((".", "/", "~")):
         return None
     path = Path(base).expanduser()
@@ -215,7 +215,7 @@ def _where(folder: Path, base: str) -> Path | None:
 
 
 def _status(terms: tuple[Terms, ...]) -> Statement:
-    """The narrowest of what was declared; "unknown" where that is all that was."""
+    """The narrowest declared status; "unknown" if only that is declared."""
     for status in (*_NARROWEST_FIRST, "unknown"):
         for entry in terms:
             if entry.status == status:
@@ -228,7 +228,7 @@ def _contradictions(terms: tuple[Terms, ...]) -> tuple[str, ...]:
     if len({entry.status for entry in known}) < 2:
         return ()
     said = ", ".join(f"{entry.status} ({entry.where}, of {entry.of})" for entry in known)
-    return (f"the terms are declared in several ways, of which the narrowest counts: {said}",)
+    return (f"conflicting terms are declared; the narrowest applies: {said}",)
 
 
 def _proposed_name(terms: tuple[Terms, ...], name: str) -> Statement:

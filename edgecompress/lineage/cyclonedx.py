@@ -1,6 +1,6 @@
-"""A CycloneDX 1.6 bill of materials of a model (ML-BOM), written by hand: cyclonedx-python-lib has no model cards.
+"""A CycloneDX 1.6 bill of materials of a model (ML-BOM), written directly: cyclonedx-python-lib has no model cards.
 
-It has no time of its own, and its serial number is made of its content, so that the same bundle has the same one.
+It has no timestamp, and its serial number derives from its content, so the same bundle has the same BOM.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SPDX = (
     "LGPL-3.0", "MIT", "MPL-2.0", "MS-PL", "MulanPSL-2.0", "NCSA", "ODbL-1.0", "OFL-1.1", "OSL-3.0", "PDDL-1.0",
     "PostgreSQL", "Unlicense", "WTFPL", "Zlib",
 )  # fmt: skip
-_SPDX_IDS = {name.lower(): name for name in _SPDX}  # the hub writes the same ids in small letters
+_SPDX_IDS = {name.lower(): name for name in _SPDX}  # the hub writes them in lower case
 _STUDENT, _BUNDLE = "student", "bundle"
 _NAMESPACE = uuid.UUID("2b6a0d5c-6f0e-5d0c-9a4b-0c1d6f1f7a10")
 
@@ -34,7 +34,7 @@ _NAMESPACE = uuid.UUID("2b6a0d5c-6f0e-5d0c-9a4b-0c1d6f1f7a10")
 def bundle_bom(
     manifest: Manifest, lineage: Lineage, report: Report | None, records: Mapping[str, FileRecord]
 ) -> dict[str, Any]:
-    """Of a bundle: the compiled model, its files, and what it was made of as its pedigree."""
+    """The BOM of a bundle: the compiled model, its files, and its ancestors as pedigree."""
     path = manifest.variants[0].path
     model: dict[str, Any] = {
         "type": "machine-learning-model",
@@ -62,7 +62,7 @@ def bundle_bom(
 
 
 def checkpoint_bom(lineage: Lineage) -> dict[str, Any]:
-    """Of a checkpoint that nothing was made of yet."""
+    """The BOM of a checkpoint."""
     files = [_file(name, sha256) for name, sha256 in sorted(lineage.files.items())]
     return _bom(_student(lineage), files, {"edgecompress": __version__}, [{"ref": _STUDENT}])
 
@@ -90,7 +90,7 @@ def _bom(
 
 
 def _student(lineage: Lineage) -> dict[str, Any]:
-    """The checkpoint: every statement about it, and who says it, as properties."""
+    """The checkpoint, with every statement and its source as properties."""
     statements = {
         "source": lineage.source,
         "revision": lineage.revision,
@@ -118,6 +118,12 @@ def _student(lineage: Lineage) -> dict[str, Any]:
             _property("distillation:recipe_sha256", teaching.recipe_sha256),
             _property("distillation:tool_version", teaching.tool_version),
         ]
+        if (given := teaching.responses) is not None:
+            properties += [
+                _property("distillation:responses", f"{given.responses} from {given.name}"),
+                _property("distillation:responses_sha256", given.sha256),
+                _property("distillation:responses_teacher", given.teacher or "unknown"),
+            ]
     properties += [entry for terms in lineage.terms for entry in _terms(terms)]
     properties += [_property("remark", remark) for remark in lineage.remarks]
     ancestors = _ancestors(lineage.ancestors, None)
@@ -134,7 +140,7 @@ def _student(lineage: Lineage) -> dict[str, Any]:
 
 
 def _ancestors(ancestors: tuple[Ancestor, ...], of: int | None) -> list[dict[str, Any]]:
-    """Those of one generation, with their own within them."""
+    """The ancestors of one generation, with their own ancestors nested."""
     made = []
     for place, ancestor in enumerate(ancestors):
         if ancestor.of != of:
@@ -174,7 +180,7 @@ def _terms(terms: Terms) -> Iterable[dict[str, str]]:
 
 
 def _references(entries: tuple[Terms, ...]) -> dict[str, Any]:
-    """The terms that somebody read, with the hash of the text as it was then."""
+    """The declared terms, with the hash of the text as retrieved."""
     found = []
     for terms in entries:
         if terms.url is None:
@@ -214,7 +220,7 @@ def _tensor(spec: TensorSpec) -> str:
 
 
 def _licences(licence: Statement, name: Statement, link: Statement) -> dict[str, Any]:
-    """By its SPDX id where it has one, which is the hub's in capitals; else by the name that it is given."""
+    """By SPDX id if there is one (the hub uses lower case), else by name."""
     said = name.value or licence.value
     if said is None:
         return {}

@@ -1,4 +1,4 @@
-"""The records that `distill` leaves in a student's folder, held against its weights."""
+"""Reads the record that `distill` writes, and compares it with the weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from edgecompress.formats.distill_recipe import read_distill_recipe
 from edgecompress.types.distill import RECORD, Distillation
 from edgecompress.types.provenance import ProvenanceRecipe, Teaching, Terms
 
-_RECIPE = "distill.toml"  # beside the record: what it was made by, with every choice filled in
+_RECIPE = "distill.toml"  # next to the record: the recipe with every default filled in
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationLineage:
-    """``start``: the checkpoint whose weights the student began with, if the recipe beside the record names one."""
+    """``start``: the student's first checkpoint, if the recipe next to the record names one."""
 
     record: Distillation
     teaching: Teaching
@@ -27,9 +27,9 @@ class DistillationLineage:
 
 
 def read_distillation(folder: Path, files: Mapping[str, str] | None) -> tuple[DistillationLineage | None, str | None]:
-    """The record of ``folder`` and what is wrong with it. ``files`` (name -> sha256): None where they were not hashed.
+    """The record of ``folder``, and a problem with it. ``files`` (name -> sha256): None if they were not hashed.
 
-    It is verified only if every weight that it names is there with that hash, and no other weights are.
+    The record is verified only if the folder has exactly the weights that it names, with the same hashes.
     """
     path = folder / RECORD
     if not path.is_file():
@@ -49,25 +49,26 @@ def read_distillation(folder: Path, files: Mapping[str, str] | None) -> tuple[Di
         data_sha256=record.data.sha256,
         recipe_sha256=record.recipe_sha256,
         tool_version=record.tool_version,
+        responses=record.data.responses,
     )
     return DistillationLineage(record=record, teaching=teaching, start=_start(folder, record)), problem
 
 
 def _mismatch(record: Distillation, files: Mapping[str, str]) -> str | None:
-    taken = "so what it says is only taken as declared"
+    taken = "so its statements count as declared only"
     weights = {name: sha256 for name, sha256 in files.items() if name.endswith((".safetensors", ".bin"))}
     if not record.weights:
         return f"{RECORD} names no weights, {taken}"
     for name, sha256 in record.weights.items():
         if weights.get(name) != sha256:
-            what = "the hash of other weights than" if name in weights else "weights that are not here,"
-            return f"{RECORD} has {what} {name}, {taken}"
+            what = f"has another hash for {name}" if name in weights else f"names {name}, which is missing"
+            return f"{RECORD} {what}, {taken}"
     more = sorted(name for name in set(weights) - set(record.weights) if "/" not in name)
-    return f"{RECORD} does not know the weights {more[0]}, {taken}" if more else None
+    return f"{RECORD} does not list the weights {more[0]}, {taken}" if more else None
 
 
 def _start(folder: Path, record: Distillation) -> str | None:
-    """Of the recipe beside the record, if it is the one that the record names."""
+    """``start`` of the recipe next to the record, if its hash is the one in the record."""
     try:
         recipe = read_distill_recipe(folder / _RECIPE)
     except RecipeError:
@@ -78,7 +79,7 @@ def _start(folder: Path, record: Distillation) -> str | None:
 
 
 def terms_of(recipe: ProvenanceRecipe, *, of: str, where: str) -> Terms | None:
-    """What a recipe declares of ``of``; None if it is nothing."""
+    """The terms that a recipe declares for ``of``; None if it declares none."""
     terms = Terms(
         of=of,
         where=where,

@@ -1,4 +1,4 @@
-"""The files of a bundle that describe it in standard formats. They are written last, from the other files' hashes."""
+"""The files that describe a bundle in standard formats, written last, from the other files' hashes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Records = Mapping[str, FileRecord]
 def documents(
     manifest: Manifest, report: Report, lineage: Lineage, recipe: Recipe
 ) -> Callable[[Records], Mapping[str, str]]:
-    """What an export writes last: the bill of materials, and the statement of how the bundle was built."""
+    """Writer of an export's last files: the bill of materials and the build statement."""
 
     def write(records: Records) -> Mapping[str, str]:
         sbom = codec.dumps(bundle_bom(manifest, lineage, report, records))
@@ -38,10 +38,10 @@ def documents(
 def engine_documents(
     folder: Path, manifest: Manifest, engine_files: Collection[str]
 ) -> Callable[[Records], Mapping[str, str]]:
-    """What is written last when an engine is added to the bundle in ``folder``: a statement about the engine.
+    """Writer of the last file when an engine is added to the bundle in ``folder``: the engine's statement.
 
-    ``engine_files``: their names. The export's documents stay as they are, except that entries for a file that
-    the engine replaces are removed.
+    ``engine_files``: names of the engine's files. The export's documents stay unchanged, except that entries for
+    replaced files are removed.
     """
 
     def write(records: Records) -> Mapping[str, str]:

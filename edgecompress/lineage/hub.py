@@ -1,4 +1,4 @@
-"""Sends a bundle to the Hugging Face hub: every file of it, and nothing else."""
+"""Sends a bundle's files, and nothing else, to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from edgecompress.lineage.policy import check
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.provenance import Lineage
 
-_HUB_FILE = ".gitattributes"  # the hub's own
-_LOGIN = "`hf auth login`, or HF_TOKEN, gives one that may write there."
+_HUB_FILE = ".gitattributes"  # created by the hub
+_LOGIN = "Run `hf auth login`, or set HF_TOKEN, with a token that may write there."
 _DENIED_STATUSES = (401, 403)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parcel:
-    """What would be sent, and where to. ``warning``: of the provenance policy, in one line."""
+    """The files to send, and the repository. ``warning``: from the provenance policy, in one line."""
 
     repository: str
     folder: Path
@@ -32,7 +32,7 @@ class Parcel:
 
 
 def pack(manifest: Manifest, folder: Path, repository: str, policy: str) -> Parcel:
-    """Of a bundle whose hashes were checked. Asks no network. Raises UsageError or ProvenanceError."""
+    """Prepare a bundle whose hashes the caller has checked. Works offline. Raises UsageError or ProvenanceError."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -40,11 +40,11 @@ def pack(manifest: Manifest, folder: Path, repository: str, policy: str) -> Parc
         validate_repo_id(repository)
     except HFValidationError as error:
         raise UsageError(
-            f"'{repository}' is no name of a repository: {str(error).splitlines()[0][:160]}",
+            f"'{repository}' is not a repository name: {str(error).splitlines()[0][:160]}",
             hint="Give owner/name.",
         ) from error
     if "/" not in repository:
-        raise UsageError(f"'{repository}' does not say whose it is", hint="Give owner/name.")
+        raise UsageError(f"'{repository}' has no owner", hint="Give owner/name.")
     lineage = read_lineage(folder)
     warning = check(lineage, policy)
     beside = [MANIFEST, f"{MANIFEST}.sha256", *(name for name in UNSIGNED if not name.startswith("."))]
@@ -60,7 +60,7 @@ def pack(manifest: Manifest, folder: Path, repository: str, policy: str) -> Parc
 
 
 def push(parcel: Parcel, *, private: bool) -> str:
-    """Send it; the address of the commit. Raises HubError, and OutputError if something else lies there."""
+    """Send the bundle; return the commit's URL. Raises HubError; OutputError if the repository holds other files."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -69,15 +69,15 @@ def push(parcel: Parcel, *, private: bool) -> str:
         api.create_repo(parcel.repository, private=private or None, exist_ok=True)
         if private and not api.model_info(parcel.repository).private:
             raise OutputError(
-                f"{parcel.repository} is there already, and it is public",
+                f"{parcel.repository} exists and is public",
                 hint="Make it private on the hub, or give another name.",
             )
         there = set(api.list_repo_files(parcel.repository)) - {_HUB_FILE}
         old = sorted(there - set(parcel.files))
         if old and MANIFEST not in there:
             raise OutputError(
-                f"{parcel.repository} holds something else than a bundle: {', '.join(old[:3])}",
-                hint="Give another name: a push replaces what is there.",
+                f"{parcel.repository} holds files that are not a bundle's: {', '.join(old[:3])}",
+                hint="Give another name: a push replaces the repository's content.",
             )
         manifest = parcel.manifest
         commit = api.upload_folder(
@@ -92,30 +92,34 @@ def push(parcel: Parcel, *, private: bool) -> str:
 
 @contextmanager
 def _hub_errors(repository: str) -> Iterator[None]:
-    """Turns every failure of the hub into a HubError with one message."""
+    """Turns every failure of the hub into a HubError."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-    again = "Nothing that is there was taken away; the same command goes on where it stopped."
+    again = "Nothing in the repository was deleted; run the same command to resume."
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the hub's advice on cards
             yield
     except LocalTokenNotFoundError as error:
-        raise HubError("there is no token for the hub on this machine", hint=_LOGIN) from error
+        raise HubError("this machine has no token for the hub", hint=_LOGIN) from error
     except OfflineModeIsEnabled as error:
-        raise HubError("HF_HUB_OFFLINE is set, so the hub is not asked", hint="Unset it to push.") from error
+        raise HubError(
+            "HF_HUB_OFFLINE is set, so nothing can be sent", hint="Unset it to push; --dry-run works offline."
+        ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in _DENIED_STATUSES:
-            raise HubError(f"the hub does not let this token write to {repository} ({status})", hint=_LOGIN) from error
+            raise HubError(f"this token may not write to {repository} ({status})", hint=_LOGIN) from error
         raise HubError(f"the hub answers {status}: {_line(error)}", hint=again) from error
     except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
         why = _line(error) or type(error).__name__
-        raise HubError(f"the connection to the hub was lost, or there is none: {why}", hint=again) from error
+        raise HubError(f"no connection to the hub: {why}", hint=again) from error
     except ValueError as error:
-        raise HubError(f"the hub does not take the bundle: {_line(error)}", hint="Mend README.md's head.") from error
-    except RuntimeError as error:  # of the library that sends large files
+        raise HubError(
+            f"the hub rejects the bundle: {_line(error)}", hint="Correct the front matter of README.md."
+        ) from error
+    except RuntimeError as error:  # from the library that sends large files
         raise HubError(f"the upload failed: {_line(error)}", hint=again) from error
 
 

@@ -1,4 +1,4 @@
-"""Lineage as the hub's model cards have it: the keys of the front matter that it knows, and the rest in prose."""
+"""Lineage for the hub's model cards: front matter with the keys that the hub knows, and prose for the rest."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _LICENCE_KEYS = {"license": "licence", "license_name": "licence_name", "license_
 
 
 def licence_metadata(lineage: Lineage) -> dict[str, Any]:
-    """Only what the checkpoint's own card says: no licence is chosen for it."""
+    """Only what the checkpoint's own card says; no licence is chosen."""
     said = {key: getattr(lineage, name).value for key, name in _LICENCE_KEYS.items()}
     return {key: value for key, value in said.items() if value is not None}
 
 
 def bundle_metadata(lineage: Lineage) -> dict[str, Any]:
-    """Of a bundle: its base model is the checkpoint. The hub has a word for what was done to it."""
+    """Front matter of a bundle: its base model is the checkpoint, its relation "quantized"."""
     return {**licence_metadata(lineage), "base_model": lineage.source.value, "base_model_relation": "quantized"}
 
 
 def checkpoint_metadata(lineage: Lineage) -> dict[str, Any]:
-    """Of a checkpoint. The hub has no relation for a distilled one, so none is given unless its card gives one."""
+    """Front matter of a checkpoint. The hub has no relation for distillation: given only if the card has one."""
     found = licence_metadata(lineage)
     if lineage.base_model.value is not None:
         bases = lineage.base_model.value.split(", ")
@@ -41,7 +41,7 @@ def front_matter(metadata: dict[str, Any]) -> str:
 
 
 def prose(lineage: Lineage) -> list[str]:
-    """Markdown lines: who made it of what, under which terms, who says so. Nothing is said of what nobody says."""
+    """Markdown lines: ancestors, terms, and the source of each statement. What nobody states is omitted."""
     name = lineage.source.value
     lines = ["## Where it comes from", ""]
     for ancestor in lineage.ancestors:
@@ -52,10 +52,12 @@ def prose(lineage: Lineage) -> list[str]:
         lines.append(f"- {of}: {ancestor.relation.value} {_code(ancestor.name)}, {terms} ({who})")
     teaching = lineage.distillation
     if teaching is not None:
-        who = "verified: its record is of these weights" if teaching.verified else "declared"
-        lines.append(f"- {name}: distilled, {teaching.method}, on {_code(teaching.data)} ({who})")
+        who = "verified: the record matches these weights" if teaching.verified else "declared"
+        given = teaching.responses
+        stored = f", with {given.responses} responses from {_code(given.name)}" if given is not None else ""
+        lines.append(f"- {name}: distilled, {teaching.method}, on {_code(teaching.data)}{stored} ({who})")
     if not lineage.ancestors and teaching is None:
-        lines.append(f"- {name}: nobody says what it was made of")
+        lines.append(f"- {name}: no known ancestor")
     lines += ["", f"Licence of {name}: {_words(_licence(lineage))}. Terms: {_words(lineage.status)}."]
     for entry in lineage.terms:
         said = [f"teacher {entry.teacher}" if entry.teacher else "", f"data {entry.data}" if entry.data else ""]
@@ -64,12 +66,12 @@ def prose(lineage: Lineage) -> list[str]:
         said.append(f"sha256 {entry.sha256}" if entry.sha256 else "")
         told = [text for text in said if text]
         if told:
-            lines.append(f"Declared of {entry.of} in {entry.where}: {', '.join(told)}.")
+            lines.append(f"Declared for {entry.of} in {entry.where}: {', '.join(told)}.")
         lines += [f"- condition: {condition}" for condition in entry.conditions]
     if lineage.accepted.value is not None:
-        lines.append(f"Exported in spite of what the policy asks, for this reason: {lineage.accepted.value}")
+        lines.append(f"Exported although the policy objects, for this reason: {lineage.accepted.value}")
     if lineage.proposed_name.value is not None:
-        lines.append(f"A name that the terms ask for: {_code(lineage.proposed_name.value)}.")
+        lines.append(f"Name required by the terms: {_code(lineage.proposed_name.value)}.")
     if lineage.licences:
         lines.append(f"Licence and notice files: {', '.join(map(_code, sorted(lineage.licences)))}.")
     return [*lines, ""]
@@ -80,7 +82,7 @@ def _licence(lineage: Lineage) -> Statement:
 
 
 def _words(statement: Statement) -> str:
-    return f"{statement.value} ({statement.said_by})" if statement.value is not None else "unknown, nobody says it"
+    return f"{statement.value} ({statement.said_by})" if statement.value is not None else "unknown"
 
 
 def _code(text: str) -> str:

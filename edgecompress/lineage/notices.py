@@ -1,4 +1,4 @@
-"""Licence and notice files: found beside the weights, or declared, and where they lie in a bundle."""
+"""Licence and notice files, found next to the weights or declared, and their place in a bundle."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _LARGEST_BYTES = 1 << 20
 @dataclass(frozen=True, kw_only=True)
 class Notice:
     path: Path
-    origin: str  # in words: whose it is, and who says so
+    origin: str  # in words: the owner and the source
 
 
 def find_notices(
     folder: Path, name: str, ancestors: Mapping[str, Path], declared: Sequence[str]
 ) -> Mapping[str, Notice]:
-    """File of the bundle -> notice: the checkpoint's, those of ancestors that lie here, and the declared ones.
+    """Path in the bundle -> notice: the checkpoint's, those of local ancestors, and the declared ones.
 
-    Raises RecipeError if a declared one is not there, or is no text of a licence's size.
+    Raises RecipeError if a declared file is missing or larger than 1 MB.
     """
     found: dict[str, Notice] = {}
     for path in notice_files(folder):
@@ -45,7 +45,7 @@ def find_notices(
 
 
 def notice_files(folder: Path) -> list[Path]:
-    """Those of one checkpoint, in order."""
+    """The notice files of one checkpoint, sorted."""
     return [path for path in sorted(folder.iterdir()) if path.name.upper().startswith(_BEGINNINGS) and _is_text(path)]
 
 
@@ -58,5 +58,5 @@ def _declared(folder: Path, given: str) -> Path:
     for place in (path, folder / path):
         if _is_text(place):
             return place.resolve()
-    hint = "Paths are taken from here, or from the checkpoint's folder; a notice is a file of 1 MB at most."
-    raise RecipeError(f"there is no licence or notice file {given}, which [provenance] declares", hint=hint)
+    hint = "Paths are relative to the current or the checkpoint's folder; a notice has at most 1 MB."
+    raise RecipeError(f"the licence or notice file {given} in [provenance] does not exist", hint=hint)

@@ -1,4 +1,4 @@
-"""The user's policy: what ``enforce`` refuses and ``warn`` says. It reads what was said, and judges no licence."""
+"""The provenance policy: what ``enforce`` refuses and ``warn`` reports. It judges no licence."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _DECLARE = (
     'Declare it in the recipe: [provenance] with status = "permitted", or "conditional" with conditions, and the '
     "terms_url that you read"
 )
-_ACCEPT = '--accept "reason" goes on, and is recorded in the bundle for good.'
+_ACCEPT = 'use --accept "reason", which continues and records the reason in the bundle.'
 
 
 def objection(lineage: Lineage) -> str | None:
-    """Why ``enforce`` refuses, in one line; None if it does not."""
+    """Why ``enforce`` refuses, in one line; None if it does not refuse."""
     name, status = lineage.source.value, lineage.status
     if status.value == RESTRICTED:
         return f"the terms of {name} are declared restricted ({status.where})"
@@ -25,9 +25,9 @@ def objection(lineage: Lineage) -> str | None:
     for ancestor in lineage.ancestors:
         if ancestor.relation.value == "teacher" and not is_licence(ancestor.licence, ancestor.licence_name):
             taught = name if ancestor.of is None else lineage.ancestors[ancestor.of].name
-            return f"{taught} was taught by {ancestor.name}, and nobody says under which terms"
+            return f"{taught} was distilled from {ancestor.name} under unknown terms"
     if any(remark.startswith("distillation.json") and "cannot be read" in remark for remark in lineage.remarks):
-        return f"how {name} was taught cannot be read, and nobody says under which terms"
+        return f"the distillation record of {name} cannot be read, and its terms are unknown"
     if is_licence(lineage.licence, lineage.licence_name):
         return None
     said = "its card names no licence" if "README.md" in lineage.files else "it has no card"
@@ -35,7 +35,7 @@ def objection(lineage: Lineage) -> str | None:
 
 
 def check(lineage: Lineage, policy: str) -> str | None:
-    """What to say on stderr, in one line, if anything. Raises ProvenanceError where ``enforce`` refuses."""
+    """A one-line warning for stderr, or None. Raises ProvenanceError if ``enforce`` refuses."""
     why = objection(lineage)
     accepted = lineage.accepted.value
     if policy == ENFORCE and why is not None and accepted is None:

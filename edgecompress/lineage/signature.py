@@ -1,7 +1,7 @@
-"""Signatures of bundles in the format of OpenSSF's model-signing, with the user's own elliptic-curve key; offline.
+"""Signatures of bundles in OpenSSF's model-signing format, with the user's elliptic-curve key; offline.
 
-Every file has its own sha256, several are hashed at once: the digests in the signature are those in the manifest, so
-anyone can compare them. Shards and BLAKE3 were measured too (ADR 24).
+Each file is hashed whole with sha256, so the digests in the signature equal those in the manifest. ADR 24 compares
+shards and BLAKE3.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _CHUNK_BYTES = 1 << 20
 class SignatureInfo:
     path: Path  # of the signature
     files: int
-    key: str  # sha256 of the public key, as the signature names it
+    key: str  # sha256 of the public key, as in the signature
 
 
 def signature_of(folder: Path) -> Path | None:
-    """In the bundle, or beside it as ``<name>.sig``; None if there is none."""
+    """The signature in the bundle, or next to it as ``<name>.sig``; None if there is none."""
     places = (folder / SIGNATURE, folder.resolve().with_name(f"{folder.resolve().name}.sig"))
     return next((place for place in places if place.is_file()), None)
 
@@ -40,7 +40,7 @@ def sign(folder: Path, key: Path, *, force: bool = False, password: str | None =
     """Sign the bundle in ``folder``, whose hashes the caller has checked. Raises OutputError, UsageError."""
     path = folder / SIGNATURE
     if path.exists() and not force:
-        raise OutputError(f"{folder} is signed already", hint="Give --force to replace the signature.")
+        raise OutputError(f"{folder} is already signed", hint="Use --force to replace the signature.")
     signing = _model_signing().signing
     _require_private(key, password)
     part = folder.parent / f".{folder.name}.{os.getpid()}.sig"
@@ -50,30 +50,30 @@ def sign(folder: Path, key: Path, *, force: bool = False, password: str | None =
         os.replace(part, path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OutputError(f"cannot write {path}: {reason}", hint="Nothing was left behind.") from error
+        raise OutputError(f"cannot write {path}: {reason}", hint="Nothing was written.") from error
     finally:
         part.unlink(missing_ok=True)
     return _read_signature(path)
 
 
 def verify(folder: Path, key: Path) -> SignatureInfo:
-    """Hold every file of ``folder`` against its signature, made by the private half of ``key``.
+    """Check every file of ``folder`` against its signature and the public ``key``.
 
-    Raises UsageError if ``key`` is no public key, and BundleError for anything that is not as it was signed.
+    Raises UsageError if ``key`` is not a public key, and BundleError for any difference from the signed state.
     """
     _require_public(key)
     path = signature_of(folder)
     if path is None:
         raise BundleError(
-            f"{folder} is not signed: there is no {SIGNATURE} in it and no {folder.resolve().name}.sig beside it",
-            hint="`edgecompress sign` signs it, if it is yours to sign.",
+            f"{folder} is not signed: it has no {SIGNATURE}, and there is no {folder.resolve().name}.sig next to it",
+            hint="Sign your own bundle with `edgecompress sign`.",
         )
     told = _read_signature(path)
     digest = _key_digest(key)
     if told.key != digest:
         raise BundleError(
-            f"{folder.name} was signed by another key: {told.key[:16]}…, and {key} is {digest[:16]}…",
-            hint="Give the public key of who you expect to have signed it; if this is it, do not trust the bundle.",
+            f"{folder.name} was signed with another key: {told.key[:16]}…, but {key} is {digest[:16]}…",
+            hint="Give the public key of the expected signer; if this is that key, do not trust the bundle.",
         )
     config = _model_signing().verifying.Config().set_hashing_config(_hashing())
     try:
@@ -84,27 +84,27 @@ def verify(folder: Path, key: Path) -> SignatureInfo:
 
 
 def _hashing() -> Any:
-    """Without what is never signed, and with nothing else left out: git's files count like any other."""
+    """Covers every file except the unsigned ones; git's files are included."""
     hashing = _model_signing().hashing.Config().use_file_serialization(chunk_size=_CHUNK_BYTES)
     return hashing.set_ignored_paths(paths=UNSIGNED, ignore_git_paths=False)
 
 
 def _difference(folder: Path, path: Path, error: Exception) -> BundleError:
-    """The difference in words: by name, the first of each kind."""
-    again = "Copy the bundle again from where it was signed; do not trust this one."
+    """An error that names the first difference."""
+    again = "Copy the bundle again from its source; do not trust this copy."
     try:
         here, signed = _file_digests(folder), _resources(path)
-    except ValueError as odd:  # a link, or what is neither a file nor a folder
-        return BundleError(f"{folder.name} is not what was signed: {_first_line(odd)}", hint=again)
+    except ValueError as odd:  # a link, or neither a file nor a folder
+        return BundleError(f"{folder.name} differs from the signed bundle: {_first_line(odd)}", hint=again)
     reasons = [
         *(f"'{name}' was added" for name in sorted(set(here) - set(signed))),
         *(f"'{name}' was removed" for name in sorted(set(signed) - set(here))),
-        *(f"'{name}' was altered" for name in sorted(here) if name in signed and here[name] != signed[name]),
+        *(f"'{name}' was changed" for name in sorted(here) if name in signed and here[name] != signed[name]),
     ]
     if type(error).__name__ == "InvalidSignature" or not reasons:
         return BundleError(f"the signature of {folder.name} is not valid: {_first_line(error)}", hint=again)
     more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-    return BundleError(f"{folder.name} is not what was signed: {reasons[0]} after it was{more}", hint=again)
+    return BundleError(f"{folder.name} differs from the signed bundle: {reasons[0]}{more}", hint=again)
 
 
 def _file_digests(folder: Path) -> Mapping[str, str]:
@@ -113,11 +113,11 @@ def _file_digests(folder: Path) -> Mapping[str, str]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["it was not made by that key over what it says"])[0][:200]
+    return (str(error).splitlines() or ["it does not match the key and the digests in it"])[0][:200]
 
 
 def _read_signature(path: Path) -> SignatureInfo:
-    """What a signature claims; not to be trusted before it is verified. Raises BundleError."""
+    """What a signature claims, before verification. Raises BundleError."""
     said = _payload(path)
     try:
         key = str(json.loads(path.read_bytes())["verificationMaterial"]["publicKey"]["hint"])
@@ -127,8 +127,8 @@ def _read_signature(path: Path) -> SignatureInfo:
     more = sorted(left_out - set(UNSIGNED))
     if more:
         raise BundleError(
-            f"the signature {path.name} leaves out '{more[0]}'",
-            hint="A signature of `edgecompress sign` is over every file but measurements.json.",
+            f"the signature {path.name} does not cover '{more[0]}'",
+            hint="`edgecompress sign` signs every file except measurements.json; do not trust this signature.",
         )
     return SignatureInfo(path=path, files=len(_resources(path)), key=key)
 
@@ -156,39 +156,37 @@ def _unreadable(path: Path, error: Exception) -> BundleError:
 def _require_private(key: Path, password: str | None) -> None:
     content = _read_key(key)
     if b"PUBLIC KEY" in content:
-        raise UsageError(f"{key} is a public key, and a private one signs", hint=f"Make one: {_MAKE}")
+        raise UsageError(f"{key} is a public key, but signing needs a private key", hint=f"Create one: {_MAKE}")
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
         loaded = load_pem_private_key(content, _bytes(password))
     except TypeError:
-        given = "none was given" if password is None else "it has none"
-        raise UsageError(
-            f"{key} and its password do not fit: {given}", hint="EDGECOMPRESS_KEY_PASSWORD is the key's password."
-        ) from None
+        what = "needs a password" if password is None else "has no password, but one is given"
+        raise UsageError(f"{key} {what}", hint="Set or unset EDGECOMPRESS_KEY_PASSWORD, the key's password.") from None
     except ValueError:
-        why = "is no private key in PEM" if password is None else "does not open with that password"
-        raise UsageError(f"{key} {why}", hint=f"Make one: {_MAKE}") from None
+        why = "is not a private key in PEM" if password is None else "cannot be decrypted with this password"
+        raise UsageError(f"{key} {why}", hint=f"Create a key: {_MAKE}") from None
     _require_curve(key, loaded.public_key())
 
 
 def _require_public(key: Path) -> None:
     content = _read_key(key)
     if b"PRIVATE KEY" in content:
-        raise UsageError(f"{key} is a private key, and a public one verifies", hint=f"Make it: {_PUBLIC}")
+        raise UsageError(f"{key} is a private key, but verification needs the public key", hint=f"Derive it: {_PUBLIC}")
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
         loaded = load_pem_public_key(content)
     except ValueError:
-        raise UsageError(f"{key} is no public key in PEM", hint=f"Make it: {_PUBLIC}") from None
+        raise UsageError(f"{key} is not a public key in PEM", hint=f"Derive it: {_PUBLIC}") from None
     _require_curve(key, loaded)
 
 
 def _require_curve(key: Path, public: Any) -> None:
     name = getattr(getattr(public, "curve", None), "name", type(public).__name__.lstrip("_"))
     if name not in ("secp256r1", "secp384r1", "secp521r1"):
-        raise UsageError(f"{key} is not of the curves {_CURVES}: {name}", hint=f"Make one: {_MAKE}")
+        raise UsageError(f"the curve of {key} is {name}, not {_CURVES}", hint=f"Create a key: {_MAKE}")
 
 
 def _read_key(key: Path) -> bytes:
@@ -196,11 +194,11 @@ def _read_key(key: Path) -> bytes:
     try:
         return key.read_bytes()
     except OSError as error:
-        raise UsageError(f"the key {key} cannot be read: {error.strerror}", hint=f"Make one: {_MAKE}") from error
+        raise UsageError(f"the key {key} cannot be read: {error.strerror}", hint=f"Create a key: {_MAKE}") from error
 
 
 def _key_digest(key: Path) -> str:
-    """As model-signing names it: sha256 of the public key's PEM."""
+    """The key's name in model-signing: sha256 of the public key's PEM."""
     import hashlib
 
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
@@ -220,5 +218,7 @@ def _model_signing() -> Any:
         import model_signing.signing
         import model_signing.verifying
     except ImportError as error:
-        raise HostError("signatures need the package model-signing", hint="pip install 'edgecompress[sign]'") from error
+        raise HostError(
+            "signatures need the package 'model-signing'", hint="pip install 'edgecompress[sign]'"
+        ) from error
     return model_signing

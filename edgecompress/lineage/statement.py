@@ -1,7 +1,7 @@
-"""How a bundle was built: an in-toto Statement v1 with SLSA's provenance v1 as its predicate.
+"""How a bundle was built: an in-toto Statement v1 with an SLSA provenance v1 predicate.
 
-SLSA has fields for times and for the id of a run. They are left out, because every build would then have other bytes
-(ADR 3). The statement itself is not signed: the bundle's signature covers it, as it covers every file.
+SLSA's fields for times and a run id are omitted, because they would make every build differ (ADR 3). The statement is
+not signed itself: the bundle's signature covers it like every file.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:edgecompress:export:v1"
 ENGINE_BUILD_TYPE = "urn:edgecompress:build:v1"
-BUILDER = "urn:edgecompress:command-line"  # whoever ran it: no service vouches for the build
+BUILDER = "urn:edgecompress:command-line"  # no service vouches for the build
 CALIBRATION = "calibration"
 
 
 def build_statement(
     manifest: Manifest, lineage: Lineage, recipe: Recipe, records: Mapping[str, FileRecord]
 ) -> dict[str, Any]:
-    """``records``: of the bundle's files, without the statement itself and the manifest, which names it."""
+    """``records``: the bundle's files, without this statement and the manifest, which lists it."""
     toml = recipe_toml(recipe)
     parameters = {
         "recipe": to_jsonable(recipe),
-        "recipe_sha256": hashlib.sha256(toml.encode()).hexdigest(),  # of recipe.toml, which is one of the subjects
+        "recipe_sha256": hashlib.sha256(toml.encode()).hexdigest(),  # of recipe.toml, one of the subjects
     }
     return _statement(
         BUILD_TYPE, records, parameters, _inputs(lineage), {"edgecompress": __version__, **manifest.versions}
@@ -42,7 +42,7 @@ def build_statement(
 def engine_statement(
     variant: Variant, engine: EngineRecord, built: Mapping[str, FileRecord], records: Mapping[str, FileRecord]
 ) -> dict[str, Any]:
-    """``built``: the files that the build of an engine wrote from the graph, which is among ``records``."""
+    """``built``: the files that the engine build wrote from the graph in ``records``."""
     parameters = {"build": to_jsonable(variant.build), "engine": to_jsonable(engine)}
     graph = {
         name: record.sha256
@@ -89,7 +89,7 @@ def _inputs(lineage: Lineage) -> list[dict[str, Any]]:
     return inputs
 
 
-_TEXTS = "the calibration texts and then the held-out ones, one a line"
+_TEXTS = "the calibration texts, then the held-out texts, one per line"
 
 
 def _resource(name: str, sha256: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Lineage for a terminal: who made what from what, under which terms, and who says so."""
+"""Lineage as a tree for the terminal: ancestors, terms, and the source of each statement."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from edgecompress.types.bundle import Manifest
 from edgecompress.types.provenance import DECLARED, VERIFIED, Ancestor, Lineage, Statement
 
-_WIDEST = 76  # of what stands left of who says it
+_WIDEST = 76  # of the left column; the right one says who states it
 _SHOWN = 16  # digits of a hash
 
 
 @dataclass
 class _Node:
-    """``rows``: what is said of it, and by whom."""
+    """``rows``: statements and who makes them."""
 
     title: str
     said_by: str = ""
@@ -23,14 +23,14 @@ class _Node:
 
 
 def tree(lineage: Lineage, manifest: Manifest | None) -> str:
-    """``manifest``: of a bundle; None for a checkpoint."""
+    """Draw the tree. ``manifest``: of a bundle; None for a checkpoint."""
     top = _checkpoint(lineage)
     if manifest is not None:
         made = f"{manifest.name}, {manifest.precision} for {manifest.target.name}"
         bundle = _Node(title=f"bundle {made}, by edgecompress {manifest.tool_version}", said_by=VERIFIED)
-        bundle.rows.append((f"{len(manifest.files)} files: every sha256 is the manifest's", VERIFIED))
+        bundle.rows.append((f"{len(manifest.files)} files match the manifest's sha256", VERIFIED))
         bundle.rows += [(f"{path}: {origin}", "computed") for path, origin in sorted(lineage.licences.items())]
-        _add(bundle, "name proposed", lineage.proposed_name)
+        _add(bundle, "proposed name", lineage.proposed_name)
         bundle.below.append(top)
         top.title = f"made from {top.title}"
         top = bundle
@@ -53,10 +53,15 @@ def _checkpoint(lineage: Lineage) -> _Node:
     if teaching is not None:
         who = VERIFIED if teaching.verified else DECLARED
         node.rows.append((f"distilled: {teaching.method}, by edgecompress {teaching.tool_version}", who))
-        node.rows.append((f"taught on {teaching.data}, sha256 {teaching.data_sha256[:_SHOWN]}…", who))
+        node.rows.append((f"training data: {teaching.data}, sha256 {teaching.data_sha256[:_SHOWN]}…", who))
+        if teaching.responses is not None:
+            given = teaching.responses
+            node.rows.append((f"{given.responses} responses from {given.name}, sha256 {given.sha256[:_SHOWN]}…", who))
+            if given.teacher is not None:
+                node.rows.append((f"teacher named in that file: {given.teacher}", who))
     for entry in lineage.terms:
         where = f"{DECLARED} in {entry.where}, of {entry.of}"
-        counts = lineage.status.where == f"{entry.where}, of {entry.of}"  # then it stands above
+        counts = lineage.status.where == f"{entry.where}, of {entry.of}"  # shown above then
         pairs = [
             ("status", None if counts else entry.status),
             ("teacher", entry.teacher),

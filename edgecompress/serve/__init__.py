@@ -1,1 +1,1 @@
-"""A bundle behind OpenAI's protocol: FastAPI on uvicorn, one model a process. Needs the extra ``serve``."""
+"""Serves a bundle over OpenAI's protocol: FastAPI on uvicorn, one model per process. Needs the extra ``serve``."""

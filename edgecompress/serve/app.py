@@ -1,4 +1,4 @@
-"""The application: which path leads where, and who may come in."""
+"""The FastAPI application: routes and the API key check."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _LARGEST_BODY_BYTES = 16 << 20
 
 
 class Service:
-    """One model and the requests for it."""
+    """One model and its requests."""
 
     def __init__(self, model: Any, name: str, max_queue: int) -> None:
-        """``model``: what ``load()`` returned. Raises UsageError for a bundle that its kind has no endpoint for."""
+        """``model``: the result of ``load()``. Raises UsageError if its task has no endpoint."""
         self.model, self.name, self.max_queue = model, name, max_queue
         self.turns = Turns(max_queue)
         self._lane = Lane(self.turns)
@@ -40,14 +40,14 @@ class Service:
         if endpoints is None:
             purposes = " and ".join(kind.serve.PURPOSE for kind in _served_kinds())
             raise UsageError(
-                f"this bundle is for {model.manifest.task}, which OpenAI's protocol has no endpoint for",
-                hint=f"Served are {purposes}; `edgecompress run` takes the others.",
+                f"this bundle's task is {model.manifest.task}, which has no endpoint in OpenAI's protocol",
+                hint=f"serve supports {purposes}; use `edgecompress run` for other tasks.",
             )
         self._endpoints = endpoints
 
     @property
     def routes(self) -> tuple[Route, ...]:
-        """The model's own, and those of other kinds, which say what to use instead."""
+        """The model's routes, and those of other kinds, which reply with the supported paths."""
         own = self._endpoints.routes
         others = {path for kind in _served_kinds() for path in kind.serve.PATHS} - {route.path for route in own}
         return (*own, *(Route(path=path, answer=self._another_task) for path in sorted(others)))
@@ -73,7 +73,7 @@ class Service:
         return self._card()
 
     def begin_closing(self, grace_s: float) -> None:
-        """Refuse what waits; end what runs if it is not done in time. In the event loop."""
+        """Refuse waiting requests; cancel the running one after ``grace_s``. Call in the event loop."""
         self.turns.close()
         asyncio.get_running_loop().call_later(grace_s, self._endpoints.cancel)
 
@@ -91,11 +91,11 @@ class Service:
 
 
 def make_app(service: Service, *, api_key: str | None = None) -> FastAPI:
-    """``api_key``: what clients must give; None lets everybody in."""
+    """``api_key``: required of clients; None: open to everyone."""
     app = FastAPI(
         title="edgecompress",
         version=__version__,
-        docs_url=None,  # its page would load scripts from elsewhere
+        docs_url=None,  # that page loads scripts from other hosts
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         max_body_size=_LARGEST_BODY_BYTES,
@@ -107,12 +107,12 @@ def make_app(service: Service, *, api_key: str | None = None) -> FastAPI:
         app.add_api_route(route.path, route.answer, methods=[route.method], response_model=None)
     add_handlers(app)
     if api_key is not None:
-        app.add_middleware(_Door, key=api_key)
+        app.add_middleware(_KeyCheck, key=api_key)
     return app
 
 
-class _Door:
-    """Everything under /v1 takes the key, before its body is read."""
+class _KeyCheck:
+    """Checks the API key of every request under /v1 before its body is read."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app, self._expected = app, f"Bearer {key}".encode()

@@ -1,4 +1,4 @@
-"""From a bundle to a port that answers, and back: SIGTERM and Ctrl-C end it politely."""
+"""Runs the server on a port until SIGTERM or Ctrl-C, then shuts down gracefully."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from edgecompress.loading import load
 from edgecompress.serve.app import MAX_QUEUE, Service, make_app
 
 GRACE_S = 30.0
-"""That a text which is being written has to end when the server is told to stop."""
+"""Time for the running request to finish after a stop signal."""
 _SLACK_S = 5.0
 _BACKLOG = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
-    """What answers now."""
+    """A running server."""
 
-    url: str  # for ``base_url`` of OpenAI's client
+    url: str  # ``base_url`` for OpenAI's client
     model: str
     task: str
     threads: int
@@ -48,12 +48,12 @@ def serve(
     max_queue: int = MAX_QUEUE,
     ready: Callable[[Serving], None] = lambda _: None,
 ) -> None:
-    """Answer until SIGTERM or Ctrl-C, then come back; ``port`` 0 takes a free one, ``ready`` is told which.
+    """Serve until SIGTERM or Ctrl-C, then return. ``port`` 0 picks a free one; ``ready`` receives the address.
 
-    Raises HostError if the port is in use, UsageError for a bundle that has no endpoint, and what ``load`` raises.
+    Raises HostError if the port is in use, UsageError if the task has no endpoint, and the errors of ``load``.
     """
     if max_queue < 0:
-        raise UsageError(f"the queue has room for 0 or more, not {max_queue}", hint="Leave --max-queue out.")
+        raise UsageError(f"max_queue must be 0 or more, not {max_queue}", hint="Omit --max-queue for 32.")
     with (
         contextlib.closing(listen(host, port)) as listener,
         load(bundle, threads=threads, device=device, allow_mismatch=allow_mismatch) as model,
@@ -74,15 +74,15 @@ def serve(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Taken before the model is loaded. Raises HostError if it cannot be had."""
+    """Bind the port, before the model is loaded. Raises UsageError, and HostError if it is not available."""
     if not 0 <= port <= 65535:
-        raise UsageError(f"a port is a number from 0 to 65535, not {port}", hint="Leave --port out for 8000.")
+        raise UsageError(f"the port must be from 0 to 65535, not {port}", hint="Omit --port for 8000.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise HostError(
-            f"'{host}' is no address of this machine: {error.strerror}", hint="Give --host 127.0.0.1, or 0.0.0.0."
+            f"'{host}' is not an address of this machine: {error.strerror}", hint="Use --host 127.0.0.1 or 0.0.0.0."
         ) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -92,14 +92,14 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         in_use = error.errno == errno.EADDRINUSE
         raise HostError(
-            f"port {port} of {host} is in use" if in_use else f"port {port} of {host} cannot be had: {error.strerror}",
-            hint="Give another --port; 0 takes a free one." if in_use else "Give another --host or --port.",
+            f"port {port} of {host} is in use" if in_use else f"cannot listen on {host}:{port}: {error.strerror}",
+            hint="Use another --port; 0 picks a free one." if in_use else "Use another --host or --port.",
         ) from None
     return listener
 
 
 class Server(uvicorn.Server):
-    """Ends in order at a first signal, at once at a second, and its end is no failure."""
+    """Shuts down gracefully on the first signal and immediately on the second; neither is an error."""
 
     def __init__(
         self, service: Service, app: Callable[..., object], ready: Callable[[], None], *, grace_s: float = GRACE_S
@@ -141,8 +141,8 @@ class Server(uvicorn.Server):
         self.stop(now=self.should_exit)
 
     def stop(self, *, now: bool = False) -> None:
-        """From any thread, or a signal handler."""
+        """Safe from any thread and from a signal handler."""
         self.should_exit = True
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # it is over already
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
                 self._loop.call_soon_threadsafe(self._service.begin_closing, 0.0 if now else self._grace_s)

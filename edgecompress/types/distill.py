@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edgecompress.types.precision import INT4_WEIGHTS, INT8_DYNAMIC, INT8_STATIC, INT8_WEIGHTS
-from edgecompress.types.provenance import ProvenanceRecipe
+from edgecompress.types.provenance import ProvenanceRecipe, ResponseFile
 
 RECORD = "distillation.json"
 """File name in a student's folder; holds a :class:`Distillation`."""
@@ -115,6 +115,7 @@ class DataRecord:
     sha256: str
     examples: int
     tokens: int  # that the student saw, repeats counted
+    responses: ResponseFile | None = None  # where they came from, if a file had some already
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,6 +77,16 @@ class Ancestor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResponseFile:
+    """A file whose responses a student learned from; they were not requested for it."""
+
+    name: str
+    sha256: str  # of the file
+    responses: int
+    teacher: str | None  # as the file names it: openai:URL#MODEL; None: only --teacher does
+
+
+@dataclass(frozen=True, kw_only=True)
 class Teaching:
     """The checkpoint's distillation.json. ``verified``: its hashes match these weights."""
 
@@ -88,6 +98,7 @@ class Teaching:
     data_sha256: str
     recipe_sha256: str
     tool_version: str
+    responses: ResponseFile | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

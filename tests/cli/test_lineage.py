@@ -114,7 +114,7 @@ def test_a_recipe_s_notice_that_is_not_there(tiny: Path, tmp_path: Path, capsys:
     recipe = tmp_path / "r.toml"
     recipe.write_text(RECIPE)
     assert main(["export", str(tiny), *QUICK, "--recipe", str(recipe), "--dry-run"]) == 2
-    assert "there is no licence or notice file NOTES.txt" in capsys.readouterr().err
+    assert "the licence or notice file NOTES.txt in [provenance] does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shape", ["tree", "card", "cyclonedx", "json"])

@@ -21,12 +21,14 @@ def test_other_tokens_are_named(teacher: Path, texts: Path, tmp_path: Path) -> N
     other = sentence_teacher(tmp_path / "other")
     content = (teacher / "tokenizer.json").read_text()
     (other / "tokenizer.json").write_text(content.replace('"garden":', '"zebra":'))
-    with pytest.raises(StudentError, match=r"different tokenizers: '(garden|zebra)' is (no token|[0-9]+) of") as caught:
+    with pytest.raises(
+        StudentError, match=r"different tokenizers: '(garden|zebra)' is (missing|token [0-9]+) in the"
+    ) as caught:
         make_plan(str(teacher), recipe(student=NewStudentRecipe(start=str(other))), texts)
     assert "black-box" in caught.value.hint
     unmarked = json.loads(content) | {"post_processor": None}
     (other / "tokenizer.json").write_text(json.dumps(unmarked))
-    with pytest.raises(StudentError, match=r"the same, and .* is split otherwise from token"):
+    with pytest.raises(StudentError, match=r"the same, but .* is split differently from token"):
         make_plan(str(teacher), recipe(student=NewStudentRecipe(start=str(other))), texts)
 
 
@@ -34,7 +36,9 @@ def test_a_teacher_that_does_not_fit_is_refused_beforehand(
     teacher: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgecompress.runtime.memory.available_bytes", lambda: 100_000)
-    with pytest.raises(HostError, match=r"the teacher, and the student .* takes [0-9_]+ bytes of memory, and 100_000"):
+    with pytest.raises(
+        HostError, match=r"training this student with its teacher takes [0-9_]+ bytes of memory, and 100_000"
+    ):
         make_plan(str(teacher), recipe(), texts)
 
 
@@ -54,7 +58,7 @@ def test_what_cannot_be_learned_is_refused(teacher: Path, texts: Path, tmp_path:
         make_plan(str(teacher), recipe(student=NewStudentRecipe(layers=5)), texts)
     with pytest.raises(RecipeError, match="3 relation heads do not divide"):
         taught(make_plan(str(teacher), recipe(loss=LossRecipe(relations=1.0, relation_heads=3)), texts), tmp_path / "s")
-    with pytest.raises(RecipeError, match=r"a teacher behind an API|gives no responses"):
+    with pytest.raises(RecipeError, match="cannot learn from responses"):
         make_plan(str(teacher), recipe(method="black-box"), texts)
     (tmp_path / "s").mkdir()
     with pytest.raises(OutputError, match="already exists"):

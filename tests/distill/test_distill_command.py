@@ -28,7 +28,7 @@ def test_two_lines_make_a_student(command: list[str], tmp_path: Path, capsys: py
     assert out["distillation"]["seed"] == 4
     assert out["output"] == str(tmp_path / "s")
     assert main([*command, "--steps", "3", "-o", str(tmp_path / "t")]) == 0
-    assert "a student of teacher, white-box" in capsys.readouterr().out
+    assert "distilled from teacher, white-box" in capsys.readouterr().out
     assert main([*command, "--steps", "3", "-o", str(tmp_path / "t")]) == 2
     assert "already exists" in capsys.readouterr().err
 
@@ -51,7 +51,7 @@ def test_a_dry_run_writes_nothing(command: list[str], tmp_path: Path, capsys: py
         (["--data", "nowhere.jsonl"], "no data file"),
         (["--student", "nowhere.toml"], "no recipe at"),
         (["--teacher", "./nowhere"], "no directory"),
-        (["--threads", "0"], "threads are at least 1"),
+        (["--threads", "0"], "threads must be at least 1"),
         (["--steps", "0"], "steps must be at least 1"),
     ],
 )
@@ -66,7 +66,7 @@ def test_bad_input_is_one_line(
     assert captured.out == ""
     assert sorted(tmp_path.iterdir()) == before
     assert main(command) == 2
-    assert "no output was given" in capsys.readouterr().err
+    assert "no output given" in capsys.readouterr().err
 
 
 def test_a_teacher_behind_an_endpoint_is_asked_once(

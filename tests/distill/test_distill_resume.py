@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(
     assert subprocess.run(arguments, capture_output=True, check=False).returncode == -9
     assert not (tmp_path / "s").exists()
     assert main([*command, "-o", str(tmp_path / "s")]) == 2
-    assert "--resume goes on with it" in capsys.readouterr().err
+    assert "Use --resume to continue it" in capsys.readouterr().err
     assert main([*command, "-o", str(tmp_path / "s"), "--seed", "5", "--resume"]) == 2
     assert "its recipe changed" in capsys.readouterr().err
     assert main([*command, "-o", str(tmp_path / "s"), "--resume"]) == 0
@@ -82,25 +84,64 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path: P
     assert [path.name for path in work.path.iterdir()] == ["checkpoint-8"]
 
 
-@pytest.mark.parametrize(("stop", "left"), [(2, "nothing was left behind"), (17, "up to step 16 is in")])
+def swallowed_interrupt() -> None:
+    """Ctrl-C while a weak reference's callback runs: Python prints what the handler raises, and drops it."""
+
+    class Referred:
+        pass
+
+    referred = Referred()
+    kept = weakref.ref(referred, lambda _: signal.raise_signal(signal.SIGINT))
+    del referred
+    assert kept() is None
+
+
+@pytest.mark.parametrize("swallowed", [False, True])
+@pytest.mark.parametrize(("stop", "left"), [(2, "nothing was written"), (17, "up to step 16 is in")])
 def test_an_interruption_says_what_is_left(
-    teacher: Path, texts: Path, tmp_path: Path, stop: int, left: str, monkeypatch: pytest.MonkeyPatch
+    teacher: Path, texts: Path, tmp_path: Path, stop: int, left: str, swallowed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = DistillTrainer.compute_loss
+    before, steps = DistillTrainer.compute_loss, []
 
     def compute_loss(self: DistillTrainer, *arguments: Any, **named: Any) -> Any:
+        steps.append(self.state.global_step)
         if self.state.global_step == stop:
-            raise KeyboardInterrupt
+            if not swallowed:
+                raise KeyboardInterrupt
+            swallowed_interrupt()
         return before(self, *arguments, **named)
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # pytest would count it as a warning
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
     plan = make_plan(str(teacher), recipe(), texts)
     with monkeypatch.context() as patched:
         patched.setattr(DistillTrainer, "compute_loss", compute_loss)
         with pytest.raises(InterruptedRunError, match=left) as caught:
             taught(plan, tmp_path / "s")
+    assert steps[-1] == stop
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     left_there = stop == 17
     assert bool(list(tmp_path.glob(".*"))) == ("--resume" in caught.value.hint) == left_there
     taught(plan, tmp_path / "s", resume=left_there)
     taught(plan, tmp_path / "whole")
     resumed, whole = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("s", "whole"))
     assert resumed == whole
+
+
+def test_a_swallowed_interrupt_ends_it_before_the_first_step(
+    teacher: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the teacher loads, before the first step."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    shown: list[str] = []
+
+    def show(text: str) -> None:
+        shown.append(text)
+        if text == "loading the teacher":
+            swallowed_interrupt()
+
+    with pytest.raises(InterruptedRunError, match="nothing was written"):
+        taught(make_plan(str(teacher), recipe(), texts), tmp_path / "s", show=show)
+    assert shown == ["loading the teacher"]
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]

@@ -110,11 +110,11 @@ def test_an_endpoint_says_when_to_come_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "code", "said"),
     [
-        (401, None, "refuses a request"),
-        (403, None, "refuses"),
+        (401, None, "rejects requests without an API key"),
+        (403, None, "rejects"),
         (404, None, "has no model 'm'"),
-        (402, None, "paid first"),
-        (429, "insufficient_quota", "paid first"),
+        (402, None, "requires payment"),
+        (429, "insufficient_quota", "requires payment"),
     ],
 )
 def test_what_no_other_prompt_would_change_ends_it_at_once(
@@ -132,7 +132,7 @@ def test_what_no_other_prompt_would_change_ends_it_at_once(
 
 def test_a_host_that_is_not_known_ends_it_at_once(tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path / "p.jsonl", 50)
-    with pytest.raises(EndpointError, match=r"host of http://nowhere\.invalid/v1 is not known"):
+    with pytest.raises(EndpointError, match=r"host of http://nowhere\.invalid/v1 is unknown"):
         label(prompts, "openai:http://nowhere.invalid/v1#m", tmp_path / "s.sqlite")
 
 
@@ -219,7 +219,7 @@ def test_what_is_not_counted_counts_in_full(tmp_path: Path) -> None:
         lost = ask(tmp_path, teacher, 1, limits=Limits(price_in=0, price_out=1e6))
     assert lost.lost == 1
     assert lost.money == 5 + USAGE[1]
-    with pytest.raises(UsageError, match="needs the prices"):
+    with pytest.raises(UsageError, match="needs token prices"):
         Limits(money=1.0)
 
 
@@ -227,13 +227,13 @@ def test_what_is_not_counted_counts_in_full(tmp_path: Path) -> None:
     ("line", "column", "said"),
     [
         ('{"prompt": "x"', 15, "delimiter"),
-        ('{"prompt": 7}', 2, "'prompt' is a text"),
-        ('{"prompt": " "}', 2, "'prompt' is a text"),
-        ('{"text": "x"}', 1, "one of 'prompt' and 'messages'"),
-        ('{"prompt": "x", "messages": []}', 1, "one of 'prompt' and 'messages'"),
-        ('["x"]', 1, "no JSON object"),
-        ('{"id": 1, "messages": []}', 11, "'messages' is a list"),
-        ('{"messages": [{"role": "user"}]}', 2, "'messages' has messages with"),
+        ('{"prompt": 7}', 2, "'prompt' must be a string"),
+        ('{"prompt": " "}', 2, "'prompt' must be a string"),
+        ('{"text": "x"}', 1, "needs one of 'prompt' and 'messages'"),
+        ('{"prompt": "x", "messages": []}', 1, "needs one of 'prompt' and 'messages'"),
+        ('["x"]', 1, "not a JSON object"),
+        ('{"id": 1, "messages": []}', 11, "'messages' must be a list"),
+        ('{"messages": [{"role": "user"}]}', 2, "'messages' needs a 'role'"),
         ('{"prompt": "\\ud800"}', 13, "surrogate"),
     ],
 )
@@ -265,12 +265,12 @@ def test_what_was_spent_and_left_is_said(tmp_path: Path, capsys: pytest.CaptureF
         answered = sum(teacher.answered.values())
     out = capsys.readouterr().out
     assert f"{answered} of 20 prompts have a response" in out
-    assert f"{20 - answered} prompts were not asked: the budget does not reach" in out
-    assert "1 lines repeat another one" in out
-    assert "1 requests were sent and their response never came" in out
+    assert f"{20 - answered} prompts were not asked: the budget does not cover" in out
+    assert "1 duplicate prompts were asked once" in out
+    assert "1 requests were sent and got no response" in out
     bound = len("userquestion 0") + 64 + 16
     money = (10 * answered + bound) / 1000 + (5 * answered + 5) / 500
-    assert f"{10 * answered + bound} tokens of prompts and {5 * answered + 5} of responses, {money:.4f} spent" in out
+    assert f"{10 * answered + bound} prompt tokens and {5 * answered + 5} response tokens, {money:.4f} spent" in out
     assert main([*arguments, "--budget-money", "1"]) == 2
     assert "--price-in" in capsys.readouterr().err
 
@@ -302,7 +302,7 @@ def test_a_run_that_is_ended_goes_on(tmp_path: Path, how: signal.Signals) -> Non
             wait_until(
                 "some are stored, some on their way", lambda: teacher.flying == 4 and len(teacher.answered) == 10
             )
-            with pytest.raises(OutputError, match="another run writes"):
+            with pytest.raises(OutputError, match="another run is writing"):
                 ask(tmp_path, teacher, 30)
             process.send_signal(how)
             out, err = process.communicate(timeout=20)

@@ -73,7 +73,7 @@ def test_errors_and_failures_come_back(tmp_path: Path, fleet: LocalFleet) -> Non
         assert (found.answered, found.failed) == (5, 1)
         assert found.reasons[0].startswith("1 × 400: ")
         teacher.script = lambda *_: 401
-        with pytest.raises(EdgeCompressError, match=r"refuses the key \(401\)") as refused:
+        with pytest.raises(EdgeCompressError, match=r"rejects the API key \(401\)") as refused:
             ask(tmp_path, fleet, teacher, 8)
         assert refused.value.exit_code == 3
         teacher.script = lambda *_: "ok"
@@ -128,5 +128,5 @@ def test_the_share_of_a_lost_worker_goes_to_another(tmp_path: Path, monkeypatch:
         assert set(teacher.asked) == {f"question {n}" for n in range(12)}
         assert sum(teacher.asked.values()) <= 12 + 2  # two were on their way
         fleet.kill("two")
-        with pytest.raises(DeviceError, match="no worker is there"):
+        with pytest.raises(DeviceError, match="the scheduler has no worker"):
             ask(tmp_path, fleet, teacher, 20)

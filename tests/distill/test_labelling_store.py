@@ -49,21 +49,21 @@ def test_pairs_are_read_in_the_prompts_order(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text('{"messages": []}\n')
     with pytest.raises(UsageError, match="line 1, column 1"):
         list(read_pairs(tmp_path / "r.jsonl"))
-    with pytest.raises(UsageError, match="there are no responses"):
+    with pytest.raises(UsageError, match="no responses at"):
         list(read_pairs(tmp_path / "none.sqlite"))
 
 
 def test_what_is_no_store_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     path.write_bytes(b"precious" * 1000)
-    with pytest.raises(OutputError, match="no store of responses"), open_store(path, HERE, Sampling()):
+    with pytest.raises(OutputError, match="is not a response store"), open_store(path, HERE, Sampling()):
         pass
     assert path.read_bytes() == b"precious" * 1000
     other = tmp_path / "o.sqlite"
     with sqlite3.connect(other) as connection:
         connection.execute("CREATE TABLE mine (x)")
     connection.close()
-    with pytest.raises(OutputError, match="no store of responses"), open_store(other, HERE, Sampling()):
+    with pytest.raises(OutputError, match="is not a response store"), open_store(other, HERE, Sampling()):
         pass
 
 
@@ -122,14 +122,14 @@ def test_a_key_in_the_address_is_refused_and_not_repeated(
 def test_a_key_goes_over_no_network_unhidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     for host in ("api.example.com", "8.8.8.8"):
-        with pytest.raises(UsageError, match="for all to read") as wrong:
+        with pytest.raises(UsageError, match="sent unencrypted") as wrong:
             read_secret(Endpoint(f"http://{host}/v1", "m"))
         assert KEY not in wrong.value.message + wrong.value.hint
     for url in ("https://api.example.com/v1", "http://127.0.0.1:8000/v1", "http://[::1]:8000/v1", "http://gpu-box/v1"):
         assert read_secret(Endpoint(url, "m"))
     assert not read_secret(Endpoint("http://api.example.com/v1", "m"), KeySource(variable="UNSET_OPENAI_KEY"))
     monkeypatch.setenv("OPENAI_API_KEY", "two words")
-    with pytest.raises(UsageError, match="no API key") as wrong:
+    with pytest.raises(UsageError, match="is not an API key") as wrong:
         read_secret(Endpoint("https://h/v1", "m"))
     assert "two words" not in wrong.value.message
 
@@ -222,6 +222,6 @@ def test_a_key_may_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_prompt_with_the_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     (tmp_path / "p.jsonl").write_text(f'{{"prompt": "x"}}\n{{"prompt": "my key is {KEY}"}}\n')
-    with teaching() as teacher, pytest.raises(UsageError, match=r"prompt 2 of .* holds the API key") as wrong:
+    with teaching() as teacher, pytest.raises(UsageError, match=r"prompt 2 of .* contains the API key") as wrong:
         label(tmp_path / "p.jsonl", teacher.url, tmp_path / "s.sqlite", patience=QUICK)
     assert KEY not in wrong.value.message

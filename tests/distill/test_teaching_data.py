@@ -42,12 +42,12 @@ def test_pairs_are_prompts_or_conversations(tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ('{"text": "a"}\n{"text": "b",}\n', "line 2, column 1[34]: "),
-        ('{"text": "a"}\n["b"]\n', "line 2, column 1: it is no JSON object"),
-        ('{"txt": "a"}\n', "line 1, column 1: it has neither"),
+        ('{"text": "a"}\n["b"]\n', "line 2, column 1: the line is not a JSON object"),
+        ('{"txt": "a"}\n', "line 1, column 1: the line has neither"),
         ('{"text": "a", "prompt": "b"}\n', "text and prompt exclude each other"),
-        ('{"id": 7, "text": 3}\n', "line 1, column 11: 'text' is a text"),
-        ('{"prompt": "a", "response": " "}\n', "line 1, column 17: 'response' is a text"),
-        ('{"messages": [{"role": "user"}]}\n', "line 1, column 2: 'messages' have a role and a content"),
+        ('{"id": 7, "text": 3}\n', "line 1, column 11: 'text' must be a string"),
+        ('{"prompt": "a", "response": " "}\n', "line 1, column 17: 'response' must be a string"),
+        ('{"messages": [{"role": "user"}]}\n', "line 1, column 2: 'messages' must have a role and a content"),
         ('{"text": "a"}\n{"prompt": "b"}\n', "line 2, column 1: texts and prompts are mixed"),
         ('{"text": "a\0"}\n', "is binary"),
     ],
@@ -94,13 +94,16 @@ def test_only_the_response_is_scored(small_decoder_dir: Path, tmp_path: Path) ->
     (example,) = make_examples(data, tokenizer, 64, next_token=True)
     assert tokenizer.decode(example.ids[: example.scored]).endswith("<|assistant|>")
     assert tokenizer.decode(example.ids[example.scored :]) == f"the answer{tokenizer.eos_token}"
+    cut = read_data(write(tmp_path, '{"prompt": "a question", "response": "the answer", "finish": "length"}'))
+    (unended,) = make_examples(cut, tokenizer, 64, next_token=True)
+    assert unended.ids == example.ids[:-1]
     batch = collate([(7, example), (9, Example(ids=(1, 2)))], pad_token_id=0)
     assert (batch["labels"][0, : example.scored] == IGNORED).all()
     assert batch["labels"][0, example.scored :].tolist() == list(example.ids[example.scored :])
     assert batch["labels"][1].tolist() == [1, 2] + [IGNORED] * (len(example.ids) - 2)
     assert batch["attention_mask"].sum(1).tolist() == [len(example.ids), 2]
     assert batch["numbers"].tolist() == [7, 9]
-    with pytest.raises(UsageError, match="nothing is left"):
+    with pytest.raises(UsageError, match=r"no example in d\.jsonl fits"):
         make_examples(data, tokenizer, 8, next_token=True)
 
 

@@ -45,9 +45,9 @@ def test_without_a_card_everything_is_unknown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("card", "problem"),
     [
-        ("---\nlicense: [mit\n---\n", r"the card of s is not read: its front matter is not YAML, line 2 column 14"),
-        ("---\nlicense: mit\n", "is not closed by a line of ---"),
-        ("---\n- mit\n---\n", "is no table"),
+        ("---\nlicense: [mit\n---\n", r"the card of s cannot be read: its front matter is not YAML, line 2 column 14"),
+        ("---\nlicense: mit\n", "has no closing --- line"),
+        ("---\n- mit\n---\n", "is not a mapping"),
     ],
 )
 def test_a_card_that_cannot_be_read_is_said(tmp_path: Path, card: str, problem: str) -> None:
@@ -75,7 +75,7 @@ def test_a_chain_that_comes_back_ends(tmp_path: Path) -> None:
     checkpoint(tmp_path / "b", "---\nbase_model: ../s\n---\n")
     lineage = collected(checkpoint(tmp_path / "s", "---\nbase_model: ../b\n---\n")).lineage
     assert [a.name for a in lineage.ancestors] == ["b"]
-    assert lineage.remarks == ("the chain of base models comes back to s, and is left there",)
+    assert lineage.remarks == ("the chain of base models returns to s; it ends there",)
 
 
 def test_a_name_like_a_hub_s_is_not_a_folder_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +101,8 @@ def test_a_record_of_these_weights_is_verified(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("weights", "remark"),
     [
-        ({"model.safetensors": "0" * 64}, "the hash of other weights than model.safetensors"),
-        ({"other.safetensors": "0" * 64}, "weights that are not here, other.safetensors"),
+        ({"model.safetensors": "0" * 64}, "has another hash for model.safetensors"),
+        ({"other.safetensors": "0" * 64}, "names other.safetensors, which is missing"),
         ({}, "names no weights"),
     ],
 )
@@ -120,7 +120,7 @@ def test_weights_that_the_record_does_not_know_are_said(tmp_path: Path) -> None:
     student = checkpoint(tmp_path / "s")
     record(student, TEACHER)
     (student / "model-2.safetensors").write_bytes(b"more")
-    assert "does not know the weights model-2.safetensors" in collected(student).lineage.remarks[0]
+    assert "does not list the weights model-2.safetensors" in collected(student).lineage.remarks[0]
 
 
 def test_what_a_student_began_as_is_read_where_it_lies_and_else_known_by_the_record(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_what_is_declared_is_marked_so_and_the_narrowest_counts(tmp_path: Path) 
         ("distillation.json", "restricted"),
     ]
     assert lineage.status == Statement(value="restricted", said_by=DECLARED, where="distillation.json, of s")
-    assert "declared in several ways" in lineage.remarks[-1]
+    assert "conflicting terms are declared" in lineage.remarks[-1]
 
 
 def test_a_later_declaration_fills_what_was_unknown(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_notices_are_found_and_declared(tmp_path: Path) -> None:
     }
     assert found.lineage.licences["licenses/declared/LICENSE"] == "declared"
     assert found.notices["licenses/declared/LICENSE"].read_text() == "another's"
-    with pytest.raises(RecipeError, match=r"no licence or notice file terms\.txt"):
+    with pytest.raises(RecipeError, match=r"licence or notice file terms\.txt .* does not exist"):
         collected(student, ProvenanceRecipe(notices=("terms.txt",)))
 
 

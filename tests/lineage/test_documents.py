@@ -211,8 +211,8 @@ def test_the_hub_s_metadata_is_what_it_knows(student: Path) -> None:
     assert "base_model_relation" not in checkpoint_metadata(lineage), "the hub has none for a distilled one"
     written = "\n".join(prose(lineage))
     assert "- s: teacher `model`, licence unknown (verified)" in written
-    assert "distilled, white-box, on `texts.jsonl` (verified: its record is of these weights)" in written
-    assert "A name that the terms ask for: `Llama-s`." in written
+    assert "distilled, white-box, on `texts.jsonl` (verified: the record matches these weights)" in written
+    assert "Name required by the terms: `Llama-s`." in written
 
 
 def test_the_tree_names_who_says_so(bundle: Path) -> None:

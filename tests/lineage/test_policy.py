@@ -55,10 +55,10 @@ def test_a_teacher_s_terms_count(tmp_path: Path) -> None:
     student = checkpoint(tmp_path / "s", MIT)
     record(student, ENDPOINT)
     lineage = collected(student).lineage
-    assert objection(lineage) == "s was taught by model, and nobody says under which terms"
+    assert objection(lineage) == "s was distilled from model under unknown terms"
     assert objection(collected(student, ProvenanceRecipe(status="permitted")).lineage) is None
     child = checkpoint(tmp_path / "child", "---\nlicense: mit\nbase_model: ../s\n---\n")
-    assert objection(collected(child).lineage) == "s was taught by model, and nobody says under which terms"
+    assert objection(collected(child).lineage) == "s was distilled from model under unknown terms"
 
 
 def test_what_a_teacher_s_terms_forbid_stays_forbidden(tmp_path: Path) -> None:
@@ -72,7 +72,10 @@ def test_what_a_teacher_s_terms_forbid_stays_forbidden(tmp_path: Path) -> None:
 def test_a_damaged_record_is_an_unknown(tmp_path: Path) -> None:
     student = checkpoint(tmp_path / "s", MIT)
     (student / "distillation.json").write_text("{")
-    assert objection(collected(student).lineage) == "how s was taught cannot be read, and nobody says under which terms"
+    assert (
+        objection(collected(student).lineage)
+        == "the distillation record of s cannot be read, and its terms are unknown"
+    )
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -95,7 +98,7 @@ def test_a_record_of_other_weights_is_warned_of(tmp_path: Path) -> None:
     record(student, teacher, {"model.safetensors": "0" * 64})
     said = check(collected(student).lineage, "warn")
     assert said is not None
-    assert "distillation.json has the hash of other weights than model.safetensors" in said
+    assert "distillation.json has another hash for model.safetensors" in said
     assert "\n" not in said
 
 

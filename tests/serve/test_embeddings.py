@@ -67,5 +67,5 @@ def test_what_makes_no_sense_is_refused(encoder: Running) -> None:
 def test_other_tasks_have_no_endpoint(encoder: Running) -> None:
     model = copy.copy(encoder.service.model)
     model.manifest = dataclasses.replace(model.manifest, task="text-classification")
-    with pytest.raises(UsageError, match="for text-classification, which OpenAI's protocol has no endpoint for"):
+    with pytest.raises(UsageError, match="task is text-classification, which has no endpoint in OpenAI's protocol"):
         Service(model, "tiny", 1)

@@ -203,7 +203,7 @@ def test_other_refusals_have_openais_form(thinking: Running) -> None:
         assert long.value.code == "context_length_exceeded"
         with pytest.raises(openai.BadRequestError, match="is a decoder"):
             ours.embeddings.create(model="tiny", input="x")
-        with pytest.raises(openai.NotFoundError, match="there is no POST /v1/responses here"):
+        with pytest.raises(openai.NotFoundError, match="unknown URL: POST /v1/responses"):
             ours.responses.create(model="tiny", input="x")
     broken = httpx2.post(
         f"{thinking.url}/chat/completions", content=b'{"model": ', headers={"content-type": "application/json"}
