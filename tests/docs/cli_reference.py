@@ -24,7 +24,7 @@ def _command(name: str) -> Iterator[str]:
             continue
         standard = group.title in ("positional arguments", "options")
         if not standard:
-            yield from (f"**{_sentence(group.title or '')}**", "")
+            yield from (f"{_sentence(group.title or '')[:-1]}:", "")
             if group.description:
                 yield from (group.description, "")
         yield from (
@@ -64,7 +64,7 @@ def _metavar(action: argparse.Action) -> str:
 
 def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     formatter = parser._get_formatter()
-    return _sentence(formatter._expand_help(action)) if action.help else ""
+    return formatter._expand_help(action) if action.help else ""
 
 
 def _escape(text: str) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
-from tests.docs import meanings
+from tests.docs import cli_reference, meanings
 
 if TYPE_CHECKING:
     from edgecompress.types.target import Target
@@ -150,6 +150,7 @@ def errors() -> str:
 
 
 GENERATED: dict[str, Callable[[], str]] = {
+    "commands": cli_reference.commands,
     "targets": targets,
     "architectures": architectures,
     "tasks": tasks,
@@ -274,17 +275,20 @@ def _flags() -> dict[str, str]:
     }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description="Renew what is generated in docs/**/*.md.")
-    parser.add_argument("--write", action="store_true", help="write the pages; otherwise name those that are stale")
+    parser.add_argument("--write", action="store_true", help="write the pages; otherwise list those that are stale, with exit code 1")
     options = parser.parse_args()
+    stale = 0
     for page in sorted(DOCS.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         if (new := render(text)) != text:
             print(f"{'wrote' if options.write else 'stale:'} {page.relative_to(DOCS.parent)}")
             if options.write:
                 page.write_text(new, encoding="utf-8")
+            stale += not options.write
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

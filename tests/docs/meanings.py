@@ -156,6 +156,8 @@ SCHEMAS: Mapping[str, str] = {
     "profile": "`profile.json` of `edgecompress profile -o`",
     "comparison": "`edgecompress compare --json`",
     "estimates": "`edgecompress estimate --json`",
+    "fleet": "`edgecompress profile --fleet --json`",
+    "error": "[any command that fails](json.md), with `--json`",
     "distill-recipe": "a recipe of `edgecompress distill`",
     "distillation": "`distillation.json` of a distilled checkpoint",
 }

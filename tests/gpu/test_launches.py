@@ -36,7 +36,7 @@ def test_packed_parameters_compute_the_reference_in_the_interpreter(tmp_path: Pa
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-@pytest.mark.skipif("cuda" in ABSENT, reason="cuda-core is not installed: pip install 'edgecompress[device-gpu]'")
+@pytest.mark.skipif("cuda" in ABSENT, reason="cuda-core is not installed: pip install 'edgecompress[gpu]'")
 def test_cubins_compute_the_reference_on_a_gpu(tmp_path: Path) -> None:
     """Compiled here, or, where the folder is named in EDGECOMPRESS_CUBINS, by a machine that has Triton 3.9."""
     from edgecompress_kernels.gpu.chips import nearest

@@ -168,7 +168,7 @@ def names_used(path: Path) -> set[str]:
 
 
 def test_every_name_of_the_driver_is_in_nvidias_bindings() -> None:
-    bindings = pytest.importorskip(driver.BINDINGS, reason="pip install 'edgecompress[device-gpu]'")
+    bindings = pytest.importorskip(driver.BINDINGS, reason="pip install 'edgecompress[gpu]'")
     names = names_used(Path(driver.__file__))
     assert {"cuMemHostAlloc", "CUDA_MEMCPY2D", "CUresult.CUDA_ERROR_OUT_OF_MEMORY"} <= names
     assert len(names) > 30

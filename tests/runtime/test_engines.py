@@ -85,7 +85,7 @@ def test_without_the_bindings_their_package_is_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, driver.BINDINGS, None)
     error = refusal(bundle)
     assert "the package cuda-bindings is not installed" in error.message
-    assert error.hint == "pip install 'edgecompress[device-gpu]'"
+    assert error.hint == "pip install 'edgecompress[gpu]'"
 
 
 def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:

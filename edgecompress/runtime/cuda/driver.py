@@ -36,7 +36,7 @@ def open_driver(load: Callable[[str], object] = ctypes.CDLL) -> Any:
         cuda = importlib.import_module(BINDINGS)
     except ImportError as error:
         raise HostError(
-            f"the package cuda-bindings is not installed ({error})", hint="pip install 'edgecompress[device-gpu]'"
+            f"the package cuda-bindings is not installed ({error})", hint="pip install 'edgecompress[gpu]'"
         ) from None
     (code,) = cuda.cuInit(0)
     if code != cuda.CUresult.CUDA_SUCCESS:

@@ -105,7 +105,7 @@ class CudaDriver:
             from cuda.bindings import driver
             from cuda.core import Device, LaunchConfig, ObjectCode, launch
         except ImportError as error:
-            raise LaunchError(f"{error.name} is not installed: pip install 'edgecompress[device-gpu]'") from error
+            raise LaunchError(f"{error.name} is not installed: pip install 'edgecompress[gpu]'") from error
         self._driver, self._object_code, self._config, self._launch = driver, ObjectCode, LaunchConfig, launch
         self._ordinal = ordinal
         try:
@@ -155,7 +155,7 @@ def _mapped(of: TensorMap) -> Any:
         from cuda.core.utils import StridedMemoryView
     except ImportError as error:
         raise LaunchError(
-            "this cuda-core does not support tensor maps: pip install 'edgecompress[device-gpu]'"
+            "this cuda-core does not support tensor maps: pip install 'edgecompress[gpu]'"
         ) from error
 
     class Array:
