@@ -59,7 +59,7 @@ def open_decoder(source: OpenBundle, settings: GenerationSettings) -> Decoder:
 class Generator:
     """A decoder bundle, opened by ``load``: generates text.
 
-    All methods are thread-safe; each call has its own KV cache. Use it as a context manager, or call :meth:`close`.
+    All methods are thread-safe; each call has its own KV cache. Use it as a context manager, or call ``close``.
     A prompt is a text, a list of messages for the chat template, or a list of token ids.
 
     Attributes:
@@ -160,11 +160,11 @@ class Generator:
         Args:
             prompt: A text, a list of messages such as ``{"role": "user", "content": "Hello"}``, token ids, or a list
                 of any of these.
-            **options: See :class:`~edgecompress.runtime.prompts.Options`.
+            **options: See ``Options``.
 
         Returns:
             The new text without the prompt: a ``str`` with details as attributes (see
-            :class:`~edgecompress.runtime.results.Generated`). For a list of prompts, a list in the same order.
+            ``Generated``). For a list of prompts, a list in the same order.
 
         Raises:
             UsageError: The bundle is closed, or a prompt or an option is invalid.
@@ -190,13 +190,13 @@ class Generator:
 
         Args:
             prompt: A text, messages or token ids.
-            **options: See :class:`~edgecompress.runtime.prompts.Options`.
+            **options: See ``Options``.
 
         Returns:
             An iterator of pieces.
 
         Raises:
-            UsageError: As :meth:`generate`, when the stream is created and not at the first piece.
+            UsageError: As ``generate``, when the stream is created and not at the first piece.
             HostError: The KV cache does not fit into memory.
         """
         started = time.perf_counter()
@@ -309,7 +309,7 @@ class Generator:
 
 
 class Session:
-    """A conversation that keeps its KV cache between calls, opened by :meth:`Generator.session`.
+    """A conversation that keeps its KV cache between calls, opened by ``session``.
 
     It generates one text at a time. The cache is freed when the session is closed or garbage-collected.
 
@@ -355,17 +355,17 @@ class Session:
         return len(self._ids)
 
     def generate(self, prompt: Single, **options: Unpack[Options]) -> Generated:
-        """Generate text as :meth:`Generator.generate` does, for one prompt.
+        """Generate text as ``generate`` does, for one prompt.
 
         Args:
             prompt: The whole conversation so far, or any other prompt; only the part after the shared prefix is run.
-            **options: See :class:`~edgecompress.runtime.prompts.Options`.
+            **options: See ``Options``.
 
         Returns:
             The new text.
 
         Raises:
-            UsageError: As :meth:`stream`.
+            UsageError: As ``stream``.
             HostError: The KV cache does not fit into memory.
         """
         stream = self.stream(prompt, **options)
@@ -374,11 +374,11 @@ class Session:
         return stream.result
 
     def stream(self, prompt: Single, **options: Unpack[Options]) -> Stream:
-        """Generate text as :meth:`Generator.stream` does.
+        """Generate text as ``stream`` does.
 
         Args:
             prompt: The whole conversation so far, or any other prompt; only the part after the shared prefix is run.
-            **options: See :class:`~edgecompress.runtime.prompts.Options`.
+            **options: See ``Options``.
 
         Raises:
             UsageError: The session is closed or already generating, or the prompt or an option is invalid.

@@ -38,7 +38,7 @@ def first_call(model: Encoder) -> None:
 class Encoder:
     """A bundle for texts, opened by ``load``: embeddings, labels, scores and answers.
 
-    All methods are thread-safe. Use it as a context manager, or call :meth:`close`.
+    All methods are thread-safe. Use it as a context manager, or call ``close``.
 
     Attributes:
         manifest: The bundle's manifest; ``manifest.task`` is the task, such as ``"sentence-similarity"``.

@@ -30,7 +30,7 @@ def first_call(model: ImageEncoder) -> None:
 class ImageEncoder:
     """A bundle for images, opened by ``load``: embeddings or labels.
 
-    All methods are thread-safe. Use it as a context manager, or call :meth:`close`. Reading image files needs Pillow
+    All methods are thread-safe. Use it as a context manager, or call ``close``. Reading image files needs Pillow
     (``pip install 'edgecompress[images]'``).
 
     Attributes:
@@ -93,7 +93,7 @@ class ImageEncoder:
         """Embed images. For the task image-feature-extraction.
 
         Args:
-            pixels: float32 [N, 3, height, width], preprocessed, as :meth:`pixels` returns it.
+            pixels: float32 [N, 3, height, width], preprocessed, as ``pixels`` returns it.
             batch_size: Maximum images per run.
 
         Returns:
