@@ -71,8 +71,11 @@ def code_from(file: str, *names: str) -> str:
         else:
             first, last = _span(ast.parse(text), file, name)
         parts.append(textwrap.dedent("\n".join(lines[first - 1 : last])))
-    blank = "\n\n\n" if all("def " in part or "class " in part for part in parts) else "\n\n"
-    return blank.join(parts) + "\n"
+    text, *rest = parts
+    for before, after in zip(parts, rest, strict=False):
+        apart = any(re.search(r"^(async def|def|class|@)", part, re.MULTILINE) for part in (before, after))
+        text += ("\n\n\n" if apart else "\n\n") + after
+    return text + "\n"
 
 
 def _span(tree: ast.Module, file: str, name: str) -> tuple[int, int]:

@@ -16,7 +16,8 @@ ROOT = snippets.ROOT
 def test_code_on_a_page_is_that_of_its_source(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert snippets.render(text) == text, "python -m tests.docs.snippets --write"
-    assert len(re.findall("^<!-- from: ", text, re.MULTILINE)) == len(snippets.markers(text)), "a marker without a fenced block below it"
+    marked = re.findall("^<!-- from: ", text, re.MULTILINE)
+    assert len(marked) == len(snippets.markers(text)), "a marker without a fenced block below it"
 
 
 def test_every_adr_is_in_the_index_with_its_status() -> None:
@@ -82,6 +83,7 @@ def test_code_is_found_by_name_and_by_line(tmp_path: Path, monkeypatch: pytest.M
     assert snippets.code_from("m.py") == SOURCE
     assert snippets.code_from("m.py", "LIMIT", "WIDTH") == "LIMIT = 3\n\nWIDTH: int = 4\n"
     assert snippets.code_from("m.py", "double") == "@property\ndef double(x: int) -> int:\n    return 2 * x\n"
+    assert snippets.code_from("m.py", "LIMIT", "double").startswith("LIMIT = 3\n\n\n@property\n")
     assert snippets.code_from("m.py", "Pair.add") == "def add(self) -> int:\n    return 1\n"
     assert snippets.code_from("m.py", "3-4") == "LIMIT = 3\nWIDTH: int = 4\n"
     for missing in ("triple", "Pair.mul", "double.x", "3-40"):
