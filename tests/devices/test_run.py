@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -79,11 +80,11 @@ def test_an_error_there_is_one_here(
     shown = capsys.readouterr()
     error = json.loads(shown.out)["error"]
     assert error["type"] == "HostError"
-    assert error["message"].startswith(f"device: the bundle is for another-machine ({arch}) and this machine is ")
-    assert "Export it for this machine" in error["hint"]
+    assert error["message"].startswith(f"device: the bundle is for another-machine ({arch})")
+    assert "for this machine" in error["hint"]
     assert pending(loopback) == []
     assert main(arguments(minilm_bundle, "--shapes", "1x9999")) == 2
-    assert "edgecompress: device: no such shape" in capsys.readouterr().err
+    assert re.search("edgecompress: device: .*1x9999", capsys.readouterr().err)
 
 
 def test_what_makes_no_sense_is_refused_before_a_connection(
@@ -92,9 +93,9 @@ def test_what_makes_no_sense_is_refused_before_a_connection(
     (tmp_path / "wheels").mkdir()
     for flags, message, code in [
         (["--scenario", "none"], "unknown scenario", 2),
-        (["--shapes", "1y1"], "is no shape", 2),
+        (["--shapes", "1y1"], "'1y1' is no", 2),
         (["--on", "device"], "is not the address of a device", 2),
-        (["--wheels", str(tmp_path)], "so there is nothing to install", 2),
+        (["--wheels", str(tmp_path)], "--device-python", 2),
         (["--fleet", "tcp://x:1"], "--on is for one device, --fleet for many", 2),
         (["--label", "x"], "--label goes with --fleet", 2),
         (["--jobs", "x"], "--jobs goes with --fleet", 2),
@@ -107,7 +108,7 @@ def test_what_makes_no_sense_is_refused_before_a_connection(
     assert "holds no wheels" in capsys.readouterr().err
     assert main(["profile", str(tmp_path), "--on", "ssh://x"]) == BundleError.exit_code
     assert main(["profile"]) == 2
-    assert "it takes a bundle" in capsys.readouterr().err
+    assert "Give the folder that `edgecompress export` wrote" in capsys.readouterr().err
 
 
 def test_a_result_that_was_not_brought_comes_with_the_next_call(
@@ -245,7 +246,12 @@ def test_errors_keep_their_kind_and_code(name: str, kept: type[EdgeCompressError
         (0, "", "", "there returned something other than a profile: the document must be a table, not null"),
         (-9, "", "x\n", "the profile on there was killed by SIGKILL: x"),
         (-99, "", "", "the profile on there was killed by signal 99: no error message"),
-        (1, "half a {", "Traceback\n  …\nImportError: libm\n", "the profile on there ended with exit code 1: ImportError: libm"),
+        (
+            1,
+            "half a {",
+            "Traceback\n  …\nImportError: libm\n",
+            "the profile on there ended with exit code 1: ImportError: libm",
+        ),
     ],
 )
 def test_what_is_no_profile(code: int, stdout: str, stderr: str, message: str) -> None:

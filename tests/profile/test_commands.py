@@ -128,8 +128,8 @@ def test_too_few_calls_leave_a_budget_open() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--shapes", "1x512"], "no such shape for .*: 1x512; a text has 2 to 256 tokens"),
-        (["--shapes", "1x1"], "no such shape"),
+        (["--shapes", "1x512"], "1x512.*a text has 2 to 256 tokens"),
+        (["--shapes", "1x1"], "a text has 2 to 256 tokens"),
         (["--shapes", "1x16", "--duration", "0.01"], r"0\.01 s are about \d+ calls, and p99 takes 1,000"),
         (["--duration", "-1"], "the duration must be above 0"),
         (["--percentile", "100"], "the percentile must be from 50"),
@@ -137,7 +137,7 @@ def test_too_few_calls_leave_a_budget_open() -> None:
         (["--scenario", "server"], "needs a rate or a latency bound"),
         (["--per-second", "3"], "--per-second is for the server scenario"),
         (["--bound-ms", "0"], "the latency bound must be above 0"),
-        (["--threads", "1,none"], "are no thread counts"),
+        (["--threads", "1,none"], "'1,none'"),
         (["--new-tokens", "1"], "new tokens must be at least 2"),
         (["--device", "0"], "it runs on no GPU"),
     ],
@@ -213,9 +213,9 @@ def test_a_graph_beside_the_bundle_that_holds_it(minilm_bundle: Path, capsys: py
     [
         (["BUNDLE"], "needs at least two sides"),
         (["BUNDLE", "torch:/nowhere"], "/nowhere does not exist"),
-        (["BUNDLE", "BUNDLE", "--shapes", "1x999"], "no such shape for .*; a text has at most 256 tokens"),
+        (["BUNDLE", "BUNDLE", "--shapes", "1x999"], "1x999.*a text has at most 256 tokens"),
         (["BUNDLE", "BUNDLE", "--launches", "9"], "at least 8 launches, an even number"),
-        (["BUNDLE", "BUNDLE", "--threads", "0"], "threads are at least 1"),
+        (["BUNDLE", "BUNDLE", "--threads", "0"], "threads (are|must be) at least 1"),
         (["BUNDLE", "BUNDLE", "--shapes", "1x0"], "shapes of texts"),
     ],
 )
