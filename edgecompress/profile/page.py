@@ -219,7 +219,7 @@ def _other(m: Measurement) -> str:
 def _phase(found: OperatorProfile, peaks: Peaks) -> dict[str, Any]:
     phase = "" if found.phase == CALL else f", {found.phase}"
     rates = ", ".join(f"{dtype} {rate / 1e9:,.0f} G/s" for dtype, rate in sorted(peaks.ops_per_s.items()))
-    roofs = {"memory": "memory", "compute": "compute"}
+    roofs = {"memory": "memory", "compute": "arithmetic"}
     moved = moved_bytes(found)
     operators = sorted(found.operators, key=lambda o: -o.ms)
     suffix = "" if found.phase == CALL else f"-{found.phase}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tokenizers import Tokenizer
 
 from edgecompress.errors import HostError, UsageError
 from edgecompress.formats.manifest import open_bundle
@@ -29,6 +32,7 @@ class Spec:
     name: str
     open: Callable[[int], Side]
     manifest: Manifest | None = None  # of a bundle
+    vocabulary: int | None = None  # its number of token ids; None: unknown
 
 
 def parse_side(text: str, *, allow_mismatch: bool = False) -> Spec:
@@ -38,7 +42,7 @@ def parse_side(text: str, *, allow_mismatch: bool = False) -> Spec:
         return _bundle(Path(text), text, allow_mismatch)
     if not Path(path).exists():
         raise UsageError(f"{text}: {path} does not exist", hint=f"Give {library}: and an existing path.")
-    return Spec(text, _LIBRARIES[library](Path(path)))
+    return Spec(text, _LIBRARIES[library](Path(path)), vocabulary=_vocabulary(Path(path)))
 
 
 def read_workloads(text: str | None, specs: Sequence[Spec]) -> list[Workload]:
@@ -60,8 +64,16 @@ def inputs_of(workload: Workload, specs: Sequence[Spec]) -> Feed:
     if workload.requests:
         raise UsageError(f"{workload.name} is a trace, and a comparison takes shapes", hint="Give --shapes 1x128.")
     if kinds:
-        return find_kind(kinds[0]).profile.inputs(workload, manifests)
-    return token_feed(token_ids(*compared_tokens(workload)))
+        return _within(find_kind(kinds[0]).profile.inputs(workload, manifests), specs)
+    return _within(token_feed(token_ids(*compared_tokens(workload))), specs)
+
+
+def _within(feed: Feed, specs: Sequence[Spec]) -> Feed:
+    """The feed with token ids that every side's vocabulary has: larger ids wrap around."""
+    known = [spec.vocabulary for spec in specs if spec.vocabulary]
+    if not known or "input_ids" not in feed:
+        return feed
+    return {**feed, "input_ids": feed["input_ids"] % min(known)}
 
 
 def _part(feed: Feed, names: Collection[str]) -> dict[str, Array]:
@@ -80,7 +92,22 @@ def _bundle(path: Path, name: str, allow_mismatch: bool) -> Spec:
     if not allow_mismatch:
         check_host(manifest)
     side = find_kind(manifest.kind).profile.side
-    return Spec(name, lambda threads: side(open_models(manifest, folder, threads=threads)), manifest)
+
+    def open_one(threads: int) -> Side:
+        return side(open_models(manifest, folder, threads=threads))
+
+    return Spec(name, open_one, manifest, _vocabulary(folder))
+
+
+def _vocabulary(folder: Path) -> int | None:
+    """The number of token ids of the checkpoint or bundle in a folder."""
+    if (config := folder / "config.json").is_file():
+        size = json.loads(config.read_text(encoding="utf-8")).get("vocab_size")
+        if isinstance(size, int):
+            return size
+    if (tokenizer := folder / "tokenizer.json").is_file():
+        return Tokenizer.from_file(str(tokenizer)).get_vocab_size()
+    return None
 
 
 def _torch(path: Path) -> Callable[[int], Side]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -94,7 +95,7 @@ def test_what_makes_no_sense_is_refused_before_a_connection(
         (["--scenario", "none"], "unknown scenario", 2),
         (["--shapes", "1y1"], "is not a shape", 2),
         (["--on", "device"], "is not the address of a device", 2),
-        (["--wheels", str(tmp_path)], "so there is nothing to install", 2),
+        (["--wheels", str(tmp_path)], "--device-python", 2),
         (["--fleet", "tcp://x:1"], "--on is for one device, --fleet for many", 2),
         (["--label", "x"], "--label goes with --fleet", 2),
         (["--jobs", "x"], "--jobs goes with --fleet", 2),
@@ -245,7 +246,12 @@ def test_errors_keep_their_kind_and_code(name: str, kept: type[EdgeCompressError
         (0, "", "", "there returned something other than a profile: the document must be a table, not null"),
         (-9, "", "x\n", "the profile on there was killed by SIGKILL: x"),
         (-99, "", "", "the profile on there was killed by signal 99: no error message"),
-        (1, "half a {", "Traceback\n  …\nImportError: libm\n", "the profile on there ended with exit code 1: ImportError: libm"),
+        (
+            1,
+            "half a {",
+            "Traceback\n  …\nImportError: libm\n",
+            "the profile on there ended with exit code 1: ImportError: libm",
+        ),
     ],
 )
 def test_what_is_no_profile(code: int, stdout: str, stderr: str, message: str) -> None:

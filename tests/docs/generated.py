@@ -277,7 +277,9 @@ def _flags() -> dict[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Renew what is generated in docs/**/*.md.")
-    parser.add_argument("--write", action="store_true", help="write the pages; otherwise list those that are stale, with exit code 1")
+    parser.add_argument(
+        "--write", action="store_true", help="write the pages; otherwise list those that are stale, with exit code 1"
+    )
     options = parser.parse_args()
     stale = 0
     for page in sorted(DOCS.rglob("*.md")):

@@ -114,8 +114,12 @@ class EncoderSubject:
         return call
 
     def phases(self, workload: Workload) -> Mapping[str, Callable[[], object]]:
-        feed, model = token_feed(token_ids(workload.batch, workload.sizes["tokens"])), self._encoder.model
-        return {CALL: lambda: model.run(feed)}
+        encoder, sizes = self._encoder, (workload.sizes["tokens"],) * workload.batch
+        texts, lengths = self._texts(sizes, 0, encoder.tokenizer.settings.max_length_tokens)
+        tokens = encoder.tokenizer.encode(texts, prompt="", truncate=True)
+        made = pad([_cut(*each) for each in zip(tokens, lengths, strict=True)], encoder.tokenizer.settings.pad_token_id)
+        feed = {name: made[name] for name in encoder.inputs}
+        return {CALL: lambda: encoder.model.run(feed)}
 
     def _texts(self, request: Sequence[int] | str, number: int, most: int) -> tuple[list[str], list[int]]:
         """The texts of one call, and the token count that each is cut to."""

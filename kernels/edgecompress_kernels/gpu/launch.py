@@ -154,9 +154,7 @@ def _mapped(of: TensorMap) -> Any:
         from cuda.core import TensorMapDescriptorOptions
         from cuda.core.utils import StridedMemoryView
     except ImportError as error:
-        raise LaunchError(
-            "this cuda-core does not support tensor maps: pip install 'edgecompress[gpu]'"
-        ) from error
+        raise LaunchError("this cuda-core does not support tensor maps: pip install 'edgecompress[gpu]'") from error
 
     class Array:
         __cuda_array_interface__: ClassVar[dict[str, Any]] = {
