@@ -89,7 +89,7 @@ def test_what_is_not_run_has_a_reason_and_flags_that_exist(page: Page, step: Ste
 def simple_commands(line: str) -> list[list[str]]:
     """The words of each command of a line, between pipes, ``&&`` and ``;``, without redirections."""
     lexer = shlex.shlex(line.replace("\\\n", " "), posix=True, punctuation_chars="|&;<>")
-    lexer.whitespace_split = True
+    lexer.whitespace_split, lexer.commenters = True, ""
     commands: list[list[str]] = [[]]
     redirected = False
     for word in lexer:
