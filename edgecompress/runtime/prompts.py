@@ -99,7 +99,7 @@ def new_token_limit(prompt_tokens: int, max_new_tokens: int | None, context_toke
     """Maximum length of the text in tokens, prompt included. Raises UsageError if it exceeds the context."""
     if prompt_tokens >= context_tokens:
         raise UsageError(
-            f"prompt {index} has {prompt_tokens} tokens, which fills the model's context of {context_tokens}",
+            f"prompt {index} has {prompt_tokens} tokens, but the model's context is {context_tokens}, answer included",
             hint="Shorten the prompt.",
         )
     if max_new_tokens is None:

@@ -442,7 +442,7 @@ def test_memory_is_refused_before_it_is_taken(
 @pytest.mark.parametrize(
     ("prompt", "options", "message"),
     [
-        ("the cat " * 200, {}, "context of 256"),
+        ("the cat " * 200, {}, "context is 256"),
         ("why", {"max_new_tokens": 300}, "more than the model's context of 256"),
         ("why", {"max_new_tokens": 0}, "max_new_tokens must be an integer"),
         ("why", {"temperature": -1.0}, "temperature"),
