@@ -5,6 +5,7 @@ An answer is "yes", "no", "open" (nothing says so yet) or "note" (a figure that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from edgecompress.types.profile import Measurement, Profile, Tried
 
 YES, NO, OPEN, NOTE = "yes", "no", "open", "note"
 _BUSY = 0.5  # of the cores: a load average above it is other work
+_WIDE = 1.5  # p90 over p50 of equal calls: above it something else took the cores
+_SHAPE = re.compile(r"\d+x\d+$")  # a trace's calls differ by themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +242,13 @@ def _trust(profile: Profile) -> Answer:
         doubts.append(f"The host was {describe_noise(noise)}: {resolution(noise)}.")
     if host.load_average_1min is not None and host.load_average_1min > _BUSY * host.cores:
         doubts.append(f"Other work ran: a load of {host.load_average_1min:g} on {host.cores} cores before it began.")
+    spreads = [
+        (m.latency.p90_ms / m.latency.p50_ms, m)
+        for m in profile.measurements
+        if m.latency is not None and m.latency.p50_ms and m.latency.p90_ms and _SHAPE.match(m.workload)
+    ]
+    if spreads and (widest := max(spreads, key=lambda found: found[0]))[0] > _WIDE:
+        doubts.append(f"Equal calls vary: p90 is {widest[0]:.1f} times p50 ({case(widest[1])}).")
     if host.virtual_machine:
         doubts.append("It is a virtual machine.")
     sure = f"The host was {describe_noise(noise)}."

@@ -84,7 +84,17 @@ def test_a_host_that_makes_figures_doubtful() -> None:
     noisy = replace(base, noise=Noise(loop_ms=0.1, spread=0.4, slowest_over_fastest=1.4, noisy=True))
     busy = replace(base, host=replace(base.host, load_average_1min=3.0))
     virtual = replace(base, host=replace(base.host, virtual_machine=True))
-    for odd, words in ((noisy, "The host was noisy"), (busy, "a load of 3 on 4 cores"), (virtual, "a virtual machine")):
+    first = base.measurements[0]
+    assert first.latency is not None
+    wide = replace(base, measurements=(replace(first, latency=replace(first.latency, p50_ms=1.0, p90_ms=2.0)),))
+    trace = replace(wide, measurements=(replace(wide.measurements[0], workload="requests.jsonl"),))
+    assert by_topic(trace)["Measurement conditions"].state == YES, "requests of a trace differ by themselves"
+    for odd, words in (
+        (noisy, "The host was noisy"),
+        (busy, "a load of 3 on 4 cores"),
+        (virtual, "a virtual machine"),
+        (wide, "p90 is 2.0 times p50 (1x16, 1 thread)"),
+    ):
         conditions = by_topic(odd)["Measurement conditions"]
         assert conditions.state == OPEN
         assert words in conditions.evidence
