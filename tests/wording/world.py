@@ -155,7 +155,6 @@ def _files(folder: Path) -> None:
         "responses.jsonl": '{"prompt": "a", "response": "b"}\n',
         "secret.jsonl": '{"prompt": "my key is sk-0123456789"}\n',
         "text.sqlite": "A cat sits.\n",
-        "twice.jsonl": '{"bundle": "encoder.bundle", "target": "a"}\n' * 2,
         "black.toml": 'method = "black-box"\n[student]\nlayers = 1\n',
         "loss.toml": "[student]\nlayers = 1\n[loss]\nhiden = 1.0\n",
         "heads.toml": "[student]\nlayers = 1\nheads = 5\n",
