@@ -1,4 +1,4 @@
-"""What a command reads and prints: inputs, results on stdout, notes and progress on stderr."""
+"""A command's inputs and output: results on stdout, notes and progress on stderr."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def emit_json(value: Any) -> None:
 
 
 def write_json(value: Any, path: Path) -> None:
-    """Beside it, then renamed: whole or not at all; said on stderr."""
+    """Write a file whole or not at all, and note it on stderr."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(dumps(value), encoding="utf-8")
     part.replace(path)
@@ -41,9 +41,10 @@ def write_json(value: Any, path: Path) -> None:
 
 
 def read_inputs(inputs: Sequence[str], file: Path | None, *, what: str = "input", by_line: bool = True) -> list[str]:
-    """A command's arguments and its ``--file``, or stdin where there are none.
+    """Inputs from a command's arguments and its ``--file``, or from stdin if there are none.
 
-    A file has one input a line, blank lines left out, or is one as a whole. Raises UsageError if nothing is left.
+    A file has one input per line, blank lines skipped, or is one input (``by_line=False``). Raises UsageError if a file
+    cannot be read or there is no input.
     """
     texts = list(inputs)
     if file is not None:
@@ -58,9 +59,7 @@ def read_inputs(inputs: Sequence[str], file: Path | None, *, what: str = "input"
     if by_line:
         texts = [text for text in texts if text.strip()]
     if not any(text.strip() for text in texts):
-        raise UsageError(
-            f"there is nothing to run: the {what} is empty", hint='Give one: `edgecompress run BUNDLE "a text"`.'
-        )
+        raise UsageError(f"the {what} is empty", hint='Give one: `edgecompress run BUNDLE "a text"`.')
     return texts
 
 
@@ -72,12 +71,12 @@ def note(text: str) -> None:
 
 
 def red(text: str) -> str:
-    """On a terminal, unless NO_COLOR is set."""
+    """In red on a terminal, unless NO_COLOR is set."""
     return f"\033[31m{text}\033[0m" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 def print_results(task: str, inputs: Sequence[Any], results: Sequence[Any], *, as_json: bool) -> None:
-    """What a model made of each input: a value, a row (a dict), or a list of them."""
+    """Print the result of each input: a value, a row (a dict), or a list of them."""
     if as_json:
         emit_json({"task": task, "results": [{"input": i, "output": o} for i, o in zip(inputs, results, strict=True)]})
         return

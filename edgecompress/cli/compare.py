@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from edgecompress.errors import UsageError
+    from edgecompress.errors import OutputError, UsageError
     from edgecompress.formats.cpu import host_cores
     from edgecompress.profile.compare import LAUNCHES, PAIRS, compare
     from edgecompress.profile.sides import parse_side, read_workloads
@@ -35,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(
             f"threads must be at least 1, not {options.threads}", hint="Leave --threads out to use all cores."
         )
+    if options.output is not None and not (folder := options.output.absolute().parent).is_dir():
+        raise OutputError(f"there is no folder {folder}", hint="Create it, or give another -o FILE.")
     specs = [parse_side(text, allow_mismatch=options.allow_mismatch) for text in options.sides]
     workloads = read_workloads(options.shapes, specs)
     with progress() as show:

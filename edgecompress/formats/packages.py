@@ -1,7 +1,7 @@
-"""Which packages a distribution requires, as its installed metadata states, and which versions are installed.
+"""The packages that a distribution requires, from its installed metadata, and the versions that are installed.
 
-The metadata is the only source: ranges, extras and lists of packages are never repeated in code. ``packaging`` is no
-dependency of the runtime, so the few operators that pyproject.toml uses are parsed here.
+The metadata is the only source: code never repeats ranges, extras or lists of packages. The runtime does not depend on
+``packaging``, so the few operators that pyproject.toml uses are parsed here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from edgecompress.types.packages import MODULES, RUNTIME, TORCH
 
 DISTRIBUTION = "edgecompress"
-DEVELOPMENT_EXTRAS = ("test", "dev")  # packages that no command of ours imports
+DEVELOPMENT_EXTRAS = ("test", "dev")  # no command imports their packages
 
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;(.*))?")
 _EXTRA = re.compile(r"""\bextra\s*==\s*['"]([^'"]+)['"]""")
@@ -37,20 +37,20 @@ _OPERATORS: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
 class Requirement:
     """One package of a distribution's metadata."""
 
-    name: str  # as PEP 503 normalizes it
+    name: str  # normalized as in PEP 503
     specifier: str  # ">=2.0,<3"; "" admits every version
-    extra: str | None = None  # None: of the base install
+    extra: str | None = None  # None: the base install
 
     def admits(self, version: str) -> bool:
-        """Whether the release numbers of ``version`` fit. Raises ValueError for an operator that is not known."""
+        """Whether the release numbers of ``version`` fit. Raises ValueError for an unknown operator."""
         installed = _release(version)
         return all(_OPERATORS[comparison](installed, bound) for comparison, bound in _clauses(self.specifier))
 
 
 def parse_requirement(text: str) -> Requirement | None:
-    """A line of ``Requires-Dist``, or of pyproject.toml's dependencies; None for what is neither.
+    """Parse a line of ``Requires-Dist`` or of pyproject.toml's dependencies; None for anything else.
 
-    Of its marker only the extra is kept: packages for other systems are among the results. The lower bound comes first.
+    Only the extra is kept of a marker, so packages for other systems are included. The lower bound comes first.
     """
     match = _REQUIREMENT.fullmatch(text)
     if match is None:
@@ -67,7 +67,7 @@ def parse_requirements(texts: Iterable[str]) -> tuple[Requirement, ...]:
 
 
 def requirements(distribution: str = DISTRIBUTION) -> tuple[Requirement, ...]:
-    """Of the base install and of every extra. Raises PackageNotFoundError if it is not installed as a distribution."""
+    """Of the base install and every extra. Raises PackageNotFoundError if the distribution is not installed."""
     return parse_requirements(importlib.metadata.requires(distribution) or ())
 
 
@@ -89,9 +89,10 @@ def distribution_of(module: str) -> str:
 
 
 def install_command(module: str, extras: Sequence[str] = ()) -> str:
-    """The pip command that brings ``module``. ``extras``: what the command at work needs, all installed at once.
+    """The pip command that installs ``module``.
 
-    Of an extra that the command does not need by itself, the first that holds the package is named.
+    ``extras``: those that the running command needs; if one of them has the package, all are named, else the first
+    extra that has it.
     """
     package = distribution_of(module)
     if package in RUNTIME:
@@ -111,7 +112,7 @@ def install_command(module: str, extras: Sequence[str] = ()) -> str:
 
 
 def cpu_torch_command() -> str | None:
-    """Installs PyTorch without CUDA; None where PyPI's build has no CUDA either: only on x86-64 Linux it has."""
+    """The pip command that installs PyTorch without CUDA; None where PyPI's build has none: outside x86-64 Linux."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return None
     try:
@@ -126,7 +127,7 @@ def normalized(name: str) -> str:
 
 
 def gpu_build(package: str) -> str:
-    """The distribution that installs the same modules as ``package``, built for GPUs, where a package has one."""
+    """The name that a GPU build of ``package`` would have; it installs the same modules."""
     return f"{package}-gpu"
 
 
@@ -139,13 +140,13 @@ def _clauses(specifier: str) -> list[tuple[str, tuple[int, ...]]]:
     for text in filter(None, specifier.split(",")):
         match = _CLAUSE.fullmatch(text.strip())
         if match is None:
-            raise ValueError(f"'{text}' is no version clause that is known here")
+            raise ValueError(f"'{text}' is not a known version clause")
         clauses.append((match[1], _release(match[2])))
     return clauses
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """Its numbers without trailing zeros: 2.0 equals 2. Suffixes such as rc1 or +cpu do not count."""
+    """Release numbers without trailing zeros, so that 2.0 equals 2. Suffixes such as rc1 or +cpu are ignored."""
     match = _RELEASE.match(version)
     numbers = [int(part) for part in match[0].split(".")] if match is not None else []
     while numbers and not numbers[-1]:

@@ -1,7 +1,7 @@
-"""NVIDIA's libraries on this machine, and what a backend finds of what it needs. Nothing is imported or started for it.
+"""NVIDIA's libraries on this machine, and which of them a backend lacks. Nothing is imported or started.
 
-A library is searched for where the loader finds it and where its own package puts it. The version is asked of the
-library, not of a package manager: what is loaded is what counts.
+A library is looked up by the dynamic loader and in its own package's folder. Its version comes from the library itself,
+not from a package manager, because the loaded file is what counts.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _FOLDERS = ("nvidia/*/lib", "tensorrt_libs", "tensorrt_rtx_libs")  # below site-
 
 @dataclass(frozen=True, kw_only=True)
 class Library:
-    """A library by the names of its files."""
+    """A library and the names of its files."""
 
     title: str
-    files: tuple[str, ...]  # one a version, the latest first
+    files: tuple[str, ...]  # one per version, the latest first
     version_function: str
     read: Callable[[Any], int]  # calls that function
     spell: Callable[[int], str]
@@ -31,7 +31,7 @@ class Library:
 
 @dataclass(frozen=True, kw_only=True)
 class LibraryState:
-    """A library on this machine: where it is missing, ``version`` is empty and ``remark`` names the missing files."""
+    """A library on this machine. If it is missing, ``version`` is empty and ``remark`` names the missing files."""
 
     title: str
     version: str
@@ -40,9 +40,9 @@ class LibraryState:
 
 @dataclass(frozen=True, kw_only=True)
 class BackendState:
-    """Whether a backend builds and runs on this machine. What it lacks is named.
+    """Whether a backend builds and runs on this machine, and what it lacks.
 
-    A GPU itself is not searched for: whether the driver has one shows when a bundle is loaded.
+    The GPU itself is not checked: whether the driver has one shows when a bundle is loaded.
     """
 
     name: str
@@ -119,7 +119,7 @@ def _find(library: Library, load: Loader, roots: Sequence[Path]) -> LibraryState
             except (OSError, AttributeError):
                 continue
             return LibraryState(
-                title=library.title, version=library.spell(version) if version else "of no known version"
+                title=library.title, version=library.spell(version) if version else "of unknown version"
             )
     return LibraryState(title=library.title, version="", remark=f"no {' or '.join(library.files)}")
 

@@ -1,17 +1,17 @@
-"""Distributions by the names that package managers know them by."""
+"""Names of distributions, as package managers use them."""
 
 from __future__ import annotations
 
 ONNXRUNTIME = "onnxruntime"
-"""What captures, calibrates and verifies here, whatever a bundle is for."""
+"""Captures, calibrates and verifies during an export, for every target."""
 
 TORCH = "torch"
 
 EXPORT = (TORCH, "transformers", "onnx", "onnx-ir", "onnxscript", ONNXRUNTIME, "tokenizers", "numpy")
-"""What makes a bundle, and is written down in it."""
+"""Packages that make a bundle; their versions are recorded in it."""
 
 RUNTIME = ("numpy", ONNXRUNTIME, "tokenizers", "jinja2")
-"""What the base install brings."""
+"""Packages of the base install."""
 
 MODULES = {
     "OpenSSL": "pyopenssl",

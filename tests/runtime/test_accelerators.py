@@ -72,7 +72,7 @@ def test_a_library_lies_where_its_package_puts_it(tmp_path: Path) -> None:
 def test_a_library_that_tells_nothing_has_no_version(library: Any) -> None:
     found = find_libraries(loader({"libcuda.so.1": library}), [])["driver"]
     told = hasattr(library, "cuDriverGetVersion")
-    assert (found.version, found.remark) == (("of no known version", "") if told else ("", "no libcuda.so.1"))
+    assert (found.version, found.remark) == (("of unknown version", "") if told else ("", "no libcuda.so.1"))
 
 
 def states(here: dict[str, Any], providers: list[str], *, packages: bool) -> dict[str, BackendState]:

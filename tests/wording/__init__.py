@@ -2,3 +2,7 @@
 
 ``python -m tests.wording`` regenerates them.
 """
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read once, when huggingface_hub is imported

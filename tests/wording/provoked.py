@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,13 @@ from tests.wording.templates import ROOT, Site, sites
 from tests.wording.world import build
 
 COMMAND_LINES = Path(__file__).parent / "command_lines.txt"
-"""One a line, without ``edgecompress``; lines that begin with # group them."""
+"""One a line, without ``edgecompress``, after NAME=value for the environment; lines that begin with # group them."""
 
 _SETTINGS = {"COLUMNS": "100", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 _UNSET = ("OPENAI_API_KEY", "HF_TOKEN", "EDGECOMPRESS_TRACEBACK", "EDGECOMPRESS_KEY_PASSWORD", "XDG_CACHE_HOME")
+
+
+_ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,12 @@ def provoke() -> list[Outcome]:
 
 def text(outcomes: list[Outcome]) -> str:
     """The stored snapshot."""
-    return "\n".join(f"$ edgecompress {each.line}\n{each.text}[exit {each.code}]\n" for each in outcomes)
+    shown = []
+    for each in outcomes:
+        set_first = _ASSIGNMENT.match(each.line)
+        prefix, line = (set_first[0] + " ", each.line[set_first.end() + 1 :]) if set_first else ("", each.line)
+        shown.append(f"$ {prefix}edgecompress {line}\n{each.text}[exit {each.code}]\n")
+    return "\n".join(shown)
 
 
 def provoked_sites(outcomes: list[Outcome]) -> frozenset[Site]:
@@ -67,12 +76,25 @@ def _run(line: str, folder: Path) -> Outcome:
     out, err = io.StringIO(), io.StringIO()
     made: list[tuple[Path, int]] = []
     with _recorded(made), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _no_input():
-        code = main(shlex.split(line))
+        words = shlex.split(line)
+        changes = dict(word.split("=", 1) for word in itertools.takewhile(_ASSIGNMENT.match, words))
+        with _changed(changes):
+            code = main(words[len(changes) :])
     found = {site for path, number in made for site in sites() if site.is_error and site.holds(path, number)}
     text = re.sub(r"\bonnxruntime \d[\w.]*", "onnxruntime VERSION", _ours(err.getvalue()))
     for path, name in ((folder, "FOLDER"), (folder.parent, "TMP"), (ROOT, "SOURCE")):
         text = text.replace(str(path), name)
     return Outcome(line=line, code=code, text=text, sites=frozenset(found))
+
+
+@contextlib.contextmanager
+def _changed(changes: Mapping[str, str]) -> Iterator[None]:
+    os.environ |= changes
+    try:
+        yield
+    finally:
+        for name in changes:
+            del os.environ[name]
 
 
 def _ours(text: str) -> str:

@@ -55,6 +55,6 @@ def test_every_error_is_a_message_and_an_exit_code(outcomes: list[provoked.Outco
 
 
 def test_templates_are_read_as_they_print() -> None:
-    hint = "`edgecompress targets show NAME`; `edgecompress targets` lists them."
+    hint = "`edgecompress targets` lists them; then `edgecompress targets show NAME`."
     found = [site for site in templates.sites() if site.module == "edgecompress.cli.targets"]
     assert ("UsageError", "no target was named", hint) in {(site.kind, site.message, site.hint) for site in found}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.numpy import save_file
 
 from edgecompress.formats.codec import dumps
 from edgecompress.formats.manifest import file_sha256, sidecar
+from edgecompress.lineage.signature import sign
 from tests.decoder_bundle import decoder_bundle, tokenizer
 from tests.lineage.folders import keys
 from tests.serve.encoder_bundle import encoder_bundle
@@ -75,9 +75,26 @@ def _bundles(folder: Path) -> None:
     altered("no-reference", lambda b: _drop(b, "reference.npz"))
     altered("unreadable-report", lambda b: _replace(b, "report.json", b"{"))
     altered("wrong-report", lambda b: _replace(b, "report.json", b'{"colour": 1}'))
+    altered("unlisted", _unlist)
+    altered("unset", lambda b: rewrite(b, {"settings": {"text": 7}}, bare=True))
+    altered("signed", lambda b: _sign(folder, b))
+    shutil.copytree(folder / "signed.bundle", folder / "signed-then-altered.bundle")
+    _replace(folder / "signed-then-altered.bundle", "README.md", b"# Another\n")
     altered("wrong-lineage", lambda b: _replace(b, "lineage.json", b'{"colour": 1}'))
     altered("no-graph", lambda b: _replace(b, "model.onnx", b"\x08\x0a" * 40))
     altered("alien", lambda b: rewrite(b, {"kind": "hologram"}, bare=True))
+
+
+def _sign(folder: Path, bundle: Path) -> None:
+    private, public = keys(folder)
+    private.rename(folder / "private.pem")
+    public.rename(folder / "public.pem")
+    sign(bundle, folder / "private.pem")
+
+
+def _unlist(bundle: Path) -> None:
+    """Take the graph out of the list of files, and out of the folder."""
+    _drop(bundle, "model.onnx")
 
 
 def _checkpoints(folder: Path) -> None:
@@ -133,6 +150,14 @@ def _files(folder: Path) -> None:
         "bad-prompts.jsonl": '{"prompt": 3}\n',
         "list.jsonl": "[1]\n",
         "mixed.jsonl": '{"text": "a"}\n{"prompt": "b", "response": "c"}\n',
+        "long.txt": "cat " * 300,
+        "trace.jsonl": '{"tokens": 16}\n',
+        "responses.jsonl": '{"prompt": "a", "response": "b"}\n',
+        "secret.jsonl": '{"prompt": "my key is sk-0123456789"}\n',
+        "text.sqlite": "A cat sits.\n",
+        "black.toml": 'method = "black-box"\n[student]\nlayers = 1\n',
+        "loss.toml": "[student]\nlayers = 1\n[loss]\nhiden = 1.0\n",
+        "heads.toml": "[student]\nlayers = 1\nheads = 5\n",
         "key.txt": "two words\n",
         "profile.json": "{}",
         "slip.toml": "[quantize]\nsmoth_alpha = 0.5\n",
@@ -141,7 +166,7 @@ def _files(folder: Path) -> None:
         "newer.toml": "schema_version = 99\n",
         "range.toml": "[quality]\nmin_fidelity = 2.0\n",
         "policy.toml": '[provenance]\npolicy = "strict"\n',
-        "notices.toml": '[provenance]\nstatus = "open"\nnotices = ["NOTES.txt"]\n',
+        "notices.toml": '[provenance]\nstatus = "permitted"\nnotices = ["NOTES.txt"]\n',
         "one.toml": "[student]\nlayers = 1\n",
         "nine.toml": "[student]\nlayers = 99\n",
         "colour.toml": '[student]\ncolour = "red"\n',
@@ -153,9 +178,6 @@ def _files(folder: Path) -> None:
         (folder / name).write_text(text)
     (folder / "binary.txt").write_bytes(b"\x7fELF\x00\x01")
     (folder / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
-    private, public = keys(folder)
-    os.rename(private, folder / "private.pem")
-    os.rename(public, folder / "public.pem")
 
 
 def checkpoint(folder: Path, config: Mapping[str, Any], without: str = "") -> Path:
