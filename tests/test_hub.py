@@ -33,7 +33,7 @@ def test_a_hub_id_is_exported_and_its_commit_recorded(tmp_path: Path) -> None:
         done = export(endpoint, tmp_path, "somebody/tiny-MiniLM", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
-    assert COMMIT in (tmp_path / "b" / "manifest.json").read_text()
+    assert COMMIT in (tmp_path / "b" / "lineage.json").read_text()
     with load(tmp_path / "b") as encoder:
         assert encoder.encode(["a cat"]).shape == (1, 32)
 

@@ -47,6 +47,7 @@ def locate(recipe: StudentRecipe) -> tuple[Path, str | None]:
 
 
 def _download(recipe: StudentRecipe) -> tuple[Path, str]:
+    import httpx2
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -67,10 +68,16 @@ def _download(recipe: StudentRecipe) -> tuple[Path, str]:
             f"'{recipe.source}' is neither a directory nor a hub repository",
             hint="Check the spelling; a private repository needs `hf auth login`.",
         ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise StudentError(
-            f"'{recipe.source}' cannot be downloaded: {str(error).splitlines()[0][:200]}",
-            hint="Give the directory of a downloaded checkpoint.",
+            f"'{recipe.source}' cannot be downloaded: {reason}",
+            hint="Run the command again, which resumes the download, or give the directory of a downloaded checkpoint.",
+        ) from error
+    except (KeyError, TypeError) as error:  # a proxy or mirror whose JSON is not the hub's
+        raise StudentError(
+            f"'{recipe.source}' cannot be downloaded: the hub's answer is not what its client expects",
+            hint="Check HF_ENDPOINT and the proxy, or give the directory of a downloaded checkpoint.",
         ) from error
     return folder, folder.name
 

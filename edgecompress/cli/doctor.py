@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> int:
     from edgecompress.targets import detect, find_target, known_targets, matches_host
 
     required, remark = find_requirements()
-    packages = check_packages(required, {each.name: installed_version(each.name) for each in required})
+    names = {name for each in required for name in (each.name, gpu_build(each.name))}
+    packages = check_packages(required, {name: installed_version(name) for name in names})
     providers = _providers()
     local = detect()
     stands_for = [name for name in known_targets() if not matches_host(find_target(name))]
@@ -114,11 +115,13 @@ def check_packages(required: Iterable[Requirement], installed: Mapping[str, str 
     needed_by: dict[tuple[str, str], list[str]] = {}
     ranges: dict[tuple[str, str], Requirement] = {}
     for each in required:
-        ranges.setdefault((each.name, each.specifier), each)
-        needed_by.setdefault((each.name, each.specifier), []).append(each.extra or RUNTIME)
-    rows = {key: _check(each, installed.get(each.name), needed_by[key]) for key, each in ranges.items()}
-    by_name = {row.name: row for row in rows.values()}
-    return [_or_gpu_build(row, by_name.get(gpu_build(row.name))) for row in rows.values()]
+        if each.applies_here:
+            ranges.setdefault((each.name, each.specifier), each)
+            needed_by.setdefault((each.name, each.specifier), []).append(each.extra or RUNTIME)
+    return [
+        _or_gpu_build(_check(each, installed.get(each.name), needed_by[key]), each, installed.get(gpu_build(each.name)))
+        for key, each in ranges.items()
+    ]
 
 
 def _check(requirement: Requirement, version: str | None, needed_by: Sequence[str]) -> Package:
@@ -138,17 +141,17 @@ def _check(requirement: Requirement, version: str | None, needed_by: Sequence[st
     )
 
 
-def _or_gpu_build(row: Package, gpu: Package | None) -> Package:
+def _or_gpu_build(row: Package, requirement: Requirement, gpu_version: str | None) -> Package:
     """A package and its GPU build install the same files: one of them is needed, and only one may be installed."""
-    if gpu is None or gpu.version is None:
+    gpu = gpu_build(row.name)
+    if gpu_version is None:
         return row
-    if row.version is None:
-        return replace(row, fits=gpu.fits, remark=gpu.remark or f"{gpu.name} {gpu.version} instead")
-    return replace(
-        row,
-        fits=False,
-        remark=f"{row.name} and {gpu.name} overwrite each other: uninstall both, then install one",
-    )
+    if row.version is not None:
+        remark = f"{row.name} and {gpu} overwrite each other: uninstall both, then install one"
+        return replace(row, fits=False, remark=remark)
+    fits = requirement.admits(gpu_version)
+    range_ = f"does not fit {DISTRIBUTION} {__version__}, which needs {requirement.specifier}"
+    return replace(row, fits=fits, remark=f"{gpu} {gpu_version} {'instead' if fits else range_}")
 
 
 def backend_states(libraries: Mapping[str, LibraryState], providers: Sequence[str]) -> list[BackendState]:
@@ -175,7 +178,9 @@ def _extra_lines(packages: Sequence[Package], *, everything: bool) -> list[str]:
     if EXPORT_EXTRA in lacks:
         lines.append(f"to export here: pip install '{DISTRIBUTION}[{EXPORT_EXTRA}]'")
         if TORCH in lacks[EXPORT_EXTRA] and (first := cpu_torch_command()) is not None:
-            lines.append(f"  without an NVIDIA GPU first, or 2.8 GB of CUDA come along: {first}")
+            lines.append(
+                f"  without an NVIDIA GPU first, or pip downloads 2.8 GB of CUDA: {first}, with the index of CPU builds that PyTorch's install page shows"
+            )
     others = [extra for extra in lacks if extra != EXPORT_EXTRA and extra not in DEVELOPMENT_EXTRAS]
     if everything:
         lines += [
@@ -188,11 +193,9 @@ def _extra_lines(packages: Sequence[Package], *, everything: bool) -> list[str]:
 
 def _missing_by_extra(packages: Sequence[Package]) -> dict[str, list[str]]:
     lacks: dict[str, list[str]] = {}
-    alternatives = {gpu_build(p.name) for p in packages if p.of_runtime}  # instead of a package, not in addition
     for p in packages:
         for extra in p.needed_by if p.version is None and not p.of_runtime else ():
-            if p.name not in alternatives:
-                lacks.setdefault(extra, []).append(p.name)
+            lacks.setdefault(extra, []).append(p.name)
     return lacks
 
 

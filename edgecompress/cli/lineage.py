@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecompress.errors import StudentError, UsageError
+from edgecompress.errors import UsageError
 from edgecompress.terminal import add_json_flag, emit_json
 
 if TYPE_CHECKING:
@@ -47,16 +47,6 @@ def read(folder: Path) -> tuple[Lineage, Manifest | None]:
     if (folder / MANIFEST).is_file():
         manifest, root = open_bundle(folder)
         return read_lineage(root), manifest
-    if not folder.is_dir():
-        raise UsageError(
-            f"no bundle or checkpoint at {folder}",
-            hint="Give a folder; for a hub id, the folder it was downloaded to.",
-        )
-    if not (folder / "config.json").is_file():
-        raise StudentError(
-            f"{folder} is neither a bundle nor a checkpoint: it has no {MANIFEST} and no config.json",
-            hint="Give the folder that holds one of these files.",
-        )
     from edgecompress.capture.checkpoint import hashes
     from edgecompress.lineage.collect import Checkpoint, collect
     from edgecompress.types.provenance import ProvenanceRecipe

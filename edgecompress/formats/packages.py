@@ -6,6 +6,7 @@ The metadata is the only source: code never repeats ranges, extras or lists of p
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import operator
 import platform
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from edgecompress.types.packages import MODULES, RUNTIME, TORCH
 
 DISTRIBUTION = "edgecompress"
-DEVELOPMENT_EXTRAS = ("test", "dev")  # no command imports their packages
+DEVELOPMENT_EXTRAS = ("test", "docs", "dev")  # no command imports their packages
 
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;(.*))?")
 _EXTRA = re.compile(r"""\bextra\s*==\s*['"]([^'"]+)['"]""")
@@ -40,6 +41,7 @@ class Requirement:
     name: str  # normalized as in PEP 503
     specifier: str  # ">=2.0,<3"; "" admits every version
     extra: str | None = None  # None: the base install
+    applies_here: bool = True  # False: its marker excludes this system
 
     def admits(self, version: str) -> bool:
         """Whether the release numbers of ``version`` fit. Raises ValueError for an unknown operator."""
@@ -50,7 +52,7 @@ class Requirement:
 def parse_requirement(text: str) -> Requirement | None:
     """Parse a line of ``Requires-Dist`` or of pyproject.toml's dependencies; None for anything else.
 
-    Only the extra is kept of a marker, so packages for other systems are included. The lower bound comes first.
+    Packages for other systems are included, with ``applies_here`` False. The lower bound comes first.
     """
     match = _REQUIREMENT.fullmatch(text)
     if match is None:
@@ -58,8 +60,33 @@ def parse_requirement(text: str) -> Requirement | None:
     extra = _EXTRA.search(match[3] or "")
     clauses = sorted((part.strip() for part in match[2].split(",") if part.strip()), key=_lower_bound_first)
     return Requirement(
-        name=normalized(match[1]), specifier=",".join(clauses), extra=extra[1] if extra is not None else None
+        name=normalized(match[1]),
+        specifier=",".join(clauses),
+        extra=extra[1] if extra is not None else None,
+        applies_here=_applies_here(match[3] or ""),
     )
+
+
+def _applies_here(marker: str) -> bool:
+    """Whether a marker admits this system. Only systems and processors are compared; the rest counts as true."""
+    values = {
+        "sys_platform": sys.platform,
+        "platform_machine": platform.machine(),
+        "platform_system": platform.system(),
+    }
+
+    def holds(node: ast.expr) -> bool:
+        if isinstance(node, ast.BoolOp):
+            return (all if isinstance(node.op, ast.And) else any)(map(holds, node.values))
+        if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id in values:
+            same = values[node.left.id] == ast.literal_eval(node.comparators[0])
+            return same if isinstance(node.ops[0], ast.Eq) else not same
+        return True
+
+    try:
+        return holds(ast.parse(marker.strip(), mode="eval").body) if marker.strip() else True
+    except SyntaxError:  # an operator of markers that Python does not have, such as ~=
+        return True
 
 
 def parse_requirements(texts: Iterable[str]) -> tuple[Requirement, ...]:
@@ -119,7 +146,7 @@ def cpu_torch_command() -> str | None:
         wanted = {each.specifier for each in requirements() if each.name == TORCH}
     except importlib.metadata.PackageNotFoundError:
         wanted = set()
-    return f"pip install '{TORCH}{min(wanted, default='')}' --index-url https://download.pytorch.org/whl/cpu"
+    return f"pip install '{TORCH}{min(wanted, default='')}' --index-url \"$PYTORCH_CPU_INDEX\""
 
 
 def normalized(name: str) -> str:
