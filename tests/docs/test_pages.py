@@ -28,7 +28,9 @@ def shell(folder: Path, home: Path) -> dict[str, str]:
     tool.parent.mkdir(parents=True)
     tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m edgecompress "$@"\n')
     tool.chmod(0o755)
-    (home / "bin" / "python").symlink_to(sys.executable)
+    python = home / "bin" / "python"  # no link: beside a link Python does not find its virtual environment
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
     path = os.pathsep.join([str(tool.parent), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     lent = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), str(ROOT / "targets")])
     return {**os.environ, "PATH": path, "PYTHONPATH": lent, "HF_HUB_OFFLINE": "1", "PWD": str(folder)}
