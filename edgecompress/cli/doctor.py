@@ -178,9 +178,8 @@ def _extra_lines(packages: Sequence[Package], *, everything: bool) -> list[str]:
     if EXPORT_EXTRA in lacks:
         lines.append(f"to export here: pip install '{DISTRIBUTION}[{EXPORT_EXTRA}]'")
         if TORCH in lacks[EXPORT_EXTRA] and (first := cpu_torch_command()) is not None:
-            lines.append(
-                f"  without an NVIDIA GPU first, or pip downloads 2.8 GB of CUDA: {first}, with the index of CPU builds that PyTorch's install page shows"
-            )
+            lines.append(f"  first, or pip downloads 2.8 GB of CUDA: {first}")
+            lines.append("  PyTorch's install page shows the index of its CPU builds")
     others = [extra for extra in lacks if extra != EXPORT_EXTRA and extra not in DEVELOPMENT_EXTRAS]
     if everything:
         lines += [
