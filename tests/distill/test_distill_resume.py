@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,15 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path: P
     assert [path.name for path in work.path.iterdir()] == ["checkpoint-8"]
 
 
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """SIGINT raises, also where a shell started the tests in the background, and what Python drops is not printed."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # pytest would count it as a warning
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def swallowed_interrupt() -> None:
     """Ctrl-C while a weak reference's callback runs: Python prints what the handler raises, and drops it."""
 
@@ -96,6 +106,7 @@ def swallowed_interrupt() -> None:
     assert kept() is None
 
 
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("swallowed", [False, True])
 @pytest.mark.parametrize(("stop", "left"), [(2, "nothing was written"), (17, "up to step 16 is in")])
 def test_an_interruption_says_what_is_left(
@@ -111,7 +122,6 @@ def test_an_interruption_says_what_is_left(
             swallowed_interrupt()
         return before(self, *arguments, **named)
 
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # pytest would count it as a warning
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
     plan = make_plan(str(teacher), recipe(), texts)
@@ -129,11 +139,9 @@ def test_an_interruption_says_what_is_left(
     assert resumed == whole
 
 
-def test_a_swallowed_interrupt_ends_it_before_the_first_step(
-    teacher: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While the teacher loads, before the first step."""
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+@pytest.mark.usefixtures("heard")
+def test_a_swallowed_interrupt_ends_it_before_the_first_step(teacher: Path, texts: Path, tmp_path: Path) -> None:
+    """While the teacher loads."""
     shown: list[str] = []
 
     def show(text: str) -> None:

@@ -158,7 +158,7 @@ def test_a_prompt_that_is_refused_is_recorded_and_tried_by_the_next_run(
 @pytest.mark.parametrize("trouble", [400, 500, "filtered"])
 def test_prompts_that_fail_one_after_the_other_end_it(tmp_path: Path, trouble: Any) -> None:
     with teaching(lambda *_: trouble) as teacher:
-        with pytest.raises(EndpointError, match="prompts failed at"):
+        with pytest.raises(EndpointError, match="prompts failed in a row at"):
             ask(tmp_path, teacher, 100, patience=RetryPolicy(tries=2, base_s=0.01))
         assert len(teacher.asked) < 30
 
