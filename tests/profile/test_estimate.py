@@ -250,7 +250,7 @@ def test_profiles_of_another_kind_of_bundle_or_machine(
     assert main(["estimate", str(minilm_bundle), "--measured", str(path), "--threads", "3"]) == 2
     assert "hold no run with 3 threads" in capsys.readouterr().err
     assert main(["estimate", str(minilm_bundle), "--measured", str(path), "--target", "rtx-4090"]) == 2
-    assert "tells of the machine that it was made on" in capsys.readouterr().err
+    assert "describes only the machine that it was made on" in capsys.readouterr().err
     path.write_text("{")
     assert main(["estimate", str(minilm_bundle), "--measured", str(path)]) == 2
     assert "is no profile" in capsys.readouterr().err
