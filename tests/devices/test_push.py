@@ -59,7 +59,7 @@ def test_a_push_that_breaks_off_goes_on(loopback: Loopback, tmp_path: Path) -> N
     parcels = [parcel(b"small", "a/small"), parcel(tmp_path / "large", "a/large")]
     with pytest.raises(ConnectionLostError) as caught:
         send(parcels, at=48, loopback=loopback)
-    assert "it goes on where it was" in caught.value.hint
+    assert "it continues where it stopped" in caught.value.hint
     (part,) = parts(loopback)
     came = part.stat().st_size
     assert 0 < came < len(LARGE)

@@ -156,7 +156,7 @@ def test_no_factor_is_below_zero() -> None:
 
 
 def test_a_fit_is_of_one_machine() -> None:
-    with pytest.raises(UsageError, match="2: A, B"):
+    with pytest.raises(UsageError, match="2 machines: A, B"):
         fit([made_up(1, 0), made_up(1, 1, cpu="B")])
     with pytest.raises(UsageError, match="hold no operators"):
         fit([replace(made_up(1, 0), operators=())])
@@ -248,9 +248,9 @@ def test_profiles_of_another_kind_of_bundle_or_machine(
     assert main(["estimate", str(minilm_bundle), "--measured", str(path)]) == 2
     assert "hold no node like this bundle's" in capsys.readouterr().err
     assert main(["estimate", str(minilm_bundle), "--measured", str(path), "--threads", "3"]) == 2
-    assert "do not say what 3 threads" in capsys.readouterr().err
+    assert "hold no run with 3 threads" in capsys.readouterr().err
     assert main(["estimate", str(minilm_bundle), "--measured", str(path), "--target", "rtx-4090"]) == 2
-    assert "tells of the machine that it was made on" in capsys.readouterr().err
+    assert "describes only the machine that it was made on" in capsys.readouterr().err
     path.write_text("{")
     assert main(["estimate", str(minilm_bundle), "--measured", str(path)]) == 2
     assert "is not a profile" in capsys.readouterr().err
