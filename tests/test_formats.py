@@ -14,7 +14,14 @@ from edgecompress.formats.codec import from_jsonable, to_jsonable
 from edgecompress.formats.older import measurements_now, report_now
 from edgecompress.formats.recipe import read_recipe, recipe_toml, validate_recipe
 from edgecompress.formats.schema import PUBLISHED, json_schema
-from edgecompress.types.recipe import QualityRecipe, QuantizeRecipe, Recipe, StudentRecipe
+from edgecompress.types.recipe import (
+    EngineRecipe,
+    QualityRecipe,
+    QuantizeRecipe,
+    Recipe,
+    RuntimeRecipe,
+    StudentRecipe,
+)
 from edgecompress.types.report import Fidelity
 from tests.decoders import tiny_decoder
 from tests.tiny import tiny_checkpoint
@@ -128,3 +135,16 @@ def test_the_codec_is_strict() -> None:
     with pytest.raises(ValueError, match="'samples' is missing"):
         from_jsonable(Fidelity, {})
     assert replace(Fidelity(samples=1), samples=2).samples == 2
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(runtime=RuntimeRecipe(threads=0)),
+        Recipe(student=StudentRecipe(source="s", max_length_tokens=0)),
+        Recipe(engine=EngineRecipe(context_tokens=0)),
+    ],
+)
+def test_zero_is_a_number_and_not_the_default(recipe: Recipe) -> None:
+    with pytest.raises(RecipeError, match="must be at least"):
+        validate_recipe(recipe)

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bound-ms",
         type=float,
         metavar="MS",
-        help="server: bound of its p99; without --per-second, find the highest rate within it",
+        help="latency bound of a call at --percentile; server: of its p99, which finds the rate without --per-second",
     )
     parser.add_argument("--new-tokens", type=int, default=32, help="decoders: tokens to generate per text (32)")
     parser.add_argument("--device", type=int, metavar="N", help="number of the GPU, if there are several")

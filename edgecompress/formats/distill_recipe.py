@@ -43,6 +43,7 @@ def validate_distill_recipe(recipe: DistillRecipe) -> None:
     shaped = layers is not None or any(sizes)
     weights = (loss.logits, loss.hidden, loss.relations, loss.embedding, loss.similarity, loss.cross_entropy)
     block = training.block_size
+    rate = training.learning_rate
     rules = (
         (student.start is None or not shaped, "student.start has its own layers and width: leave them out"),
         (layers != () and layers != 0, "student.layers must be at least one layer"),
@@ -55,12 +56,12 @@ def validate_distill_recipe(recipe: DistillRecipe) -> None:
         (all(weight is None or weight >= 0 for weight in weights), "loss weights must be at least 0"),
         (any(weights) or set(weights) == {None}, "all loss weights are 0, so nothing is learned"),
         (loss.temperature > 0, f"loss.temperature must be above 0, not {loss.temperature:g}"),
-        ((loss.relation_heads or 1) > 0, "loss.relation_heads must be at least 1"),
+        (loss.relation_heads is None or loss.relation_heads >= 1, "loss.relation_heads must be at least 1"),
         (training.steps is None or training.minutes is None, "training.steps and minutes are both given: give one"),
         (training.steps is None or training.steps >= 1, f"training.steps must be at least 1, not {training.steps}"),
         (training.minutes is None or training.minutes > 0, f"training.minutes must be above 0, not {training.minutes}"),
         (training.batch >= 1, f"training.batch must be at least 1, not {training.batch}"),
-        ((training.learning_rate or 1) > 0, f"training.learning_rate must be above 0, not {training.learning_rate}"),
+        (rate is None or rate > 0, f"training.learning_rate must be above 0, not {rate}"),
         (0 <= training.warmup < 1, f"training.warmup must be a share of the steps in [0, 1), not {training.warmup:g}"),
         (training.weight_decay >= 0, "training.weight_decay must be at least 0"),
         (0 <= training.dropout < 1, f"training.dropout must be in [0, 1), not {training.dropout:g}"),

@@ -105,14 +105,14 @@ def validate_recipe(recipe: Recipe) -> None:
             recipe.runtime.kernels in ("auto", "none") or set(recipe.runtime.kernels.split(",")) <= set(KERNELS),
             f"kernels must be auto, none or some of {', '.join(KERNELS)}, not '{recipe.runtime.kernels}'",
         ),
-        ((recipe.runtime.threads or 1) >= 1, "threads must be at least 1"),
-        ((recipe.student.max_length_tokens or 8) >= 8, "max_length_tokens must be at least 8"),
+        (_least(recipe.runtime.threads, 1), "threads must be at least 1"),
+        (_least(recipe.student.max_length_tokens, 8), "max_length_tokens must be at least 8"),
         (
             recipe.engine.batch is None or _ascends(recipe.engine.batch),
             f"engine.batch must be min,opt,max in ascending order from 1, not {recipe.engine.batch}",
         ),
         (recipe.engine.workspace_mib >= 16, "engine.workspace_mib must be at least 16"),
-        ((recipe.engine.context_tokens or 8) >= 8, "engine.context_tokens must be at least 8"),
+        (_least(recipe.engine.context_tokens, 8), "engine.context_tokens must be at least 8"),
         (
             recipe.engine.length_tokens is None or _ascends(recipe.engine.length_tokens),
             f"engine.length_tokens must be min,opt,max in ascending order from 1, not {recipe.engine.length_tokens}",
@@ -121,6 +121,11 @@ def validate_recipe(recipe: Recipe) -> None:
     for holds, message in rules:
         if not holds:
             raise RecipeError(message, hint="See `edgecompress export --help`.")
+
+
+def _least(value: int | None, bound: int) -> bool:
+    """Whether a number that may be unset is at least ``bound``; 0 is a number."""
+    return value is None or value >= bound
 
 
 def _ascends(numbers: tuple[int, ...]) -> bool:

@@ -56,7 +56,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
         from jinja2.parser import Parser
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ModuleNotFoundError as error:
-        raise HostError("chat templates need the package jinja2", hint="pip install 'jinja2>=3.1.6'") from error
+        raise HostError("chat templates need the package jinja2", hint="pip install edgecompress") from error
 
     class GenerationBlock(Extension):
         """``{% generation %}`` marks the assistant's tokens for training; here only its body is rendered."""

@@ -198,7 +198,7 @@ def _log(trt: Any) -> Any:
 def _cache_path(manifest: Manifest, record: EngineRecord) -> Path:
     """The file for kernels compiled on this machine, named by the engine's content and version."""
     content = manifest.files[record.path].sha256
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = hashlib.sha256(f"{content} {record.version}".encode()).hexdigest()
     return Path(root) / "edgecompress" / "engines" / f"{name}.cache"
 

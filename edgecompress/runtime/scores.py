@@ -8,6 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgecompress.errors import UsageError
+
+
+def check_counts(*, batch_size: int, top_k: int = 1) -> None:
+    """Raises UsageError unless both are at least 1."""
+    for name, value in (("batch_size", batch_size), ("top_k", top_k)):
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1, not {value}", hint="Omit it to use the default.")
+
 
 def softmax(x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     shifted = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))

@@ -22,7 +22,7 @@ DEBIAN = (
     "liblzma5:arm64", "libffi8:arm64", "libssl3:arm64", "libuuid1:arm64",
 )  # fmt: skip
 ONNXRUNTIME = "onnxruntime==1.27.0"  # 1.32's own start-up ends in an illegal instruction under qemu 7.2
-LOCKED = ("numpy", "tokenizers", "jinja2", "markupsafe", "rich", "markdown-it-py", "mdurl", "pygments")
+LOCKED = ("numpy", "tokenizers", "jinja2", "markupsafe")
 EMULATOR = FOLDER / "host" / "usr" / "bin" / "qemu-aarch64-static"
 
 

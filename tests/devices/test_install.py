@@ -31,7 +31,7 @@ from tests.devices.conftest import Loopback
 
 pytestmark = pytest.mark.slow
 
-ROOTS = ("jinja2", "numpy", "onnx", "onnx-ir", "onnxruntime", "rich", "tokenizers")
+ROOTS = ("jinja2", "numpy", "onnx", "onnx-ir", "onnxruntime", "tokenizers")
 
 
 def look(loopback: Loopback) -> tuple[str, str]:

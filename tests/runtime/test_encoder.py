@@ -19,6 +19,7 @@ from edgecompress.runtime.batching import plan_batches
 from edgecompress.runtime.lanes import Lanes
 from edgecompress.types.bundle import with_variant
 from edgecompress.types.recipe import Recipe, StudentRecipe
+from tests.serve.encoder_bundle import encoder_bundle
 from tests.tiny import SENTENCES, tiny_checkpoint
 
 
@@ -237,3 +238,12 @@ def test_images_run_from_arrays_and_from_files(tmp_path: Path) -> None:
             encoder.predict([str(tmp_path / "not.png")])
         with pytest.raises(UsageError, match="has no encode"):
             encoder.encode(["text"])
+
+
+@pytest.mark.parametrize(("numbers", "name"), [({"batch_size": 0}, "batch_size"), ({"top_k": 0}, "top_k")])
+def test_numbers_below_one_are_refused(numbers: dict[str, int], name: str, tmp_path: Path) -> None:
+    with (
+        load(encoder_bundle(tmp_path / "b"), allow_mismatch=True) as encoder,
+        pytest.raises(UsageError, match=f"{name} must be at least 1, not 0"),
+    ):
+        encoder.predict(["a cat"], **numbers)

@@ -17,6 +17,7 @@ from edgecompress.runtime.bundle import OpenBundle, read_settings
 from edgecompress.runtime.lanes import Lanes
 from edgecompress.runtime.model import Model
 from edgecompress.runtime.prose import FIRST_TEXT
+from edgecompress.runtime.scores import check_counts
 from edgecompress.types.arrays import FloatArray
 from edgecompress.types.bundle import Variant
 
@@ -138,8 +139,7 @@ class Encoder:
                 too long.
         """
         self._require("sentence-similarity", "feature-extraction", method="encode")
-        if batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, not {batch_size}", hint="Omit it to use 32.")
+        check_counts(batch_size=batch_size)
         if isinstance(texts, np.ndarray):
             raise UsageError("this bundle takes texts, not arrays", hint="Pass a list of strings.")
         items: Iterable[str] = [texts] if isinstance(texts, str) else texts
@@ -236,10 +236,11 @@ class Encoder:
             One entry per input, in order.
 
         Raises:
-            UsageError: The bundle is closed, or an input does not fit the task or is too long.
+            UsageError: The bundle is closed, an input does not fit the task or is too long, or a number is below 1.
         """
         from edgecompress.kinds.encoder.heads import predict
 
+        check_counts(batch_size=batch_size, top_k=top_k)
         return predict(self, inputs, batch_size=batch_size, top_k=top_k, truncate=truncate)
 
     def _encode_window(

@@ -16,7 +16,9 @@ def pixel_values(paths: Sequence[str], settings: ImageSettings) -> npt.NDArray[n
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
-        raise HostError("reading image files needs Pillow", hint="pip install pillow, or pass pixel values") from None
+        raise HostError(
+            "reading image files needs Pillow", hint="pip install 'edgecompress[images]', or pass pixel values"
+        ) from None
     pixels = []
     for path in paths:
         try:

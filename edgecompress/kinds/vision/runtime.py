@@ -12,7 +12,7 @@ from edgecompress.kinds.vision.images import pixel_values
 from edgecompress.kinds.vision.settings import VisionSettings
 from edgecompress.runtime.bundle import OpenBundle, read_settings
 from edgecompress.runtime.model import Model
-from edgecompress.runtime.scores import top_labels
+from edgecompress.runtime.scores import check_counts, top_labels
 from edgecompress.types.arrays import Array, FloatArray
 
 
@@ -106,8 +106,7 @@ class ImageEncoder:
             raise UsageError(
                 f"this bundle is for {self.manifest.task}, which has no encode()", hint="Call predict() instead."
             )
-        if batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, not {batch_size}", hint="Omit it to use 32.")
+        check_counts(batch_size=batch_size)
         parts = [outputs[0][:, 0] for outputs in self._batches(pixels, batch_size)]
         return np.concatenate(parts) if parts else np.zeros((0, self._dimension()), dtype=np.float32)
 
@@ -124,9 +123,11 @@ class ImageEncoder:
             ``[{"label", "score"}]`` by softmax for image-classification.
 
         Raises:
-            UsageError: The bundle is closed, a file is missing or not an image, or the shape or dtype is wrong.
+            UsageError: The bundle is closed, a file is missing or not an image, the shape or dtype is wrong, or a
+                number is below 1.
             HostError: Pillow is not installed.
         """
+        check_counts(batch_size=batch_size, top_k=top_k)
         pixels = inputs if isinstance(inputs, np.ndarray) else self.pixels([str(path) for path in inputs])
         if self.manifest.task == "image-feature-extraction":
             return [vector.tolist() for vector in self.encode(pixels, batch_size=batch_size)]
