@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -27,6 +29,9 @@ _MOST_LAYERS, _MOST_KINDS = 16, 5
 _LEAST_SHARE = 0.002  # of the time, for a node to be drawn
 _MARKERS = "osD^v"  # a dtype each
 _GLYPHS = "●■◆▲▼"
+_HEADROOM = 2.2  # the axis of rates ends at this multiple of the highest
+_LABEL_POINTS = 24  # height of a peak's label, two lines
+_AXIS_SHARE = 0.6  # of the figure's height, at least, above the legend
 
 
 def workload_of(found: OperatorProfile) -> str:
@@ -77,6 +82,16 @@ def layers_plot(found: OperatorProfile, palette: Palette) -> Plot | None:
     )
 
 
+def lifted(places: Sequence[float], gap: float) -> list[float]:
+    """How far to move each of ``places``, which ascend, up so that all are at least ``gap`` apart."""
+    lifts: list[float] = []
+    end = -math.inf
+    for place in places:
+        lifts.append(max(0.0, end + gap - place))
+        end = place + lifts[-1]
+    return lifts
+
+
 def roofline_plot(found: OperatorProfile, peaks: Peaks, palette: Palette) -> Plot | None:
     """Each node's rate over its arithmetic intensity, under this machine's measured peaks."""
     counted = [o for o in found.operators if o.ops > 0 and o.bytes > 0 and o.ms > 0]
@@ -101,13 +116,16 @@ def roofline_plot(found: OperatorProfile, peaks: Peaks, palette: Palette) -> Plo
                 y = np.minimum(x * width, peaks.ops_per_s[dtype])
                 axis.plot(x, y, color=palette.ink, linewidth=1, linestyle=DASHES[1 - index])
         used = [dtype for dtype in dtypes if any(o.computes == dtype for o in shown)]
-        for dtype in dtypes:
+        height_points = figure.get_figheight() * 72 * _AXIS_SHARE
+        places = [math.log(peaks.ops_per_s[dtype] / bottom) for dtype in dtypes]
+        places = [place / math.log(ceiling * _HEADROOM / bottom) * height_points for place in places]
+        for dtype, lift in zip(dtypes, lifted(places, _LABEL_POINTS), strict=True):
             glyph = f"{_GLYPHS[used.index(dtype) % len(_GLYPHS)]} " if dtype in used and len(used) > 1 else ""
             axis.annotate(
                 f"{glyph}{dtype}\n{rate(peaks.ops_per_s[dtype])}",
                 (1, peaks.ops_per_s[dtype]),
                 xycoords=("axes fraction", "data"),
-                xytext=(4, 0),
+                xytext=(4, lift),
                 textcoords="offset points",
                 va="center",
                 fontsize=8,
@@ -131,7 +149,7 @@ def roofline_plot(found: OperatorProfile, peaks: Peaks, palette: Palette) -> Plo
         if len(top) < len(kinds):
             axis.scatter([], [], color=palette.series[-1], label="others", s=30)
         in_rates(axis, "x", low, high)
-        in_rates(axis, "y", bottom, ceiling * 2.2)
+        in_rates(axis, "y", bottom, ceiling * _HEADROOM)
         axis.set_xlabel("operations per byte moved")
         axis.set_ylabel("operations/s")
         axis.grid(True)

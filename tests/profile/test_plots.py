@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from edgecompress.profile.drawing import LIGHT, MARKS, Plot, drawing, in_milliseconds, log_axis
+from edgecompress.profile.graph_plots import roofline_plot
 from edgecompress.profile.plots import plots
 from edgecompress.types.profile import Profile
 from tests.profile import examples
@@ -42,6 +44,15 @@ def test_every_plot_of_a_profile_can_be_read(name: str) -> None:
         assert odd == [], plot.name
         assert plot.title
         assert plot.caption.endswith(".")
+
+
+def test_peaks_of_any_distance_keep_their_labels_apart() -> None:
+    found = examples.encoder()
+    for ratio in (1.0, 1.2, 1.9, 3.0):
+        close = replace(examples.peaks(2), ops_per_s={"float32": 8e10, "int8": 8e10 * ratio})
+        plot = roofline_plot(found.operators[0], close, LIGHT)
+        assert plot is not None
+        assert problems(plot) == [], ratio
 
 
 def _of_an_odd_name(problem: str) -> bool:
