@@ -15,6 +15,7 @@ import pytest
 from edgecompress.cli import COMMANDS, parser_of
 from tests.docs.pages import ROOT, Page, Step, all_pages, read_page
 from tests.docs.setups import all_setups
+from tests.installing import extras
 
 PAGES = all_pages()
 RUN = [page for page in PAGES if any(not step.not_run and (step.commands or step.script) for step in page.steps)]
@@ -123,6 +124,20 @@ def test_a_page_has_one_title_and_setups_that_exist(page: Page) -> None:
     text = re.sub(r"```.*?```", "", page.path.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(re.findall(r"^# ", text, re.MULTILINE)) == 1
     assert {name for name, *_ in page.setups} <= set(all_setups())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_extras_on_a_page_exist(page: Page) -> None:
+    named = re.findall(r"edgecompress\[([\w,-]+)\]", page.path.read_text(encoding="utf-8"))
+    assert {extra for names in named for extra in names.split(",")} <= set(extras())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page: Page) -> None:
+    text = re.sub(r"```.*?```|`[^`]*`", "", page.path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
+    broken = [link for link in links if "://" not in link and not (page.path.parent / link).exists()]
+    assert not broken
 
 
 def test_a_page_is_read_as_its_author_means_it(tmp_path: Path) -> None:
