@@ -8,7 +8,7 @@ from collections.abc import Sequence
 _RULE = re.compile(r"─[─ ]*")
 _TREE = re.compile(r"^[│├└─ ]+")
 # What differs between the real student of a page and the tiny one of a test.
-_VALUE = re.compile(r"'[^']*'|\S*/\S*|\b[0-9a-f]{16,}\b|[+-]?\d(?:[\d.,_:×x%]*[\dx%])?")
+_VALUE = re.compile(r"'[^']*'|\S*/\S*|\b[0-9a-f]{16,}\b|(?:(?<!\w)[+-])?\d(?:[\d.,_:×x%]*[\dx%])?")
 
 
 def stale_lines(shown: Sequence[str], printed: str, *, exact: bool) -> list[str]:
