@@ -21,6 +21,7 @@ class Step:
 
     line: int
     commands: tuple[str, ...] = ()  # of a console block
+    shown: tuple[tuple[str, ...], ...] = ()  # the lines of output below each command
     script: str = ""  # of a Python block
     file: str = ""  # what a block with a title is written to
     text: str = ""
@@ -67,21 +68,28 @@ def _step(text: str, found: re.Match[str]) -> Step | None:
     if title := _TITLE.search(options):
         return Step(line=line, file=title["title"], text=body)
     if language == "console":
-        return Step(line=line, commands=_commands(body), exit_code=exit_code, not_run=not_run)
+        commands, shown = _commands(body)
+        return Step(line=line, commands=commands, shown=shown, exit_code=exit_code, not_run=not_run)
     if language == "python":
         return Step(line=line, script=body, not_run=not_run)
     return None
 
 
-def _commands(body: str) -> tuple[str, ...]:
+def _commands(body: str) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """The commands of a block, and the lines shown below each."""
     commands: list[str] = []
+    shown: list[list[str]] = []
     going_on = False
     for line in body.splitlines():
         if going_on:
             commands[-1] += "\n" + line
         elif line.startswith("$ "):
             commands.append(line[2:])
+            shown.append([])
+        elif shown:
+            shown[-1].append(line)
+            continue
         else:
             continue
         going_on = commands[-1].endswith("\\")
-    return tuple(commands)
+    return tuple(commands), tuple(map(tuple, shown))

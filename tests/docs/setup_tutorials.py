@@ -32,3 +32,20 @@ def kernel_student(folder: Path, path: str) -> None:
 def whole_bundle(folder: Path, path: str) -> None:
     """An exported sentence bundle for x86-64-avx2 with all that ``inspect`` and ``verify`` read."""
     shutil.copytree(_TESTS / "schema_1" / "encoder", folder / path)
+
+
+@setup("exported-bundle")
+def exported_bundle(folder: Path, path: str) -> None:
+    """A student with the layout of all-MiniLM-L6-v2, exported in int8-dynamic for this machine."""
+    from edgecompress.export.pipeline import export
+    from edgecompress.types.recipe import QualityRecipe, Recipe, RuntimeRecipe, StudentRecipe
+    from tests.distill.lessons import sentence_teacher
+
+    sentence_teacher(folder / "all-MiniLM-L6-v2")
+    recipe = Recipe(
+        precision="int8-dynamic",
+        student=StudentRecipe(source=str(folder / "all-MiniLM-L6-v2")),
+        quality=QualityRecipe(samples=8),
+        runtime=RuntimeRecipe(threads=2, kernels="none"),
+    )
+    export(recipe, folder / path)

@@ -8,11 +8,13 @@ import shlex
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgecompress.cli import COMMANDS, parser_of
+from tests.docs.outputs import stale_lines
 from tests.docs.pages import ROOT, Page, Step, all_pages, read_page
 from tests.docs.setups import all_setups
 from tests.installing import extras
@@ -21,6 +23,7 @@ PAGES = all_pages()
 RUN = [page for page in PAGES if any(not step.not_run and (step.commands or step.script) for step in page.steps)]
 NOT_RUN = [(page, step) for page in PAGES for step in page.steps if step.not_run]
 SECONDS = 300
+BETWEEN = "-- the next command of this block --"
 
 
 def shell(folder: Path, home: Path) -> dict[str, str]:
@@ -57,18 +60,26 @@ def run_page(page: Page, folder: Path, home: Path) -> None:
 
 
 def run_commands(step: Step, folder: Path, environment: dict[str, str], where: str) -> None:
+    """Run a block in one bash; its last command has the block's exit code, and each prints what the page shows."""
     *first, last = step.commands
-    script = "\n".join(["set -e", *first, "set +e", last])
+    between = f"echo; echo '{BETWEEN}'"
+    script = "\n".join(["set -e", *(f"{command}\n{between}" for command in first), "set +e", last])
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         timeout=SECONDS,
     )
-    assert done.returncode == step.exit_code, f"{where}: {script}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert done.returncode == step.exit_code, f"{where}: {script}\n{done.stdout[-4000:]}"
+    fails = [False] * len(first) + [step.exit_code != 0]
+    outputs = done.stdout.split(f"{BETWEEN}\n")
+    for command, shown, printed, failed in zip(step.commands, step.shown, outputs, fails, strict=True):
+        stale = stale_lines(shown, printed, exact=failed)
+        assert not stale, f"{where}: {command}\nis shown to print\n{chr(10).join(stale)}\nbut prints\n{printed[-4000:]}"
 
 
 @pytest.mark.slow
@@ -158,7 +169,63 @@ def test_a_page_is_read_as_its_author_means_it(tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_shown_below_a_command_is_its_output(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("# Title\n```console\n$ echo a \\\n    b\na b\n\n…\n$ true\n$ false\nc\n```\n")
+    assert read_page(path).steps[0].shown == (("a b", "", "…"), (), ("c",))
+
+
+PRINTED = """\
+edgecompress: the architecture 'gpt9' was never tested. Did you mean 'gpt2'?
+It may work: an export is checked against PyTorch before it is written.
+
+target          shape  dominated by
+──────────────  ─────  ──────────────
+raspberry-pi-5  1x16   memory traffic
+
+files     9 files, 0.1 MB: every sha256 matches the manifest
+fidelity  KL 0.0000, top-1 1.0000, against the 8 PyTorch outputs in the bundle
+wrote /tmp/here/report.html
+"""
+
+
+@pytest.mark.parametrize(
+    ("shown", "exact", "stale"),
+    [
+        (["edgecompress: the architecture 'qwen9' was never tested. …"], False, False),
+        (["edgecompress: 'qwen9' was never tried. Did you mean 'qwen3'?"], False, True),
+        (["It may work: an export is checked against PyTorch before it is written."], True, False),
+        (["It may work: every export is checked against PyTorch before anything is written."], True, True),
+        (["target   shape  dominated by", "───────  ─────  ──────", "raspberry-pi-5  1x128  arithmetic"], False, False),
+        (["target   shape  most of it is", "───────  ─────  ──────", "raspberry-pi-5  1x128  products"], False, True),
+        (["target   shape  dominated by", "───────  ─────  ──────", "jetson-agx-orin  1x128  arithmetic"], False, True),
+        (["files     12 files, 24.0 MB: every sha256 matches the manifest"], False, False),
+        (["files     12 files, 24.0 MB: every sha256 is the manifest's"], False, True),
+        (["fidelity  cosine 0.9, top-10 0.9, against the 128 PyTorch outputs in the bundle"], False, False),
+        (["quality   cosine 0.9, top-10 0.9, against the 128 PyTorch outputs in the bundle"], False, True),
+        (["wrote report/report.html", "…", ""], False, False),
+        (["report/report.html was written"], False, True),
+    ],
+)
+def test_a_page_with_stale_output_is_found(tmp_path: Path, shown: list[str], exact: bool, stale: bool) -> None:
+    (tmp_path / "printed").write_text(PRINTED)
+    last = "cat printed; exit 2" if exact else "cat printed"
+    step = Step(line=4, commands=("true", last), shown=((), tuple(shown)), exit_code=2 if exact else 0)
+    if stale:
+        with pytest.raises(AssertionError, match=r"page\.md:4: cat printed"):
+            run_commands(step, tmp_path, dict(os.environ), "page.md:4")
+    else:
+        run_commands(step, tmp_path, dict(os.environ), "page.md:4")
+
+
+def test_output_belongs_to_the_command_above_it(tmp_path: Path) -> None:
+    step = Step(line=4, commands=("cd / && echo one", "echo two; pwd"), shown=(("one",), ("two", "/")))
+    run_commands(step, tmp_path, dict(os.environ), "page.md:4")
+    with pytest.raises(AssertionError, match=r"is shown to print\s+two"):
+        run_commands(replace(step, shown=(("two",), ())), tmp_path, dict(os.environ), "page.md:4")
+
+
 def test_a_command_that_fails_fails_its_page(tmp_path: Path) -> None:
-    step = Step(line=4, commands=("false", "true"))
+    step = Step(line=4, commands=("false", "true"), shown=((), ()))
     with pytest.raises(AssertionError, match=r"page\.md:4"):
         run_commands(step, tmp_path, dict(os.environ), "page.md:4")
