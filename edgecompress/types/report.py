@@ -106,7 +106,7 @@ class KernelUse:
     what: str  # e.g. "1536 x 17920, int4 in blocks of 128"
     nodes: int
     used: bool
-    reason: str  # "faster", "slower", "asked for", or the obstacle
+    reason: str  # "faster", "slower", "named in --kernels", or the obstacle
     speedups: Mapping[str, float] = field(
         default_factory=dict
     )  # case -> speed-up over ONNX Runtime's op, paired medians
