@@ -148,7 +148,7 @@ def test_a_target_that_names_no_known_instruction_set_keeps_the_stock_ops(
     board = tmp_path / "board.toml"
     text = known_targets()["raspberry-pi-5"].read_text()
     board.write_text(text.replace('"raspberry-pi-5"', '"board"').replace('"cortex-a76"', '"cortex-m4"'))
-    with pytest.raises(RecipeError, match="cannot be built for board: its kernel_isa 'cortex-m4' is none of"):
+    with pytest.raises(RecipeError, match="cannot be built for board: its kernel_isa 'cortex-m4' is not one of"):
         export(recipe(small_decoder_dir, "attention", target=str(board)), tmp_path / "c")
 
 

@@ -79,7 +79,7 @@ def test_what_the_tools_say(bundle: Path, capsys: pytest.CaptureFixture[str]) ->
     capsys.readouterr()
     assert main(["inspect", str(bundle)]) == 0
     (line,) = [row for row in capsys.readouterr().out.splitlines() if row.startswith("KV cache")]
-    assert "int8, 256 bytes a token (float32: 1_024)" in line
+    assert "int8, 256 bytes per token (float32: 1_024)" in line
     assert "perplexity ratio of the cache alone" in line
     assert main(["run", str(bundle), PROMPT, "--raw", "--max-new-tokens", "4", "--temperature", "0"]) == 0
     assert "int8 KV cache of" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from edgecompress.errors import StudentError
+from edgecompress.errors import HubError, StudentError
 from edgecompress.formats.manifest import file_sha256
 from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Checkpoint, Student
@@ -68,11 +68,16 @@ def _download(recipe: StudentRecipe) -> tuple[Path, str]:
             f"'{recipe.source}' is neither a directory nor a hub repository",
             hint="Check the spelling; a private repository needs `hf auth login`.",
         ) from error
-    except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    except (HfHubHTTPError, OSError, ValueError) as error:
         raise StudentError(
-            f"'{recipe.source}' cannot be downloaded: {reason}",
-            hint="Run the command again, which resumes the download, or give the directory of a downloaded checkpoint.",
+            f"'{recipe.source}' cannot be downloaded: {_first_line(error)}",
+            hint="Give the directory of a downloaded checkpoint.",
+        ) from error
+    except httpx2.HTTPError as error:
+        raise HubError(
+            f"'{recipe.source}' cannot be downloaded: {_first_line(error)}",
+            hint="Check the network and HTTPS_PROXY, then run it again, which resumes the download; or give the "
+            "directory of a downloaded checkpoint.",
         ) from error
     except (KeyError, TypeError) as error:  # a proxy or mirror whose JSON is not the hub's
         raise StudentError(
@@ -80,6 +85,10 @@ def _download(recipe: StudentRecipe) -> tuple[Path, str]:
             hint="Check HF_ENDPOINT and the proxy, or give the directory of a downloaded checkpoint.",
         ) from error
     return folder, folder.name
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import sys
 
 from edgecompress.errors import (
@@ -75,10 +76,12 @@ def _of_import(error: ImportError, command: str) -> HostError | None:
     if package == ONNXRUNTIME and _is_leftover(ONNXRUNTIME):
         return _leftover()
     distribution = distribution_of(module)
-    if isinstance(error, ModuleNotFoundError) and (module == package or installed_version(distribution) is None):
+    absent = isinstance(error, ModuleNotFoundError) or importlib.util.find_spec(package) is None
+    if absent and (module == package or installed_version(distribution) is None):
         hint = install_command(module, EXTRAS.get(command, ()))
         if distribution == TORCH and (first := cpu_torch_command()) is not None:
-            hint += f"\nWithout an NVIDIA GPU run this first, or 2.8 GB of CUDA come along: {first}"
+            hint += f"\nRun this first, or pip downloads 2.8 GB of CUDA: {first}"
+            hint += "\nPyTorch's install page shows the index of its CPU builds."
         return HostError(f"`edgecompress {command}` needs the package '{distribution}'", hint=hint)
     return HostError(
         f"the package '{distribution}' cannot be imported: {_first_line(error)}",

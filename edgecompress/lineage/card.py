@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edgecompress.types.provenance import READ, UNKNOWN, Statement
 
 CARD = "README.md"
@@ -35,6 +33,8 @@ class Card:
 
 def read_card(folder: Path) -> Card:
     """Read the front matter of ``folder``'s README.md; empty if there is none."""
+    import yaml  # a device reads recorded lineage without it
+
     path = folder / CARD
     if not path.is_file():
         return Card(front={}, exists=False)

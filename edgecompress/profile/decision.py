@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgecompress.profile.host import describe_noise, resolution
+from edgecompress.types.precision import FP32
 from edgecompress.types.profile import Measurement, Profile, Tried
 
 YES, NO, OPEN, NOTE = "yes", "no", "open", "note"
@@ -172,7 +173,7 @@ def _saving(profile: Profile) -> Iterator[Answer]:
 def chosen_and_reference(tried: Sequence[Tried]) -> tuple[Tried | None, Tried | None]:
     """The precision that was chosen, and fp32."""
     chosen = next((row for row in tried if row.chosen), None)
-    return chosen, next((row for row in tried if row.precision == "fp32"), None)
+    return chosen, next((row for row in tried if row.precision == FP32), None)
 
 
 def _cost(calls: Sequence[Measurement]) -> Iterator[Answer]:

@@ -127,7 +127,7 @@ def test_a_reader_that_goes_away(bundle: Path) -> None:
         (["x", "--temperature", "-1"], "temperature"),
         (["x", "--top-p", "2"], "top_p"),
         (["x", "--max-new-tokens", "100000"], "more than the model's context"),
-        (["x", "--raw", "--system", "s"], "system message"),
+        (["x", "--raw", "--system", "s"], "--system needs a chat template"),
         (["x", "--chat"], "--chat reads its turns from stdin"),
         ([" "], "the prompt is empty"),
         (["x", "--truncate"], "--truncate is for embeddings"),

@@ -158,7 +158,7 @@ def test_a_connection_that_is_cut(folder: Path, tmp_path: Path, variable: str) -
         done = run(folder, ["-m", "edgecompress"], "export owner/name -o out", **changed)
     assert done.returncode == 3, done.stderr
     message, hint = done.stderr.splitlines()[-2:]
-    assert message.startswith("edgecompress: the connection failed: ")
+    assert message.startswith("edgecompress: 'owner/name' cannot be downloaded: ")
     assert "HTTPS_PROXY" in hint
 
 

@@ -35,7 +35,7 @@ def with_cache(manifest: Manifest, dtype: str, capacity: str | int) -> Manifest:
 @pytest.mark.parametrize("capacity", ["capacity", 320])
 def test_a_cache_takes_what_its_dtype_takes(manifest: Manifest, dtype: str, size: int, capacity: str | int) -> None:
     rows = find_kind(manifest.kind).inspect.rows(with_cache(manifest, dtype, capacity), REPORT)
-    assert rows == (("KV cache", f"{dtype}, {size} bytes a token"),)
+    assert rows == (("KV cache", f"{dtype}, {size} bytes per token"),)
 
 
 def test_one_model_needs_no_heading(manifest: Manifest) -> None:

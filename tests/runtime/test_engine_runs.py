@@ -399,7 +399,7 @@ def test_a_profile_of_an_engine_has_the_stages_on_the_device(
     (measured,) = found["measurements"]
     names = ["tokenize", "batch", "host-to-device", "compute", "device-to-host"]
     assert [stage["name"] for stage in measured["stages"]] == names
-    assert any("timed in calls of their own" in remark for remark in measured["remarks"])
+    assert any("timed in separate calls" in remark for remark in measured["remarks"])
     assert found["device_bytes"] > 1000
     assert machine.cuda.held == {}
     assert any("operators are not measurable here" in remark for remark in found["remarks"])

@@ -156,7 +156,7 @@ def test_another_version_is_refused_with_the_command_that_rebuilds(
 ) -> None:
     Machine(monkeypatch, RTX).install("tensorrt-rtx", "1.8.0.1")
     error = refusal(bundle)
-    assert f"built by tensorrt-rtx {VERSION} and 1.8.0.1 is installed" in error.message
+    assert f"built by tensorrt-rtx {VERSION}, but 1.8.0.1 is installed" in error.message
     assert "edgecompress build BUNDLE --force" in error.hint
 
 

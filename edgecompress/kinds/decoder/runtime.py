@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack, overload
 
 from edgecompress.errors import UsageError
+from edgecompress.kinds.decoder.options import closed_error, lookup_count, single_prompt, special_tokens
 from edgecompress.kinds.decoder.settings import DecoderSettings
 from edgecompress.runtime.bundle import OpenBundle, read_settings
 from edgecompress.runtime.cache import cache_bytes
@@ -94,7 +95,7 @@ class Generator:
         self.tokenizer = PromptTokenizer(folder / of_kind.text.tokenizer, settings.vocab_size)
         self._template: ChatTemplate | None = None
         if settings.chat_template is not None:
-            self._template = ChatTemplate(folder / settings.chat_template, self._special_tokens(settings))
+            self._template = ChatTemplate(folder / settings.chat_template, special_tokens(self.tokenizer, settings))
         self._lock = threading.Lock()
         self._running: set[Generation] = set()
         self._statistics: Statistics | None = None
@@ -200,7 +201,7 @@ class Generator:
             HostError: The KV cache does not fit into memory.
         """
         started = time.perf_counter()
-        generation = self._generation([_one(prompt)], options, started, None)
+        generation = self._generation([single_prompt(prompt)], options, started, None)
         self._enter(generation)
         return Stream(generation, self._leave)
 
@@ -224,7 +225,7 @@ class Generator:
         """The decoder model. Raises UsageError if the bundle is closed."""
         decoder = self._decoder
         if decoder is None:
-            raise _closed()
+            raise closed_error()
         return decoder
 
     def _enter(self, generation: Generation) -> None:
@@ -238,7 +239,7 @@ class Generator:
 
     def _encode(self, prompt: Single, index: int, variables: Mapping[str, Any] | None) -> tuple[list[int], bool]:
         if self._decoder is None:
-            raise _closed()
+            raise closed_error()
         return encode_prompt(
             prompt,
             index,
@@ -264,7 +265,7 @@ class Generator:
             min_p=options.get("min_p"),
             repetition_penalty=options.get("repetition_penalty"),
         )
-        lookup = _lookup_tokens(options.get("lookup_tokens", 0), sampling, len(prompts))
+        lookup = lookup_count(options.get("lookup_tokens", 0), sampling, len(prompts))
         check_seed(options.get("seed"))
         rows = [self._row(prompt, index, options, sampling) for index, prompt in enumerate(prompts)]
         longest = max(row.prompt_tokens for row in rows)
@@ -300,12 +301,6 @@ class Generator:
             text=text,
             stop_ids=frozenset(stop_ids),
         )
-
-    def _special_tokens(self, settings: GenerationSettings) -> dict[str, str]:
-        eos = settings.eos_token_ids[0] if settings.eos_token_ids else None
-        ids = {"bos_token": settings.bos_token_id, "eos_token": eos, "pad_token": settings.pad_token_id}
-        named = {name: self.tokenizer.token(token_id) for name, token_id in ids.items()}
-        return {name: token for name, token in named.items() if token is not None}
 
 
 class Session:
@@ -355,19 +350,7 @@ class Session:
         return len(self._ids)
 
     def generate(self, prompt: Single, **options: Unpack[Options]) -> Generated:
-        """Generate text as ``generate`` does, for one prompt.
-
-        Args:
-            prompt: The whole conversation so far, or any other prompt; only the part after the shared prefix is run.
-            **options: See ``Options``.
-
-        Returns:
-            The new text.
-
-        Raises:
-            UsageError: As ``stream``.
-            HostError: The KV cache does not fit into memory.
-        """
+        """Generate the text that ``stream`` yields; arguments and errors are the same."""
         stream = self.stream(prompt, **options)
         for _ in stream:
             pass
@@ -385,7 +368,7 @@ class Session:
             HostError: The KV cache does not fit into memory.
         """
         started = time.perf_counter()
-        single = _one(prompt)
+        single = single_prompt(prompt)
         with self._lock:
             if self._closed or self._busy:
                 state = "was closed" if self._closed else "is already generating a text"
@@ -418,23 +401,3 @@ class Session:
             self._ids = row.ids[: row.cached]
         self._busy = False
         self._generator._leave(generation)
-
-
-def _closed() -> UsageError:
-    return UsageError("this bundle was closed", hint="Load it again.")
-
-
-def _one(prompt: Single) -> Single:
-    prompts, batched = split_batch(prompt)
-    if batched:
-        raise UsageError("a stream takes one prompt, not a list of prompts", hint="Pass the list to generate().")
-    return prompts[0]
-
-
-def _lookup_tokens(count: int, sampling: Sampling, prompts: int) -> int:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise UsageError(f"lookup_tokens must be an integer, 0 (off) or more, not {count!r}", hint="Try 8.")
-    if count and (sampling.temperature != 0 or prompts > 1):
-        what = "one prompt at a time" if prompts > 1 else "temperature 0"
-        raise UsageError(f"lookup_tokens works only with {what}", hint="Omit it, or set it to 0.")
-    return count
