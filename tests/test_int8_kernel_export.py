@@ -123,6 +123,6 @@ def test_a_cache_of_one_scale_has_no_kernel(tmp_path: Path) -> None:
     assert [use.reason for use in found.uses] == ["its cache does not have per-channel scales"]
     with pytest.raises(
         RecipeError,
-        match="'attention' does not support any op .* its cache does not have per-channel",
+        match=r"'attention' does not support any op .* its cache does not have per-channel",
     ):
         use_kernels(graph, find_target("local"), "attention", 1, tmp_path, measured_here=True)
