@@ -10,13 +10,17 @@ BINDINGS := build/tensorrt-bindings/10/.unpacked build/tensorrt-bindings/11/.unp
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test quick arm test-arm check docs bench lock clean
+.PHONY: demo test test-docs quick arm test-arm check docs bench lock clean
 
 demo: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 test: $(STAMP) $(TRITON) $(ENGINES) $(DOCS) $(BINDINGS)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not pages"
+
+# Every command and script of the documentation, ten minutes on two cores.
+test-docs: $(STAMP) $(ENGINES) $(DOCS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/docs
 
 # What needs no export of a real student and no kernel: a change's first answer.
 quick: $(STAMP) $(TRITON) $(ENGINES) $(DOCS) $(BINDINGS)

@@ -83,6 +83,7 @@ def run_commands(step: Step, folder: Path, environment: dict[str, str], where: s
 
 
 @pytest.mark.slow
+@pytest.mark.pages
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_every_command_of_a_page_works(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "work"
