@@ -96,5 +96,5 @@ def test_what_a_kind_does_not_have_is_refused(
     for command, said in (("run", "`edgecompress run` cannot run"), ("verify", "`edgecompress verify` cannot check")):
         assert main([command, str(bundle)]) == UsageError.exit_code
         assert said in capsys.readouterr().err
-    with load(bundle) as model, pytest.raises(UsageError, match="for addition, which OpenAI's protocol has no"):
+    with load(bundle) as model, pytest.raises(UsageError, match="addition, which has no endpoint in OpenAI's protocol"):
         Service(model, "tiny", 1)

@@ -311,10 +311,7 @@ class Session:
     Example:
         ```python
         with generator.session() as session:
-            messages = [{"role": "user", "content": "Why is the sky blue?"}]
-            answer = session.generate(messages, max_new_tokens=64)
-            messages += [{"role": "assistant", "content": answer.answer}, {"role": "user", "content": "And at dusk?"}]
-            print(session.generate(messages, max_new_tokens=64))
+            print(session.generate("Why is the sky blue?", max_new_tokens=64))
         ```
     """
 
