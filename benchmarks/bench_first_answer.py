@@ -38,7 +38,8 @@ class Journey:
 
     def install(self, *what: str) -> None:
         pip = [str(self.folder / "v/bin/python"), "-m", "pip", "install", "--quiet", "--no-cache-dir", *what]
-        self._step(f"pip install {' '.join(Path(word).name if word.endswith('.whl') else word for word in what)}", pip)
+        shown = " ".join(Path(word).name if os.sep in word else word for word in what)
+        self._step(f"pip install {shown}", pip)
 
     def run(self, *arguments: str) -> None:
         shown = " ".join(Path(word).name if os.sep in word else word for word in arguments)
