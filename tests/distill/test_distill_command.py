@@ -50,7 +50,7 @@ def test_a_dry_run_writes_nothing(command: list[str], tmp_path: Path, capsys: py
     [
         (["--data", "nowhere.jsonl"], "no data file"),
         (["--student", "nowhere.toml"], "no recipe at"),
-        (["--teacher", "./nowhere"], "no directory"),
+        (["--teacher", "./nowhere"], "there is no checkpoint at nowhere"),
         (["--threads", "0"], "threads must be at least 1"),
         (["--steps", "0"], "steps must be at least 1"),
     ],
