@@ -123,6 +123,11 @@ class InternalError(EdgeCompressError):
     exit_code = 70
 
 
+def first_line(error: BaseException, otherwise: str = "") -> str:
+    """Return the first line of the error's text that is not blank, or ``otherwise``."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), otherwise)
+
+
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.4) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string if none is close.
 

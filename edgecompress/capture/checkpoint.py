@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from edgecompress.errors import HubError, StudentError
+from edgecompress.errors import HubError, StudentError, first_line
 from edgecompress.formats.manifest import file_sha256
 from edgecompress.types.recipe import StudentRecipe
 from edgecompress.types.student import Checkpoint, Student
@@ -70,12 +70,12 @@ def _download(recipe: StudentRecipe) -> tuple[Path, str]:
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise StudentError(
-            f"'{recipe.source}' cannot be downloaded: {_first_line(error)}",
+            f"'{recipe.source}' cannot be downloaded: {first_line(error, type(error).__name__)[:200]}",
             hint="Give the directory of a downloaded checkpoint.",
         ) from error
     except httpx2.HTTPError as error:
         raise HubError(
-            f"'{recipe.source}' cannot be downloaded: {_first_line(error)}",
+            f"'{recipe.source}' cannot be downloaded: {first_line(error, type(error).__name__)[:200]}",
             hint="Check the network and HTTPS_PROXY, then run it again, which resumes the download; or give the "
             "directory of a downloaded checkpoint.",
         ) from error
@@ -85,10 +85,6 @@ def _download(recipe: StudentRecipe) -> tuple[Path, str]:
             hint="Check HF_ENDPOINT and the proxy, or give the directory of a downloaded checkpoint.",
         ) from error
     return folder, folder.name
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from edgecompress.capture.attention import IMPLEMENTATION, UNSUPPORTED, attention_as_one_op
 from edgecompress.capture.model import load_model
-from edgecompress.errors import StudentError
+from edgecompress.errors import StudentError, first_line
 from edgecompress.graph.model import write_model
 from edgecompress.graph.ops import DOMAIN
 from edgecompress.types.graph import Graph
@@ -39,7 +39,7 @@ def capture_module(
         except ValueError as error:
             if "attn_implementation" not in str(error) and "does not support" not in str(error):
                 raise StudentError(
-                    f"transformers cannot load this checkpoint: {_first_line(error)}",
+                    f"transformers cannot load this checkpoint: {first_line(error, type(error).__name__)[:200]}",
                     hint="Check that transformers loads it with from_pretrained().",
                 ) from error
             # mpnet and deberta-v2 have a position bias inside their own attention, which is exported unchanged.
@@ -81,7 +81,7 @@ def cannot_capture(student: Student, error: BaseException) -> StudentError:
     """The StudentError that caused an exporter error, or a new one that names the architecture."""
     return _student_error(error) or StudentError(
         f"the exporter of PyTorch {torch.__version__} cannot capture architecture '{student.architecture}': "
-        f"{_first_line(error)}",
+        f"{first_line(error, type(error).__name__)[:200]}",
         hint=UNSUPPORTED,
     )
 
@@ -92,11 +92,6 @@ def _student_error(error: BaseException | None) -> StudentError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from edgecompress.errors import (
     InterruptedRunError,
     OutputError,
     UsageError,
+    first_line,
 )
 from edgecompress.types.packages import ONNXRUNTIME, TORCH
 
@@ -56,11 +57,11 @@ def as_failure(error: BaseException, command: str) -> EdgeCompressError:
         found = _leftover()
     if found is None and type(error).__module__.startswith(_HTTP_CLIENTS):
         found = HubError(
-            f"the connection failed: {_first_line(error)}",
+            f"the connection failed: {first_line(error)}",
             hint="Check the network and HTTPS_PROXY, then run it again; or give a local folder.",
         )
     return found or InternalError(
-        f"internal error: {type(error).__name__}: {_first_line(error)}"[:300],
+        f"internal error: {type(error).__name__}: {first_line(error)}"[:300],
         hint="This is a defect. Set EDGECOMPRESS_TRACEBACK=1 and run again to see where.",
     )
 
@@ -84,7 +85,7 @@ def _of_import(error: ImportError, command: str) -> HostError | None:
             hint += "\nPyTorch's install page shows the index of its CPU builds."
         return HostError(f"`edgecompress {command}` needs the package '{distribution}'", hint=hint)
     return HostError(
-        f"the package '{distribution}' cannot be imported: {_first_line(error)}",
+        f"the package '{distribution}' cannot be imported: {first_line(error)}",
         hint="`edgecompress doctor` shows which versions fit.",
     )
 
@@ -117,11 +118,7 @@ def _of_path(error: OSError) -> EdgeCompressError | None:
         return OutputError(f"the disk is full; {_NOTHING_WRITTEN}", hint="Free some space.")
     if error.errno in _OF_A_PATH and error.filename is not None:
         return UsageError(
-            f"{error.filename}: {(error.strerror or _first_line(error)).lower()}",
+            f"{error.filename}: {(error.strerror or first_line(error)).lower()}",
             hint="Give another path, or change its permissions.",
         )
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0]

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecompress.errors import BundleError, HostError, OutputError, UsageError
+from edgecompress.errors import BundleError, HostError, OutputError, UsageError, first_line
 from edgecompress.formats.manifest import SIGNATURE, UNSIGNED
 
 _CURVES = "P-256, P-384 or P-521"
 _MAKE = "openssl ecparam -name prime256v1 -genkey -noout -out private.pem"
 _PUBLIC = "openssl ec -in private.pem -pubout -out public.pem"
 _CHUNK_BYTES = 1 << 20
+_NO_MATCH = "it does not match the key and the digests in it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +96,18 @@ def _difference(folder: Path, path: Path, error: Exception) -> BundleError:
     try:
         here, signed = _file_digests(folder), _resources(path)
     except ValueError as odd:  # a link, or neither a file nor a folder
-        return BundleError(f"{folder.name} differs from the signed bundle: {_first_line(odd)}", hint=again)
+        return BundleError(
+            f"{folder.name} differs from the signed bundle: {first_line(odd, _NO_MATCH)[:200]}", hint=again
+        )
     reasons = [
         *(f"'{name}' was added" for name in sorted(set(here) - set(signed))),
         *(f"'{name}' was removed" for name in sorted(set(signed) - set(here))),
         *(f"'{name}' was changed" for name in sorted(here) if name in signed and here[name] != signed[name]),
     ]
     if type(error).__name__ == "InvalidSignature" or not reasons:
-        return BundleError(f"the signature of {folder.name} is not valid: {_first_line(error)}", hint=again)
+        return BundleError(
+            f"the signature of {folder.name} is not valid: {first_line(error, _NO_MATCH)[:200]}", hint=again
+        )
     more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
     return BundleError(f"{folder.name} differs from the signed bundle: {reasons[0]}{more}", hint=again)
 
@@ -110,10 +115,6 @@ def _difference(folder: Path, path: Path, error: Exception) -> BundleError:
 def _file_digests(folder: Path) -> Mapping[str, str]:
     found = _hashing().hash(folder)
     return {item.identifier: item.digest.digest_hex for item in found.resource_descriptors()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["it does not match the key and the digests in it"])[0][:200]
 
 
 def _read_signature(path: Path) -> SignatureInfo:
