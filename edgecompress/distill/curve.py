@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgecompress.formats.codec import dumps
-from edgecompress.profile.drawing import DASHES, LIGHT, Plot, drawing, png_file, svg_file
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from edgecompress.profile.drawing import DASHES, LIGHT, Plot, drawing, log_axis, png_file, svg_file
 
 CURVE, DRAWN = "loss.json", "loss.svg"
 _FEWEST = 2  # points for a line
@@ -55,7 +50,9 @@ def curve_plot(points: Sequence[Point]) -> Plot:
             colour = LIGHT.series[index % len(LIGHT.series)]
             axis.plot(steps, values, color=colour, linewidth=0.8, alpha=_PALE)
             axis.plot(steps, running_mean(values), color=colour, linestyle=DASHES[bool(index)], label=name)
-        _scale(axis, [value for values in shown.values() for value in values if value > 0])
+        positive = [value for values in shown.values() for value in values if value > 0]
+        if positive and max(positive) > _LOGARITHMIC * min(positive):
+            log_axis(axis, "y", min(positive), max(positive), lambda value: f"{value:g}")
         axis.set_xlabel("step")
         axis.set_ylabel("loss")
         axis.grid(True)
@@ -83,16 +80,3 @@ def running_mean(values: Sequence[float]) -> list[float]:
 
 def _reach(points: int) -> int:
     return points // 20
-
-
-def _scale(axis: Axes, positive: Sequence[float]) -> None:
-    """Logarithmic if the values are far apart. Ticks are plain numbers: the plot style does not parse mathematics."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    if not positive or max(positive) <= _LOGARITHMIC * min(positive):
-        return
-    decades = math.log10(max(positive) / min(positive))
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if decades < 3 else (1,)))
-    axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
