@@ -119,13 +119,13 @@ def _dispatch(arguments: list[str]) -> int:
     name = arguments[0]
     if name not in COMMANDS:
         raise _unknown_command(name)
-    from edgecompress.cli.operands import check_operands
-
     module = importlib.import_module(f"edgecompress.cli.{name}")
     try:
         options = parser_of(name, module).parse_intermixed_args(arguments[1:])  # texts may stand behind flags
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
+    from edgecompress.cli.operands import check_operands  # not before --help, which needs none of it
+
     check_operands(name, options)
     code: int = module.run(options)
     return code
