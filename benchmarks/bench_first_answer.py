@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.minilm import default_checkpoint
 from benchmarks.result_lines import RESULTS, Row, header, write
-from tests.installing import PLATFORMS, PYTHONS, ROOT, ResolutionError, extras, resolve
+from tests.installing import PLATFORMS, PYTHONS, ResolutionError, build_wheel, extras, resolve
 
 _TEXT = "A cat sits on the mat."
 
@@ -81,11 +81,6 @@ def extras_rows() -> list[Row]:
     return rows
 
 
-def build_wheel(folder: Path) -> str:
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, check=True)
-    return str(next(folder.glob("*.whl")))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--student", type=Path, help="a sentence encoder's folder; default: MiniLM's package")
@@ -108,7 +103,7 @@ def main() -> int:
         lines += export.end()
         (folder / "runtime").mkdir()
         runtime = Journey("runtime", folder / "runtime")
-        runtime.install(wheel)
+        runtime.install(str(wheel))
         runtime.run("run", bundle, _TEXT)
         lines += runtime.end()
     if not options.no_extras:

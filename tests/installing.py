@@ -63,5 +63,12 @@ def resolve(names: Iterable[str], platform: str, python: str, pyproject: Path = 
     return [line for line in done.stdout.splitlines() if "==" in line]
 
 
+def build_wheel(folder: Path) -> Path:
+    """Build the project's wheel in ``folder``."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return next(folder.glob("*.whl"))
+
+
 class ResolutionError(Exception):
     """No set of versions fits; the message is uv's."""

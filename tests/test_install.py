@@ -14,21 +14,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.installing import PLATFORMS, PYTHONS, ROOT, SOURCE_ONLY, ResolutionError, extras, resolve, uv
+from tests.installing import PLATFORMS, PYTHONS, ROOT, SOURCE_ONLY, ResolutionError, build_wheel, extras, resolve, uv
 from tests.serve.encoder_bundle import encoder_bundle
 
 pytestmark = pytest.mark.slow
 
 
-def _index_answers() -> bool:
+@pytest.fixture(scope="session")
+def index() -> None:
+    """Skips where no package index can be reached; asked once, and only for a test that needs it."""
     try:
         resolve((), PLATFORMS["x86-64 Linux"], "3.11")
     except ResolutionError as error:
-        return not re.search(r"dns error|error sending request|Failed to fetch|Connection", str(error))
-    return True
+        if re.search(r"dns error|error sending request|Failed to fetch|Connection", str(error)):
+            pytest.skip("no package index can be reached")
 
 
-needs_index = pytest.mark.skipif(not _index_answers(), reason="no package index can be reached")
+needs_index = pytest.mark.usefixtures("index")
 
 
 def pythons() -> dict[str, str]:
@@ -138,12 +140,7 @@ def test_the_source_distribution_builds_the_same_wheel(built: Path, tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import sys
-
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return next(folder.glob("*.whl"))
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def _installed(python: str, wheel: Path, folder: Path) -> Path:
