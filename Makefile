@@ -44,6 +44,7 @@ check: $(STAMP) $(DOCS)
 # The documentation's site in build/site; a warning is an error.
 docs: $(STAMP) $(DOCS)
 	$(BIN)/python -m tests.docs.generated
+	$(BIN)/python -m tests.docs.snippets
 	$(BIN)/zensical build --strict --clean
 
 # Everything behind docs/benchmarks.md, each peer in an environment of its own: hours. `python -m benchmarks.suite list`.

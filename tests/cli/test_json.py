@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from edgecompress import errors
 from edgecompress.cli import COMMANDS, main
 from edgecompress.distill.labelling import LabellingResult
 from edgecompress.serve.server import Serving
 from edgecompress.types.failure import ErrorDocument
-from tests.cli import reference_pages
+from tests.docs.meanings import EXIT_CODES
 from tests.tiny import tiny_checkpoint
 from tests.wording.world import BERT, WHOLE, checkpoint
 
@@ -151,13 +152,9 @@ def test_a_defect_is_a_document(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "ZeroDivisionError" in found["message"]
 
 
-def test_the_page_of_exit_codes_is_current() -> None:
-    assert reference_pages.EXIT_CODES.read_text(encoding="utf-8") == reference_pages.exit_codes()
-
-
 def test_every_exit_code_has_a_meaning() -> None:
     from tests.wording.templates import error_classes
 
-    codes = {each.exit_code for each in vars(reference_pages.errors).values() if hasattr(each, "exit_code")}
-    assert codes | {0} == set(reference_pages.MEANINGS)
+    codes = {each.exit_code for each in vars(errors).values() if hasattr(each, "exit_code")}
+    assert codes | {0} == set(EXIT_CODES)
     assert "BundleError" in error_classes()

@@ -13,15 +13,14 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from tests.docs import cli_reference, meanings
+from tests.docs.pages import DOCS
 
 if TYPE_CHECKING:
     from edgecompress.types.target import Target
 
-DOCS = Path(__file__).parents[2] / "docs"
 _PART = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 _SCALARS = {str: "string", int: "integer", float: "number", bool: "boolean", Any: "any"}
 
@@ -138,15 +137,16 @@ def instruction_sets() -> str:
     return table(["Instruction set", "The CPU needs", "Verified on"], rows)
 
 
+def exit_codes() -> str:
+    return table(["Code", "Meaning"], [[str(number), text] for number, text in meanings.EXIT_CODES.items()])
+
+
 def errors() -> str:
     from edgecompress import errors as module
 
-    classes = [cls for cls in vars(module).values() if _is_error(cls)]
-    rows = []
-    for cls in classes:
-        parent = cls.__bases__[0].__name__
-        rows.append([code(cls.__name__), code(parent), str(cls.exit_code), _first_line(cls)])
-    return table(["Class", "Derived from", "Exit code", "When"], rows)
+    classes = sorted(filter(_is_error, vars(module).values()), key=lambda cls: (cls.exit_code, cls.__name__))
+    rows = [[str(cls.exit_code), code(cls.__name__), code(cls.__bases__[0].__name__), _summary(cls)] for cls in classes]
+    return table(["Code", "Class", "Derived from", "Raised when"], rows)
 
 
 GENERATED: dict[str, Callable[[], str]] = {
@@ -161,6 +161,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "schemas": schemas,
     "kernels": kernels,
     "instruction-sets": instruction_sets,
+    "exit-codes": exit_codes,
     "errors": errors,
 }
 """What stands between the marks, by name."""
@@ -193,7 +194,7 @@ def _is_error(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, EdgeCompressError) and value is not EdgeCompressError
 
 
-def _first_line(cls: type) -> str:
+def _summary(cls: type) -> str:
     return " ".join((cls.__doc__ or "").split("\n\n")[0].split())
 
 

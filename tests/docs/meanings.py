@@ -161,3 +161,14 @@ SCHEMAS: Mapping[str, str] = {
     "distill-recipe": "a recipe of `edgecompress distill`",
     "distillation": "`distillation.json` of a distilled checkpoint",
 }
+
+EXIT_CODES: Mapping[int, str] = {
+    0: "done",
+    2: "usage or input: a flag, a path, a checkpoint, a recipe, a text",
+    3: "environment: a package, a CPU feature, a GPU, a device, a network",
+    4: "the quality budget is missed",
+    6: "the provenance policy refuses the licence terms",
+    7: "the bundle is not valid, or its verification failed",
+    70: "a defect in edgecompress",
+    130: "interrupted by Ctrl-C or SIGTERM",
+}

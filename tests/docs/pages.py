@@ -39,15 +39,10 @@ class Page:
     def name(self) -> str:
         return self.path.relative_to(ROOT).as_posix()
 
-    @property
-    def commands(self) -> list[str]:
-        return [command for step in self.steps for command in step.commands]
-
 
 def all_pages() -> list[Page]:
     """The front page, the guide for contributors and everything below docs/."""
-    named = [ROOT / name for name in ("README.md", "CONTRIBUTING.md") if (ROOT / name).exists()]
-    return [read_page(path) for path in (*named, *sorted(DOCS.rglob("*.md")))]
+    return [read_page(path) for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))]
 
 
 def read_page(path: Path) -> Page:

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-ADRS = ROOT / "docs" / "adr"
+from tests.docs.pages import DOCS, ROOT
+
+ADRS = DOCS / "adr"
 _SNIPPET = re.compile(
     r"^<!-- from: (?P<file>\S+)(?P<names>(?: [\w.-]+)*) -->\n(?P<open>```[^\n]*\n)(?P<code>.*?)^```$", re.M | re.S
 )
@@ -117,20 +118,23 @@ def markers(text: str) -> list[str]:
 
 
 def pages() -> list[Path]:
-    return [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
+    return [*sorted(DOCS.rglob("*.md")), ROOT / "CONTRIBUTING.md"]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="update the pages; without it, list those that differ")
     options = parser.parse_args()
+    stale = 0
     for page in pages():
         text = page.read_text(encoding="utf-8")
         if (new := render(text)) != text:
             print(f"{page.relative_to(ROOT)} {'updated' if options.write else 'differs from its sources'}")
             if options.write:
                 page.write_text(new, encoding="utf-8")
+            stale += not options.write
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

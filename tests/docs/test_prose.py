@@ -24,5 +24,5 @@ def test_spelling_is_clean() -> None:
 def test_what_is_not_plain_is_found_and_code_is_not_read() -> None:
     (found,) = prose.house_findings("a.md", "Fine.\nNo way out of it.\n")
     assert found.startswith("a.md:2: not plain English: way out")
-    assert list(prose.proselint_findings("a.md", "At the end of the day it works.\n"))
-    assert list(prose.proselint_findings("a.md", 'It says "yes", see x.\n')) == []
+    assert list(prose.proselint_findings({"a.md": "At the end of the day it works.\n"}))
+    assert list(prose.proselint_findings({"a.md": 'It says "yes", see x.\n'})) == []
